@@ -1,0 +1,27 @@
+"""Faces in: crops in memory, verification pairs over them, and rendered faces of nobody."""
+
+from advface_jax.data.faces import Faces, epoch_order, read_faces
+from advface_jax.data.pairs import (
+    NamedPair,
+    Pairs,
+    index_pairs,
+    make_pairs,
+    pair_names,
+    read_pairs,
+    subset,
+)
+from advface_jax.data.synthetic import synthetic_faces
+
+__all__ = [
+    "Faces",
+    "NamedPair",
+    "Pairs",
+    "epoch_order",
+    "index_pairs",
+    "make_pairs",
+    "pair_names",
+    "read_faces",
+    "read_pairs",
+    "subset",
+    "synthetic_faces",
+]
