@@ -12,6 +12,7 @@ import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 WINDOW = 11  # SSIM's Gaussian: 11 x 11 pixels, sigma 1.5 (Wang et al. 2004)
@@ -42,10 +43,10 @@ def ssim(a: ArrayLike, b: ArrayLike) -> jax.Array:
     a, b = _image_pair(a, b)
     if min(a.shape[1:3]) < WINDOW:
         raise ValueError(
-            f"got images of shape {a.shape}; ssim's window wants height and width of at least "
-            f"{WINDOW}: compare larger images"
+            f"got images of shape {a.shape}; wanted height and width of at least {WINDOW}, the "
+            "window of ssim: compare larger images"
         )
-    return dm_pix.ssim(a, b, filter_size=WINDOW, filter_sigma=SIGMA, filter_fn=_blur)
+    return jnp.asarray(dm_pix.ssim(a, b, filter_fn=_blur))
 
 
 def mse(a: ArrayLike, b: ArrayLike) -> jax.Array:
@@ -60,7 +61,7 @@ def mse(a: ArrayLike, b: ArrayLike) -> jax.Array:
     Raises:
       ValueError: for another shape, dtype or range, NaN or inf.
     """
-    return dm_pix.mse(*_image_pair(a, b))
+    return jnp.asarray(dm_pix.mse(*_image_pair(a, b)))
 
 
 def psnr(a: ArrayLike, b: ArrayLike) -> jax.Array:
@@ -231,13 +232,13 @@ def srra(distances: ArrayLike, threshold: float) -> float:
     return float(np.mean(_distances(distances) < threshold))
 
 
-def _blur(x: jax.Array) -> jax.Array:
+def _blur(x: ArrayLike) -> jax.Array:
     """The Gaussian over the valid windows: (n, h, w, c) -> (n, h - 10, w - 10, c).
 
     dm_pix's own filter mixes integers with floats, which strict dtype promotion refuses; and two
     products with banded matrices take an eighth of its time on a CPU.
     """
-    rows, columns = _band(x.shape[1]), _band(x.shape[2])
+    rows, columns = _band(np.shape(x)[1]), _band(np.shape(x)[2])
     x = jnp.einsum("oh,nhwc->nowc", rows, x, precision="highest")
     return jnp.einsum("ow,nhwc->nhoc", columns, x, precision="highest")
 
@@ -250,31 +251,28 @@ def _band(size: int) -> np.ndarray:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _image_pair(a: ArrayLike, b: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    return _images(a, "a", np.shape(b)), _images(b, "b", np.shape(a))
-
-
-def _images(x: ArrayLike, name: str, other_shape: tuple[int, ...]) -> jax.Array:
-    if not isinstance(x, jax.Array):
-        x = np.asarray(x)
-    if x.ndim != 4 or x.shape[-1] != 3 or 0 in x.shape or x.shape != other_shape:
+def _image_pair(*pair: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    a, b = (x if isinstance(x, jax.Array) else np.asarray(x) for x in pair)
+    if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 3 or a.size == 0:
         raise ValueError(
-            f"got images {name} of shape {x.shape} beside {other_shape}; wanted one shape "
-            "(n, h, w, 3), none of them 0: a single image takes a leading axis, image[None]"
+            f"got images of shapes {a.shape} and {b.shape}; wanted one shape (n, h, w, 3), none "
+            "of them 0: a single image takes a leading axis, image[None]"
         )
-    if x.dtype != np.float32:
-        raise ValueError(
-            f"got images {name} of dtype {x.dtype}; wanted float32 in [0, 1]: use "
-            ".astype('float32'), after it / 255 for whole numbers"
-        )
-    if not isinstance(x, jax.core.Tracer):
-        low, high = float(x.min()), float(x.max())
-        if not (low >= -1e-5 and high <= 1 + 1e-5):  # false for NaN too
+    for x in (a, b):
+        if x.dtype != np.float32:
             raise ValueError(
-                f"got images {name} with values from {low:.4g} to {high:.4g}; wanted finite ones "
-                "in [0, 1]: divide 0..255 by 255, and look for NaN where they were made"
+                f"got images of dtype {x.dtype}; wanted float32 in [0, 1]: use "
+                ".astype('float32'), after it / 255 for whole numbers"
             )
-    return jnp.asarray(x)
+        if isinstance(x, Tracer):
+            continue
+        low, high = float(x.min()), float(x.max())
+        if not (low >= -1e-5 and high <= 1 + 1e-5):  # so that NaN is caught too
+            raise ValueError(
+                f"got images with values from {low:.4g} to {high:.4g}; wanted finite ones in "
+                "[0, 1]: divide 0..255 by 255, and look for NaN where they were made"
+            )
+    return jnp.asarray(a), jnp.asarray(b)
 
 
 def _distances(x: ArrayLike) -> np.ndarray:
