@@ -1,0 +1,146 @@
+"""The decoders that turn features back into faces: TransRec, ResRec and URec (paper, section 4.1).
+
+The paper gives their kinds, not their widths; all take z (b,77,77,64) to images (b,160,160,3)
+through a sigmoid, carry batch norm, and end in the mirror of E's first two convolutions. The
+defaults are the cheapest that reach the paper's quality of unprotected pictures.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from advface_jax.models.facenet import FEATURE_SHAPE, IMAGE_SIZE
+from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool
+
+Kind = Literal["transrec", "resrec", "urec"]
+KINDS: tuple[Kind, ...] = ("transrec", "resrec", "urec")
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """A decoder's kind and size: ``depth`` counts ResRec's blocks or URec's levels of pooling."""
+
+    kind: Kind = "resrec"
+    width: int = 32
+    depth: int = 1
+    bn_decay: float = 0.99
+
+    @classmethod
+    def of(cls, kind: Kind) -> "DecoderConfig":
+        """The default size of each kind."""
+        return {
+            "transrec": cls("transrec", width=32, depth=0),
+            "resrec": cls("resrec", width=32, depth=1),
+            "urec": cls("urec", width=32, depth=2),
+        }[kind]
+
+
+def decoder(config: DecoderConfig, *, rngs: nnx.Rngs) -> "Decoder":
+    """Build a decoder with fresh weights. Raises ValueError for an unknown kind."""
+    kinds = {"transrec": TransRec, "resrec": ResRec, "urec": URec}
+    if config.kind not in kinds:
+        raise ValueError(f"unknown decoder {config.kind!r}: choose one of {', '.join(kinds)}")
+    return kinds[config.kind](config, rngs=rngs)
+
+
+class Decoder(nnx.Module):
+    """What all decoders share: batch norm with gamma, and the tail up to the image."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.conv_2a = self._layer(config.width, config.width, rngs, transpose=True)
+        self.conv_1a = Conv(config.width, 3, 3, rngs=rngs, stride=2, transpose=True, bias=True)
+
+    def _layer(
+        self, inputs: int, outputs: int, rngs: nnx.Rngs, *, stride: int = 1, transpose: bool = False
+    ) -> ConvBN:
+        return ConvBN(
+            inputs,
+            outputs,
+            3,
+            rngs=rngs,
+            stride=stride,
+            padding="same",
+            transpose=transpose,
+            scale=True,
+            decay=self.config.bn_decay,
+        )
+
+    def body(self, z: jax.Array, statistics: Statistics, mask: jax.Array | None) -> jax.Array:
+        """Features (b,77,77,64) to (b,77,77,width)."""
+        raise NotImplementedError
+
+    def __call__(
+        self, z: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Decode z (b,77,77,64) to images (b,160,160,3) in [0,1].
+
+        ``mask`` (b,) marks padding with 0: it does not count in batch statistics.
+        """
+        y = self.body(z, statistics, mask)  # (b, 77, 77, w)
+        y = self.conv_2a(y, statistics, mask)  # (b, 79, 79, w)
+        # E never sees the image's last row and column, so its mirror cannot place them: they are
+        # decoded from a repetition of the last feature row and column.
+        y = jnp.pad(y, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")  # (b, 80, 80, w)
+        y = self.conv_1a(y)[:, :IMAGE_SIZE, :IMAGE_SIZE]  # (b, 161, 161, 3) -> 160
+        return jax.nn.sigmoid(y)
+
+
+class TransRec(Decoder):
+    """The layer-by-layer mirror of E: three transposed convolutions."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        self.conv_2b = self._layer(FEATURE_SHAPE[-1], config.width, rngs)
+
+    def body(self, z, statistics, mask):
+        return self.conv_2b(z, statistics, mask)
+
+
+class ResRec(Decoder):
+    """A ResNet at the feature's resolution, then the tail."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        w = config.width
+        self.stem = self._layer(FEATURE_SHAPE[-1], w, rngs)
+        self.blocks = nnx.List(
+            [nnx.List([self._layer(w, w, rngs) for _ in range(2)]) for _ in range(config.depth)]
+        )
+
+    def body(self, z, statistics, mask):
+        y = self.stem(z, statistics, mask)
+        for first, second in self.blocks:
+            y = jax.nn.relu(y + second(first(y, statistics, mask), statistics, mask, relu=False))
+        return y
+
+
+class URec(Decoder):
+    """A U-Net over 77, 38, 19, … with a skip at each level, then the tail."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        widths = [config.width * 2**level for level in range(config.depth + 1)]
+        pairs = list(zip(widths, widths[1:], strict=False))
+        self.stem = self._layer(FEATURE_SHAPE[-1], widths[0], rngs)
+        self.down = nnx.List([self._layer(wide, deep, rngs) for wide, deep in pairs])
+        self.up = nnx.List(
+            [self._layer(deep, wide, rngs, stride=2, transpose=True) for wide, deep in pairs]
+        )
+        self.merge = nnx.List([self._layer(2 * wide, wide, rngs) for wide, _ in pairs])
+
+    def body(self, z, statistics, mask):
+        y = self.stem(z, statistics, mask)
+        skips = []
+        for down in self.down:
+            skips.append(y)
+            y = down(max_pool(y, 2, 2), statistics, mask)
+        for up, merge, skip in reversed(list(zip(self.up, self.merge, skips, strict=True))):
+            _, h, w, _ = skip.shape
+            y = up.conv(y)[:, :h, :w]
+            y = jax.nn.relu(up.bn(y, statistics, mask))
+            y = merge(jnp.concatenate([skip, y], -1), statistics, mask)
+        return y

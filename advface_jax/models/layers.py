@@ -1,0 +1,228 @@
+"""Convolution and batch norm as FaceNet and the decoders use them.
+
+Layout is NHWC for features and HWIO for kernels throughout. ``conv`` has its own derivative because
+XLA:CPU falls back to a scalar loop, an order of magnitude slower, for two of the convolutions that
+plain autodiff emits: the input gradient inside a ``while`` loop (PGD), and the weight gradient of a
+padded or dilated convolution (training the decoders).
+"""
+
+import functools
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+Statistics = Literal["running", "batch", "example", "train"]
+"""Whose mean and variance batch norm uses: those stored in training; those of this batch (the
+paper's choice for S, section 4.2); each example's own; or the batch's, updating the stored ones."""
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+class Window(NamedTuple):
+    """How a kernel slides: output stride, zeros added around, and zeros put between the inputs."""
+
+    stride: int = 1
+    padding: Padding = ((0, 0), (0, 0))
+    dilation: int = 1
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(window.stride,) * 2,
+        padding=window.padding,
+        lhs_dilation=(window.dilation,) * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """Cross-correlate ``x`` (b,h,w,i) with ``kernel`` (k,k,i,o): (b,h',w',o)."""
+    return _convolve(x, kernel, window)
+
+
+def _conv_forward(x: jax.Array, kernel: jax.Array, window: Window):
+    return _convolve(x, kernel, window), (x, kernel)
+
+
+def _conv_backward(window: Window, residuals, dy: jax.Array):
+    x, kernel = residuals
+    return _input_gradient(x, kernel, window, dy), _kernel_gradient(x, kernel, window, dy)
+
+
+def _input_gradient(x: jax.Array, kernel: jax.Array, window: Window, dy: jax.Array) -> jax.Array:
+    # The barrier keeps XLA from folding the flip and the transpose into the convolution, which is
+    # what would put it on the slow path; flipping a kernel costs nothing beside the convolution.
+    mirrored = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
+    padding = tuple(
+        _transposed_padding(n, m, k, before, window)
+        for n, m, k, (before, _) in zip(
+            x.shape[1:3], dy.shape[1:3], kernel.shape[:2], window.padding, strict=True
+        )
+    )
+    return _convolve(dy, mirrored, Window(window.dilation, padding, window.stride))  # type: ignore[arg-type]
+
+
+def _transposed_padding(n: int, m: int, k: int, before: int, window: Window) -> tuple[int, int]:
+    """Padding of the input gradient, where n inputs gave m outputs under a kernel of k."""
+    dilated_n, dilated_m = (n - 1) * window.dilation + 1, (m - 1) * window.stride + 1
+    lo = k - 1 - before
+    return lo, dilated_n + k - 1 - dilated_m - lo
+
+
+def _kernel_gradient(x: jax.Array, kernel: jax.Array, window: Window, dy: jax.Array) -> jax.Array:
+    if window.dilation > 1 or any(p > 1 for pair in window.padding for p in pair):
+        interior = window.dilation - 1
+        edges = [(0, 0, 0), *((lo, hi, interior) for lo, hi in window.padding), (0, 0, 0)]
+        x = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), edges))
+        window = Window(window.stride)
+    (gradient,) = jax.vjp(lambda w: _convolve(x, w, window), kernel)[1](dy)
+    return gradient
+
+
+conv.defvjp(_conv_forward, _conv_backward)
+
+
+def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
+    """Maximum over size × size windows, no padding: (b,h,w,c) -> (b,(h-size)//stride+1,…,c)."""
+    if size == stride:  # strided slices: their gradient is cheaper than reduce_window's on a CPU
+        h, w = (n // size * size for n in x.shape[1:3])
+        corners = [x[:, i:h:size, j:w:size] for i in range(size) for j in range(size)]
+        return functools.reduce(jnp.maximum, corners)
+    return nnx.max_pool(x, (size, size), (stride, stride), "VALID")
+
+
+class Conv(nnx.Module):
+    """A square or oblong convolution; ``padding`` "same" keeps the size at stride 1.
+
+    With ``transpose`` it is the mirror of a VALID convolution of that stride,
+    y[s·i + k] += x[i] w[k], of (n-1)·s + k outputs.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int | tuple[int, int],
+        *,
+        rngs: nnx.Rngs,
+        stride: int = 1,
+        padding: Literal["valid", "same"] = "valid",
+        transpose: bool = False,
+        bias: bool = False,
+    ):
+        kh, kw = (size, size) if isinstance(size, int) else size
+        initial = nnx.initializers.he_normal()
+        self.kernel = nnx.Param(initial(rngs.params(), (kh, kw, inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        self.transpose = transpose
+        if transpose:
+            self.window = Window(1, ((kh - 1, kh - 1), (kw - 1, kw - 1)), stride)
+        elif padding == "same":
+            self.window = Window(
+                stride, ((kh // 2, (kh - 1) // 2), (kw // 2, (kw - 1) // 2))
+            )
+        else:
+            self.window = Window(stride)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...].astype(x.dtype)
+        if self.transpose:
+            kernel = lax.optimization_barrier(kernel[::-1, ::-1])
+        y = conv(x, kernel, self.window)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class BatchNorm(nnx.Module):
+    """Batch norm with slim's conventions: eps 1e-3, and in FaceNet no gamma (``scale=False``)."""
+
+    EPSILON = 1e-3
+
+    def __init__(self, features: int, *, scale: bool, decay: float = 0.995):
+        self.scale = nnx.Param(jnp.ones(features)) if scale else None
+        self.bias = nnx.Param(jnp.zeros(features))
+        self.mean = nnx.BatchStat(jnp.zeros(features))
+        self.var = nnx.BatchStat(jnp.ones(features))
+        self.decay = decay
+
+    def __call__(
+        self, x: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Normalise ``x`` (b,…,c); items where ``mask`` (b,) is 0 do not count in batch means."""
+        if statistics == "running":
+            mean, var = self.mean[...], self.var[...]
+        else:
+            mean, var = _moments(x, per_example=statistics == "example", mask=mask)
+        if statistics == "train":
+            self.mean[...] = self.decay * self.mean[...] + (1 - self.decay) * mean
+            self.var[...] = self.decay * self.var[...] + (1 - self.decay) * var
+        gain = lax.rsqrt(var + self.EPSILON)
+        if self.scale is not None:
+            gain = gain * self.scale[...]
+        # One multiply-add per element, whatever the mode; statistics stay in float32.
+        return x * gain.astype(x.dtype) + (self.bias[...] - mean * gain).astype(x.dtype)
+
+
+def _moments(x: jax.Array, *, per_example: bool, mask: jax.Array | None):
+    """Mean and (biased) variance over space, and over the batch unless ``per_example``."""
+    x = x.astype(jnp.float32)
+    space = tuple(range(1, x.ndim - 1))
+    if per_example:
+        mean = x.mean(space, keepdims=True)
+        return mean, jnp.square(x - mean).mean(space, keepdims=True)
+    axes = (0, *space)
+    if mask is None:
+        mean = x.mean(axes)
+        return mean, jnp.square(x - mean).mean(axes)
+    weight = mask.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    count = weight.sum() * (x[0, ..., 0].size)
+    mean = (x * weight).sum(axes) / count
+    return mean, (jnp.square(x - mean) * weight).sum(axes) / count
+
+
+class ConvBN(nnx.Module):
+    """Convolution, batch norm, ReLU; with ``folded`` the norm is already in kernel and bias."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int | tuple[int, int],
+        *,
+        rngs: nnx.Rngs,
+        stride: int = 1,
+        padding: Literal["valid", "same"] = "valid",
+        transpose: bool = False,
+        folded: bool = False,
+        scale: bool = False,
+        decay: float = 0.995,
+    ):
+        self.conv = Conv(
+            inputs,
+            outputs,
+            size,
+            rngs=rngs,
+            stride=stride,
+            padding=padding,
+            transpose=transpose,
+            bias=folded,
+        )
+        self.bn = None if folded else BatchNorm(outputs, scale=scale, decay=decay)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        statistics: Statistics = "running",
+        mask: jax.Array | None = None,
+        *,
+        relu: bool = True,
+    ) -> jax.Array:
+        y = self.conv(x)
+        if self.bn is not None:
+            y = self.bn(y, statistics, mask)
+        return jax.nn.relu(y) if relu else y
