@@ -1,0 +1,183 @@
+"""Checkpoints: a tree of arrays kept by Orbax, beside a JSON card that says what they are.
+
+A checkpoint is a folder with ``arrays/`` (Orbax) and ``card.json``.  Trees are nested dictionaries
+with string keys; ``nest`` and ``flatten`` turn dotted names such as ``extractor.conv2d_1a.bn.mean``
+into trees and back.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Tree = dict[str, Any]
+
+
+def nest(flat: Mapping[str, Any]) -> Tree:
+    """Dotted names to a tree: ``{"a.b": x}`` becomes ``{"a": {"b": x}}``.
+
+    Raises:
+      ValueError: one name is the beginning of another (``a`` and ``a.b``).
+    """
+    tree: Tree = {}
+    for name, value in flat.items():
+        *branches, leaf = name.split(".")
+        place = tree
+        for branch in branches:
+            place = place.setdefault(branch, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"{name!r}: {branch!r} is an array already; rename one of them")
+        if leaf in place:
+            raise ValueError(f"{name!r} is a branch already; rename one of them")
+        place[leaf] = value
+    return tree
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree to dotted names: ``{"a": {"b": x}}`` becomes ``{"a.b": x}``."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{prefix}{key!r}: a key must be a string, got {type(key).__name__}")
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+@contextlib.contextmanager
+def _orbax() -> Iterator[Any]:
+    """An Orbax checkpointer, silent.  Imported here because the import takes two seconds."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    import orbax.checkpoint as ocp
+
+    logger.setLevel(logging.CRITICAL)  # errors come as exceptions, and are explained below
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            yield checkpointer
+    finally:
+        logger.setLevel(level)
+
+
+def _aside(directory: Path) -> Path:
+    """Where the old checkpoint waits while the new one is moved into its place."""
+    return directory.with_name(f".{directory.name}.old")
+
+
+def save(directory: str | os.PathLike[str], tree: Mapping[str, Any], card: Mapping[str, Any]) -> None:
+    """Write a checkpoint; a folder that is not finished never carries its name.
+
+    The whole is written beside ``directory`` and renamed.  A checkpoint already there is replaced;
+    after a kill at any moment ``restore`` finds the old one or the new one.
+
+    Args:
+      directory: the folder to make, with its parents.
+      tree: nested dictionary, string keys, leaves that numpy understands (not empty arrays).
+      card: anything JSON can hold.
+
+    Raises:
+      ValueError: a folder with something else in it stands there, the tree is empty, a key is no
+        string, a leaf is not numeric or has no elements, or the card is not JSON.
+    """
+    directory = Path(directory).absolute()
+    if directory.exists() and not (directory / "card.json").is_file() and (
+        not directory.is_dir() or any(directory.iterdir())
+    ):
+        raise ValueError(
+            f"{directory} exists and is not a checkpoint (no card.json in it); give another folder"
+        )
+    # numpy leaves: a checkpoint written on a GPU must open on a machine without one
+    arrays = {name: np.asarray(value) for name, value in flatten(tree).items()}
+    unfit = [k for k, v in arrays.items() if v.size == 0 or v.dtype == object]
+    if not arrays or unfit:
+        raise ValueError(
+            f"cannot save {', '.join(unfit) or 'an empty tree'}: wanted numbers, at least one each"
+        )
+    try:
+        text = json.dumps(dict(card), indent=2) + "\n"
+    except TypeError as error:
+        raise ValueError(f"the card is not JSON: {error}") from error
+
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        work.chmod(0o755)  # mkdtemp makes folders for one user only
+        with _orbax() as checkpointer:
+            checkpointer.save(work / "arrays", nest(arrays))
+        (work / "card.json").write_text(text)
+        aside = _aside(directory)
+        if directory.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            directory.rename(aside)
+        work.rename(directory)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def read_card(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """The card of a checkpoint, without opening its arrays.
+
+    Raises:
+      ValueError: no such folder, no checkpoint, or a damaged card.
+    """
+    return _card(_existing(directory))
+
+
+def _existing(directory: str | os.PathLike[str]) -> Path:
+    path = Path(directory).absolute()
+    if not path.exists() and _aside(path).exists():
+        path = _aside(path)  # a save was killed between its two renames
+    if not path.is_dir():
+        raise ValueError(
+            f"no checkpoint folder at {path}; make one with `python -m weights_convert`, "
+            "or by training"
+        )
+    if not (path / "card.json").is_file() or not (path / "arrays").is_dir():
+        raise ValueError(
+            f"{path} is not a checkpoint: wanted card.json and arrays/ in it; "
+            "give the folder that was saved"
+        )
+    return path
+
+
+def _card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads((path / "card.json").read_text())
+    except ValueError as error:
+        raise ValueError(f"{path / 'card.json'} is not JSON ({error}); save it again") from error
+    if not isinstance(card, dict):
+        raise ValueError(f"{path / 'card.json'} holds {type(card).__name__}, wanted an object")
+    return card
+
+
+def restore(directory: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
+    """Read a checkpoint.
+
+    Returns:
+      The tree, with numpy arrays for leaves, and the card.
+
+    Raises:
+      ValueError: no such folder, no checkpoint, or a damaged one.
+    """
+    path = _existing(directory)
+    card = _card(path)
+    try:
+        with _orbax() as checkpointer:
+            tree = checkpointer.restore(path / "arrays")
+    except Exception as error:  # Orbax and TensorStore raise many kinds, with pages of text
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason given"
+        raise ValueError(
+            f"the arrays of {path} cannot be read ({type(error).__name__}: {reason}); "
+            "the checkpoint is damaged: make it again"
+        ) from error
+    return nest({name: np.asarray(value) for name, value in flatten(tree).items()}), card

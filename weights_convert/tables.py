@@ -1,0 +1,180 @@
+"""The rule tables: how each kind of source names the layers of Inception-ResNet-v1.
+
+Sandberg's TensorFlow names (slim) are the root: TFLite keeps them, Keras joins them with
+underscores.  facenet-pytorch's names are close to the network's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from weights_convert.rules import (
+    Rule,
+    identity,
+    oihw_to_hwio,
+    ohwi_to_hwio,
+    ones,
+    transposed,
+)
+
+
+def _slim_indices(groups: dict[str, str]) -> Mapping[str, object]:
+    """Blocks count from 1, the layers of a branch are called 0a, 0b, 0c; ours count from 0."""
+    found: dict[str, object] = dict(groups)
+    if "block" in groups:
+        found["block"] = int(groups["block"]) - 1
+    if "step" in groups:
+        found["step"] = "abc".index(groups["step"])
+    return found
+
+
+def _slim_layers(sep: str, block35: str, block17: str, block8: str, last: str) -> dict[str, str]:
+    """Pattern of a convolution with batch norm -> its path, in slim's words joined by ``sep``."""
+    size = r"\dx\d"
+    one = rf"Branch_0{sep}Conv2d_1x1"
+    chain = rf"Branch_(?P<branch>[12]){sep}Conv2d_0(?P<step>[abc])_{size}"
+    blocks = {
+        rf"{block35}(?P<block>[1-5])": "server.repeat_1.{block}",
+        rf"{block17}(?P<block>\d+)": "server.repeat_2.{block}",
+        rf"{block8}(?P<block>[1-5])": "server.repeat_3.{block}",
+        last: "server.block8",
+    }
+    layers = {
+        rf"Conv2d_(?P<layer>1a|2a|2b)_{size}": "extractor.conv2d_{layer}",
+        rf"Conv2d_(?P<layer>3b|4a|4b)_{size}": "server.conv2d_{layer}",
+        rf"Mixed_6a{sep}Branch_0{sep}Conv2d_1a_{size}": "server.mixed_6a.branch_0",
+        rf"Mixed_6a{sep}Branch_1{sep}Conv2d_0(?P<step>[ab])_{size}": (
+            "server.mixed_6a.branch_1.{step}"
+        ),
+        rf"Mixed_6a{sep}Branch_1{sep}Conv2d_1a_{size}": "server.mixed_6a.branch_1.2",
+        rf"Mixed_7a{sep}Branch_(?P<branch>[012]){sep}Conv2d_0(?P<step>[ab])_{size}": (
+            "server.mixed_7a.branch_{branch}.{step}"
+        ),
+        rf"Mixed_7a{sep}Branch_(?P<branch>[01]){sep}Conv2d_1a_{size}": (
+            "server.mixed_7a.branch_{branch}.1"
+        ),
+        rf"Mixed_7a{sep}Branch_2{sep}Conv2d_1a_{size}": "server.mixed_7a.branch_2.2",
+    }
+    for name, path in blocks.items():
+        layers[f"{name}{sep}{one}"] = f"{path}.branch_0"
+        layers[f"{name}{sep}{chain}"] = f"{path}.branch_{{branch}}.{{step}}"
+    return layers
+
+
+def _slim_ups(sep: str, block35: str, block17: str, block8: str, last: str) -> dict[str, str]:
+    """Pattern of each block's last 1x1 convolution, which has a bias and no batch norm."""
+    return {
+        rf"{block35}(?P<block>[1-5]){sep}Conv2d_1x1": "server.repeat_1.{block}.up",
+        rf"{block17}(?P<block>\d+){sep}Conv2d_1x1": "server.repeat_2.{block}.up",
+        rf"{block8}(?P<block>[1-5]){sep}Conv2d_1x1": "server.repeat_3.{block}.up",
+        rf"{last}{sep}Conv2d_1x1": "server.block8.up",
+    }
+
+
+_SLIM = ("/", "Repeat/block35_", "Repeat_1/block17_", "Repeat_2/block8_", "Block8")
+_KERAS = ("_", "Block35_", "Block17_", "Block8_", "Block8_6")
+_BOTTLENECK = "server.bottleneck"
+
+
+def _norm(names: Mapping[str, str], prefix: str, path: str) -> list[Rule]:
+    """The four values of a batch norm: ``names`` has the source's word for ours."""
+    return [
+        Rule(prefix + names["bias"], path + ".bn.bias", indices=_slim_indices),
+        Rule(prefix + names["mean"], path + ".bn.mean", indices=_slim_indices),
+        Rule(prefix + names["var"], path + ".bn.var", indices=_slim_indices),
+        Rule(prefix + names["scale"], None, ones, why="batch norm without scale"),
+    ]
+
+
+def tensorflow() -> tuple[Rule, ...]:
+    """Sandberg's graph and checkpoint variables."""
+    names = {"bias": "beta", "mean": "moving_mean", "var": "moving_variance", "scale": "gamma"}
+    top = "InceptionResnetV1/"
+    rules: list[Rule] = []
+    for pattern, path in _slim_layers(*_SLIM).items():
+        rules.append(
+            Rule(f"{top}{pattern}/weights", f"{path}.conv.kernel", indices=_slim_indices)
+        )
+        rules += _norm(names, f"{top}{pattern}/BatchNorm/", path)
+    for pattern, path in _slim_ups(*_SLIM).items():
+        rules += [
+            Rule(f"{top}{pattern}/weights", f"{path}.kernel", indices=_slim_indices),
+            Rule(f"{top}{pattern}/biases", f"{path}.bias", indices=_slim_indices),
+        ]
+    rules.append(Rule(f"{top}Bottleneck/weights", f"{_BOTTLENECK}.linear.kernel"))
+    rules += _norm(names, f"{top}Bottleneck/BatchNorm/", _BOTTLENECK)
+    return (
+        *rules,
+        Rule("Logits/weights", "logits.kernel"),
+        Rule("Logits/biases", "logits.bias"),
+        Rule(r".*/ExponentialMovingAverage", None, why="a running copy kept by training"),
+        Rule(r".*/(Adam|Adam_1|RMSProp|RMSProp_1|Adagrad|Adadelta|Adadelta_1|Momentum)", None,
+             why="optimizer state"),
+        Rule(r"(.*/)?(global_step|beta1_power|beta2_power|centers)", None,
+             why="training counters and class centres"),
+        Rule(r".*(?<!ExponentialMoving)(avg|biased|local_step)", None,
+             why="averages of the losses"),
+    )
+
+
+def keras() -> tuple[Rule, ...]:
+    """The Keras port: ``<slim name with underscores>[_BatchNorm]/<variable>:0``."""
+    names = {"bias": "beta:0", "mean": "moving_mean:0", "var": "moving_variance:0",
+             "scale": "gamma:0"}
+    rules: list[Rule] = []
+    for pattern, path in _slim_layers(*_KERAS).items():
+        rules.append(Rule(f"{pattern}/kernel:0", f"{path}.conv.kernel", indices=_slim_indices))
+        rules += _norm(names, f"{pattern}_BatchNorm/", path)
+    for pattern, path in _slim_ups(*_KERAS).items():
+        rules += [
+            Rule(f"{pattern}/kernel:0", f"{path}.kernel", indices=_slim_indices),
+            Rule(f"{pattern}/bias:0", f"{path}.bias", indices=_slim_indices),
+        ]
+    rules.append(Rule("Bottleneck/kernel:0", f"{_BOTTLENECK}.linear.kernel"))
+    return (*rules, *_norm(names, "Bottleneck_BatchNorm/", _BOTTLENECK))
+
+
+def tflite() -> tuple[Rule, ...]:
+    """The 8-bit file: batch norm and residual scales are already inside kernels and biases."""
+    top = "InceptionResnetV1/"
+    rules: list[Rule] = []
+    places = {pattern: f"{path}.conv" for pattern, path in _slim_layers(*_SLIM).items()}
+    for pattern, path in (places | _slim_ups(*_SLIM)).items():
+        rules += [
+            Rule(f"{top}{pattern}/weights", f"{path}.kernel", ohwi_to_hwio,
+                 indices=_slim_indices),
+            Rule(f"{top}{pattern}/Conv2D_bias", f"{path}.bias", indices=_slim_indices),
+        ]
+    return (
+        *rules,
+        Rule(f"{top}Bottleneck/weights/transpose", f"{_BOTTLENECK}.linear.kernel", transposed),
+        Rule(f"{top}Bottleneck/MatMul_bias", f"{_BOTTLENECK}.linear.bias"),
+        Rule(f"{top}Bottleneck/BatchNorm/(Reshape/shape|Shape)", None,
+             why="shapes for the folded batch norm"),
+    )
+
+
+def torch() -> tuple[Rule, ...]:
+    """facenet-pytorch's state dict."""
+    places = {
+        r"(?P<layer>conv2d_(1a|2a|2b))": "extractor.{layer}",
+        r"(?P<layer>conv2d_(3b|4a|4b)|(repeat_[123]\.\d+|mixed_[67]a|block8)\.branch_\d(\.\d)?)": (
+            "server.{layer}"
+        ),
+    }
+    names = {"bias": "bias", "mean": "running_mean", "var": "running_var", "scale": "weight"}
+    up = r"(?P<layer>repeat_[123]\.\d+|block8)\.conv2d\."
+    rules: list[Rule] = []
+    for pattern, path in places.items():
+        rules.append(Rule(rf"{pattern}\.conv\.weight", f"{path}.conv.kernel", oihw_to_hwio))
+        rules += _norm(names, rf"{pattern}\.bn\.", path)
+    return (
+        *rules,
+        Rule(up + "weight", "server.{layer}.up.kernel", oihw_to_hwio),
+        Rule(up + "bias", "server.{layer}.up.bias", identity),
+        Rule(r"last_linear\.weight", f"{_BOTTLENECK}.linear.kernel", transposed),
+        *_norm(names, r"last_bn\.", _BOTTLENECK),
+        Rule(r"logits\.weight", "logits.kernel", transposed),
+        Rule(r"logits\.bias", "logits.bias"),
+        Rule(r".*\.num_batches_tracked", None, why="a training counter"),
+    )
