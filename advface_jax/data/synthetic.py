@@ -1,8 +1,136 @@
-"""Faces of nobody."""
+"""Faces of nobody, drawn by arithmetic: a height field, for light and parallax, under a skin."""
 
 from __future__ import annotations
-from advface_jax.data.faces import Faces
+
+import numpy as np
+
+from advface_jax.data.faces import SIZE, Faces
+from advface_jax.data.features import (
+    bump,
+    hair_of,
+    inside,
+    noise,
+    paint,
+    paint_brow,
+    paint_eye,
+    paint_glasses,
+    paint_mouth,
+    paint_skin,
+    radius,
+)
+from advface_jax.data.person import Person, Shot, draw_person, draw_shot
 
 
 def synthetic_faces(identities: int = 64, per_identity: int = 4, seed: int = 0) -> Faces:
-    raise NotImplementedError
+    """Draw `per_identity` pictures each of `identities` people who do not exist.
+
+    Every picture follows from (seed, person, picture) alone, so that a larger set begins with the
+    people of a smaller one. Names are 'synthetic_0007/0002.png'; nothing is read or downloaded.
+    Raises ValueError when there is nothing to draw.
+    """
+    if min(identities, per_identity) < 1 or seed < 0:
+        raise ValueError(
+            f"identities={identities}, per_identity={per_identity}, seed={seed}: "
+            "ask for at least one picture of one person and a seed >= 0"
+        )
+    names, people, images = [], [], []
+    for i in range(identities):
+        person = draw_person(np.random.default_rng([seed, i]))
+        for j in range(per_identity):
+            rng = np.random.default_rng([seed, i, j])
+            images.append(_render(person, draw_shot(rng), rng))
+            names.append(f"synthetic_{i:04d}/{j:04d}.png")
+            people.append(f"synthetic_{i:04d}")
+    return Faces(tuple(names), tuple(people), np.stack(images))
+
+
+def _render(p: Person, s: Shot, rng: np.random.Generator) -> np.ndarray:
+    """One picture, uint8 (160, 160, 3)."""
+    grid = ((np.arange(SIZE) + 0.5) / SIZE * 2 - 1).astype(np.float32)
+    x, y = np.meshgrid(grid, grid)
+    c, d = np.cos(s.roll) / s.zoom, np.sin(s.roll) / s.zoom
+    a, b = x - s.shift[0], y - s.shift[1]
+    a, b = c * a + d * b, c * b - d * a
+    u, v = a, b
+    for _ in range(2):  # parallax: what stands out moves with the turn of the head
+        # a parabola: the sphere's steep rim would show the same skin twice
+        z = 0.6 * np.clip(1 - radius(p, u, v) ** 2, -0.3, None) - 0.3 + _nose(p, u, v)
+        u, v = (a - z * np.sin(s.yaw)) / np.cos(s.yaw), b - z * np.sin(s.pitch)
+
+    skin = np.broadcast_to(p.skin, (SIZE, SIZE, 3)).astype(np.float32)
+    paint_skin(skin, p, s, u, v)
+    paint_mouth(skin, p, s, u, v)
+    for side in (-1, 1):
+        paint_eye(skin, p, s, u, v, side)
+        paint_brow(skin, p, s, u, v, side)
+
+    z = _height(p, s, u, v)
+    dz_v, dz_u = np.gradient(z, 2 / SIZE)
+    length = np.sqrt(dz_u**2 + dz_v**2 + 1)
+    lit = (s.light[2] - dz_u * s.light[0] - dz_v * s.light[1]) / length
+    half = s.light + np.array([0, 0, 1])
+    half = half / np.linalg.norm(half)
+    gleam = np.clip((half[2] - dz_u * half[0] - dz_v * half[1]) / length, 0, 1) ** 24
+    shade = s.ambient + (1.12 - s.ambient) * np.clip(lit, 0, None) / s.light[2] ** 0.5
+    shade = shade * (0.72 + 0.28 * inside(radius(p, u, v) - 0.88, 0.35))
+    skin = skin * shade[..., None] + (0.10 * gleam)[..., None]
+
+    far = 0.5 + 0.5 * noise(int(rng.integers(2**31)), 1.7 * x + 9, 1.7 * y + 9)
+    one, two = rng.uniform(0, 0.3, (2, 1, 1, 3)) + rng.uniform(0.02, 0.65, (2, 1, 1, 1))
+    canvas = (one + (two - one) * far[..., None]).astype(np.float32)
+    front, behind, hair = hair_of(p, a, b)
+    front, _, _ = hair_of(p, u, v)
+    around = 0.75 + 0.35 * np.clip(x * s.light[0] - y * s.light[1], -1, 1)
+    hair = hair * (around * (0.6 + s.ambient * 0.6))[..., None]
+    cloth = np.array([rng.uniform(0, 0.25, 3) + rng.uniform(0.02, 0.6)]) * (
+        0.8 + 0.2 * far[..., None]
+    )
+    paint(canvas, cloth, inside(0.92 - 0.15 * np.abs(a) - b, 0.04))
+    paint(canvas, hair * 0.7, behind)
+    neck = np.maximum(np.abs(a) - p.wide * 0.62 - 0.25 * np.clip(b - 0.8, 0, 1), 0.4 - b)
+    paint(canvas, p.skin * 0.55 * (0.5 + s.ambient), inside(neck, 0.05))
+    ear = ((np.abs(u) - p.wide * 0.98) / 0.10) ** 2 + ((v + 0.02) / 0.22) ** 2
+    paint(canvas, p.skin * [0.8, 0.68, 0.66] * shade.mean(), inside(np.sqrt(ear) - 1, 0.15))
+    paint(canvas, skin, inside(radius(p, u, v) - 1, 0.025))
+    paint(canvas, hair, front)
+    if p.glasses:
+        paint_glasses(canvas, p, u, v)
+
+    canvas = canvas * s.gain
+    k = s.blur / (1 + 2 * s.blur) * np.array([1, 1 / s.blur, 1])
+    for axis in (0, 1):
+        pad = np.pad(canvas, [(1, 1) if i == axis else (0, 0) for i in range(3)], mode="edge")
+        canvas = np.sum([w * np.take(pad, range(i, i + SIZE), axis) for i, w in enumerate(k)], 0)
+    canvas = canvas + rng.normal(0, 0.008, canvas.shape)
+    return (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _nose(p: Person, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    ridge = np.clip((v - p.eye_v + 0.14) / (p.nose_v - p.eye_v + 0.14), 0, 1)
+    high = p.nose_high * ridge * (0.35 + 0.65 * ridge) * inside(v - p.nose_v - 0.035, 0.12)
+    return high * np.exp(-((u / (0.075 + 0.04 * ridge)) ** 2))
+
+
+def _height(p: Person, s: Shot, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """How far the face stands out towards the camera, for the light."""
+    a = np.abs(u)
+    z = 0.75 * np.sqrt(np.clip(1.02 - radius(p, u, v) ** 2, 0, None)) + _nose(p, u, v)
+    z = z + 0.10 * bump(u, v, (0, p.nose_v - 0.01), (0.085, 0.075))
+    z = z + 0.10 * bump(a, v, (p.nose_wide - 0.02, p.nose_v + 0.02), (0.05, 0.06))
+    z = z - p.socket * bump(a, v, (p.eye_gap - 0.03, p.eye_v - 0.03), (0.20, 0.11))
+    z = z + 0.030 * bump(a, v, (p.eye_gap, p.eye_v), (0.15, 0.08))
+    z = z + 0.04 * bump(a, v, (p.eye_gap - 0.05, p.eye_v - p.brow_high), (0.25, 0.07))
+    lift = 0.04 * s.smile
+    z = z + (p.cheek + lift) * bump(a, v, (0.45, 0.16 - lift), (0.19, 0.17))
+    fold = a - (p.nose_wide + 0.07 + 0.45 * (v - p.nose_v))  # from the nose to the mouth's corner
+    depth = (0.006 + 0.016 * max(s.smile, 0) + 0.014 * p.age) * bump(
+        v, v, (0.38, 0.38), (0.15, 0.15)
+    )
+    z = z - depth * np.exp(-((fold / 0.035) ** 2))
+    z = z + 0.035 * bump(u, v, (0, p.mouth_v), (p.mouth_wide, 0.14))
+    z = z - 0.025 * bump(u, v, (0, p.mouth_v + p.lip + 0.09), (0.17, 0.04))
+    z = z + 0.05 * bump(u, v, (0, p.chin - 0.14), (0.17, 0.10))
+    z = z - 0.012 * bump(u, v, (0, (p.nose_v + p.mouth_v) / 2 + 0.02), (0.03, 0.07))
+    lines = np.sin((v + 0.02 * np.cos(4 * u)) * 75) * bump(u, v, (0, -0.55), (0.4, 0.12))
+    bags = bump(a, v, (p.eye_gap - 0.02, p.eye_v + 0.13), (0.14, 0.022))
+    return z + max(p.age - 0.4, 0) * (0.006 * lines - 0.03 * bags)

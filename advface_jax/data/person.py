@@ -1,0 +1,152 @@
+"""The two codes of a drawn face: who it is, and how the picture was taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_SKINS = np.array([[0.96, 0.80, 0.71], [0.87, 0.66, 0.53], [0.67, 0.46, 0.34], [0.36, 0.23, 0.17]])
+_HAIRS = np.array(
+    [
+        [0.06, 0.05, 0.05],
+        [0.18, 0.11, 0.07],
+        [0.38, 0.22, 0.12],
+        [0.50, 0.20, 0.09],
+        [0.74, 0.56, 0.33],
+    ]
+)
+_IRISES = np.array([[0.20, 0.11, 0.06], [0.36, 0.23, 0.11], [0.33, 0.40, 0.25], [0.35, 0.50, 0.62]])
+
+
+@dataclass(frozen=True)
+class Person:
+    """What stays from picture to picture. Lengths are canonical; the rest is in 0..1."""
+
+    wide: float  # head half-width
+    chin: float  # v of the chin
+    jaw: float  # exponent of the lower face's superellipse: 2 oval, 3 square
+    eye_gap: float  # u of an eye's centre
+    eye_v: float
+    eye_wide: float
+    eye_high: float
+    eye_tilt: float
+    brow_high: float  # above the eye
+    brow_thick: float
+    brow_arch: float
+    brow_tilt: float
+    nose_v: float  # of the tip
+    nose_wide: float
+    nose_high: float  # how far it stands out
+    mouth_v: float
+    mouth_wide: float
+    lip: float  # fullness
+    socket: float  # depth of the eye sockets
+    cheek: float
+    age: float
+    beard: float
+    moustache: float
+    glasses: int  # 0 none, 1 thin, 2 thick
+    hair: int  # 0 bald, 1 short, 2 parted, 3 fringe, 4 long, 5 curly
+    hairline: float
+    part: float
+    skin: np.ndarray
+    hair_colour: np.ndarray
+    iris: np.ndarray
+    lip_colour: np.ndarray
+    seed: int  # of the skin's and the hair's texture
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What changes from picture to picture."""
+
+    yaw: float
+    pitch: float
+    roll: float
+    zoom: float
+    shift: np.ndarray
+    smile: float
+    open: float  # of the mouth
+    lids: float  # of the eyes: 1 as usual
+    gaze: float
+    brows: float  # raised
+    light: np.ndarray  # towards it, unit
+    ambient: float
+    gain: np.ndarray  # RGB: exposure and colour of the light
+    blur: float
+
+
+def draw_person(rng: np.random.Generator) -> Person:
+    man = rng.random() < 0.5
+    age = rng.beta(1.5, 2.0)
+    tone = rng.beta(1.1, 1.6) * 2.999
+    skin = _SKINS[int(tone)] + (tone % 1) * (_SKINS[int(tone) + 1] - _SKINS[int(tone)])
+    skin = skin * rng.normal(1, [0.02, 0.03, 0.05])
+    pick = 4 * rng.beta(0.8, 1.6 + tone)  # dark skin rarely has light hair
+    colour = _HAIRS[int(pick)] + (pick % 1) * (_HAIRS[min(int(pick) + 1, 4)] - _HAIRS[int(pick)])
+    grey = np.clip((age - 0.55) * 3 * rng.random(), 0, 0.9)
+    colour = colour + grey * (np.array([0.66, 0.65, 0.64]) - colour)
+
+    def around(mean: float, spread: float) -> float:
+        return float(mean + spread * np.clip(rng.normal(), -2, 2))
+
+    return Person(
+        wide=around(0.80, 0.045),
+        chin=around(0.95 + 0.02 * man, 0.045),
+        jaw=around(2.35 if man else 2.05, 0.2),
+        eye_gap=around(0.385, 0.026),
+        eye_v=around(-0.15, 0.022),
+        eye_wide=around(0.155, 0.013),
+        eye_high=around(0.056 if man else 0.064, 0.009),
+        eye_tilt=around(0.0, 0.09),
+        brow_high=around(0.165 if man else 0.195, 0.024),
+        brow_thick=around(0.036 if man else 0.024, 0.007),
+        brow_arch=around(0.035 if man else 0.055, 0.018),
+        brow_tilt=around(0.0, 0.09),
+        nose_v=around(0.22, 0.035),
+        nose_wide=around(0.135, 0.02),
+        nose_high=around(0.30, 0.05),
+        mouth_v=around(0.57, 0.025),
+        mouth_wide=around(0.285, 0.028),
+        lip=around(0.060 if man else 0.075, 0.014),
+        socket=around(0.05, 0.02),
+        cheek=around(0.06, 0.025),
+        age=age,
+        beard=float(man * max(0.0, rng.uniform(-1.2, 1))),
+        moustache=float(man * max(0.0, rng.uniform(-1.2, 1))),
+        glasses=int(rng.choice(3, p=[0.82, 0.09, 0.09])),
+        hair=int(
+            rng.choice(
+                6, p=[0.12, 0.4, 0.3, 0.06, 0.02, 0.1] if man else [0, 0.05, 0.2, 0.2, 0.4, 0.15]
+            )
+        ),
+        hairline=around(-0.72 - 0.1 * (age > 0.6) * man, 0.07),
+        part=float(rng.choice([-1, 1]) * rng.uniform(0.1, 0.5)),
+        skin=np.clip(skin, 0.08, 0.97),
+        hair_colour=colour,
+        iris=_IRISES[min(int(rng.exponential(0.5) + rng.random() * (3.4 - tone)), 3)],
+        lip_colour=skin * [0.86, 0.58, 0.58] if man else skin * [0.90, 0.50, 0.54],
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def draw_shot(rng: np.random.Generator) -> Shot:
+    light = np.array([rng.normal(0, 0.5), rng.normal(-0.45, 0.25), 1.0])
+    smile = rng.uniform(-0.15, 1)
+    return Shot(
+        yaw=float(np.clip(rng.normal(0, 0.16), -0.4, 0.4)),
+        pitch=float(np.clip(rng.normal(0, 0.07), -0.15, 0.15)),
+        roll=rng.normal(0, 0.04),
+        zoom=rng.normal(1.05, 0.025),
+        shift=rng.normal(0, 0.02, 2),
+        smile=smile,
+        open=float(max(0.0, smile - 0.35 + rng.normal(0, 0.15))),
+        lids=rng.uniform(0.75, 1.1) - 0.2 * max(smile, 0),
+        gaze=rng.normal(0, 0.018),
+        brows=rng.normal(0, 0.012),
+        light=light / np.linalg.norm(light),
+        ambient=rng.uniform(0.38, 0.62),
+        gain=rng.uniform(0.82, 1.12) * (1 + rng.normal(0, 0.04) * np.array([1, 0, -1])),
+        blur=rng.uniform(0.35, 0.9),
+    )
