@@ -135,7 +135,7 @@ class Conv(nnx.Module):
         if self.transpose:
             kernel = lax.optimization_barrier(kernel[::-1, ::-1])
         y = conv(x, kernel, self.window)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        return y if self.bias is None else y + _along(x, self.bias[...]).astype(x.dtype)
 
 
 class BatchNorm(nnx.Module):
@@ -155,34 +155,36 @@ class BatchNorm(nnx.Module):
     ) -> jax.Array:
         """Normalise ``x`` (b,…,c); items where ``mask`` (b,) is 0 do not count in batch means."""
         if statistics == "running":
-            mean, var = self.mean[...], self.var[...]
+            mean, var = _along(x, self.mean[...]), _along(x, self.var[...])
         else:
             mean, var = _moments(x, per_example=statistics == "example", mask=mask)
         if statistics == "train":
-            self.mean[...] = self.decay * self.mean[...] + (1 - self.decay) * mean
-            self.var[...] = self.decay * self.var[...] + (1 - self.decay) * var
+            for stored, seen in ((self.mean, mean), (self.var, var)):
+                stored[...] = self.decay * stored[...] + (1 - self.decay) * seen.ravel()
         gain = lax.rsqrt(var + self.EPSILON)
         if self.scale is not None:
-            gain = gain * self.scale[...]
+            gain = gain * _along(x, self.scale[...])
         # One multiply-add per element, whatever the mode; statistics stay in float32.
-        return x * gain.astype(x.dtype) + (self.bias[...] - mean * gain).astype(x.dtype)
+        return x * gain.astype(x.dtype) + (_along(x, self.bias[...]) - mean * gain).astype(x.dtype)
+
+
+def _along(x: jax.Array, channels: jax.Array) -> jax.Array:
+    """A vector (c,) shaped to broadcast over x (…,c)."""
+    return channels.reshape(*[1] * (x.ndim - 1), -1)
 
 
 def _moments(x: jax.Array, *, per_example: bool, mask: jax.Array | None):
     """Mean and (biased) variance over space, and over the batch unless ``per_example``."""
     x = x.astype(jnp.float32)
     space = tuple(range(1, x.ndim - 1))
-    if per_example:
-        mean = x.mean(space, keepdims=True)
-        return mean, jnp.square(x - mean).mean(space, keepdims=True)
-    axes = (0, *space)
-    if mask is None:
-        mean = x.mean(axes)
-        return mean, jnp.square(x - mean).mean(axes)
-    weight = mask.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
-    count = weight.sum() * (x[0, ..., 0].size)
-    mean = (x * weight).sum(axes) / count
-    return mean, (jnp.square(x - mean) * weight).sum(axes) / count
+    axes = space if per_example else (0, *space)
+    if mask is None or per_example:
+        mean = x.mean(axes, keepdims=True)
+        return mean, jnp.square(x - mean).mean(axes, keepdims=True)
+    weight = mask.astype(jnp.float32).reshape(-1, *[1] * (x.ndim - 1))
+    count = weight.sum() * x[0, ..., 0].size
+    mean = (x * weight).sum(axes, keepdims=True) / count
+    return mean, (jnp.square(x - mean) * weight).sum(axes, keepdims=True) / count
 
 
 class ConvBN(nnx.Module):

@@ -1,0 +1,41 @@
+"""Feature-level face privacy in JAX: AdvFace (CVPR 2023), its attackers, and their measure.
+
+Conventions, everywhere: images are NHWC, RGB, float32 in [0,1], (b,160,160,3); features z are
+(b,77,77,64); embeddings are L2-normalised, (b,512) or (b,128). Arguments that do not fit raise
+ValueError with what came, what was wanted and what to do.
+
+    import advface_jax
+    system = advface_jax.load("facenet-512-q8")
+    z = system.extractor(images)
+    z_adv = advface_jax.protect(z, extractor=system.extractor, shadow=system.shadow, epsilon=0.2)
+"""
+
+from typing import TYPE_CHECKING
+
+from advface_jax.gradient import PGDConfig, fgsm, mifgsm, pgd
+from advface_jax.protect import ProtectConfig, protect, protect_sweep, shadow_round_trip
+
+if TYPE_CHECKING:
+    from advface_jax.system import System, load
+
+__all__ = [
+    "PGDConfig",
+    "ProtectConfig",
+    "System",
+    "fgsm",
+    "load",
+    "mifgsm",
+    "pgd",
+    "protect",
+    "protect_sweep",
+    "shadow_round_trip",
+]
+
+
+def __getattr__(name: str):
+    # Flax and Orbax take a second to import; who only protects arrays does not wait for them.
+    if name in ("System", "load"):
+        from advface_jax import system
+
+        return getattr(system, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,87 @@
+"""What the public functions want to be given, said in plain words when they are not.
+
+Shapes and dtypes are checked always, values (NaN, range) only of concrete arrays: under a caller's
+own ``jax.jit`` they are not known.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+
+def images(x: ArrayLike, size: int = 160) -> jax.Array:
+    """Float images (b,size,size,3) in [0,1], b ≥ 1, or ValueError."""
+    array = _floats(x, "images", (size, size, 3))
+    if _concrete(array):
+        low, high = float(array.min()), float(array.max())
+        if not (low >= -1e-5 and high <= 1 + 1e-5):  # so that NaN is caught too
+            raise ValueError(
+                f"got images with values from {low:.4g} to {high:.4g}; wanted finite ones in [0, 1]:"
+                " divide 0..255 by 255, and look for NaN where they were made"
+            )
+    return array
+
+
+def features(x: ArrayLike, shape: tuple[int, int, int] = (77, 77, 64)) -> jax.Array:
+    """Finite float features (b,77,77,64), b ≥ 1, or ValueError."""
+    array = _floats(x, "features z", shape)
+    if _concrete(array) and not bool(_all_finite(array)):
+        raise ValueError(
+            "got features z with NaN or infinite values; wanted finite ones: look at the images "
+            "or the file that they came from"
+        )
+    return array
+
+
+def epsilon(value: ArrayLike) -> jax.Array:
+    """ε ≥ 0, finite, a float32 scalar, or ValueError."""
+    array = jnp.asarray(value, jnp.float32)
+    if array.ndim:
+        raise ValueError(
+            f"got epsilon of shape {array.shape}; wanted one number: protect_sweep takes several"
+        )
+    if _concrete(array) and not 0 <= float(array) < float("inf"):
+        raise ValueError(f"got epsilon={float(array)}; wanted a finite bound, 0 or larger")
+    return array
+
+
+def mask(value: ArrayLike | None, batch: int) -> jax.Array | None:
+    """A mask (b,) of real items (1) and padding (0), at least one real, or ValueError."""
+    if value is None:
+        return None
+    array = jnp.asarray(value)
+    if array.shape != (batch,):
+        raise ValueError(
+            f"got a mask of shape {array.shape}; wanted ({batch},), one entry for each item of z: "
+            "1 (or True) for a face, 0 for padding"
+        )
+    if _concrete(array) and not bool(jnp.any(array != 0)):
+        raise ValueError("got a mask that marks every item as padding; wanted at least one face")
+    return array.astype(jnp.float32)
+
+
+def _floats(x: ArrayLike, name: str, shape: tuple[int, ...]) -> jax.Array:
+    array = x if isinstance(x, jax.Array) else np.asarray(x)
+    if array.ndim != 4 or array.shape[1:] != shape:
+        raise ValueError(
+            f"got {name} of shape {array.shape}; wanted (b, {', '.join(map(str, shape))})"
+            + (": a single one takes a leading axis, x[None]" if array.ndim == 3 else "")
+        )
+    if array.shape[0] == 0:
+        raise ValueError(f"got an empty batch of {name}; wanted at least one")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"got {name} of dtype {array.dtype}; wanted float32: use .astype('float32'), and for "
+            "whole-number pixels divide by 255"
+        )
+    return jnp.asarray(array, jnp.float32 if array.dtype == np.float64 else array.dtype)
+
+
+def _concrete(array: jax.Array) -> bool:
+    return not isinstance(array, jax.core.Tracer)
+
+
+@jax.jit
+def _all_finite(array: jax.Array) -> jax.Array:
+    return jnp.isfinite(array).all()

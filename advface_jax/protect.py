@@ -1,0 +1,175 @@
+"""AdvFace: features that a decoder no longer turns into faces (paper, section 4).
+
+The server, holding its shadow decoder S and the extractor E, takes the client's z, rebuilds the
+shadow image x~ = S(z), re-extracts z~ = E(x~), and ascends from z~ on ‖S(·) - x~‖₁ within ε. The
+whole of it is one compiled program for one batch shape and every ε.
+
+What this does not do: an attacker who trains on protected features inverts them. See the README.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from advface_jax import checks, gradient
+
+Extractor = Callable[[jax.Array], jax.Array]
+Decoder = Callable[..., jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class ProtectConfig(gradient.PGDConfig):
+    """The paper's protection (section 4.2): 40 steps of PGD with α = 0.2, S on batch statistics.
+
+    Attributes (beside those of ``PGDConfig``):
+      method: "pgd", "fgsm" (one step of size ε) or "mifgsm".
+      statistics: whose mean and variance S's batch norm uses. "batch": of the batch under
+        protection, so that a face's result depends on its batch-mates (the paper's choice);
+        "running": those of S's training; "example": each face's own, needing no batch-mates.
+    """
+
+    method: Literal["pgd", "fgsm", "mifgsm"] = "pgd"
+    statistics: Literal["batch", "running", "example"] = "batch"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.method not in ("pgd", "fgsm", "mifgsm"):
+            raise ValueError(f"got method={self.method!r}; wanted 'pgd', 'fgsm' or 'mifgsm'")
+        if self.statistics not in ("batch", "running", "example"):
+            raise ValueError(
+                f"got statistics={self.statistics!r}; wanted 'batch', 'running' or 'example'"
+            )
+
+
+def protect(
+    z: ArrayLike,
+    *,
+    extractor: Extractor,
+    shadow: Decoder,
+    epsilon: ArrayLike = 0.2,
+    config: ProtectConfig = ProtectConfig(),
+    mask: ArrayLike | None = None,
+) -> jax.Array:
+    """Adversarial features z_adv for the client's features z (Eq. 4-6).
+
+    Args:
+      z: features (b,77,77,64), floating, finite, b ≥ 1.
+      extractor: E, as ``advface_jax.load(…).extractor``.
+      shadow: S, as ``advface_jax.load(…).shadow``.
+      epsilon: the bound on |z_adv - z~|, a scalar ≥ 0 in units of z (paper: 0.2).
+      config: steps, step size, reading of the bound, method, batch statistics.
+      mask: (b,) with 0 for padding, which then influences no other item; its rows of the result
+        mean nothing.
+
+    Returns:
+      z_adv (b,77,77,64), of z's dtype. No element is further than ε from z~ = E(S(z)) (for
+      ``bound="total"``); ε = 0 returns z~.
+
+    Raises:
+      ValueError: for another shape or dtype, NaN or inf, an empty batch, ε < 0, a mask that does
+        not fit, or an extractor and a decoder that do not fit z or each other.
+    """
+    z, mask = _checked(z, mask, extractor, shadow)
+    return _protect(z, checks.epsilon(epsilon), mask, extractor, shadow, config)
+
+
+def protect_sweep(
+    z: ArrayLike,
+    epsilons: Sequence[float] | ArrayLike,
+    *,
+    extractor: Extractor,
+    shadow: Decoder,
+    config: ProtectConfig = ProtectConfig(),
+    mask: ArrayLike | None = None,
+) -> jax.Array:
+    """``protect`` at several ε, with the shadow round trip done once: (n_ε, b, 77, 77, 64).
+
+    One compiled program serves any n_ε values; on a CPU it goes through them one by one, which is
+    as fast as side by side and takes a fifth of the memory, elsewhere side by side.
+
+    Arguments and errors as for ``protect``; ``epsilons`` has one ε or more.
+    """
+    z, mask = _checked(z, mask, extractor, shadow)
+    bounds = [checks.epsilon(epsilon) for epsilon in epsilons]  # type: ignore[union-attr]
+    if not bounds:
+        raise ValueError("got no epsilons; wanted one or more, as [0.0, 0.1, 0.2]")
+    return _sweep(z, jnp.stack(bounds), mask, extractor, shadow, config)
+
+
+def shadow_round_trip(
+    z: ArrayLike,
+    *,
+    extractor: Extractor,
+    shadow: Decoder,
+    statistics: Literal["batch", "running", "example"] = "batch",
+    mask: ArrayLike | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The shadow image x~ = S(z) (b,160,160,3) and the shadow feature z~ = E(x~) (b,77,77,64)
+    (Eq. 4). Arguments and errors as for ``protect``."""
+    z, mask = _checked(z, mask, extractor, shadow)
+    return _jitted_round_trip(z, mask, extractor, shadow, statistics)
+
+
+def _checked(z: ArrayLike, mask: ArrayLike | None, extractor: Extractor, shadow: Decoder):
+    z = checks.features(z)
+    try:
+        _, z_tilde = jax.eval_shape(_round_trip_of(extractor, shadow), z)
+        got = f"E(S(z)) of shape {z_tilde.shape}"
+        fits = z_tilde.shape == z.shape
+    except (TypeError, ValueError) as error:
+        got, fits = f"({error})", False
+    if not fits:
+        raise ValueError(
+            f"the extractor and the decoder do not fit z of shape {z.shape}: got {got}; wanted "
+            "z's own shape: take both from one advface_jax.load(…)"
+        )
+    return z, checks.mask(mask, z.shape[0])
+
+
+def _round_trip_of(extractor: Extractor, shadow: Decoder):
+    return lambda z: _round_trip(z, None, extractor, shadow, "batch")
+
+
+def _round_trip(z, mask, extractor, shadow, statistics):
+    x_tilde = shadow(z, statistics, mask)  # (b, 160, 160, 3)
+    return x_tilde, extractor(x_tilde)  # (b, 77, 77, 64)
+
+
+_jitted_round_trip = jax.jit(_round_trip, static_argnums=4)
+
+
+def _attack(z, mask, extractor, shadow, config) -> Callable[[jax.Array], jax.Array]:
+    """The round trip, and then ε -> z_adv."""
+    x_tilde, z_tilde = _round_trip(z, mask, extractor, shadow, config.statistics)
+
+    def ascent(q: jax.Array) -> jax.Array:
+        """∇ ‖S(q) - x~‖₁: the derivative of |·| is its sign, so the loss itself is not needed."""
+        image, vjp = jax.vjp(lambda q: shadow(q, config.statistics, mask), q)
+        residual = jnp.sign(image - x_tilde)
+        if mask is not None:
+            residual = residual * mask.astype(residual.dtype)[:, None, None, None]
+        return vjp(residual)[0]
+
+    if config.method == "fgsm":
+        return lambda epsilon: gradient.fgsm(ascent, z_tilde, epsilon)
+    method = gradient.pgd if config.method == "pgd" else gradient.mifgsm
+    return lambda epsilon: method(ascent, z_tilde, epsilon, config)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _protect(z, epsilon, mask, extractor, shadow, config):
+    return _attack(z, mask, extractor, shadow, config)(epsilon)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _sweep(z, epsilons, mask, extractor, shadow, config):
+    attack = _attack(z, mask, extractor, shadow, config)
+    if jax.default_backend() == "cpu":
+        return lax.map(attack, epsilons)
+    return jax.vmap(attack)(epsilons)
