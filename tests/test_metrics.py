@@ -223,9 +223,9 @@ def test_bad_pairs_are_refused(spoil, words):
         metrics.ten_fold_accuracy(*spoil(*made_pairs()))
 
 
-@pytest.mark.parametrize("far", [0, 0.001, 0.01, 0.29, 0.5, 0.999])
+@pytest.mark.parametrize("far", [0, 0.01, 0.29, 0.5, 0.99])
 def test_threshold_at_far_is_the_largest_that_keeps_the_rate(far):
-    distances = np.random.default_rng(1).permutation(np.linspace(0.5, 3.5, 1000))
+    distances = np.random.default_rng(1).permutation(np.linspace(0.5, 3.5, 100))
     threshold = metrics.threshold_at_far(distances, far)
     assert np.mean(distances < threshold) == pytest.approx(far, abs=1e-12)
     assert np.mean(distances < np.nextafter(threshold, 4)) > far

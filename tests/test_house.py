@@ -1,0 +1,176 @@
+"""The house's rules: which room may import which, a light import, a whole wheel, plain locks."""
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = ("advface_jax", "experiments", "weights_convert")
+
+# Of our own modules each room imports these and no others; the longest matching room decides.
+MAY_IMPORT = {
+    "advface_jax": ("advface_jax",),
+    "advface_jax.gradient": (),
+    "advface_jax.losses": (),
+    "advface_jax.metrics": (),
+    "advface_jax.checkpoint": (),
+    "advface_jax.sharding": (),
+    "advface_jax.models": ("advface_jax.models",),
+    "advface_jax.models.layers": (),
+    "advface_jax.protect": ("advface_jax.gradient", "advface_jax.models"),
+    "advface_jax.data": ("advface_jax.data",),
+    "experiments": ("experiments", "advface_jax"),
+    "weights_convert": ("weights_convert", "advface_jax"),
+}
+NEVER_IN_THE_LIBRARY = ("torch", "torchvision", "tensorflow", "keras")
+
+
+def under(module, room):
+    return module == room or module.startswith(room + ".")
+
+
+def modules():
+    for package in OURS:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield ".".join(path.relative_to(ROOT).with_suffix("").parts), path
+
+
+def imports(name, source):
+    """Every module that `source` names in an import, wherever in it the import stands."""
+    package = (
+        name.removesuffix(".__init__") if name.endswith("__init__") else name.rpartition(".")[0]
+    )
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            dots = "." * node.level + (node.module or "")
+            base = importlib.util.resolve_name(dots, package)
+            for alias in node.names:  # `from advface_jax import metrics` names a module too
+                inner = f"{base}.{alias.name}"
+                yield inner if base.startswith(OURS) and is_module(inner) else base
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = ast.unparse(node.func)
+            if called.endswith(("import_module", "__import__", "run_module")):
+                yield importlib.util.resolve_name(str(node.args[0].value), package)
+
+
+def is_module(name):
+    path = ROOT.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def wrong_imports(name, source):
+    room = max((r for r in MAY_IMPORT if under(name, r)), key=len)
+    for found in imports(name, source):
+        if any(under(found, ours) for ours in OURS):
+            if not any(under(found, allowed) for allowed in MAY_IMPORT[room]):
+                yield found
+        elif name.startswith("advface_jax") and any(under(found, n) for n in NEVER_IN_THE_LIBRARY):
+            yield found
+
+
+def test_imports_follow_the_arrows():
+    wrong = {n: w for n, path in modules() if (w := list(wrong_imports(n, path.read_text())))}
+    assert not wrong, f"imports against the arrows of MAY_IMPORT: {wrong}"
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("advface_jax.metrics", "from advface_jax import gradient"),
+        ("advface_jax.metrics", "from . import gradient"),
+        ("advface_jax.metrics", "from .models.layers import conv"),
+        ("advface_jax.models.layers", "import advface_jax.models.facenet"),
+        ("advface_jax.models.facenet", "from ..protect import protect"),
+        ("advface_jax.protect", "def f():\n    from advface_jax.data import faces"),
+        ("advface_jax.data.faces", "from advface_jax.models import facenet"),
+        ("advface_jax.__init__", "from . import models, weights_convert as w\nimport experiments"),
+        ("advface_jax.system", "def f():\n    import torch.nn"),
+        ("advface_jax.system", "import importlib\nimportlib.import_module('tensorflow.io')"),
+        ("advface_jax.system", "from importlib import import_module as i\n__import__('torch')"),
+        ("weights_convert.rules", "from experiments import tradeoff"),
+        ("experiments.tradeoff", "from weights_convert.rules import convert"),
+    ],
+)
+def test_an_import_against_the_arrows_is_seen(name, source):
+    assert list(wrong_imports(name, source))
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("advface_jax.models.facenet", "from .layers import conv\nimport flax.nnx as nnx"),
+        ("advface_jax.protect", "from advface_jax import gradient, models"),
+        ("advface_jax.data.__init__", "from . import faces"),
+        ("weights_convert.sources.torch", "import torch"),
+        ("experiments.tradeoff", "import advface_jax\nfrom advface_jax import metrics"),
+    ],
+)
+def test_an_import_along_the_arrows_is_allowed(name, source):
+    assert not list(wrong_imports(name, source))
+
+
+def run_python(code, **options):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_importing_the_library_is_light_and_compiles_nothing():
+    """No more than JAX and NumPy is loaded, which takes about a second; the rest waits for use."""
+    heavy = {"chex", "dm_pix", "flax", "h5py", "matplotlib", "optax", "orbax", "PIL", "pooch"}
+    heavy |= {"rich", "safetensors", "scipy", "skimage", "tensorstore", "tyro"}
+    loaded = run_python(
+        "import sys, advface_jax\n"
+        "assert advface_jax.__file__, 'advface_jax has no __init__.py'\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge.backends_are_initialized(), 'the import started a JAX backend'\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})",
+        cwd=ROOT,
+    )
+    assert not heavy & set(loaded)
+
+
+def test_the_wheel_is_whole_and_imports_outside_the_tree(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(site)
+    in_tree = {p.relative_to(ROOT) for o in OURS for p in (ROOT / o).rglob("*") if p.is_file()}
+    in_wheel = {p.relative_to(site) for p in site.rglob("*") if p.is_file()}
+    missing = {p for p in in_tree if p.suffix != ".pyc"} - in_wheel
+    assert not missing, f"the wheel lacks {sorted(map(str, missing))}"
+    places = run_python(
+        f"import sys; sys.path.insert(0, {str(site)!r})\n"
+        f"import importlib; print(*(importlib.import_module(n).__file__ for n in {OURS}))",
+        cwd=tmp_path,
+    )
+    assert all(Path(place).is_relative_to(site) for place in places)
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+def test_locks_are_current_and_name_no_host(lock):
+    text = (ROOT / lock).read_text()
+    assert "://" not in text and "--" not in re.sub("--hash=sha256:", "", text)
+    pinned = {m.group(1) for m in re.finditer(r"^([a-z0-9-]+)==", text, re.MULTILINE)}
+    assert not [name for name in pinned if name.startswith(("torch", "tensorflow", "nvidia"))]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"]
+    if lock == "requirements-dev.lock":
+        wanted = wanted + project["optional-dependencies"]["dev"]
+    names = {re.split(r"[\[<>=;]", line)[0].replace("_", "-") for line in wanted}
+    assert names <= pinned, f"{lock} lacks {names - pinned}: run `make lock`"
