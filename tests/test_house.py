@@ -17,6 +17,7 @@ OURS = ("advface_jax", "experiments", "weights_convert")
 # Of our own modules each room imports these and no others; the longest matching room decides.
 MAY_IMPORT = {
     "advface_jax": ("advface_jax",),
+    "advface_jax.checks": (),
     "advface_jax.gradient": (),
     "advface_jax.losses": (),
     "advface_jax.metrics": (),
@@ -24,7 +25,7 @@ MAY_IMPORT = {
     "advface_jax.sharding": (),
     "advface_jax.models": ("advface_jax.models",),
     "advface_jax.models.layers": (),
-    "advface_jax.protect": ("advface_jax.gradient", "advface_jax.models"),
+    "advface_jax.protect": ("advface_jax.checks", "advface_jax.gradient", "advface_jax.models"),
     "advface_jax.data": ("advface_jax.data",),
     "experiments": ("experiments", "advface_jax"),
     "weights_convert": ("weights_convert", "advface_jax"),
