@@ -10,7 +10,7 @@ from advface_jax.data.pairs import (
     read_pairs,
     subset,
 )
-from advface_jax.data.synthetic import synthetic_faces
+from advface_jax.data.synthetic import synthetic_faces, synthetic_names
 
 __all__ = [
     "Faces",
@@ -24,4 +24,5 @@ __all__ = [
     "read_pairs",
     "subset",
     "synthetic_faces",
+    "synthetic_names",
 ]

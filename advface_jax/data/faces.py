@@ -139,13 +139,16 @@ def read_faces(
 
 
 def _synthetic(wanted: dict[str, None] | None, limit: int | None) -> Faces:
-    from advface_jax.data.synthetic import synthetic_faces  # it needs Faces from here
+    # both need Faces from here
+    from advface_jax.data.synthetic import synthetic_faces, synthetic_names
 
-    faces = synthetic_faces()
-    keep = [i for i, name in enumerate(faces.names) if wanted is None or name in wanted]
+    names = list(synthetic_names())
+    keep = [name for name in names if wanted is None or name in wanted]
     if not keep:
-        raise ValueError(f"none of the names is synthetic: they look like {faces.names[0]!r}")
-    return faces.select(keep[:limit])
+        raise ValueError(
+            f"none of the names is synthetic: take them from {names[0]!r} ... {names[-1]!r}"
+        )
+    return synthetic_faces(names=keep[:limit])
 
 
 @contextlib.contextmanager
@@ -260,4 +263,7 @@ def _bar(rows: Sequence[tuple[str, str]], progress: bool) -> Iterable[tuple[str,
     from rich.console import Console  # only here: importing the library stays quick
     from rich.progress import track
 
-    return track(rows, "reading faces", console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    if not console.is_terminal:  # a log has no use for a bar
+        return rows
+    return track(rows, "reading faces", console=console, transient=True)

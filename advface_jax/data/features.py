@@ -11,14 +11,16 @@ import numpy as np
 
 from advface_jax.data.person import Person, Shot
 
+RED = np.array([1.02, 0.84, 0.83], np.float32)  # what blood does to a skin
+
 
 def noise(seed: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Smooth noise in -1..1 with one bump a unit of (u, v), the same place by place for a seed."""
     table = np.random.default_rng(seed).uniform(-1, 1, (64, 64)).astype(np.float32)
-    i, j = np.floor(u).astype(np.intp), np.floor(v).astype(np.intp)
+    i, j = np.floor(u), np.floor(v)
     s, t = u - i, v - j
     s, t = s * s * (3 - 2 * s), t * t * (3 - 2 * t)
-    a, b = i & 63, j & 63
+    a, b = i.astype(np.intp) & 63, j.astype(np.intp) & 63
     c, d = (a + 1) & 63, (b + 1) & 63
     top = table[b, a] * (1 - s) + table[b, c] * s
     return top * (1 - t) + (table[d, a] * (1 - s) + table[d, c] * s) * t
@@ -35,22 +37,21 @@ def bump(u: np.ndarray, v: np.ndarray, at: tuple, size: tuple) -> np.ndarray:
 
 
 def paint(canvas: np.ndarray, colour: np.ndarray | float, cover: np.ndarray) -> None:
-    canvas += (colour - canvas) * cover[..., None]
+    canvas += (np.asarray(colour, np.float32) - canvas) * cover[..., None]
 
 
 def radius(p: Person, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """0 in the middle of the head, 1 on its outline."""
     middle = -0.12
-    k = np.where(v < middle, 2.2, p.jaw)
-    high = np.where(v < middle, 0.98, p.chin - middle)
+    k = np.where(v < middle, 2.2, p.jaw).astype(v.dtype)
+    high = np.where(v < middle, 0.98, p.chin - middle).astype(v.dtype)
     return ((np.abs(u) / p.wide) ** k + (np.abs(v - middle) / high) ** k) ** (1 / k)
 
 
 def paint_skin(canvas: np.ndarray, p: Person, s: Shot, u: np.ndarray, v: np.ndarray) -> None:
     a = np.abs(u)
-    red = np.array([1.02, 0.84, 0.83])
-    paint(canvas, p.skin * red, 0.5 * bump(a, v, (0.48, 0.2), (0.22, 0.2)))
-    paint(canvas, p.skin * red, 0.6 * bump(u, v, (0, p.nose_v), (0.13, 0.09)))
+    paint(canvas, p.skin * RED, 0.5 * bump(a, v, (0.48, 0.2), (0.22, 0.2)))
+    paint(canvas, p.skin * RED, 0.6 * bump(u, v, (0, p.nose_v), (0.13, 0.09)))
     paint(
         canvas,
         p.skin * [0.72, 0.66, 0.68],
@@ -125,10 +126,10 @@ def paint_eye(
         p.iris * (1.25 - 0.75 * ring**3) * np.minimum(shade + 0.1, 1),
         within * inside(r - 0.068, 0.016),
     )
-    paint(canvas, np.full(3, 0.03), within * inside(r - 0.028, 0.014))
-    glint = np.array([np.sign(s.light[0]) * 0.02, -0.02])
+    paint(canvas, 0.03, within * inside(r - 0.028, 0.014))
+    glint = 0.02 if s.light[0] > 0 else -0.02, -0.02
     spot = np.hypot(u * side - p.eye_gap - side * (s.gaze + glint[0]), y + 0.012 - glint[1])
-    paint(canvas, np.ones(3), 0.85 * within * inside(spot - 0.011, 0.014))
+    paint(canvas, 1, 0.85 * within * inside(spot - 0.011, 0.014))
     reach = inside(np.abs(x) - 1.04, 0.12)
     lash = np.exp(-(((y - upper) / 0.013) ** 2)) * reach
     paint(canvas, 0.25 * p.hair_colour * p.skin, 0.9 * lash)
@@ -145,7 +146,7 @@ def paint_brow(
         p.eye_v
         - p.brow_high
         - s.brows
-        + p.brow_arch * ((x - 0.2) ** 2 * np.where(x < 0.2, 0.35, 1.2) - 0.4)
+        + p.brow_arch * ((x - 0.2) ** 2 * np.where(x < 0.2, 0.35, 1.2).astype(x.dtype) - 0.4)
         + p.brow_tilt * 0.2 * x
     )
     thick = p.brow_thick * (1.1 - 0.55 * np.clip(x + 0.2, 0, 1.2) ** 1.5)
@@ -161,7 +162,7 @@ def paint_glasses(canvas: np.ndarray, p: Person, u: np.ndarray, v: np.ndarray) -
     lens = ((np.abs(a - p.eye_gap) / 0.27) ** k + (np.abs(v - p.eye_v - 0.03) / 0.19) ** k) ** (
         1 / k
     ) - 1
-    paint(canvas, np.ones(3), 0.07 * inside(lens, 0.05) * inside(u + v * 0.6, 0.5))
+    paint(canvas, 1, 0.07 * inside(lens, 0.05) * inside(u + v * 0.6, 0.5))
     bridge = np.maximum(np.abs(v - p.eye_v + 0.02) - thick, a - p.eye_gap + 0.27)
     arms = np.maximum(np.abs(v - p.eye_v + 0.03) - thick, p.eye_gap + 0.26 - a)
     frame = np.maximum(

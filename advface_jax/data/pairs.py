@@ -146,7 +146,8 @@ def subset(pairs: Pairs | Sequence[NamedPair], n: int | None) -> Pairs | Sequenc
         fold = np.array([pair.fold for pair in pairs], np.int64)
         same = np.array([pair.same for pair in pairs], bool)
     groups = [np.flatnonzero((fold == f) & (same == s)) for f in np.unique(fold) for s in (1, 0)]
-    each = min([n // max(len(groups), 1), *(len(group) for group in groups)])
+    poorest = min((len(group) for group in groups), default=0)
+    each = min(n // max(len(groups), 1), poorest)
     if each < 1:
         raise ValueError(
             f"n={n} of {len(fold)} pairs in {len(groups) // 2} folds leaves a fold without a same "

@@ -19,6 +19,9 @@ _HAIRS = np.array(
 _IRISES = np.array([[0.20, 0.11, 0.06], [0.36, 0.23, 0.11], [0.33, 0.40, 0.25], [0.35, 0.50, 0.62]])
 
 
+_STYLES = ([0, 0.05, 0.2, 0.2, 0.4, 0.15], [0.12, 0.4, 0.3, 0.06, 0.02, 0.1])  # women, men
+
+
 @dataclass(frozen=True)
 class Person:
     """What stays from picture to picture. Lengths are canonical; the rest is in 0..1."""
@@ -77,8 +80,13 @@ class Shot:
     blur: float
 
 
+def _float(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32)  # a float64 here would double every picture's work
+
+
 def draw_person(rng: np.random.Generator) -> Person:
-    man = rng.random() < 0.5
+    """A person, whose traits go together: age with grey, dark skin with dark hair, and so on."""
+    man = int(rng.random() < 0.5)
     age = rng.beta(1.5, 2.0)
     tone = rng.beta(1.1, 1.6) * 2.999
     skin = _SKINS[int(tone)] + (tone % 1) * (_SKINS[int(tone) + 1] - _SKINS[int(tone)])
@@ -116,22 +124,19 @@ def draw_person(rng: np.random.Generator) -> Person:
         beard=float(man * max(0.0, rng.uniform(-1.2, 1))),
         moustache=float(man * max(0.0, rng.uniform(-1.2, 1))),
         glasses=int(rng.choice(3, p=[0.82, 0.09, 0.09])),
-        hair=int(
-            rng.choice(
-                6, p=[0.12, 0.4, 0.3, 0.06, 0.02, 0.1] if man else [0, 0.05, 0.2, 0.2, 0.4, 0.15]
-            )
-        ),
+        hair=int(rng.choice(6, p=_STYLES[man])),
         hairline=around(-0.72 - 0.1 * (age > 0.6) * man, 0.07),
         part=float(rng.choice([-1, 1]) * rng.uniform(0.1, 0.5)),
-        skin=np.clip(skin, 0.08, 0.97),
-        hair_colour=colour,
-        iris=_IRISES[min(int(rng.exponential(0.5) + rng.random() * (3.4 - tone)), 3)],
-        lip_colour=skin * [0.86, 0.58, 0.58] if man else skin * [0.90, 0.50, 0.54],
+        skin=_float(np.clip(skin, 0.08, 0.97)),
+        hair_colour=_float(colour),
+        iris=_float(_IRISES[min(int(rng.exponential(0.5) + rng.random() * (3.4 - tone)), 3)]),
+        lip_colour=_float(skin * ([0.86, 0.58, 0.58] if man else [0.90, 0.50, 0.54])),
         seed=int(rng.integers(2**31)),
     )
 
 
 def draw_shot(rng: np.random.Generator) -> Shot:
+    """A shot: a small turn, an expression, a light."""
     light = np.array([rng.normal(0, 0.5), rng.normal(-0.45, 0.25), 1.0])
     smile = rng.uniform(-0.15, 1)
     return Shot(
@@ -139,14 +144,14 @@ def draw_shot(rng: np.random.Generator) -> Shot:
         pitch=float(np.clip(rng.normal(0, 0.07), -0.15, 0.15)),
         roll=rng.normal(0, 0.04),
         zoom=rng.normal(1.05, 0.025),
-        shift=rng.normal(0, 0.02, 2),
+        shift=_float(rng.normal(0, 0.02, 2)),
         smile=smile,
         open=float(max(0.0, smile - 0.35 + rng.normal(0, 0.15))),
         lids=rng.uniform(0.75, 1.1) - 0.2 * max(smile, 0),
         gaze=rng.normal(0, 0.018),
         brows=rng.normal(0, 0.012),
-        light=light / np.linalg.norm(light),
+        light=_float(light / np.linalg.norm(light)),
         ambient=rng.uniform(0.38, 0.62),
-        gain=rng.uniform(0.82, 1.12) * (1 + rng.normal(0, 0.04) * np.array([1, 0, -1])),
+        gain=_float(rng.uniform(0.82, 1.12) * (1 + rng.normal(0, 0.04) * np.array([1, 0, -1]))),
         blur=rng.uniform(0.35, 0.9),
     )

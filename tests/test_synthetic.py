@@ -1,0 +1,84 @@
+"""Drawn faces: the same for a seed, of one person where they say so, and full of structure."""
+
+import numpy as np
+import pytest
+
+from advface_jax.data import make_pairs, read_faces, synthetic_faces, synthetic_names
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return synthetic_faces(12, 3, seed=5)
+
+
+def test_shape_names_and_identities(faces):
+    assert faces.images.shape == (36, 160, 160, 3) and faces.images.dtype == np.uint8
+    assert len(set(faces.names)) == 36 and len(set(faces.identities)) == 12
+    assert faces.names[4] == "synthetic_0001/0001.png"
+    assert faces.identities[4] == "synthetic_0001" and faces.skipped == ()
+
+
+def test_each_picture_follows_from_seed_person_and_number(faces):
+    small = synthetic_faces(2, 2, seed=5)
+    assert (small.images == faces.images[[0, 1, 3, 4]]).all()
+    assert (synthetic_faces(2, 2, seed=6).images != small.images).mean() > 0.5
+
+
+def test_no_picture_comes_twice(faces):
+    flat = faces.images[:, ::4, ::4].reshape(36, -1).astype(np.float32)
+    apart = np.abs(flat[:, None] - flat[None]).mean(-1) + 255 * np.eye(36)
+    assert apart.min() > 4
+
+
+def test_pictures_of_one_person_are_nearer_than_those_of_two(faces):
+    """By the middle of the face alone, where neither background nor hair can tell."""
+    face = faces.images[:, 40:140, 30:130].astype(np.float32)
+    face = face.reshape(36, 25, 4, 25, 4, 3).mean((2, 4)).reshape(36, -1)
+    face = face - face.mean(1, keepdims=True)
+    face /= np.linalg.norm(face, axis=1, keepdims=True)
+    alike = face @ face.T
+    who = np.array(faces.identities)
+    same = (who[:, None] == who[None]) & ~np.eye(36, dtype=bool)
+    assert alike[same].mean() > alike[who[:, None] != who[None]].mean() + 0.03
+
+
+def test_pictures_look_like_photographs_in_their_statistics(faces):
+    """Within wide bounds about LFW crops: mean 0.44, deviation 0.25, few pixels black or white."""
+    x = faces.images / 255
+    assert 0.3 < x.mean() < 0.6 and 0.15 < x.std() < 0.32
+    assert (x == 0).mean() < 0.05 and (x == 1).mean() < 0.05
+    assert (x.std((1, 2, 3)) > 0.08).all()
+    assert len(np.unique(faces.images)) == 256
+
+
+def test_features_lie_where_a_crop_has_them(faces):
+    """The eyes are busier than the cheeks below them, left and right."""
+    busy = np.abs(np.diff(faces.images.astype(np.float32).mean(-1), axis=2)).mean(0)
+    for columns in (slice(35, 65), slice(95, 125)):
+        assert busy[56:80, columns].mean() > 1.5 * busy[88:108, columns].mean()
+
+
+def test_read_faces_knows_the_word():
+    drawn = read_faces("synthetic", limit=3)
+    assert (drawn.images == synthetic_faces(1, 3).images).all()
+
+
+def test_made_pairs_suit_them(faces):
+    pairs = make_pairs(faces, folds=3)
+    assert pairs.same.sum() == 36 and len(pairs) == 72
+
+
+def test_names_choose_what_is_drawn(faces):
+    assert tuple(synthetic_names(12, 3)) == faces.names
+    chosen = synthetic_faces(12, 3, seed=5, names=[faces.names[7], faces.names[2]])
+    assert chosen.names == (faces.names[7], faces.names[2])
+    assert (chosen.images == faces.images[[7, 2]]).all()
+    for bad in (["synthetic_0012/0000.png"], []):
+        with pytest.raises(ValueError, match="take them from synthetic_names"):
+            synthetic_faces(12, 3, names=bad)
+
+
+@pytest.mark.parametrize("bad", [(0, 1, 0), (1, 0, 0), (1, 1, -1)])
+def test_nothing_to_draw_is_an_error(bad):
+    with pytest.raises(ValueError, match="identities="):
+        synthetic_faces(*bad)
