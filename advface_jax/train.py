@@ -1,0 +1,130 @@
+"""Training a decoder on (feature, image) pairs: the L1 loss of the paper's Eq. 1 and 3."""
+
+import dataclasses
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.typing import ArrayLike
+
+from advface_jax.data.faces import epoch_order
+from advface_jax.models import decoders, facenet
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a decoder is trained.
+
+    Attributes:
+      learning_rate: Adam's (paper: 1e-4), the peak of the schedule.
+      schedule: "constant", or "cosine": 5% linear warm-up, then down to 1% of the peak.
+      batch: faces a step.
+      epochs: passes over the faces.
+      flip: mirror each picture with probability 1/2, before its features are extracted.
+      seed: of the first weights, the order of the faces and the flips.
+    """
+
+    learning_rate: float = 1e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    batch: int = 16
+    epochs: int = 20
+    flip: bool = True
+    seed: int = 0
+
+
+class TrainState(NamedTuple):
+    """Everything that a step reads and writes; a tree of arrays, so that Orbax can keep it."""
+
+    params: nnx.State
+    statistics: nnx.State
+    optimizer: Any
+    step: jax.Array
+
+
+class Trainer(NamedTuple):
+    """The static part: the decoder's structure, the optimiser, the config."""
+
+    graph: nnx.GraphDef[decoders.Decoder]
+    optimizer: optax.GradientTransformation
+    config: TrainConfig
+
+
+def start(
+    decoder_config: decoders.DecoderConfig, config: TrainConfig, faces: int
+) -> tuple[Trainer, TrainState]:
+    """A fresh decoder and the optimiser for a training set of so many ``faces``.
+
+    Raises:
+      ValueError: when there are fewer faces than one batch.
+    """
+    total = config.epochs * steps_per_epoch(faces, config)
+    rate: Any = config.learning_rate
+    if config.schedule == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(
+            rate / 20, rate, max(total // 20, 1), max(total, 2), rate / 100
+        )
+    decoder = decoders.decoder(decoder_config, rngs=nnx.Rngs(config.seed))
+    graph, params, statistics = nnx.split(decoder, nnx.Param, ...)
+    optimizer = optax.adam(rate)
+    state = TrainState(params, statistics, optimizer.init(params), jnp.zeros((), jnp.int32))
+    return Trainer(graph, optimizer, config), state
+
+
+def steps_per_epoch(faces: int, config: TrainConfig) -> int:
+    """Whole batches in an epoch; the faces left over come first in none, but change each epoch."""
+    if faces < config.batch:
+        raise ValueError(
+            f"got {faces} faces for batches of {config.batch}; wanted at least one batch: give "
+            "more faces or a smaller batch"
+        )
+    return faces // config.batch
+
+
+def batch_indices(step: int, faces: int, config: TrainConfig) -> np.ndarray:
+    """Which faces step number ``step`` sees: a function of (seed, epoch, step) alone."""
+    epoch, at = divmod(step, steps_per_epoch(faces, config))
+    return epoch_order(faces, config.seed, epoch)[at * config.batch : (at + 1) * config.batch]
+
+
+@functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")
+def train_step(
+    state: TrainState, pixels: jax.Array, extractor: facenet.Extractor, trainer: Trainer
+) -> tuple[TrainState, jax.Array]:
+    """One Adam step on pixels (b,160,160,3) uint8: the new state, and the mean absolute error."""
+    images = pixels.astype(jnp.float32) / 255
+    if trainer.config.flip:
+        key = jax.random.fold_in(jax.random.key(trainer.config.seed), state.step)
+        mirrored = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
+        images = jnp.where(mirrored, images[:, :, ::-1], images)
+    z = extractor(images)
+
+    def loss(params: nnx.State):
+        decoder = nnx.merge(trainer.graph, params, state.statistics, copy=True)
+        error = jnp.abs(decoder(z, "train") - images).mean()
+        return error, nnx.split(decoder, nnx.Param, ...)[2]
+
+    (error, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+    updates, optimizer = trainer.optimizer.update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(params, statistics, optimizer, state.step + 1), error  # type: ignore[arg-type]
+
+
+def finished(trainer: Trainer, state: TrainState) -> decoders.Decoder:
+    """The decoder as trained so far."""
+    return nnx.merge(trainer.graph, state.params, state.statistics, copy=True)
+
+
+@jax.jit
+def _reconstruct(pixels: jax.Array, extractor: facenet.Extractor, decoder: decoders.Decoder):
+    return decoder(extractor(pixels.astype(jnp.float32) / 255))
+
+
+def reconstruct(
+    pixels: ArrayLike, extractor: facenet.Extractor, decoder: decoders.Decoder
+) -> jax.Array:
+    """R(E(x)) for pixels x (b,160,160,3) uint8, with the decoder's own statistics: images."""
+    return _reconstruct(jnp.asarray(pixels), extractor, decoder)

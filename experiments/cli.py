@@ -1,0 +1,43 @@
+"""What every experiment's command line shares: errors in plain words, and a progress bar."""
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import tyro
+from rich import progress
+from rich.console import Console
+
+console = Console(stderr=True)
+
+
+def start(main: Callable[..., None], module: str) -> None:
+    """Run ``main`` with the flags of its signature; ValueErrors become one line, not a traceback."""
+    try:
+        tyro.cli(main, prog=f"python -m {module}")
+    except (ValueError, OSError) as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command resumes where it can")
+        sys.exit(130)
+
+
+def command(module: str) -> str:
+    """The command line that is running, to be written beside its results."""
+    words = [str(Path(w).name) if Path(w).is_absolute() else w for w in sys.argv[1:]]
+    return shlex.join(["python", "-m", module, *words])
+
+
+def bar(unit: str) -> progress.Progress:
+    """A progress bar with rate, time spent and time left; call ``update(…, advance=units)``."""
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TextColumn(f"{{task.completed:,.0f}}/{{task.total:,.0f}} {unit}"),
+        progress.TextColumn("{task.fields[note]}"),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        console=console,
+    )

@@ -1,0 +1,77 @@
+"""What every experiment's results share: their form on disk, and where they were measured."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+Row = dict[str, Any]
+
+
+def surroundings() -> dict[str, Any]:
+    """Date, hardware and versions, for a results file or a card."""
+    device = jax.devices()[0]
+    name = _processor() if device.platform == "cpu" else device.device_kind
+    cores = f", {_cores()} cores" if device.platform == "cpu" else f" × {jax.device_count()}"
+    names = ("jax", "jaxlib", "flax", "numpy")
+    return {
+        "date": datetime.date.today().isoformat(),
+        "hardware": name + cores,
+        "platform": device.platform,
+        "versions": {
+            "python": platform.python_version(),
+            "advface_jax": importlib.metadata.version("advface_jax"),
+            **{name: importlib.metadata.version(name) for name in names},
+        },
+    }
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    """The processor's name; Linux tells it in /proc only, and not always."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names and names[0] else platform.processor() or platform.machine()
+
+
+def write_results(
+    out: Path,
+    name: str,
+    rows: Sequence[Row],
+    *,
+    command: str,
+    config: Mapping[str, Any],
+    seconds: float,
+    notes: Mapping[str, Any] | None = None,
+    text: str,
+) -> None:
+    """``NAME.json`` (rows, config, notes, command, surroundings, wall time) and ``NAME.md``."""
+    out.mkdir(parents=True, exist_ok=True)
+    document = {
+        "rows": list(rows),
+        "config": dict(config),
+        "notes": dict(notes or {}),
+        "command": command,
+        "seconds": round(seconds, 1),
+        **surroundings(),
+    }
+    (out / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
+    (out / f"{name}.md").write_text(text + "\n")
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
