@@ -7,9 +7,11 @@ u, v: float32 (160, 160); a canvas: float32 (160, 160, 3), changed in place.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from advface_jax.data.person import Person, Shot
+from advface_jax.data.person import BALD, CURLY, FRINGE, LONG, PARTED, SHORT, Person, Shot
 
 RED = np.array([1.02, 0.84, 0.83], np.float32)  # what blood does to a skin
 
@@ -159,60 +161,49 @@ def paint_glasses(canvas: np.ndarray, p: Person, u: np.ndarray, v: np.ndarray) -
     a, thick = np.abs(u), 0.012 * p.glasses
     dark = p.hair_colour * 0.3
     k = 3.5 if p.glasses == 2 else 2.4
-    lens = ((np.abs(a - p.eye_gap) / 0.27) ** k + (np.abs(v - p.eye_v - 0.03) / 0.19) ** k) ** (
-        1 / k
-    ) - 1
+    across, down = np.abs(a - p.eye_gap) / 0.27, np.abs(v - p.eye_v - 0.03) / 0.19
+    lens = (across**k + down**k) ** (1 / k) - 1
     paint(canvas, 1, 0.07 * inside(lens, 0.05) * inside(u + v * 0.6, 0.5))
     bridge = np.maximum(np.abs(v - p.eye_v + 0.02) - thick, a - p.eye_gap + 0.27)
     arms = np.maximum(np.abs(v - p.eye_v + 0.03) - thick, p.eye_gap + 0.26 - a)
-    frame = np.maximum(
-        inside(np.abs(lens) * 0.22 - thick, 0.016), inside(np.minimum(bridge, arms), 0.016)
-    )
-    paint(canvas, dark, 0.92 * frame)
+    arms = np.maximum(arms, a - p.wide)
+    frame = np.minimum(np.abs(lens) * 0.22 - thick, np.minimum(bridge, arms))
+    paint(canvas, dark, 0.92 * inside(frame, 0.016))
 
 
 def hair_of(p: Person, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cover in front of the face, cover behind it, and the hair's colour (160, 160, 3)."""
-    wave = 0.03 * noise(p.seed + 5, 7 * u + 9, 7 * v) * (2.2 if p.hair == 5 else 1)
-    scalp = radius(p, u * 0.93, (v + 0.12) * 0.90 - 0.12) - 1
-    puff = {0: -0.3, 1: 0.02, 2: 0.06, 3: 0.05, 4: 0.12, 5: 0.16}[p.hair]
-    line = (
-        p.hairline
-        + 0.10 * np.abs(u / p.wide) ** 2
-        + 0.45 * np.clip(np.abs(u) / p.wide - 0.62, 0, 1)
-    )
-    if p.hair == 2:
-        line = (
-            line
-            + 0.16
-            * np.clip(1 - np.abs(u - p.part) / 0.9, 0, 1)
-            * (u * np.sign(p.part) < abs(p.part))
-            - 0.04
-        )
-    if p.hair == 3:
-        line = np.maximum(
-            line, -0.43 + 0.05 * np.cos(3 * u) + 0.03 * noise(p.seed + 6, 12 * u, 0 * v)
-        )
-    sides = {1: -0.1, 2: 0.0, 3: 0.3, 4: 2.0, 5: 0.15}.get(p.hair, -0.5)  # v down to which it falls
-    temple = np.abs(u) - p.wide * (
-        0.93 - 0.06 * (p.hair >= 3) - 0.08 * (p.hair == 4) * np.clip(v + 0.3, 0, 1)
-    )
-    front = np.maximum(inside(v - line + wave, 0.06), inside(-temple + wave, 0.05))
-    front = front * inside(scalp - puff + wave, 0.05) * inside(v - sides + wave, 0.12)
-    behind = inside(np.maximum(scalp - puff - 0.04, v - sides) + wave, 0.06)
-    if p.hair == 4:
-        curtain = np.abs(u) - p.wide * (1.16 + 0.1 * np.clip(v, -1, 1)) + wave
+    if p.hair == BALD:
+        return np.zeros_like(u), np.zeros_like(u), np.zeros((*u.shape, 3), u.dtype)
+    curly, long = p.hair == CURLY, p.hair == LONG
+    out = np.abs(u) / p.wide  # 1 at the side of the head
+    wave = (0.066 if curly else 0.03) * noise(p.seed + 5, 7 * u + 9, 7 * v)
+
+    line = p.hairline + 0.065 * out**2 + 0.45 * np.clip(out - 0.62, 0, 1)
+    if p.hair == PARTED:
+        combed = inside((u - p.part) * math.copysign(1, p.part), 0.2)
+        line = line - 0.04 + 0.16 * combed * np.clip(1 - np.abs(u - p.part) / 0.9, 0, 1)
+    if p.hair == FRINGE:
+        fringe = -0.43 + 0.05 * np.cos(3 * u) + 0.03 * noise(p.seed + 6, 12 * u, 0 * v)
+        line = np.maximum(line, fringe)
+    falls = {SHORT: -0.1, PARTED: 0.0, FRINGE: 0.3, LONG: 2.0, CURLY: 0.15}[p.hair]  # to this v
+    puff = {SHORT: 0.02, PARTED: 0.06, FRINGE: 0.05, LONG: 0.12, CURLY: 0.16}[p.hair]
+    scalp = radius(p, 0.93 * u, 0.90 * v - 0.012) - 1 - puff + wave
+    temple = 0.93 - 0.06 * (p.hair in (FRINGE, LONG, CURLY)) - 0.08 * long * np.clip(v + 0.3, 0, 1)
+    temple = p.wide * (temple - out) + wave
+    front = np.maximum(inside(v - line + wave, 0.06), inside(temple, 0.05))
+    front = front * inside(scalp, 0.05) * inside(v - falls + wave, 0.12)
+    behind = inside(np.maximum(scalp - 0.04, v - falls + wave), 0.06)
+    if long:
+        curtain = p.wide * (out - 1.16 - 0.1 * np.clip(v, -1, 1)) + wave
         behind = np.maximum(behind, inside(np.maximum(curtain, -0.2 - v), 0.05))
-        front = np.maximum(
-            front,
-            inside(np.maximum(curtain, -temple - 0.02 * v) + wave, 0.05) * inside(-0.3 - v, 0.1),
-        )
-    if p.hair == 0:
-        front, behind = front * 0, behind * 0
-    flow = np.arctan2(u - (p.part if p.hair == 2 else 0), 1.3 - v) if p.hair != 5 else u + 3 * wave
-    strands = noise(p.seed + 7, 55 * flow + 6 * wave, 3.0 * v + 5) + 0.6 * noise(
-        p.seed + 8, 25 * flow, 2 * v
-    )
+        beside = inside(np.maximum(curtain, temple), 0.05) * inside(-0.3 - v, 0.1)
+        front = np.maximum(front, beside)
+
+    middle = p.part if p.hair == PARTED else 0.0
+    flow = u + 3 * wave if curly else np.arctan2(u - middle, 1.3 - v)
+    strands = noise(p.seed + 7, 55 * flow + 6 * wave, 3 * v + 5)
+    strands = strands + 0.6 * noise(p.seed + 8, 25 * flow, 2 * v)
     gloss = np.exp(-(((v + 0.86 - 0.25 * u**2) / 0.1) ** 2))
     tone = 1 + 0.33 * strands + 0.5 * gloss - 0.35 * np.clip(v + 0.2, 0, 1)
     return front, behind, p.hair_colour * np.clip(tone, 0.35, 2)[..., None]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+BALD, SHORT, PARTED, FRINGE, LONG, CURLY = range(6)  # hair
+
 _SKINS = np.array([[0.96, 0.80, 0.71], [0.87, 0.66, 0.53], [0.67, 0.46, 0.34], [0.36, 0.23, 0.17]])
 _HAIRS = np.array(
     [
@@ -50,7 +52,7 @@ class Person:
     beard: float
     moustache: float
     glasses: int  # 0 none, 1 thin, 2 thick
-    hair: int  # 0 bald, 1 short, 2 parted, 3 fringe, 4 long, 5 curly
+    hair: int  # BALD .. CURLY
     hairline: float
     part: float
     skin: np.ndarray

@@ -104,7 +104,7 @@ def _render(p: Person, s: Shot, rng: np.random.Generator) -> np.ndarray:
     neck = np.maximum(np.abs(a) - p.wide * 0.62 - 0.25 * np.clip(b - 0.8, 0, 1), 0.4 - b)
     paint(canvas, p.skin * 0.55 * (0.5 + s.ambient), inside(neck, 0.05))
     ear = ((np.abs(u) - p.wide * 0.98) / 0.10) ** 2 + ((v + 0.02) / 0.22) ** 2
-    paint(canvas, p.skin * RED**2 * shade.mean(), inside(np.sqrt(ear) - 1, 0.15))
+    paint(canvas, p.skin * (0.85 * RED) * shade.mean(), inside(np.sqrt(ear) - 1, 0.15))
     paint(canvas, skin, inside(radius(p, u, v) - 1, 0.025))
     paint(canvas, hair, front)
     if p.glasses:
@@ -137,8 +137,8 @@ def _develop(canvas: np.ndarray, blur: float, rng: np.random.Generator) -> np.nd
 
 def _nose(p: Person, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     ridge = np.clip((v - p.eye_v + 0.14) / (p.nose_v - p.eye_v + 0.14), 0, 1)
-    high = p.nose_high * ridge * (0.35 + 0.65 * ridge) * inside(v - p.nose_v - 0.035, 0.12)
-    return high * np.exp(-((u / (0.075 + 0.04 * ridge)) ** 2))
+    high = p.nose_high * ridge * (0.25 + 0.75 * ridge) * inside(v - p.nose_v - 0.03, 0.14)
+    return high * np.exp(-((u / (0.09 + 0.03 * ridge)) ** 2))
 
 
 def _height(p: Person, s: Shot, u: np.ndarray, v: np.ndarray) -> np.ndarray:
