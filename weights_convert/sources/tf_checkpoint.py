@@ -1,0 +1,149 @@
+"""Read a TensorFlow checkpoint (``.index`` with its ``.data-…`` files), without TensorFlow.
+
+The index is a LevelDB table: sorted keys in blocks, each value a BundleEntryProto that says where
+in the data files a variable lies.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from weights_convert.sources import wire
+
+_MAGIC = 0xDB4775248B80FB57
+_FOOTER = 48
+
+
+def _unsnappy(data: memoryview) -> memoryview:
+    """Raw snappy: literals, and copies of what came before."""
+    size, position = wire.varint(data, 0)
+    out = bytearray()
+    while position < len(data):
+        tag = data[position]
+        position += 1
+        form, length = tag & 3, tag >> 2
+        if form == 0:
+            if length >= 60:  # the length stands in the next one to four bytes
+                count = length - 59
+                length = int.from_bytes(data[position : position + count], "little")
+                position += count
+            out += data[position : position + length + 1]
+            position += length + 1
+            continue
+        if form == 1:
+            offset = (tag >> 5) << 8 | data[position]
+            length, position = (length & 7) + 4, position + 1
+        else:
+            count = 2 if form == 2 else 4
+            offset = int.from_bytes(data[position : position + count], "little")
+            length, position = length + 1, position + count
+        if not 0 < offset <= len(out):
+            raise ValueError("a copy from before the beginning")
+        for _ in range(length):  # byte by byte: a copy may overlap itself
+            out.append(out[-offset])
+    if len(out) != size:
+        raise ValueError(f"{len(out)} bytes, wanted {size}")
+    return memoryview(bytes(out))
+
+
+def _handle(data: memoryview, position: int) -> tuple[int, int, int]:
+    offset, position = wire.varint(data, position)
+    size, position = wire.varint(data, position)
+    return offset, size, position
+
+
+def _block(data: memoryview, offset: int, size: int) -> Iterator[tuple[bytes, memoryview]]:
+    """Keys and values of the block at ``offset``; its type byte stands behind it."""
+    kind = data[offset + size]
+    if kind > 1:
+        raise ValueError(f"block compression {kind}")
+    block = data[offset : offset + size]
+    if kind == 1:
+        block = _unsnappy(block)
+    (restarts,) = struct.unpack_from("<I", block, len(block) - 4)
+    end = len(block) - 4 - 4 * restarts
+    if end < 0:
+        raise ValueError(f"{restarts} restarts in a block of {len(block)} bytes")
+    position, key = 0, b""
+    while position < end:
+        shared, position = wire.varint(block, position)
+        rest, position = wire.varint(block, position)
+        length, position = wire.varint(block, position)
+        if position + rest + length > end:
+            raise ValueError("an entry that reaches beyond its block")
+        key = key[:shared] + bytes(block[position : position + rest])
+        position += rest
+        yield key, block[position : position + length]
+        position += length
+
+
+def _entries(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    if len(data) < _FOOTER or struct.unpack_from("<Q", data, len(data) - 8)[0] != _MAGIC:
+        raise ValueError("it does not end as a TensorFlow index does")
+    footer = data[-_FOOTER:]
+    _, _, position = _handle(footer, 0)
+    offset, size, _ = _handle(footer, position)
+    for _, value in _block(data, offset, size):
+        start, length, _ = _handle(value, 0)
+        yield from _block(data, start, length)
+
+
+def _shards(index: Path, count: int) -> list[Path]:
+    return [index.with_suffix(f".data-{i:05d}-of-{count:05d}") for i in range(count)]
+
+
+def files(path: str | Path) -> list[Path]:
+    """The index and the data files beside it."""
+    path = Path(path)
+    return [path, *sorted(path.parent.glob(f"{path.stem}.data-*-of-*"))]
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """Return every numeric variable of a checkpoint by its own name.
+
+    Args:
+      path: the ``.index`` file; its data files lie beside it.
+
+    Raises:
+      ValueError: not an index, a missing or short data file, a partitioned variable.
+    """
+    path = Path(path)
+    try:
+        entries = dict(_entries(memoryview(path.read_bytes())))
+        header = wire.message(entries.pop(b""))
+        if header.get(2, 0) != 0:
+            raise ValueError("its numbers are not little-endian")
+        shards = _shards(path, header.get(1, 0))
+        missing = [shard.name for shard in shards if not shard.is_file()]
+        if missing:
+            raise ValueError(f"beside it {', '.join(missing)} is missing")
+        contents = [np.memmap(shard, np.uint8, "r") for shard in shards]
+        return {
+            key.decode("utf-8"): array
+            for key, value in entries.items()
+            if (array := _variable(wire.message(value), contents)) is not None
+        }
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ValueError(
+            f"{path}: not the index of a TensorFlow checkpoint, or a damaged one ({error}); "
+            "give the .index file, with its .data file beside it"
+        ) from error
+
+
+def _variable(entry: dict[int, int | memoryview], contents: list[np.memmap]) -> np.ndarray | None:
+    """BundleEntryProto as an array; None for what is not a number (text, object graphs)."""
+    if 7 in entry:
+        raise ValueError("it holds a variable in several parts, which is not supported")
+    dtype = wire.DTYPES.get(entry.get(1, 0))  # type: ignore[arg-type]
+    if dtype is None:
+        return None
+    shape = wire.shape(entry[2]) if 2 in entry else ()  # type: ignore[arg-type]
+    start, size = int(entry.get(4, 0)), int(entry.get(5, 0))  # type: ignore[arg-type]
+    data = contents[int(entry.get(3, 0))][start : start + size]  # type: ignore[arg-type]
+    if data.size != size:
+        raise ValueError("its data file is too short")
+    return np.frombuffer(data.tobytes(), dtype).reshape(shape)
