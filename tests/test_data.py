@@ -345,7 +345,14 @@ def test_made_pairs_follow_from_the_seed():
     assert make_pairs(faces, per_identity=1).same.sum() == 20
 
 
+def test_made_pairs_stay_balanced_where_different_pairs_are_few():
+    pairs = make_pairs(blank(*"aaaaaab"), folds=1)
+    assert pairs.same.sum() == (~pairs.same).sum() == 4
+
+
 def test_made_pairs_need_enough_people():
+    with pytest.raises(ValueError, match="folds=0"):
+        make_pairs(blank(*"aabb"), folds=0)
     with pytest.raises(ValueError, match="do not fill 10 folds"):
         make_pairs(blank(*"aabbccdd"))
     with pytest.raises(ValueError, match="0 of them with two images"):

@@ -163,9 +163,15 @@ def make_pairs(faces: Faces, folds: int = 10, seed: int = 0, per_identity: int =
     """Make balanced verification pairs from the identities of any faces, the same for one seed.
 
     As in LFW no person is in two folds, and a fold has as many same as different pairs. Every
-    pair of one person's images is taken, at most `per_identity` of them.
+    pair of one person's images is taken, at most `per_identity` of them, unless the fold has fewer
+    different pairs to set against them.
     Raises ValueError when the people do not suffice: each fold needs two, one with two images.
     """
+    if folds < 1 or per_identity < 1 or seed < 0:
+        raise ValueError(
+            f"folds={folds}, per_identity={per_identity}, seed={seed}: "
+            "ask for at least one fold, one pair of a person, and a seed >= 0"
+        )
     rng = np.random.default_rng(seed)
     people: dict[str, list[int]] = {}
     for i, identity in enumerate(faces.identities):
