@@ -1,0 +1,164 @@
+"""Random weights and inputs that both sides of a parity test can make for themselves.
+
+Every array is a pure function of (seed, name, shape), so the goldens hold outputs only. The bits
+come straight from the Philox counter and not from numpy's distributions, whose streams may change
+between versions.
+
+The two tables of names, `facenet_shapes` and `decoder_shapes`, are the contract: a network that
+cannot be filled by exactly these names and shapes is not the network of the goldens.
+"""
+
+import hashlib
+import math
+
+import numpy as np
+
+
+def uniform(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Float64 array of `shape` in [0, 1), fixed by seed and name."""
+    key = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16], "little")
+    bits = np.random.Philox(key=key).random_raw(math.prod(shape))
+    return (bits >> np.uint64(11)).reshape(shape) * 2.0**-53
+
+
+def draw(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Float32 weights of one tensor; its kind is read from the end of its name.
+
+    Kernels get variance (5/3) / fan-in: He's, less what batch norms add (their 1 / var is 1.1 on
+    average), so activations keep their size through all layers.
+    PyTorch's `.weight` is (out, in, ...), ours (`.kernel`) is (..., in, out).
+    """
+    u = uniform(seed, name, shape)
+    kind = name.rsplit(".", 1)[-1]
+    if kind == "num_batches_tracked":
+        return np.zeros(shape, np.int64)
+    if kind in ("var", "running_var", "scale"):
+        value = 0.5 + u
+    elif kind in ("mean", "running_mean", "bias"):
+        value = 0.6 * u - 0.3
+    elif kind == "weight" and len(shape) == 1:
+        value = np.ones(shape)  # slim's batch norm has no gamma; facenet-pytorch stores ones
+    elif kind in ("weight", "kernel"):
+        fan_in = math.prod(shape[1:] if kind == "weight" else shape[:-1])
+        if name.startswith(("up.", "conv_1a.")):
+            fan_in /= 4  # a stride-2 transposed kernel: a quarter of its taps meet in one output
+        value = (2 * u - 1) * math.sqrt(5 / fan_in)
+    else:
+        raise ValueError(f"no rule for the tensor {name!r}; name it after its kind")
+    return value.astype(np.float32)
+
+
+def fill(seed: int, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Weights for a whole table of names."""
+    return {name: draw(seed, name, shape) for name, shape in shapes.items()}
+
+
+def images(seed: int, n: int) -> np.ndarray:
+    """Float32 (n, 160, 160, 3) in [0, 1]: blocks of colour plus noise, contrast falling with i.
+
+    Plain noise would give every image the same pooled features.
+    """
+    coarse = uniform(seed, "images.coarse", (n, 8, 8, 3)).repeat(20, 1).repeat(20, 2)
+    x = 0.7 * coarse + 0.3 * uniform(seed, "images.fine", (n, 160, 160, 3))
+    contrast = 1 / (1 + np.arange(n).reshape(n, 1, 1, 1))
+    return (0.5 + (x - 0.5) * contrast).astype(np.float32)
+
+
+def features(seed: int, n: int) -> np.ndarray:
+    """Float32 (n, 77, 77, 64), >= 0 like the output of a ReLU, growing with i.
+
+    Unequal items tell statistics of the batch from statistics of an example.
+    """
+    coarse = uniform(seed, "features.coarse", (n, 11, 11, 64)).repeat(7, 1).repeat(7, 2)
+    z = coarse + uniform(seed, "features.fine", (n, 77, 77, 64)) - 0.8
+    return (np.maximum(z, 0) * (1 + np.arange(n).reshape(n, 1, 1, 1))).astype(np.float32)
+
+
+def facenet_shapes(embedding_size: int, classes: int | None = None) -> dict[str, tuple[int, ...]]:
+    """Inception-ResNet-v1 under facenet-pytorch's state-dict names, kernels as OIHW."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def bn(name: str, c: int) -> None:
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{name}.{part}"] = (c,)
+        shapes[f"{name}.num_batches_tracked"] = ()
+
+    def conv(name: str, i: int, o: int, kh: int, kw: int) -> None:
+        shapes[f"{name}.conv.weight"] = (o, i, kh, kw)
+        bn(f"{name}.bn", o)
+
+    def chain(name: str, i: int, *layers: tuple[int, int, int]) -> None:
+        for n, (o, kh, kw) in enumerate(layers):
+            conv(f"{name}.{n}", i, o, kh, kw)
+            i = o
+
+    def up(name: str, i: int, o: int) -> None:
+        shapes[f"{name}.conv2d.weight"] = (o, i, 1, 1)
+        shapes[f"{name}.conv2d.bias"] = (o,)
+
+    def block8(name: str) -> None:
+        conv(f"{name}.branch0", 1792, 192, 1, 1)
+        chain(f"{name}.branch1", 1792, (192, 1, 1), (192, 1, 3), (192, 3, 1))
+        up(name, 384, 1792)
+
+    conv("conv2d_1a", 3, 32, 3, 3)
+    conv("conv2d_2a", 32, 32, 3, 3)
+    conv("conv2d_2b", 32, 64, 3, 3)
+    conv("conv2d_3b", 64, 80, 1, 1)
+    conv("conv2d_4a", 80, 192, 3, 3)
+    conv("conv2d_4b", 192, 256, 3, 3)
+    for n in range(5):
+        conv(f"repeat_1.{n}.branch0", 256, 32, 1, 1)
+        chain(f"repeat_1.{n}.branch1", 256, (32, 1, 1), (32, 3, 3))
+        chain(f"repeat_1.{n}.branch2", 256, (32, 1, 1), (32, 3, 3), (32, 3, 3))
+        up(f"repeat_1.{n}", 96, 256)
+    conv("mixed_6a.branch0", 256, 384, 3, 3)
+    chain("mixed_6a.branch1", 256, (192, 1, 1), (192, 3, 3), (256, 3, 3))
+    for n in range(10):
+        conv(f"repeat_2.{n}.branch0", 896, 128, 1, 1)
+        chain(f"repeat_2.{n}.branch1", 896, (128, 1, 1), (128, 1, 7), (128, 7, 1))
+        up(f"repeat_2.{n}", 256, 896)
+    chain("mixed_7a.branch0", 896, (256, 1, 1), (384, 3, 3))
+    chain("mixed_7a.branch1", 896, (256, 1, 1), (256, 3, 3))
+    chain("mixed_7a.branch2", 896, (256, 1, 1), (256, 3, 3), (256, 3, 3))
+    for n in range(5):
+        block8(f"repeat_3.{n}")
+    block8("block8")
+    shapes["last_linear.weight"] = (embedding_size, 1792)
+    bn("last_bn", embedding_size)
+    if classes is not None:
+        shapes["logits.weight"] = (classes, embedding_size)
+        shapes["logits.bias"] = (classes,)
+    return shapes
+
+
+def decoder_shapes(kind: str, **size: int) -> dict[str, tuple[int, ...]]:
+    """`transrec`, `resrec` (width, blocks) or `urec` (width, depth), kernels as HWIO."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def conv(name: str, i: int, o: int) -> None:
+        shapes[f"{name}.conv.kernel"] = (3, 3, i, o)
+        for part in ("scale", "bias", "mean", "var"):
+            shapes[f"{name}.bn.{part}"] = (o,)
+
+    w = size.get("width", 32)
+    if kind == "transrec":
+        conv("conv_2b", 64, w)
+    elif kind == "resrec":
+        conv("stem", 64, w)
+        for n in range(size["blocks"]):
+            conv(f"blocks.{n}.0", w, w)
+            conv(f"blocks.{n}.1", w, w)
+    elif kind == "urec":
+        conv("stem", 64, w)
+        for level in range(size["depth"]):  # between level and level + 1
+            fine, coarse = w * 2**level, w * 2 ** (level + 1)
+            conv(f"down.{level}", fine, coarse)
+            conv(f"up.{level}", coarse, fine)
+            conv(f"merge.{level}", 2 * fine, fine)
+    else:
+        raise ValueError(f"unknown decoder {kind!r}; known: transrec, resrec, urec")
+    conv("conv_2a", w, w)
+    shapes["conv_1a.kernel"] = (3, 3, w, 3)
+    shapes["conv_1a.bias"] = (3,)
+    return shapes
