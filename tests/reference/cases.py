@@ -25,7 +25,7 @@ FACENETS = {
 }
 
 # golden name -> (decoder, its size, seed). The first gradient jumps where an output meets its
-# target or a ReLU its zero; of 40 seeds tried, these keep well away from that in float32.
+# target or a ReLU its zero; of 40 seeds tried, these are among the furthest from it in float32.
 DECODERS = {
     "transrec": ("transrec", {}, 17),
     "resrec_w32_b1": ("resrec", {"width": 32, "blocks": 1}, 29),
