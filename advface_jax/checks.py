@@ -7,6 +7,7 @@ own ``jax.jit`` they are not known.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 
@@ -17,8 +18,8 @@ def images(x: ArrayLike, size: int = 160) -> jax.Array:
         low, high = float(array.min()), float(array.max())
         if not (low >= -1e-5 and high <= 1 + 1e-5):  # so that NaN is caught too
             raise ValueError(
-                f"got images with values from {low:.4g} to {high:.4g}; wanted finite ones in [0, 1]:"
-                " divide 0..255 by 255, and look for NaN where they were made"
+                f"got images with values from {low:.4g} to {high:.4g}; wanted finite ones in [0, "
+                "1]: divide 0..255 by 255, and look for NaN where they were made"
             )
     return array
 
@@ -79,7 +80,7 @@ def _floats(x: ArrayLike, name: str, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _concrete(array: jax.Array) -> bool:
-    return not isinstance(array, jax.core.Tracer)
+    return not isinstance(array, Tracer)
 
 
 @jax.jit

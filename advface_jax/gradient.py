@@ -109,7 +109,10 @@ def ball(z0: jax.Array, epsilon: jax.Array | float) -> tuple[jax.Array, jax.Arra
     z0 ± ε can round to a number that lies further than ε away; such a bound moves one float
     inwards, so that in exact arithmetic, too, no difference exceeds ε.
     """
-    epsilon = jnp.asarray(epsilon, z0.dtype)
+    exact = jnp.asarray(epsilon, jnp.float32)
+    epsilon = exact.astype(z0.dtype)
+    above = epsilon.astype(jnp.float32) > exact  # bfloat16 may have rounded ε itself upwards
+    epsilon = jnp.where(above, jnp.nextafter(epsilon, jnp.zeros_like(epsilon)), epsilon)
     low, high = z0 - epsilon, z0 + epsilon
     low = jnp.where(_lost(z0, -epsilon, low) > 0, jnp.nextafter(low, z0), low)
     high = jnp.where(_lost(z0, epsilon, high) < 0, jnp.nextafter(high, z0), high)

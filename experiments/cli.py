@@ -13,7 +13,7 @@ console = Console(stderr=True)
 
 
 def start(main: Callable[..., None], module: str) -> None:
-    """Run ``main`` with the flags of its signature; ValueErrors become one line, not a traceback."""
+    """Run ``main`` with the flags of its signature; ValueErrors become one line, no traceback."""
     try:
         tyro.cli(main, prog=f"python -m {module}")
     except (ValueError, OSError) as error:

@@ -162,7 +162,9 @@ class Run:
                 epoch_ends = self.step % self.per_epoch == 0
                 if len(pending) == 10 or epoch_ends or self.step % self.save_every == 0:
                     self.losses += [float(x) for x in pending]
-                    rate = len(pending) * b / max(time.monotonic() - since + at - self.seconds, 1e-9)
+                    rate = (
+                        len(pending) * b / max(time.monotonic() - since + at - self.seconds, 1e-9)
+                    )
                     self.seconds = at + time.monotonic() - since
                     pending.clear()
                     note = f"L1 {np.mean(self.losses[-50:]):.4f}  {rate:.1f} faces/s"
@@ -244,7 +246,6 @@ def _pairs(where: tuple[str, ...]) -> dict[str, str] | None:
     if wrong:
         raise ValueError(f"got --where {' '.join(wrong)}; wanted COLUMN=VALUE, as lfw_lookalike=-")
     return dict(w.split("=", 1) for w in where) or None
-
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ class DecoderConfig:
     """A decoder's kind and size: ``depth`` counts ResRec's blocks or URec's levels of pooling."""
 
     kind: Kind = "resrec"
-    width: int = 32
+    width: int = 16
     depth: int = 1
     bn_decay: float = 0.99
 
@@ -33,8 +33,8 @@ class DecoderConfig:
         """The default size of each kind."""
         return {
             "transrec": cls("transrec", width=32, depth=0),
-            "resrec": cls("resrec", width=32, depth=1),
-            "urec": cls("urec", width=32, depth=2),
+            "resrec": cls("resrec", width=16, depth=1),
+            "urec": cls("urec", width=16, depth=2),
         }[kind]
 
 
@@ -139,8 +139,6 @@ class URec(Decoder):
             skips.append(y)
             y = down(max_pool(y, 2, 2), statistics, mask)
         for up, merge, skip in reversed(list(zip(self.up, self.merge, skips, strict=True))):
-            _, h, w, _ = skip.shape
-            y = up.conv(y)[:, :h, :w]
-            y = jax.nn.relu(up.bn(y, statistics, mask))
+            y = up(y, statistics, mask, crop=skip.shape[1:3])
             y = merge(jnp.concatenate([skip, y], -1), statistics, mask)
         return y

@@ -7,6 +7,7 @@ they are views of one set of weights.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -57,11 +58,11 @@ class Extractor(nnx.Module):
     features z (b,77,77,64), all ≥ 0."""
 
     def __init__(self, config: FaceNetConfig = FaceNetConfig(), *, rngs: nnx.Rngs):
-        common = dict(rngs=rngs, folded=config.folded, decay=config.bn_decay)
+        layer = functools.partial(ConvBN, rngs=rngs, folded=config.folded, decay=config.bn_decay)
         self.standardization: Standardization = config.standardization
-        self.conv2d_1a = ConvBN(3, 32, 3, stride=2, **common)
-        self.conv2d_2a = ConvBN(32, 32, 3, **common)
-        self.conv2d_2b = ConvBN(32, 64, 3, padding="same", **common)
+        self.conv2d_1a = layer(3, 32, 3, stride=2)
+        self.conv2d_2a = layer(32, 32, 3)
+        self.conv2d_2b = layer(32, 64, 3, padding="same")
 
     def stages(
         self, images: jax.Array, statistics: Statistics = "running"
@@ -144,26 +145,16 @@ class Server(nnx.Module):
     L2-normalised embeddings (b,e)."""
 
     def __init__(self, config: FaceNetConfig = FaceNetConfig(), *, rngs: nnx.Rngs):
-        def layer(inputs, outputs, size, *, stride=1, padding="same"):
-            return ConvBN(
-                inputs,
-                outputs,
-                size,
-                rngs=rngs,
-                stride=stride,
-                padding=padding,
-                folded=config.folded,
-                decay=config.bn_decay,
-            )
+        layer = functools.partial(ConvBN, rngs=rngs, folded=config.folded, decay=config.bn_decay)
 
         def chain(inputs, *layers):
             """Layers one after the other, each (outputs, size) or (outputs, size, stride)."""
             built = []
             for outputs, size, *stride in layers:
-                padding = "valid" if stride else "same"
-                built.append(
-                    layer(inputs, outputs, size, stride=(*stride, 1)[0], padding=padding)
-                )
+                if stride:
+                    built.append(layer(inputs, outputs, size, stride=stride[0]))
+                else:
+                    built.append(layer(inputs, outputs, size, padding="same"))
                 inputs = outputs
             return nnx.List(built)
 
@@ -190,8 +181,8 @@ class Server(nnx.Module):
             return Block(branches, 1792, RESIDUAL_SCALES[name], config, rngs=rngs, relu=relu)
 
         self.conv2d_3b = layer(64, 80, 1)
-        self.conv2d_4a = layer(80, 192, 3, padding="valid")
-        self.conv2d_4b = layer(192, 256, 3, stride=2, padding="valid")
+        self.conv2d_4a = layer(80, 192, 3)
+        self.conv2d_4b = layer(192, 256, 3, stride=2)
         self.repeat_1 = nnx.List([block35() for _ in range(5)])
         self.mixed_6a = Reduction(
             [chain(256, (384, 3, 2)), chain(256, (192, 1), (192, 3), (256, 3, 2))]
@@ -248,9 +239,7 @@ class InceptionResNetV1(nnx.Module):
         self.extractor = Extractor(config, rngs=rngs)
         self.server = Server(config, rngs=rngs)
         self.logits = (
-            nnx.Linear(config.embedding_size, config.classes, rngs=rngs)
-            if config.classes
-            else None
+            nnx.Linear(config.embedding_size, config.classes, rngs=rngs) if config.classes else None
         )
 
     def __call__(self, images: jax.Array, statistics: Statistics = "running") -> jax.Array:

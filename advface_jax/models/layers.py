@@ -124,9 +124,7 @@ class Conv(nnx.Module):
         if transpose:
             self.window = Window(1, ((kh - 1, kh - 1), (kw - 1, kw - 1)), stride)
         elif padding == "same":
-            self.window = Window(
-                stride, ((kh // 2, (kh - 1) // 2), (kw // 2, (kw - 1) // 2))
-            )
+            self.window = Window(stride, ((kh // 2, (kh - 1) // 2), (kw // 2, (kw - 1) // 2)))
         else:
             self.window = Window(stride)
 
@@ -134,7 +132,7 @@ class Conv(nnx.Module):
         kernel = self.kernel[...].astype(x.dtype)
         if self.transpose:
             kernel = lax.optimization_barrier(kernel[::-1, ::-1])
-        y = conv(x, kernel, self.window)
+        y: jax.Array = conv(x, kernel, self.window)  # type: ignore[assignment]
         return y if self.bias is None else y + _along(x, self.bias[...]).astype(x.dtype)
 
 
@@ -175,13 +173,13 @@ def _along(x: jax.Array, channels: jax.Array) -> jax.Array:
 
 def _moments(x: jax.Array, *, per_example: bool, mask: jax.Array | None):
     """Mean and (biased) variance over space, and over the batch unless ``per_example``."""
-    x = x.astype(jnp.float32)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     space = tuple(range(1, x.ndim - 1))
     axes = space if per_example else (0, *space)
     if mask is None or per_example:
         mean = x.mean(axes, keepdims=True)
         return mean, jnp.square(x - mean).mean(axes, keepdims=True)
-    weight = mask.astype(jnp.float32).reshape(-1, *[1] * (x.ndim - 1))
+    weight = mask.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
     count = weight.sum() * x[0, ..., 0].size
     mean = (x * weight).sum(axes, keepdims=True) / count
     return mean, (jnp.square(x - mean) * weight).sum(axes, keepdims=True) / count
@@ -223,8 +221,12 @@ class ConvBN(nnx.Module):
         mask: jax.Array | None = None,
         *,
         relu: bool = True,
+        crop: tuple[int, int] | None = None,
     ) -> jax.Array:
+        """``crop`` (height, width) keeps that corner of the convolution, before the norm."""
         y = self.conv(x)
+        if crop is not None:
+            y = y[:, : crop[0], : crop[1]]
         if self.bn is not None:
             y = self.bn(y, statistics, mask)
         return jax.nn.relu(y) if relu else y

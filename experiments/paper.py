@@ -1,0 +1,38 @@
+"""The paper's numbers on LFW, to stand beside ours (AdvFace, CVPR 2023, Tables 1 to 4)."""
+
+# Table 1 (ResRec against ResRec) and Table 2: SSIM, PSNR, MSE, SRRA, ACC; shares, not percent.
+UNPROTECTED = {"ssim": 0.93, "psnr": 27.87, "mse": 0.002, "srra": 0.9740, "acc": 0.9813}
+ADVFACE = {"ssim": 0.28, "psnr": 6.97, "mse": 0.206, "srra": 0.0403, "acc": 0.9643}
+
+# Table 3: ACC at ε = 0.2 by shadow decoder.
+ACCURACY = {"transrec": 0.9653, "resrec": 0.9643, "urec": 0.9642}
+
+# Table 4: SSIM, PSNR at ε = 0.2 by (shadow, attacker).
+TRANSFER = {
+    ("transrec", "transrec"): (0.20, 6.93),
+    ("transrec", "resrec"): (0.27, 6.84),
+    ("transrec", "urec"): (0.26, 7.33),
+    ("resrec", "transrec"): (0.23, 6.90),
+    ("resrec", "resrec"): (0.28, 6.97),
+    ("resrec", "urec"): (0.29, 7.47),
+    ("urec", "transrec"): (0.24, 6.73),
+    ("urec", "resrec"): (0.27, 6.57),
+    ("urec", "urec"): (0.28, 7.01),
+}
+
+EPSILON = 0.2  # where the tables are measured
+
+
+def beside(method: str, epsilon: float | None, shadow: str, attacker: str) -> dict[str, float]:
+    """The paper's LFW numbers for a row of ours; empty where it gives none."""
+    if method == "Unprotected":
+        return UNPROTECTED if attacker == "resrec" else {"acc": UNPROTECTED["acc"]}
+    if method != "AdvFace" or epsilon is None or abs(epsilon - EPSILON) > 1e-6:
+        return {}
+    if (shadow, attacker) == ("resrec", "resrec"):
+        return ADVFACE
+    numbers = {"acc": ACCURACY[shadow]} if shadow in ACCURACY else {}
+    if (shadow, attacker) in TRANSFER:
+        ssim, psnr = TRANSFER[shadow, attacker]
+        numbers |= {"ssim": ssim, "psnr": psnr}
+    return numbers

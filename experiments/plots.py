@@ -1,0 +1,75 @@
+"""The pictures that experiments leave beside their tables."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments import paper
+from experiments.common import Row
+
+
+def _pyplot():
+    import matplotlib
+
+    matplotlib.use("agg")  # no screen needed
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def tradeoff(rows: Sequence[Row], path: Path, *, with_paper: bool) -> None:
+    """The paper's Fig. 4: PSNR of R's picture against accuracy, a point for each ε."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
+    swept = [r for r in rows if r["method"] == "AdvFace"]
+    psnr, acc = [r["psnr"] for r in swept], [100 * r["acc"] for r in swept]
+    axes.plot(psnr, acc, "o-", color="tab:blue", label="AdvFace, ours")
+    for r, x, y in zip(swept, psnr, acc, strict=True):
+        axes.annotate(
+            f"ε={r['epsilon']:g}", (x, y), xytext=(4, 6), textcoords="offset points", fontsize=8
+        )
+    bare = next(r for r in rows if r["method"] == "Unprotected")
+    axes.plot(bare["psnr"], 100 * bare["acc"], "s", color="tab:gray", label="unprotected, ours")
+    floor = next((r for r in rows if r["method"].startswith("Mean face")), None)
+    if floor:
+        axes.axvline(
+            floor["psnr"], color="tab:gray", linestyle=":", label="mean face (knows nothing)"
+        )
+    if with_paper:
+        for numbers, mark, label in (
+            (paper.UNPROTECTED, "s", "unprotected, paper"),
+            (paper.ADVFACE, "*", "AdvFace ε=0.2, paper"),
+        ):
+            axes.plot(numbers["psnr"], 100 * numbers["acc"], mark, color="tab:red", label=label)
+    axes.set(
+        xlabel="PSNR of the attacker's picture, dB (lower: less like the face)",
+        ylabel="verification accuracy, %",
+        title=f"{bare['n']:,} faces, {bare['pairs']:,} pairs",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def reconstructions(
+    originals: np.ndarray, pictures: np.ndarray, titles: Sequence[str], path: Path
+) -> None:
+    """The paper's Fig. 3: a row a face, the original and then R's picture in each condition.
+
+    originals (k,160,160,3) uint8; pictures (c,k,160,160,3) uint8; c titles.
+    """
+    plt = _pyplot()
+    k, columns = len(originals), len(titles) + 1
+    figure, axes = plt.subplots(
+        k, columns, figsize=(1.25 * columns, 1.25 * k + 0.3), squeeze=False, layout="constrained"
+    )
+    for i in range(k):
+        for axis, image in zip(axes[i], [originals[i], *pictures[:, i]], strict=True):
+            axis.imshow(image)
+            axis.axis("off")
+    for axis, title in zip(axes[0], ["original", *titles], strict=True):
+        axis.set_title(title, fontsize=9)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

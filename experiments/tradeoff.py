@@ -1,0 +1,263 @@
+"""The paper's main result (Fig. 3, Fig. 4): what ε buys in privacy and costs in accuracy.
+
+    python -m experiments.tradeoff                  # demo: faces of nobody, no data needed
+    python -m experiments.tradeoff --preset paper   # LFW's official pairs, beside the paper
+
+Writes tradeoff.json, tradeoff.md, tradeoff.png and reconstructions.png into --out.
+"""
+
+import contextlib
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from rich.table import Table
+
+import advface_jax
+from advface_jax import ProtectConfig, data
+from advface_jax.models import decoders
+from experiments import cli, common, paper, plots
+from experiments.evaluation import Models, floor, judge, row
+
+EPSILONS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
+DEMO_PEOPLE, DEMO_PICTURES = 12, 4
+SHOWN = ("ssim", "psnr", "mse", "acc", "srra", "srra_same_image")
+HEADER = ("", "SSIM", "PSNR", "MSE", "ACC %", "SRRA %", "same image %")
+
+
+def main(
+    preset: Literal["demo", "paper"] = "demo",
+    out: Path = Path("results"),
+    weights: str = "facenet-512-q8",
+    faces: str | None = None,
+    listing: Path | None = None,
+    pairs: Path | None = None,
+    shadow: str = "resrec",
+    attacker: str = "resrec",
+    epsilons: tuple[float, ...] = EPSILONS,
+    steps: int = 40,
+    alpha: float = 0.2,
+    bound: Literal["total", "step"] = "total",
+    statistics: Literal["batch", "running", "example"] = "batch",
+    batch: int = 16,
+    limit: int | None = None,
+    seed: int = 0,
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Sweep the bound ε of AdvFace: reconstruction quality, accuracy, replay.
+
+    For each ε the features of every face are protected, the attacker's decoder R turns them back
+    into pictures (SSIM, PSNR, MSE against the face), the recogniser compares them in pairs (ACC,
+    ten folds), and R's pictures are shown to the recogniser (SRRA: accepted as another image of
+    the same person; "same image": as the very image). The attacker here is the paper's: it does
+    not know of the protection. One that does undoes it; see the README.
+
+    Stopped? The same command resumes after the last finished batch.
+
+    Args:
+      preset: demo: 48 embedded faces of nobody, about a minute. paper: LFW's pairs from --faces
+        and --pairs, or from the folder that the variable ADVFACE_DATA names, with the paper's
+        numbers beside ours.
+      out: Folder for the results.
+      weights: facenet-512-q8 (fetched at first use, 17 MB), another known name, or a folder of
+        weights_convert.
+      faces: Folder or zip of 160×160 crops as identity/image.jpg, or 'synthetic'.
+      listing: Tab-separated list of the faces, with columns file and identity.
+      pairs: LFW's pairs.txt, or a tab-separated list (fold, same, file1, file2). Without it
+        balanced pairs are drawn from the identities.
+      shadow: The server's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
+      attacker: The attacker's R: the same choices.
+      epsilons: The bounds, in units of the feature.
+      steps: PGD iterations.
+      alpha: PGD step size, in units of the feature.
+      bound: total: ε bounds the whole perturbation (Eq. 2). step: each step (Eq. 6 literally).
+      statistics: Whose statistics S's batch norm uses: of the batch (the paper), of its
+        training (running), or of each face (example).
+      batch: Faces protected together.
+      limit: At most so many pairs, as many same as different from every fold, in the list's
+        order.
+      seed: Of the pairs that are drawn where none are given. Nothing else is random.
+      precision: Of the PGD; bfloat16 is for accelerators.
+    """
+    began = time.monotonic()
+    faces, pairs = _sources(preset, faces, pairs)
+    system = advface_jax.load(weights)
+    config = ProtectConfig(steps=steps, alpha=alpha, bound=bound, statistics=statistics)
+    crops, judged_pairs = _read(faces, listing, pairs, limit, seed)
+    models = Models(
+        system.network, _decoder(system, shadow, "shadow"), _decoder(system, attacker, "attacker")
+    )
+    settings = {
+        "preset": preset,
+        "weights": system.card["source"],
+        "weights_sha256": system.card["sha256"],
+        "faces": Path(faces).name,
+        "faces_read": len(crops),
+        "faces_skipped": len(crops.skipped),
+        "pairs": Path(pairs).name if pairs else "drawn from the identities",
+        "limit": limit,
+        "shadow": _name(shadow),
+        "attacker": _name(attacker),
+        "epsilons": list(epsilons),
+        **dataclasses.asdict(config),
+        "batch": batch,
+        "precision": precision,
+        "seed": seed,
+    }
+    exact = jax.default_matmul_precision("highest") if precision == "float32" else None
+    with cli.bar("faces") as bar, exact or contextlib.nullcontext():
+        task = bar.add_task("protect, attack, recognise", total=len(crops), note="compiling")
+
+        def progress(n: int) -> None:
+            bar.update(task, advance=n)
+            rate = (bar.tasks[0].completed) / max(bar.tasks[0].elapsed or 0, 1e-9)
+            bar.update(task, note=f"{rate:.2f} faces/s")
+
+        judged, pictures = judge(
+            crops,
+            epsilons,
+            models,
+            config,
+            batch=batch,
+            precision=precision,
+            keep=out / ".batches",
+            settings=settings,
+            progress=progress,
+        )
+        rows = [row("Unprotected", None, judged, 0, judged_pairs)]
+        rows += [row("AdvFace", e, judged, i, judged_pairs) for i, e in enumerate(epsilons, 1)]
+        rows.append(floor(crops, judged, system.network, judged_pairs))
+
+    seconds = time.monotonic() - began
+    beside = (
+        (lambda r: paper.beside(r["method"], r["epsilon"], shadow, attacker))
+        if preset == "paper"
+        else (lambda r: {})
+    )
+    table = [cells for r in rows for cells in _cells(r, beside(r))]
+    common.write_results(
+        out,
+        "tradeoff",
+        rows,
+        command=cli.command("experiments.tradeoff"),
+        config=settings,
+        seconds=seconds,
+        notes={"paper": {_label(r): beside(r) for r in rows if beside(r)}},
+        text=_text(table, rows, settings, seconds),
+    )
+    plots.tradeoff(rows, out / "tradeoff.png", with_paper=preset == "paper")
+    shown = _distinct(crops.identities[: pictures.shape[1]])
+    titles = ["unprotected", *(f"ε = {e:g}" for e in epsilons)]
+    plots.reconstructions(
+        crops.images[shown], pictures[:, shown], titles, out / "reconstructions.png"
+    )
+    _show(table, out)
+
+
+def _sources(preset: str, faces: str | None, pairs: Path | None) -> tuple[str, Path | None]:
+    """Where faces and pairs come from, by preset where the flags are silent."""
+    if preset == "demo":
+        return faces or "synthetic", pairs
+    place = os.environ.get("ADVFACE_DATA")
+    if place and faces is None:
+        faces = str(Path(place) / "faces" / "lfw_pairs_160.zip")
+        pairs = pairs or Path(place) / "lists" / "lfw_pairs.tsv"
+    if faces is None or pairs is None:
+        raise ValueError(
+            "the paper preset measures on LFW: give --faces (160×160 crops as "
+            "identity/image.jpg, folder or zip) and --pairs (LFW's pairs.txt), or set ADVFACE_DATA "
+            "to a folder with faces/lfw_pairs_160.zip and lists/lfw_pairs.tsv"
+        )
+    return faces, pairs
+
+
+def _read(faces: str, listing: Path | None, pairs: Path | None, limit: int | None, seed: int):
+    """The crops and the pairs over them; only crops that the pairs need are read."""
+    if pairs is not None:
+        named = data.subset(data.read_pairs(pairs), limit)
+        crops = data.read_faces(faces, listing=listing, names=data.pair_names(named))
+        return crops, data.index_pairs(named, crops)
+    if faces == "synthetic":
+        names = data.synthetic_names(DEMO_PEOPLE, DEMO_PICTURES)
+        crops = data.read_faces(faces, names=names)
+    else:
+        crops = data.read_faces(faces, listing=listing)
+    folds = min(10, len(set(crops.identities)) // 2)
+    return crops, data.subset(data.make_pairs(crops, folds=max(folds, 2), seed=seed), limit)
+
+
+def _decoder(system: advface_jax.System, source: str, role: Literal["shadow", "attacker"]):
+    if source in decoders.KINDS:
+        return system.decoder(source, role)
+    return system.read_decoder(source)
+
+
+def _name(decoder: str) -> str:
+    return Path(decoder).stem
+
+
+def _distinct(identities: tuple[str, ...], most: int = 6) -> list[int]:
+    """The first face of each of the first identities."""
+    first = {identity: i for i, identity in reversed(list(enumerate(identities)))}
+    return sorted(first.values())[:most]
+
+
+def _label(r: common.Row) -> str:
+    return r["method"] if r["epsilon"] is None else f"{r['method']} ε = {r['epsilon']:.2f}"
+
+
+def _cells(ours: common.Row, theirs: dict[str, float]) -> list[list[str]]:
+    """A row as text, and the paper's below it where it has one."""
+
+    def line(label: str, numbers: dict) -> list[str]:
+        cells = [label]
+        for key in SHOWN:
+            scale = 100 if key.startswith(("acc", "srra")) else 1
+            digits = {"ssim": 3, "mse": 4}.get(key, 2)
+            value = numbers.get(key)
+            cells.append("–" if value is None else f"{scale * value:.{digits}f}")
+        return cells
+
+    return [line(_label(ours), ours), *([line("  in the paper", theirs)] if theirs else [])]
+
+
+def _text(
+    table: list[list[str]], rows: list[common.Row], settings: dict[str, Any], seconds: float
+) -> str:
+    where = common.surroundings()
+    return "\n\n".join(
+        [
+            "# ε against reconstruction, accuracy and replay",
+            common.markdown(HEADER, table),
+            "SSIM, PSNR and MSE compare R's picture with the face. SRRA: R's picture of one image "
+            "accepted as another image of the same person, at the threshold of the row's own "
+            "pairs; same image: as the image itself. The mean face is what an attacker has who knows "
+            "nothing: an SSIM below its own is a wrecked picture, which is not yet privacy. The "
+            "attacker here does not know of the protection.",
+            f"S {settings['shadow']}, R {settings['attacker']}, {settings['steps']} steps, "
+            f"α = {settings['alpha']:g}, bound {settings['bound']}, batches of "
+            f"{settings['batch']} ({settings['statistics']} statistics), "
+            f"{settings['precision']}, seed {settings['seed']}; {rows[0]['n']:,} faces, "
+            f"{rows[0]['pairs']:,} pairs ({settings['faces']}); weights {settings['weights']}.",
+            f"`{cli.command('experiments.tradeoff')}`\n{where['hardware']}, jax "
+            f"{where['versions']['jax']}, {seconds / 60:.1f} min, {where['date']}.",
+        ]
+    )
+
+
+def _show(table: list[list[str]], out: Path) -> None:
+    shown = Table(title="R's pictures of protected features; recognition; replay")
+    for i, name in enumerate(HEADER):
+        shown.add_column(name, justify="right" if i else "left")
+    for cells in table:
+        shown.add_row(*cells, style="dim" if cells[0].startswith(" ") else None)
+    cli.console.print(shown)
+    files = ("tradeoff.md", "tradeoff.json", "tradeoff.png", "reconstructions.png")
+    cli.console.print("written: " + ", ".join(str(out / f) for f in files))
+
+
+if __name__ == "__main__":
+    cli.start(main, "experiments.tradeoff")
