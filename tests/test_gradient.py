@@ -1,0 +1,170 @@
+"""The ascents by what they achieve: the loss rises, the bound holds to the last bit."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from advface_jax.gradient import PGDConfig, fgsm, mifgsm, pgd
+
+EPSILONS = (1e-9, 1e-3, 0.05, 0.1, 0.2, 0.3, 1.0)
+
+# Every method, as f(objective, z0, epsilon).
+METHODS = {
+    "pgd": functools.partial(pgd, config=PGDConfig(steps=5)),
+    "pgd, alpha from epsilon": functools.partial(pgd, config=PGDConfig(steps=12, alpha=None)),
+    "fgsm": fgsm,
+    "mifgsm": functools.partial(mifgsm, config=PGDConfig(steps=5)),
+}
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+
+
+def spread(n: int, dtype) -> jax.Array:
+    """n values of both signs, from 1e-4 to 8 in magnitude, and 0."""
+    rng = np.random.default_rng(0)
+    z = np.exp(rng.uniform(np.log(1e-4), np.log(8), (4, n))) * rng.choice([-1, 1], (4, n))
+    z[:, 0] = 0
+    return jnp.asarray(z, dtype)
+
+
+def distance(z: jax.Array, z0: jax.Array) -> np.ndarray:
+    """|z - z0| without rounding: floats of 32 bits and fewer subtract exactly in 64."""
+    return np.abs(np.asarray(z, np.float64) - np.asarray(z0, np.float64))
+
+
+def wavy(z: jax.Array) -> jax.Array:
+    return jnp.sin(3 * z.astype(jnp.float32)).sum()
+
+
+@every_method
+def test_the_loss_rises(method):
+    z0 = spread(500, jnp.float32)
+    z = method(wavy, z0, 0.1)
+    assert z.shape == z0.shape and z.dtype == z0.dtype
+    assert wavy(z) > wavy(z0) + 100
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_no_element_leaves_the_ball_by_one_bit(method, dtype):
+    z0 = spread(5000, dtype)
+    attack = jax.jit(lambda z, epsilon: method(jax.grad(wavy), z, epsilon))
+    for epsilon in EPSILONS:
+        z = attack(z0, jnp.float32(epsilon))
+        furthest = distance(z, z0).max()
+        assert furthest <= float(np.float32(epsilon)), epsilon
+        # nor is the ball smaller than the dtype makes it where values are small
+        near = np.abs(np.asarray(z0, np.float64)) <= epsilon
+        assert epsilon < 1e-3 or distance(z, z0)[near].max() > 0.98 * epsilon
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_epsilon_zero_returns_the_start(method, dtype):
+    z0 = spread(500, dtype)
+    z = method(wavy, z0, 0.0)
+    assert np.array_equal(np.asarray(z), np.asarray(z0))
+
+
+@every_method
+def test_a_loss_and_its_gradient_do_the_same(method):
+    z0 = spread(500, jnp.float32)
+    assert np.array_equal(method(wavy, z0, 0.1), method(jax.grad(wavy), z0, 0.1))
+
+
+@every_method
+def test_one_trace_serves_every_epsilon(method):
+    traces = []
+
+    @jax.jit
+    def attack(z, epsilon):
+        traces.append(epsilon)
+        return method(wavy, z, epsilon)
+
+    z0 = spread(50, jnp.float32)
+    for epsilon in EPSILONS:
+        assert distance(attack(z0, epsilon), z0).max() <= float(np.float32(epsilon))
+    assert len(traces) == 1
+
+
+@every_method
+def test_a_linear_loss_is_followed_to_the_corner(method):
+    """max c·z over the ball is z0 + ε sign(c), element by element; where c = 0 nothing moves."""
+    z0 = spread(500, jnp.float32)
+    c = jnp.asarray(np.random.default_rng(1).integers(-2, 3, z0.shape), jnp.float32)
+    z = method(lambda z: (c * z).sum(), z0, 0.1)
+    np.testing.assert_allclose(z, z0 + 0.1 * jnp.sign(c), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [pgd, mifgsm])
+def test_a_maximum_inside_the_ball_is_found_to_within_a_step(method):
+    z0 = spread(500, jnp.float32)
+    inside = jnp.asarray(np.random.default_rng(1).uniform(-0.2, 0.2, z0.shape), jnp.float32)
+    # without momentum, for with it MI-FGSM overshoots by design
+    config = PGDConfig(steps=60, alpha=0.01, momentum=0.0)
+    z = method(lambda z: -jnp.square(z - (z0 + inside)).sum(), z0, 0.3, config)
+    np.testing.assert_allclose(z, z0 + inside, rtol=0, atol=0.01 + 1e-5)
+
+
+def test_momentum_carries_on_where_the_gradient_turns():
+    """Gradients 1, then -0.1 each step, scaled to 1 and -1: with momentum 1 their sum is 0 after
+    two steps and negative after three; without it the second step turns back."""
+    z0 = jnp.zeros((1, 1), jnp.float32)
+
+    def gradient(z):
+        return jnp.where(z < 0.5, 1.0, -0.1).astype(z.dtype)
+
+    def final(momentum, steps):
+        config = PGDConfig(steps=steps, alpha=1.0, momentum=momentum)
+        return float(mifgsm(gradient, z0, 10.0, config)[0, 0])
+
+    assert [final(1.0, steps) for steps in (1, 2, 3)] == [1, 1, 0]
+    assert [final(0.0, steps) for steps in (1, 2, 3)] == [1, 0, 1]
+
+
+@pytest.mark.parametrize("method", [pgd, mifgsm])
+@pytest.mark.parametrize(("alpha", "epsilon"), [(0.2, 0.05), (0.05, 0.2), (None, 0.2)])
+def test_bound_step_holds_each_step_and_leaves_the_ball(method, alpha, epsilon):
+    z0 = spread(50, jnp.float32)
+    size = min(epsilon / 10 if alpha is None else alpha, epsilon)
+    one, two, many = (
+        method(lambda z: z.sum(), z0, epsilon, PGDConfig(steps, alpha, bound="step"))
+        for steps in (1, 2, 24)
+    )
+    assert distance(one, z0).max() == pytest.approx(size, rel=1e-4)
+    assert distance(two, one).max() == pytest.approx(size, rel=1e-4)
+    np.testing.assert_allclose(many, z0 + 24 * size, rtol=1e-5)
+    assert distance(many, z0).min() > epsilon
+
+
+def test_alpha_none_is_a_tenth_of_epsilon():
+    z0 = spread(50, jnp.float32)
+    one, nine = (
+        pgd(lambda z: z.sum(), z0, 0.3, PGDConfig(steps=steps, alpha=None)) for steps in (1, 9)
+    )
+    np.testing.assert_allclose(distance(one, z0), 0.03, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(distance(nine, z0), 0.27, rtol=0, atol=3e-6)
+
+
+@every_method
+def test_an_objective_of_another_shape_is_refused(method):
+    z0 = spread(50, jnp.float32)
+    with pytest.raises(ValueError, match=r"shape \(4,\) for z of shape \(4, 50\); wanted a scalar"):
+        method(lambda z: z.sum(1), z0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "got steps=0; wanted 1 or more"),
+        ({"alpha": 0.0}, "got alpha=0.0; wanted a positive step"),
+        ({"alpha": -0.2}, "got alpha=-0.2; wanted a positive step"),
+        ({"alpha": float("nan")}, "got alpha=nan; wanted a positive step"),
+        ({"bound": "sum"}, "got bound='sum'; wanted 'total' or 'step'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PGDConfig(**settings)

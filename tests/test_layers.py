@@ -1,0 +1,188 @@
+"""The layers against JAX's own convolution, pooling and arithmetic."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+from reference import weights
+
+from advface_jax.models import state
+from advface_jax.models.layers import BatchNorm, Conv, ConvBN, Window, conv, max_pool
+
+
+@pytest.fixture(autouse=True)
+def full_float32():
+    """Accelerators multiply in fewer bits by default; equality is stated for float32."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def filled(build):
+    return state.fill(build, weights.fill(0, state.shapes(build)))
+
+
+# name -> (input height and width, kernel height and width, window); sizes odd, even and unequal
+WINDOWS = {
+    "valid": ((9, 8), (3, 3), Window()),
+    "same": ((9, 8), (3, 3), Window(1, ((1, 1), (1, 1)))),
+    "1x1": ((5, 6), (1, 1), Window()),
+    "stride 2": ((9, 9), (3, 3), Window(2)),
+    "stride 2 that leaves a rest": ((10, 8), (3, 3), Window(2)),
+    "stride 2, padded": ((10, 9), (3, 3), Window(2, ((1, 1), (1, 1)))),
+    "uneven padding": ((9, 8), (4, 2), Window(1, ((2, 1), (1, 0)))),
+    "1x7 same": ((9, 8), (1, 7), Window(1, ((0, 0), (3, 3)))),
+    "7x1 same": ((9, 8), (7, 1), Window(1, ((3, 3), (0, 0)))),
+    "mirror of stride 1": ((5, 6), (3, 3), Window(1, ((2, 2), (2, 2)))),
+    "mirror of stride 2": ((5, 6), (3, 3), Window(1, ((2, 2), (2, 2)), 2)),
+    "mirror of stride 2, oblong": ((5, 6), (1, 3), Window(1, ((0, 0), (2, 2)), 2)),
+}
+
+
+def plain(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (window.stride,) * 2,
+        window.padding,
+        lhs_dilation=(window.dilation,) * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_conv_has_the_gradients_of_plain_autodiff(name):
+    size, kernel_size, window = WINDOWS[name]
+    x, kernel = normal(0, 2, *size, 3), normal(1, *kernel_size, 3, 5)
+    dy = normal(2, *jax.eval_shape(lambda: plain(x, kernel, window)).shape)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def value_and_gradients(convolution, x, kernel, dy):
+        y, vjp = jax.vjp(lambda x, kernel: convolution(x, kernel, window), x, kernel)
+        return y, *vjp(dy)
+
+    y, *truths = value_and_gradients(plain, x, kernel, dy)
+    ours, *gradients = value_and_gradients(conv, x, kernel, dy)
+    np.testing.assert_allclose(ours, y, rtol=1e-5, atol=1e-5)
+    for gradient, truth in zip(gradients, truths, strict=True):
+        assert gradient.shape == truth.shape
+        assert np.linalg.norm(gradient - truth) <= 1e-5 * np.linalg.norm(truth)
+        np.testing.assert_allclose(gradient, truth, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel_size", [3, (1, 3), 2])
+def test_a_transposed_convolution_spreads_each_input_under_its_kernel(stride, kernel_size):
+    """y[s·i + k] += x[i] w[k], written out."""
+    layer = filled(
+        lambda: Conv(2, 3, kernel_size, rngs=nnx.Rngs(0), stride=stride, transpose=True, bias=True)
+    )
+    x, kernel = np.asarray(normal(0, 2, 4, 5, 2)), np.asarray(layer.kernel[...])
+    kh, kw = kernel.shape[:2]
+    assert layer.bias is not None
+    y = np.zeros((2, 3 * stride + kh, 4 * stride + kw, 3)) + np.asarray(layer.bias[...])
+    for i in range(4):
+        for j in range(5):
+            spread = np.einsum("bc,hwco->bhwo", x[:, i, j], kernel)
+            y[:, i * stride : i * stride + kh, j * stride : j * stride + kw] += spread
+    np.testing.assert_allclose(layer(jnp.asarray(x)), y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, (1, 7), (3, 1)])
+def test_padding_same_keeps_the_size(kernel_size):
+    layer = filled(lambda: Conv(2, 3, kernel_size, rngs=nnx.Rngs(0), padding="same"))
+    x = normal(0, 2, 9, 8, 2)
+    y = lax.conv_general_dilated(
+        x, layer.kernel[...], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(layer(x), y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 3), (3, 2)])
+@pytest.mark.parametrize("shape", [(9, 8), (6, 7)])
+def test_max_pool_is_reduce_window(size, stride, shape):
+    x = normal(0, 2, *shape, 3)
+
+    def truth(x):
+        window, strides = (1, size, size, 1), (1, stride, stride, 1)
+        return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, "VALID")
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def value_and_gradient(pool, x):
+        y, vjp = jax.vjp(pool, x)
+        return y, vjp(jnp.arange(1, y.size + 1, dtype=y.dtype).reshape(y.shape))[0]
+
+    y, gradient = value_and_gradient(lambda x: max_pool(x, size, stride), x)
+    expected, expected_gradient = value_and_gradient(truth, x)
+    assert np.array_equal(y, expected)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-6)
+
+
+def norm(scale: bool = True) -> BatchNorm:
+    """Batch norm over three channels whose every number is another."""
+    bn = BatchNorm(3, scale=scale, decay=0.9)
+    if bn.scale is not None:
+        bn.scale[...] = jnp.array([1.0, 2.0, -0.5])
+    bn.bias[...] = jnp.array([0.1, -0.2, 0.3])
+    bn.mean[...] = jnp.array([0.5, 0.0, -0.5])
+    bn.var[...] = jnp.array([1.0, 4.0, 0.25])
+    return bn
+
+
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("statistics", ["running", "batch", "example", "train"])
+def test_batch_norm_by_whose_statistics(statistics, scale):
+    bn = norm(scale)
+    x = np.asarray(3 + 2 * normal(0, 4, 6, 5, 3), np.float64)
+    axes = (1, 2) if statistics == "example" else (0, 1, 2)
+    mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+    if statistics == "running":
+        mean, var = np.array([0.5, 0, -0.5]), np.array([1, 4, 0.25])
+    gamma = np.array([1, 2, -0.5]) if scale else 1
+    y = (x - mean) / np.sqrt(var + 1e-3) * gamma + np.array([0.1, -0.2, 0.3])
+    ours = bn(jnp.asarray(x, jnp.float32), statistics)
+    np.testing.assert_allclose(ours, y, rtol=1e-4, atol=1e-5)
+
+    stored = np.array([0.5, 0, -0.5]), np.array([1, 4, 0.25])
+    if statistics == "train":
+        seen = mean.ravel(), var.ravel()
+        stored = tuple(0.9 * old + 0.1 * new for old, new in zip(stored, seen, strict=True))
+    np.testing.assert_allclose(bn.mean[...], stored[0], rtol=1e-6)
+    np.testing.assert_allclose(bn.var[...], stored[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("mask", [[1, 1, 1, 0], [0, 1, 0, 1], [True, False, False, False]])
+def test_what_is_masked_has_no_part_in_the_batch_statistics(mask):
+    x = normal(0, 4, 6, 5, 3)
+    real = np.asarray(mask, bool)
+    padded = jnp.where(jnp.asarray(real)[:, None, None, None], x, 100.0)
+    y = norm()(padded, "batch", jnp.asarray(mask))
+    np.testing.assert_allclose(y[real], norm()(x[real], "batch"), rtol=1e-4, atol=1e-5)
+    y = norm()(padded, "example", jnp.asarray(mask))
+    np.testing.assert_allclose(y[real], norm()(x[real], "example"), rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_keeps_its_statistics_in_full():
+    x = (100 + normal(0, 2, 32, 32, 3)).astype(jnp.bfloat16)
+    y = norm()(x, "batch")
+    assert y.dtype == jnp.bfloat16
+    truth = norm()(x.astype(jnp.float32), "batch")
+    # what bfloat16 keeps of 100 ± 1 is steps of a half; the mean, though, must not be one of them
+    assert abs(float(y.astype(jnp.float32).mean() - truth.mean())) < 0.05
+
+
+def test_conv_bn_crops_before_it_takes_statistics():
+    layer = filled(lambda: ConvBN(2, 3, 3, rngs=nnx.Rngs(0), stride=2, transpose=True, scale=True))
+    x = normal(0, 2, 5, 5, 2)
+    y = layer(x, "batch", crop=(10, 9), relu=False)
+    assert y.shape == (2, 10, 9, 3) and layer.bn is not None
+    np.testing.assert_allclose(y, layer.bn(layer.conv(x)[:, :10, :9], "batch"), atol=1e-5)
+    np.testing.assert_allclose(y.mean((0, 1, 2)), layer.bn.bias[...], atol=1e-5)
+    assert np.array_equal(layer(x, "batch", crop=(10, 9)), jax.nn.relu(y))
