@@ -170,12 +170,12 @@ def test_what_is_masked_has_no_part_in_the_batch_statistics(mask):
 
 
 def test_half_precision_keeps_its_statistics_in_full():
-    x = (100 + normal(0, 2, 32, 32, 3)).astype(jnp.bfloat16)
+    x = (3 + normal(0, 2, 32, 32, 3)).astype(jnp.bfloat16)
     y = norm()(x, "batch")
     assert y.dtype == jnp.bfloat16
     truth = norm()(x.astype(jnp.float32), "batch")
-    # what bfloat16 keeps of 100 ± 1 is steps of a half; the mean, though, must not be one of them
-    assert abs(float(y.astype(jnp.float32).mean() - truth.mean())) < 0.05
+    # 2048 values averaged in bfloat16 would be off by more
+    assert abs(float(y.astype(jnp.float32).mean() - truth.mean())) < 0.02
 
 
 def test_conv_bn_crops_before_it_takes_statistics():
