@@ -4,6 +4,8 @@ Shapes and dtypes are checked always, values (NaN, range) only of concrete array
 own ``jax.jit`` they are not known.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,8 @@ def images(x: ArrayLike, size: int = 160) -> jax.Array:
     """Float images (b,size,size,3) in [0,1], b ≥ 1, or ValueError."""
     array = _floats(x, "images", (size, size, 3))
     if _concrete(array):
-        low, high = float(array.min()), float(array.max())
+        # On the host: XLA:CPU's own minimum and maximum pass over NaN in large arrays.
+        low, high = (float(f(np.asarray(array))) for f in (np.min, np.max))
         if not (low >= -1e-5 and high <= 1 + 1e-5):  # so that NaN is caught too
             raise ValueError(
                 f"got images with values from {low:.4g} to {high:.4g}; wanted finite ones in [0, "
@@ -37,7 +40,7 @@ def features(x: ArrayLike, shape: tuple[int, int, int] = (77, 77, 64)) -> jax.Ar
 
 def epsilon(value: ArrayLike) -> jax.Array:
     """ε ≥ 0, finite, a float32 scalar, or ValueError."""
-    array = jnp.asarray(value, jnp.float32)
+    array = _numbers(value, "epsilon")
     if array.ndim:
         raise ValueError(
             f"got epsilon of shape {array.shape}; wanted one number: protect_sweep takes several"
@@ -47,19 +50,50 @@ def epsilon(value: ArrayLike) -> jax.Array:
     return array
 
 
+def epsilons(values: Sequence[ArrayLike] | ArrayLike) -> jax.Array:
+    """Several ε, each as ``epsilon`` wants it, (n_ε,) float32, n_ε ≥ 1, or ValueError."""
+    if np.ndim(values) != 1 or not np.size(values):  # type: ignore[arg-type]
+        raise ValueError(
+            f"got epsilons of shape {np.shape(values)}; wanted a list of one bound or more, as "  # type: ignore[arg-type]
+            "[0.0, 0.1, 0.2]"
+        )
+    return jnp.stack([epsilon(value) for value in values])  # type: ignore[union-attr]
+
+
 def mask(value: ArrayLike | None, batch: int) -> jax.Array | None:
     """A mask (b,) of real items (1) and padding (0), at least one real, or ValueError."""
     if value is None:
         return None
-    array = jnp.asarray(value)
+    array = _numbers(value, "mask")
     if array.shape != (batch,):
         raise ValueError(
             f"got a mask of shape {array.shape}; wanted ({batch},), one entry for each item of z: "
             "1 (or True) for a face, 0 for padding"
         )
-    if _concrete(array) and not bool(jnp.any(array != 0)):
-        raise ValueError("got a mask that marks every item as padding; wanted at least one face")
-    return array.astype(jnp.float32)
+    if _concrete(array):
+        if not np.isin(np.asarray(array), (0, 1)).all():
+            raise ValueError(
+                "got a mask with values other than 0 and 1; wanted 1 for a face, 0 for padding"
+            )
+        if not np.any(np.asarray(array)):
+            raise ValueError(
+                "got a mask that marks every item as padding; wanted at least one face"
+            )
+    return array
+
+
+def choice(value: object, name: str, wanted: Sequence[str]) -> None:
+    """ValueError unless ``value`` is one of the ``wanted`` words."""
+    if value not in wanted:
+        words = ", ".join(map(repr, wanted[:-1])) + f" or {wanted[-1]!r}"
+        raise ValueError(f"got {name}={value!r}; wanted {words}")
+
+
+def _numbers(value: ArrayLike, name: str) -> jax.Array:
+    try:
+        return jnp.asarray(value, jnp.float32)
+    except (TypeError, ValueError):
+        raise ValueError(f"got {name}={value!r}; wanted numbers") from None
 
 
 def _floats(x: ArrayLike, name: str, shape: tuple[int, ...]) -> jax.Array:

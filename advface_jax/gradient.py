@@ -34,8 +34,8 @@ class PGDConfig:
     momentum: float = 1.0
 
     def __post_init__(self):
-        if self.steps < 1:
-            raise ValueError(f"got steps={self.steps}; wanted 1 or more")
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"got steps={self.steps}; wanted a whole number, 1 or more")
         if self.alpha is not None and not self.alpha > 0:
             raise ValueError(f"got alpha={self.alpha}; wanted a positive step, or None for ε/10")
         if self.bound not in ("total", "step"):
@@ -129,10 +129,10 @@ def _advance(
     z0: jax.Array, epsilon: jax.Array | float, config: PGDConfig
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """(z, ascent direction) -> the next z."""
-    epsilon = jnp.asarray(epsilon, z0.dtype)
-    alpha = epsilon / 10 if config.alpha is None else jnp.asarray(config.alpha, z0.dtype)
+    rounded = jnp.asarray(epsilon, z0.dtype)
+    alpha = rounded / 10 if config.alpha is None else jnp.asarray(config.alpha, z0.dtype)
     if config.bound == "step":
-        return lambda z, direction: z + jnp.minimum(alpha, epsilon) * jnp.sign(direction)
+        return lambda z, direction: z + jnp.minimum(alpha, rounded) * jnp.sign(direction)
     return lambda z, direction: jnp.clip(z + alpha * jnp.sign(direction), *ball(z0, epsilon))
 
 

@@ -21,6 +21,7 @@ from advface_jax import checks, gradient
 
 Extractor = Callable[[jax.Array], jax.Array]
 Decoder = Callable[..., jax.Array]
+STATISTICS = ("batch", "running", "example")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +40,8 @@ class ProtectConfig(gradient.PGDConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.method not in ("pgd", "fgsm", "mifgsm"):
-            raise ValueError(f"got method={self.method!r}; wanted 'pgd', 'fgsm' or 'mifgsm'")
-        if self.statistics not in ("batch", "running", "example"):
-            raise ValueError(
-                f"got statistics={self.statistics!r}; wanted 'batch', 'running' or 'example'"
-            )
+        checks.choice(self.method, "method", ("pgd", "fgsm", "mifgsm"))
+        checks.choice(self.statistics, "statistics", STATISTICS)
 
 
 def protect(
@@ -96,10 +93,7 @@ def protect_sweep(
     Arguments and errors as for ``protect``; ``epsilons`` has one ε or more.
     """
     z, mask = _checked(z, mask, extractor, shadow)
-    bounds = [checks.epsilon(epsilon) for epsilon in epsilons]  # type: ignore[union-attr]
-    if not bounds:
-        raise ValueError("got no epsilons; wanted one or more, as [0.0, 0.1, 0.2]")
-    return _sweep(z, jnp.stack(bounds), mask, extractor, shadow, config)
+    return _sweep(z, checks.epsilons(epsilons), mask, extractor, shadow, config)
 
 
 def shadow_round_trip(
@@ -112,6 +106,7 @@ def shadow_round_trip(
 ) -> tuple[jax.Array, jax.Array]:
     """The shadow image x~ = S(z) (b,160,160,3) and the shadow feature z~ = E(x~) (b,77,77,64)
     (Eq. 4). Arguments and errors as for ``protect``."""
+    checks.choice(statistics, "statistics", STATISTICS)
     z, mask = _checked(z, mask, extractor, shadow)
     return _jitted_round_trip(z, mask, extractor, shadow, statistics)
 

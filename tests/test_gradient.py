@@ -158,7 +158,7 @@ def test_an_objective_of_another_shape_is_refused(method):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": 0}, "got steps=0; wanted 1 or more"),
+        ({"steps": 0}, "got steps=0; wanted a whole number, 1 or more"),
         ({"alpha": 0.0}, "got alpha=0.0; wanted a positive step"),
         ({"alpha": -0.2}, "got alpha=-0.2; wanted a positive step"),
         ({"alpha": float("nan")}, "got alpha=nan; wanted a positive step"),

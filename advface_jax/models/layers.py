@@ -173,7 +173,7 @@ def _along(x: jax.Array, channels: jax.Array) -> jax.Array:
 
 def _moments(x: jax.Array, *, per_example: bool, mask: jax.Array | None):
     """Mean and (biased) variance over space, and over the batch unless ``per_example``."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
     space = tuple(range(1, x.ndim - 1))
     axes = space if per_example else (0, *space)
     if mask is None or per_example:
