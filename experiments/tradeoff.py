@@ -235,8 +235,8 @@ def _text(
             "SSIM, PSNR and MSE compare R's picture with the face. SRRA: R's picture of one image "
             "accepted as another image of the same person, at the threshold of the row's own "
             "pairs; same image: as the image itself. The mean face is what an attacker has who "
-            "knows nothing: an SSIM below its own is a wrecked picture, which is not yet privacy. The "
-            "attacker here does not know of the protection.",
+            "knows nothing: an SSIM below its own is a wrecked picture, which is not yet privacy. "
+            "The attacker here does not know of the protection.",
             f"S {settings['shadow']}, R {settings['attacker']}, {settings['steps']} steps, "
             f"α = {settings['alpha']:g}, bound {settings['bound']}, batches of "
             f"{settings['batch']} ({settings['statistics']} statistics), "
