@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,10 +126,10 @@ def _write(file: Path, arrays: dict[str, np.ndarray]) -> None:
 def _read(file: Path, *, with_pictures: bool) -> dict[str, np.ndarray] | None:
     """A kept batch, or None when it is not there or damaged (it is then measured again)."""
     try:
-        with np.load(file) as arrays:
+        with file.open("rb") as opened, np.load(opened) as arrays:
             wanted = (*Judged._fields, *(["pictures"] if with_pictures else []))
             return {name: arrays[name] for name in wanted}
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 

@@ -8,7 +8,6 @@ Writes tradeoff.json, tradeoff.md, tradeoff.png and reconstructions.png into --o
 
 import contextlib
 import dataclasses
-import os
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -17,19 +16,18 @@ import jax
 from rich.table import Table
 
 import advface_jax
-from advface_jax import ProtectConfig, data
+from advface_jax import ProtectConfig
 from advface_jax.models import decoders
-from experiments import cli, common, paper, plots
+from experiments import cli, common, inputs, paper, plots
 from experiments.evaluation import Models, floor, judge, row
 
 EPSILONS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
-DEMO_PEOPLE, DEMO_PICTURES = 12, 4
 SHOWN = ("ssim", "psnr", "mse", "acc", "srra", "srra_same_image")
 HEADER = ("", "SSIM", "PSNR", "MSE", "ACC %", "SRRA %", "same image %")
 
 
 def main(
-    preset: Literal["demo", "paper"] = "demo",
+    preset: inputs.Preset = "demo",
     out: Path = Path("results"),
     weights: str = "facenet-512-q8",
     faces: str | None = None,
@@ -83,29 +81,22 @@ def main(
       precision: Of the PGD; bfloat16 is for accelerators.
     """
     began = time.monotonic()
-    faces, pairs = _sources(preset, faces, pairs)
     system = advface_jax.load(weights)
     config = ProtectConfig(steps=steps, alpha=alpha, bound=bound, statistics=statistics)
-    crops, judged_pairs = _read(faces, listing, pairs, limit, seed)
+    crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed)
     models = Models(
         system.network, _decoder(system, shadow, "shadow"), _decoder(system, attacker, "attacker")
     )
     settings = {
-        "preset": preset,
+        **origin,
         "weights": system.card["source"],
         "weights_sha256": system.card["sha256"],
-        "faces": Path(faces).name,
-        "faces_read": len(crops),
-        "faces_skipped": len(crops.skipped),
-        "pairs": Path(pairs).name if pairs else "drawn from the identities",
-        "limit": limit,
         "shadow": _name(shadow),
         "attacker": _name(attacker),
         "epsilons": list(epsilons),
         **dataclasses.asdict(config),
         "batch": batch,
         "precision": precision,
-        "seed": seed,
     }
     exact = jax.default_matmul_precision("highest") if precision == "float32" else None
     with cli.bar("faces") as bar, exact or contextlib.nullcontext():
@@ -127,9 +118,9 @@ def main(
             settings=settings,
             progress=progress,
         )
-        rows = [row("Unprotected", None, judged, 0, judged_pairs)]
-        rows += [row("AdvFace", e, judged, i, judged_pairs) for i, e in enumerate(epsilons, 1)]
-        rows.append(floor(crops, judged, system.network, judged_pairs))
+        rows = [row("Unprotected", None, judged, 0, over)]
+        rows += [row("AdvFace", e, judged, i, over) for i, e in enumerate(epsilons, 1)]
+        rows.append(floor(crops, judged, system.network, over))
 
     seconds = time.monotonic() - began
     beside = (
@@ -155,38 +146,6 @@ def main(
         crops.images[shown], pictures[:, shown], titles, out / "reconstructions.png"
     )
     _show(table, out)
-
-
-def _sources(preset: str, faces: str | None, pairs: Path | None) -> tuple[str, Path | None]:
-    """Where faces and pairs come from, by preset where the flags are silent."""
-    if preset == "demo":
-        return faces or "synthetic", pairs
-    place = os.environ.get("ADVFACE_DATA")
-    if place and faces is None:
-        faces = str(Path(place) / "faces" / "lfw_pairs_160.zip")
-        pairs = pairs or Path(place) / "lists" / "lfw_pairs.tsv"
-    if faces is None or pairs is None:
-        raise ValueError(
-            "the paper preset measures on LFW: give --faces (160×160 crops as "
-            "identity/image.jpg, folder or zip) and --pairs (LFW's pairs.txt), or set ADVFACE_DATA "
-            "to a folder with faces/lfw_pairs_160.zip and lists/lfw_pairs.tsv"
-        )
-    return faces, pairs
-
-
-def _read(faces: str, listing: Path | None, pairs: Path | None, limit: int | None, seed: int):
-    """The crops and the pairs over them; only crops that the pairs need are read."""
-    if pairs is not None:
-        named = data.subset(data.read_pairs(pairs), limit)
-        crops = data.read_faces(faces, listing=listing, names=data.pair_names(named))
-        return crops, data.index_pairs(named, crops)
-    if faces == "synthetic":
-        names = data.synthetic_names(DEMO_PEOPLE, DEMO_PICTURES)
-        crops = data.read_faces(faces, names=names)
-    else:
-        crops = data.read_faces(faces, listing=listing)
-    folds = min(10, len(set(crops.identities)) // 2)
-    return crops, data.subset(data.make_pairs(crops, folds=max(folds, 2), seed=seed), limit)
 
 
 def _decoder(system: advface_jax.System, source: str, role: Literal["shadow", "attacker"]):

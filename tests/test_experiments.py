@@ -1,0 +1,157 @@
+"""The experiments end to end: a few synthetic faces, a small recogniser, small decoders."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+from reference import weights
+
+import advface_jax
+from advface_jax.models import decoders, facenet, state
+from advface_jax.system import System, write_decoder
+from experiments import evaluation, inputs, paper, tradeoff, verify
+
+FIELDS = {"method", "epsilon", "ssim", "psnr", "mse", "acc", "srra", "n"}
+
+
+class Pooled(nnx.Module):
+    """A recogniser whose server is the feature, averaged over 11×11 places and normalised."""
+
+    config = facenet.FaceNetConfig(embedding_size=64 * 49)
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        self.extractor = facenet.Extractor(rngs=rngs)
+
+    def server(self, z: jax.Array) -> jax.Array:
+        pooled = z.reshape(-1, 7, 11, 7, 11, 64).mean((2, 4)).reshape(z.shape[0], -1)
+        return pooled / jnp.linalg.norm(pooled, axis=-1, keepdims=True)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return self.server(self.extractor(images))
+
+
+def filled(build, seed=5):
+    return state.fill(build, weights.fill(seed, state.shapes(build)))
+
+
+@pytest.fixture
+def flags(tmp_path, monkeypatch):
+    """The flags of a quick run: two folds of two people, two bounds, two steps."""
+    network = filled(lambda: Pooled(rngs=nnx.Rngs(0)))
+    system = System(network, {"source": "random", "sha256": "00"})  # type: ignore[arg-type]
+    monkeypatch.setattr(advface_jax, "load", lambda weights: system)
+    monkeypatch.setattr(inputs, "DEMO_PEOPLE", 4)
+    monkeypatch.setattr(inputs, "DEMO_PICTURES", 2)
+    config = decoders.DecoderConfig("transrec", width=4, depth=0)
+    for role, seed in (("shadow", 1), ("attacker", 2)):
+        decoder = filled(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), seed)
+        card = {"weights": "random", "weights_sha256": "00"}
+        write_decoder(tmp_path / f"transrec-{role}.safetensors", decoder, card)
+    return {
+        "out": tmp_path / "out",
+        "shadow": str(tmp_path / "transrec-shadow.safetensors"),
+        "attacker": str(tmp_path / "transrec-attacker.safetensors"),
+        "epsilons": (0.0, 0.2),
+        "steps": 2,
+        "batch": 3,  # of 8 faces: the last batch is padded
+    }
+
+
+def test_tradeoff_leaves_a_table_and_pictures(flags):
+    tradeoff.main(**flags)
+    document = json.loads((flags["out"] / "tradeoff.json").read_text())
+    rows = document["rows"]
+    assert [(r["method"], r["epsilon"]) for r in rows] == [
+        ("Unprotected", None),
+        ("AdvFace", 0.0),
+        ("AdvFace", 0.2),
+        ("Mean face (floor)", None),
+    ]
+    assert all(r.keys() >= FIELDS and r["n"] == 8 for r in rows)
+    bare, still, moved, floor = rows
+    assert bare["cosine_to_unprotected"] == pytest.approx(1, abs=1e-5)
+    assert moved["mse"] != still["mse"] and 0 <= bare["acc"] <= 1 and floor["acc"] is None
+    assert document["config"]["seed"] == 0 and document["config"]["weights"] == "random"
+    assert {"command", "date", "hardware", "versions", "seconds"} <= document.keys()
+    text = (flags["out"] / "tradeoff.md").read_text()
+    assert f"{bare['ssim']:.3f}" in text and "Mean face" in text and "in the paper" not in text
+    for name in ("tradeoff.png", "reconstructions.png"):
+        with Image.open(flags["out"] / name) as picture:
+            assert min(picture.size) > 100
+            assert np.asarray(picture.convert("L")).std() > 5, "an empty picture"
+
+
+def test_padding_and_batches_change_no_unprotected_number(flags):
+    tradeoff.main(**flags)
+    whole = flags | {"out": flags["out"].with_name("whole"), "batch": 8}
+    tradeoff.main(**whole)
+    first, second = (
+        json.loads((f["out"] / "tradeoff.json").read_text())["rows"][0] for f in (flags, whole)
+    )
+    for key in ("ssim", "psnr", "mse", "acc", "srra"):
+        assert first[key] == pytest.approx(second[key], rel=1e-4)
+
+
+def test_a_stopped_tradeoff_takes_up_where_it_was(flags, monkeypatch):
+    real, batches = evaluation.judge_batch, []
+
+    def counted(*arguments):
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        batches.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(evaluation, "judge_batch", counted)
+    with pytest.raises(KeyboardInterrupt):
+        tradeoff.main(**flags)
+    monkeypatch.setattr(evaluation, "judge_batch", lambda *a: batches.append(a) or real(*a))
+    tradeoff.main(**flags)
+    assert len(batches) == 3, "8 faces in batches of 3: each batch once, none twice"
+    rows = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"]
+    tradeoff.main(**flags, seed=0)
+    assert len(batches) == 3, "all is kept"
+    fresh = flags | {"out": flags["out"].with_name("fresh")}
+    tradeoff.main(**fresh)
+    assert rows == json.loads((fresh["out"] / "tradeoff.json").read_text())["rows"]
+
+
+def test_a_damaged_batch_is_measured_again(flags):
+    tradeoff.main(**flags)
+    rows = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"]
+    for file in (flags["out"] / ".batches").rglob("*.npz"):
+        file.write_bytes(file.read_bytes()[:1000])
+    tradeoff.main(**flags)
+    assert rows == json.loads((flags["out"] / "tradeoff.json").read_text())["rows"]
+
+
+def test_the_paper_preset_says_what_it_wants(flags, monkeypatch):
+    monkeypatch.delenv("ADVFACE_DATA", raising=False)
+    with pytest.raises(ValueError, match="give --faces .* and --pairs .*ADVFACE_DATA"):
+        tradeoff.main(**flags, preset="paper")
+    with pytest.raises(ValueError, match="no decoder at .*nowhere"):
+        tradeoff.main(**flags | {"shadow": "nowhere.safetensors"})
+
+
+def test_the_paper_stands_beside_our_rows():
+    assert paper.beside("AdvFace", 0.2, "resrec", "resrec")["psnr"] == 6.97
+    assert paper.beside("AdvFace", 0.2, "urec", "transrec") == {
+        "acc": 0.9642,
+        "ssim": 0.24,
+        "psnr": 6.73,
+    }
+    assert paper.beside("Unprotected", None, "urec", "resrec")["srra"] == 0.974
+    assert not paper.beside("AdvFace", 0.1, "resrec", "resrec")
+    assert not paper.beside("Mean face (floor)", None, "resrec", "resrec")
+
+
+def test_verify_measures_the_recogniser(flags):
+    verify.main(out=flags["out"], batch=3)
+    (row,) = json.loads((flags["out"] / "verify.json").read_text())["rows"]
+    assert row["n"] == 8 and row["weights"] == "random"
+    tradeoff.main(**flags)
+    bare = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"][0]
+    assert row["acc"] == pytest.approx(bare["acc"])
