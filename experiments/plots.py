@@ -48,7 +48,7 @@ def tradeoff(rows: Sequence[Row], path: Path, *, with_paper: bool) -> None:
         title=f"{bare['n']:,} faces, {bare['pairs']:,} pairs",
     )
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="best")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
