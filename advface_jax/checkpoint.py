@@ -130,6 +130,12 @@ def save(
         shutil.rmtree(work, ignore_errors=True)
 
 
+def exists(directory: str | os.PathLike[str]) -> bool:
+    """Whether ``restore`` would find something there, be it left by a save that was killed."""
+    path = Path(directory).absolute()
+    return path.exists() or _aside(path).exists()
+
+
 def read_card(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """The card of a checkpoint, without opening its arrays.
 

@@ -30,11 +30,14 @@ def images(x: ArrayLike, size: int = 160) -> jax.Array:
 def features(x: ArrayLike, shape: tuple[int, int, int] = (77, 77, 64)) -> jax.Array:
     """Finite float features (b,77,77,64), b ≥ 1, or ValueError."""
     array = _floats(x, "features z", shape)
-    if _concrete(array) and not bool(_all_finite(array)):
-        raise ValueError(
-            "got features z with NaN or infinite values; wanted finite ones: look at the images "
-            "or the file that they came from"
-        )
+    if _concrete(array):
+        with jax.ensure_compile_time_eval():  # a concrete z inside somebody's jit stays concrete
+            finite = bool(jnp.isfinite(array).all())
+        if not finite:
+            raise ValueError(
+                "got features z with NaN or infinite values; wanted finite ones: look at the "
+                "images or the file that they came from"
+            )
     return array
 
 
@@ -89,6 +92,13 @@ def choice(value: object, name: str, wanted: Sequence[str]) -> None:
         raise ValueError(f"got {name}={value!r}; wanted {words}")
 
 
+def positive(**values: object) -> None:
+    """ValueError unless every value is a whole number of 1 or more."""
+    for name, value in values.items():
+        if not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"got {name}={value}; wanted a whole number, 1 or more")
+
+
 def _numbers(value: ArrayLike, name: str) -> jax.Array:
     try:
         return jnp.asarray(value, jnp.float32)
@@ -110,13 +120,10 @@ def _floats(x: ArrayLike, name: str, shape: tuple[int, ...]) -> jax.Array:
             f"got {name} of dtype {array.dtype}; wanted float32: use .astype('float32'), and for "
             "whole-number pixels divide by 255"
         )
-    return jnp.asarray(array, jnp.float32 if array.dtype == np.float64 else array.dtype)
+    # NumPy makes float64 unasked; a JAX array has the dtype that somebody chose.
+    narrow = isinstance(array, np.ndarray) and array.dtype == np.float64
+    return jnp.asarray(array, jnp.float32 if narrow else array.dtype)
 
 
 def _concrete(array: jax.Array) -> bool:
     return not isinstance(array, Tracer)
-
-
-@jax.jit
-def _all_finite(array: jax.Array) -> jax.Array:
-    return jnp.isfinite(array).all()

@@ -4,12 +4,14 @@ Everything here is traceable: ``epsilon`` may be a tracer, so one compilation se
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 Objective = Callable[[jax.Array], jax.Array]
 """A loss to increase, z -> scalar; or its gradient, z -> array of z's shape. Which of the two it
@@ -34,10 +36,12 @@ class PGDConfig:
     momentum: float = 1.0
 
     def __post_init__(self):
-        if not isinstance(self.steps, int) or self.steps < 1:
+        if not hasattr(self.steps, "__index__") or self.steps < 1:
             raise ValueError(f"got steps={self.steps}; wanted a whole number, 1 or more")
-        if self.alpha is not None and not self.alpha > 0:
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
             raise ValueError(f"got alpha={self.alpha}; wanted a positive step, or None for ε/10")
+        if not 0 <= self.momentum < math.inf:
+            raise ValueError(f"got momentum={self.momentum}; wanted 0 or more")
         if self.bound not in ("total", "step"):
             raise ValueError(f"got bound={self.bound!r}; wanted 'total' or 'step'")
 
@@ -63,7 +67,8 @@ def pgd(
       z with z0's shape and dtype.
 
     Raises:
-      ValueError: when ``loss_or_vjp`` returns neither a scalar nor an array of z0's shape.
+      ValueError: when ``loss_or_vjp`` returns neither a scalar nor an array of z0's shape, z0 is
+        no floating array, or ε is negative or not finite.
     """
     gradient = _gradient(loss_or_vjp, z0)
     advance = _advance(z0, epsilon, config)
@@ -97,7 +102,8 @@ def mifgsm(
         z, velocity = carry
         g = gradient(z)
         magnitude = jnp.abs(g).mean(tuple(range(1, g.ndim)), keepdims=True)
-        velocity = config.momentum * velocity + g / jnp.maximum(magnitude, 1e-30)
+        smallest = jnp.finfo(g.dtype).tiny
+        velocity = config.momentum * velocity + g / jnp.maximum(magnitude, smallest)
         return advance(z, velocity), velocity
 
     return lax.fori_loop(0, config.steps, step, (z0, jnp.zeros_like(z0)))[0]
@@ -109,6 +115,8 @@ def ball(z0: jax.Array, epsilon: jax.Array | float) -> tuple[jax.Array, jax.Arra
     z0 ± ε can round to a number that lies further than ε away; such a bound moves one float
     inwards, so that in exact arithmetic, too, no difference exceeds ε.
     """
+    if not isinstance(epsilon, Tracer) and not 0 <= float(epsilon) < math.inf:
+        raise ValueError(f"got epsilon={epsilon}; wanted a finite bound, 0 or larger")
     exact = jnp.asarray(epsilon, jnp.float32)
     epsilon = exact.astype(z0.dtype)
     above = epsilon.astype(jnp.float32) > exact  # bfloat16 may have rounded ε itself upwards
@@ -137,7 +145,12 @@ def _advance(
 
 
 def _gradient(loss_or_vjp: Objective, z0: jax.Array) -> Objective:
-    """The gradient function that ``loss_or_vjp`` is, or whose loss it is."""
+    """The gradient function that ``loss_or_vjp`` is, or whose loss it is; refuses what is no z."""
+    if not isinstance(z0, jax.Array) or not jnp.issubdtype(z0.dtype, jnp.floating):
+        raise ValueError(
+            f"got z0 of type {type(z0).__name__} and dtype {getattr(z0, 'dtype', 'none')}; wanted "
+            "a floating jax array: use jnp.asarray(z0, 'float32')"
+        )
     result = jax.eval_shape(loss_or_vjp, z0)
     if result.shape == z0.shape and z0.ndim:
         return loss_or_vjp

@@ -29,7 +29,7 @@ class ProtectConfig(gradient.PGDConfig):
     """The paper's protection (section 4.2): 40 steps of PGD with α = 0.2, S on batch statistics.
 
     Attributes (beside those of ``PGDConfig``):
-      method: "pgd", "fgsm" (one step of size ε) or "mifgsm".
+      method: "pgd", "mifgsm", or "fgsm": one step of size ε, whatever steps, alpha and bound say.
       statistics: whose mean and variance S's batch norm uses. "batch": of the batch under
         protection, so that a face's result depends on its batch-mates (the paper's choice);
         "running": those of S's training; "example": each face's own, needing no batch-mates.
@@ -87,8 +87,9 @@ def protect_sweep(
 ) -> jax.Array:
     """``protect`` at several ε, with the shadow round trip done once: (n_ε, b, 77, 77, 64).
 
-    One compiled program serves any n_ε values; on a CPU it goes through them one by one, which is
-    as fast as side by side and takes a fifth of the memory, elsewhere side by side.
+    One compiled program does them all, and serves any other ε of the same number. On a CPU it
+    goes through them one by one, which is as fast as side by side and takes a fifth of the memory;
+    elsewhere side by side.
 
     Arguments and errors as for ``protect``; ``epsilons`` has one ε or more.
     """

@@ -94,6 +94,7 @@ class System:
         range, NaN or inf, or no image.
         """
         array = checks.images(images)
+        checks.positive(batch=batch)
         n = array.shape[0]
         size = min(batch, n)
         starts = [min(start, n - size) for start in range(0, n, size)]  # the last one overlaps
@@ -124,6 +125,12 @@ def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True
         that failed (its reason stands on the terminal).
     """
     tree, card = checkpoint.restore(_folder(source))
+    lacking = {"embedding_size", "standardization", "folded", "classes", "sha256"} - card.keys()
+    if lacking:
+        raise ValueError(
+            f"{source} is a checkpoint of something else (its card lacks "
+            f"{', '.join(sorted(lacking))}); wanted one that `python -m weights_convert` wrote"
+        )
     config = facenet.FaceNetConfig(
         embedding_size=card["embedding_size"],
         standardization=card["standardization"],

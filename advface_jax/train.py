@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 from jax.typing import ArrayLike
 
+from advface_jax import checks
 from advface_jax.data.faces import epoch_order
 from advface_jax.models import decoders, facenet
 
@@ -34,6 +35,11 @@ class TrainConfig:
     epochs: int = 20
     flip: bool = True
     seed: int = 0
+
+    def __post_init__(self):
+        checks.positive(batch=self.batch, epochs=self.epochs)
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"got learning_rate={self.learning_rate}; wanted a positive number")
 
 
 class TrainState(NamedTuple):

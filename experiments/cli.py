@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 from rich import progress
 from rich.console import Console
+from rich.markup import escape
 
 console = Console(stderr=True)
 
@@ -17,7 +18,7 @@ def start(main: Callable[..., None], module: str) -> None:
     try:
         tyro.cli(main, prog=f"python -m {module}")
     except (ValueError, OSError) as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False)
+        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
         console.print("stopped; the same command resumes where it can")

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from advface_jax import ProtectConfig, metrics, protect_sweep
+from advface_jax import ProtectConfig, checks, metrics, protect_sweep
 from advface_jax.data import Faces, Pairs
 from advface_jax.models.decoders import Decoder
 from advface_jax.models.facenet import InceptionResNetV1
@@ -81,19 +82,22 @@ def judge(
     keep: Path,
     settings: dict[str, Any],
     progress: Callable[[int], None] = lambda n: None,
-) -> tuple[Judged, np.ndarray]:
+) -> tuple[Judged, np.ndarray, float]:
     """All faces, in batches of ``batch``; each finished batch is kept in the folder ``keep``, so
-    that a run with the same ``settings`` resumes. Also R's pictures of the first batch."""
+    that a run with the same ``settings`` resumes. Also R's pictures of the first batch, and the
+    seconds that all batches took, in whichever sitting."""
+    checks.positive(batch=batch)
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = keep / key
     folder.mkdir(parents=True, exist_ok=True)
     parts: list[Judged] = []
-    pictures = np.empty(0)
+    pictures, seconds = np.empty(0), 0.0
     for start in range(0, len(faces), batch):
         file = folder / f"{start:06d}.npz"
         real = min(batch, len(faces) - start)
         kept = _read(file, with_pictures=start == 0)
         if kept is None:
+            began = time.monotonic()
             chosen = np.resize(np.arange(start, start + real), batch)  # padding repeats, masked
             mask = (np.arange(batch) < real).astype(np.float32)
             judged, seen = judge_batch(
@@ -108,13 +112,15 @@ def judge(
             kept = part._asdict()
             if start == 0:
                 kept["pictures"] = np.asarray(seen)[:, :real]
+            kept["seconds"] = np.array(time.monotonic() - began)
             _write(file, kept)
         if start == 0:
             pictures = kept.pop("pictures")
+        seconds += float(kept.pop("seconds"))
         parts.append(Judged(**kept))
         progress(real)
     joined = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
-    return Judged(*joined), pictures
+    return Judged(*joined), pictures, seconds
 
 
 def _write(file: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -127,7 +133,7 @@ def _read(file: Path, *, with_pictures: bool) -> dict[str, np.ndarray] | None:
     """A kept batch, or None when it is not there or damaged (it is then measured again)."""
     try:
         with file.open("rb") as opened, np.load(opened) as arrays:
-            wanted = (*Judged._fields, *(["pictures"] if with_pictures else []))
+            wanted = (*Judged._fields, "seconds", *(["pictures"] if with_pictures else []))
             return {name: arrays[name] for name in wanted}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
@@ -182,7 +188,7 @@ def replay_distances(
 
 
 def floor(faces: Faces, judged: Judged, network: InceptionResNetV1, pairs: Pairs) -> Row:
-    """The mean of the faces as everybody's picture: what an attacker has who knows nothing.
+    """The mean of the measured faces as everybody's picture: an attacker without any feature.
 
     A protected picture with a lower SSIM than this is wrecked, which is not yet private.
     """

@@ -1,8 +1,12 @@
 """Which faces and which pairs an experiment measures: by preset where the flags are silent."""
 
+import hashlib
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from advface_jax import data
 
@@ -44,14 +48,21 @@ def read(
     else:
         names = data.synthetic_names(DEMO_PEOPLE, DEMO_PICTURES) if faces == "synthetic" else None
         crops = data.read_faces(faces, listing=listing, names=names)
-        folds = min(10, max(len(set(crops.identities)) // 2, 2))
-        over = data.subset(data.make_pairs(crops, folds=folds, seed=seed), limit)
+        images = Counter(crops.identities)
+        folds = min(10, len(images) // 2, sum(n > 1 for n in images.values()))
+        drawn = data.subset(data.make_pairs(crops, folds=max(folds, 2), seed=seed), limit)
+        used = np.unique(np.concatenate([drawn.left, drawn.right]))
+        crops = crops.select(used)
+        left, right = np.searchsorted(used, drawn.left), np.searchsorted(used, drawn.right)
+        over = data.Pairs(left, right, drawn.same, drawn.fold)
     origin = {
         "preset": preset,
         "faces": Path(faces).name,
+        "faces_sha256": hashlib.sha256(crops.images.tobytes()).hexdigest(),
         "faces_read": len(crops),
         "faces_skipped": len(crops.skipped),
         "pairs": Path(pairs).name if pairs else "drawn from the identities",
+        "folds": len(np.unique(over.fold)),
         "limit": limit,
         "seed": seed,
     }
@@ -59,9 +70,8 @@ def read(
 
 
 def _lfw(faces: str | None, pairs: Path | None) -> tuple[str, Path]:
-    place = os.environ.get("ADVFACE_DATA")
-    if place and faces is None:
-        faces = str(Path(place) / "faces" / "lfw_pairs_160.zip")
+    if place := os.environ.get("ADVFACE_DATA"):
+        faces = faces or str(Path(place) / "faces" / "lfw_pairs_160.zip")
         pairs = pairs or Path(place) / "lists" / "lfw_pairs.tsv"
     if faces is None or pairs is None:
         raise ValueError(

@@ -13,7 +13,6 @@ TRANSFER = {
     ("transrec", "resrec"): (0.27, 6.84),
     ("transrec", "urec"): (0.26, 7.33),
     ("resrec", "transrec"): (0.23, 6.90),
-    ("resrec", "resrec"): (0.28, 6.97),
     ("resrec", "urec"): (0.29, 7.47),
     ("urec", "transrec"): (0.24, 6.73),
     ("urec", "resrec"): (0.27, 6.57),
@@ -24,7 +23,7 @@ EPSILON = 0.2  # where the tables are measured
 
 
 def beside(method: str, epsilon: float | None, shadow: str, attacker: str) -> dict[str, float]:
-    """The paper's LFW numbers for a row of ours; empty where it gives none."""
+    """The paper's LFW numbers for a row of ours, by kind of decoder; empty where it has none."""
     if method == "Unprotected":
         return UNPROTECTED if attacker == "resrec" else {"acc": UNPROTECTED["acc"]}
     if method != "AdvFace" or epsilon is None or abs(epsilon - EPSILON) > 1e-6:

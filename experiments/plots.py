@@ -1,11 +1,10 @@
 """The pictures that experiments leave beside their tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from experiments import paper
 from experiments.common import Row
 
 
@@ -18,8 +17,9 @@ def _pyplot():
     return plt
 
 
-def tradeoff(rows: Sequence[Row], path: Path, *, with_paper: bool) -> None:
-    """The paper's Fig. 4: PSNR of R's picture against accuracy, a point for each ε."""
+def tradeoff(rows: Sequence[Row], path: Path, theirs: Sequence[Mapping[str, float]]) -> None:
+    """The paper's Fig. 4: PSNR of R's picture against accuracy, a point for each ε; the paper's own
+    numbers for a row, where there are any, in ``theirs``."""
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
     swept = [r for r in rows if r["method"] == "AdvFace"]
@@ -34,14 +34,19 @@ def tradeoff(rows: Sequence[Row], path: Path, *, with_paper: bool) -> None:
     floor = next((r for r in rows if r["method"].startswith("Mean face")), None)
     if floor:
         axes.axvline(
-            floor["psnr"], color="tab:gray", linestyle=":", label="mean face (knows nothing)"
+            floor["psnr"], color="tab:gray", linestyle=":", label="mean face (no feature at all)"
         )
-    if with_paper:
-        for numbers, mark, label in (
-            (paper.UNPROTECTED, "s", "unprotected, paper"),
-            (paper.ADVFACE, "*", "AdvFace ε=0.2, paper"),
-        ):
-            axes.plot(numbers["psnr"], 100 * numbers["acc"], mark, color="tab:red", label=label)
+    for r, numbers in zip(rows, theirs, strict=True):
+        if {"psnr", "acc"} <= numbers.keys():
+            mark = "s" if r["epsilon"] is None else "*"
+            label = "unprotected" if r["epsilon"] is None else f"AdvFace ε={r['epsilon']:g}"
+            axes.plot(
+                numbers["psnr"],
+                100 * numbers["acc"],
+                mark,
+                color="tab:red",
+                label=f"{label}, paper",
+            )
     axes.set(
         xlabel="PSNR of the attacker's picture, dB (lower: less like the face)",
         ylabel="verification accuracy, %",
@@ -50,6 +55,25 @@ def tradeoff(rows: Sequence[Row], path: Path, *, with_paper: bool) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="best")
     figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def training(
+    losses: Sequence[float], quality: Sequence[Mapping[str, float]], per_epoch: int, path: Path
+) -> None:
+    """Training loss by step, and the SSIM of held-out faces after each epoch."""
+    plt = _pyplot()
+    figure, left = plt.subplots(figsize=(7, 4), layout="constrained")
+    left.plot(losses, linewidth=0.5, alpha=0.4, color="tab:blue")
+    window = max(1, min(50, len(losses) // 4))
+    smooth = np.convolve(losses, np.ones(window) / window, "valid")
+    left.plot(np.arange(len(smooth)) + window - 1, smooth, color="tab:blue")
+    left.set(xlabel="step", ylabel="L1 (training)", yscale="log")
+    right = left.twinx()
+    epochs = [q["epoch"] * per_epoch for q in quality]
+    right.plot(epochs, [q["ssim"] for q in quality], "o-", color="tab:orange")
+    right.set(ylabel="SSIM (held out)", ylim=(0, 1))
+    figure.savefig(path, dpi=120)
     plt.close(figure)
 
 

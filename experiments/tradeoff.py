@@ -8,16 +8,19 @@ Writes tradeoff.json, tradeoff.md, tradeoff.png and reconstructions.png into --o
 
 import contextlib
 import dataclasses
+import hashlib
+import shutil
 import time
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 from rich.table import Table
 
 import advface_jax
-from advface_jax import ProtectConfig
-from advface_jax.models import decoders
+from advface_jax import ProtectConfig, checks
+from advface_jax.models import decoders, state
 from experiments import cli, common, inputs, paper, plots
 from experiments.evaluation import Models, floor, judge, row
 
@@ -36,10 +39,11 @@ def main(
     shadow: str = "resrec",
     attacker: str = "resrec",
     epsilons: tuple[float, ...] = EPSILONS,
-    steps: int = 40,
-    alpha: float = 0.2,
-    bound: Literal["total", "step"] = "total",
-    statistics: Literal["batch", "running", "example"] = "batch",
+    steps: int = ProtectConfig.steps,
+    alpha: float | None = ProtectConfig.alpha,
+    method: Literal["pgd", "fgsm", "mifgsm"] = ProtectConfig.method,
+    bound: Literal["total", "step"] = ProtectConfig.bound,
+    statistics: Literal["batch", "running", "example"] = ProtectConfig.statistics,
     batch: int = 16,
     limit: int | None = None,
     seed: int = 0,
@@ -49,9 +53,10 @@ def main(
 
     For each ε the features of every face are protected, the attacker's decoder R turns them back
     into pictures (SSIM, PSNR, MSE against the face), the recogniser compares them in pairs (ACC,
-    ten folds), and R's pictures are shown to the recogniser (SRRA: accepted as another image of
-    the same person; "same image": as the very image). The attacker here is the paper's: it does
-    not know of the protection. One that does undoes it; see the README.
+    ten folds where the people suffice), and R's pictures are shown to the recogniser (SRRA:
+    accepted as another image of the same person; "same image": as the very image). The attacker
+    here is the paper's: it does not know of the protection. One that does undoes it; see the
+    README.
 
     Stopped? The same command resumes after the last finished batch.
 
@@ -70,7 +75,8 @@ def main(
       attacker: The attacker's R: the same choices.
       epsilons: The bounds, in units of the feature.
       steps: PGD iterations.
-      alpha: PGD step size, in units of the feature.
+      alpha: PGD step size, in units of the feature; None for ε/10.
+      method: pgd (the paper), fgsm (one step of size ε) or mifgsm.
       bound: total: ε bounds the whole perturbation (Eq. 2). step: each step (Eq. 6 literally).
       statistics: Whose statistics S's batch norm uses: of the batch (the paper), of its
         training (running), or of each face (example).
@@ -82,7 +88,8 @@ def main(
     """
     began = time.monotonic()
     system = advface_jax.load(weights)
-    config = ProtectConfig(steps=steps, alpha=alpha, bound=bound, statistics=statistics)
+    config = ProtectConfig(steps, alpha, bound, method=method, statistics=statistics)
+    checks.epsilons(epsilons)
     crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed)
     models = Models(
         system.network, _decoder(system, shadow, "shadow"), _decoder(system, attacker, "attacker")
@@ -91,15 +98,19 @@ def main(
         **origin,
         "weights": system.card["source"],
         "weights_sha256": system.card["sha256"],
-        "shadow": _name(shadow),
-        "attacker": _name(attacker),
+        "shadow": Path(shadow).stem,
+        "shadow_sha256": _sum(models.shadow),
+        "attacker": Path(attacker).stem,
+        "attacker_sha256": _sum(models.attacker),
         "epsilons": list(epsilons),
         **dataclasses.asdict(config),
         "batch": batch,
         "precision": precision,
+        "versions": common.surroundings()["versions"],
     }
     exact = jax.default_matmul_precision("highest") if precision == "float32" else None
     with cli.bar("faces") as bar, exact or contextlib.nullcontext():
+        at = time.monotonic()
         task = bar.add_task("protect, attack, recognise", total=len(crops), note="compiling")
 
         def progress(n: int) -> None:
@@ -107,7 +118,7 @@ def main(
             rate = (bar.tasks[0].completed) / max(bar.tasks[0].elapsed or 0, 1e-9)
             bar.update(task, note=f"{rate:.2f} faces/s")
 
-        judged, pictures = judge(
+        judged, pictures, measured = judge(
             crops,
             epsilons,
             models,
@@ -118,16 +129,18 @@ def main(
             settings=settings,
             progress=progress,
         )
+        sitting = time.monotonic() - at
         rows = [row("Unprotected", None, judged, 0, over)]
         rows += [row("AdvFace", e, judged, i, over) for i, e in enumerate(epsilons, 1)]
         rows.append(floor(crops, judged, system.network, over))
 
-    seconds = time.monotonic() - began
-    beside = (
-        (lambda r: paper.beside(r["method"], r["epsilon"], shadow, attacker))
-        if preset == "paper"
-        else (lambda r: {})
-    )
+    seconds = measured + time.monotonic() - began - sitting
+    as_published = preset == "paper" and config == ProtectConfig()
+
+    def beside(r: common.Row) -> dict[str, float]:
+        kinds = models.shadow.config.kind, models.attacker.config.kind
+        return paper.beside(r["method"], r["epsilon"], *kinds) if as_published else {}
+
     table = [cells for r in rows for cells in _cells(r, beside(r))]
     common.write_results(
         out,
@@ -139,13 +152,14 @@ def main(
         notes={"paper": {_label(r): beside(r) for r in rows if beside(r)}},
         text=_text(table, rows, settings, seconds),
     )
-    plots.tradeoff(rows, out / "tradeoff.png", with_paper=preset == "paper")
+    plots.tradeoff(rows, out / "tradeoff.png", [beside(r) for r in rows])
     shown = _distinct(crops.identities[: pictures.shape[1]])
     titles = ["unprotected", *(f"ε = {e:g}" for e in epsilons)]
     plots.reconstructions(
         crops.images[shown], pictures[:, shown], titles, out / "reconstructions.png"
     )
     _show(table, out)
+    shutil.rmtree(out / ".batches")  # embeddings of every face: not for keeping
 
 
 def _decoder(system: advface_jax.System, source: str, role: Literal["shadow", "attacker"]):
@@ -154,8 +168,12 @@ def _decoder(system: advface_jax.System, source: str, role: Literal["shadow", "a
     return system.read_decoder(source)
 
 
-def _name(decoder: str) -> str:
-    return Path(decoder).stem
+def _sum(decoder: decoders.Decoder) -> str:
+    """What tells two decoders of one name apart."""
+    arrays = state.flatten(decoder)
+    return hashlib.sha256(
+        b"".join(np.asarray(arrays[k]).tobytes() for k in sorted(arrays))
+    ).hexdigest()
 
 
 def _distinct(identities: tuple[str, ...], most: int = 6) -> list[int]:
@@ -187,20 +205,23 @@ def _text(
     table: list[list[str]], rows: list[common.Row], settings: dict[str, Any], seconds: float
 ) -> str:
     where = common.surroundings()
+    alpha = "ε/10" if settings["alpha"] is None else f"{settings['alpha']:g}"
     return "\n\n".join(
         [
             "# ε against reconstruction, accuracy and replay",
             common.markdown(HEADER, table),
             "SSIM, PSNR and MSE compare R's picture with the face. SRRA: R's picture of one image "
             "accepted as another image of the same person, at the threshold of the row's own "
-            "pairs; same image: as the image itself. The mean face is what an attacker has who "
-            "knows nothing: an SSIM below its own is a wrecked picture, which is not yet privacy. "
+            "pairs; same image: as the image itself. The mean of these faces is what an "
+            "attacker has without any feature: an SSIM below its own is a wrecked picture, which "
+            "is not yet privacy. "
             "The attacker here does not know of the protection.",
             f"S {settings['shadow']}, R {settings['attacker']}, {settings['steps']} steps, "
-            f"α = {settings['alpha']:g}, bound {settings['bound']}, batches of "
+            f"{settings['method']}, α = {alpha}, bound {settings['bound']}, batches of "
             f"{settings['batch']} ({settings['statistics']} statistics), "
             f"{settings['precision']}, seed {settings['seed']}; {rows[0]['n']:,} faces, "
-            f"{rows[0]['pairs']:,} pairs ({settings['faces']}); weights {settings['weights']}.",
+            f"{rows[0]['pairs']:,} pairs in {settings['folds']} folds ({settings['faces']}); "
+            f"weights {settings['weights']}.",
             f"`{cli.command('experiments.tradeoff')}`\n{where['hardware']}, jax "
             f"{where['versions']['jax']}, {seconds / 60:.1f} min, {where['date']}.",
         ]

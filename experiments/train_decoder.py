@@ -18,12 +18,13 @@ import jax
 import numpy as np
 
 import advface_jax
-from advface_jax import checkpoint, metrics, train
+from advface_jax import checkpoint, checks, metrics, train
 from advface_jax.data import faces as data
 from advface_jax.models import decoders
 from advface_jax.system import Role, System, write_decoder
-from experiments import cli, common
+from experiments import cli, common, plots
 
+DIGITS = {"ssim": 3, "psnr": 2, "mse": 4}
 HELD_OUT = 64  # faces at the end of the set, never trained on: their SSIM and PSNR are the report
 
 
@@ -114,6 +115,7 @@ class Run:
         out: Path,
         save_every: int,
     ):
+        checks.positive(save_every=save_every)
         if len(crops) <= HELD_OUT:
             raise ValueError(f"got {len(crops)} faces; wanted more than the {HELD_OUT} held out")
         self.system, self.crops, self.config, self.settings = system, crops, config, settings
@@ -129,9 +131,11 @@ class Run:
     def resume(self) -> None:
         """Take up the checkpoint in the folder, if there is one."""
         place = self.out / "checkpoint"
-        if not place.exists():
+        if not checkpoint.exists(place):
             return
         tree, card = checkpoint.restore(place)
+        if "settings" not in card:
+            raise ValueError(f"{place} is no checkpoint of a training: give another --out")
         if card["settings"] != self.settings:
             changed = [k for k, v in self.settings.items() if card["settings"].get(k) != v]
             raise ValueError(
@@ -190,6 +194,7 @@ class Run:
                 "epoch": self.step // self.per_epoch,
                 "ssim": float(metrics.ssim(pictures, truth).mean()),
                 "psnr": float(metrics.psnr(pictures, truth).mean()),
+                "mse": float(metrics.mse(pictures, truth).mean()),
             }
         )
 
@@ -218,27 +223,21 @@ class Run:
         }
         path = self.out / f"{kind}-{role}.safetensors"
         write_decoder(path, train.finished(self.trainer, self.state), card)
-        self.plot(self.out / "loss.png")
-        cli.console.print(f"written: {path} and its card, {self.out / 'loss.png'}")
-
-    def plot(self, path: Path) -> None:
-        import matplotlib
-
-        matplotlib.use("agg")
-        import matplotlib.pyplot as plt
-
-        figure, left = plt.subplots(figsize=(7, 4), layout="constrained")
-        left.plot(self.losses, linewidth=0.5, alpha=0.4, color="tab:blue")
-        window = max(1, min(50, len(self.losses) // 4))
-        smooth = np.convolve(self.losses, np.ones(window) / window, "valid")
-        left.plot(np.arange(len(smooth)) + window - 1, smooth, color="tab:blue")
-        left.set(xlabel="step", ylabel="L1 (training)", yscale="log")
-        right = left.twinx()
-        epochs = [q["epoch"] * self.per_epoch for q in self.quality]
-        right.plot(epochs, [q["ssim"] for q in self.quality], "o-", color="tab:orange")
-        right.set(ylabel="SSIM (held out)", ylim=(0, 1))
-        figure.savefig(path, dpi=120)
-        plt.close(figure)
+        plots.training(self.losses, self.quality, self.per_epoch, self.out / "loss.png")
+        row = {"method": f"{kind} ({role})", "epsilon": None, "acc": None, "srra": None}
+        row |= {k: self.quality[-1][k] for k in ("ssim", "psnr", "mse")} | {"n": HELD_OUT}
+        cells = [row["method"], *(f"{row[k]:.{d}f}" for k, d in DIGITS.items()), str(HELD_OUT)]
+        common.write_results(
+            self.out,
+            "train_decoder",
+            [row],
+            command=card["command"],
+            config=self.settings,
+            seconds=self.seconds,
+            notes={"loss": card["loss"], "quality": self.quality},
+            text=common.markdown(("held-out faces", *DIGITS, "n"), [cells]),
+        )
+        cli.console.print(f"written: {path} and its card, train_decoder.json and .md, loss.png")
 
 
 def _pairs(where: tuple[str, ...]) -> dict[str, str] | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import advface_jax
-from advface_jax import metrics
+from advface_jax import checks, metrics
 from experiments import cli, common, inputs
 
 
@@ -41,6 +41,7 @@ def main(
       seed: Of the pairs that are drawn where none are given.
     """
     began = time.monotonic()
+    checks.positive(batch=batch)
     system = advface_jax.load(weights)
     crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed)
     parts = []
@@ -59,6 +60,7 @@ def main(
         "method": "Unprotected",
         "weights": system.card["source"],
         "epsilon": None,
+        **dict.fromkeys(("ssim", "psnr", "mse", "srra")),  # nothing is reconstructed here
         "acc": verified.accuracy,
         "acc_std_of_folds": verified.std,
         "threshold": verified.threshold,

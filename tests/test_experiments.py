@@ -112,17 +112,20 @@ def test_a_stopped_tradeoff_takes_up_where_it_was(flags, monkeypatch):
     tradeoff.main(**flags)
     assert len(batches) == 3, "8 faces in batches of 3: each batch once, none twice"
     rows = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"]
-    tradeoff.main(**flags, seed=0)
-    assert len(batches) == 3, "all is kept"
+    assert not (flags["out"] / ".batches").exists(), "embeddings of faces are not left behind"
     fresh = flags | {"out": flags["out"].with_name("fresh")}
     tradeoff.main(**fresh)
     assert rows == json.loads((fresh["out"] / "tradeoff.json").read_text())["rows"]
 
 
-def test_a_damaged_batch_is_measured_again(flags):
-    tradeoff.main(**flags)
+def test_a_damaged_batch_is_measured_again(flags, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(tradeoff.shutil, "rmtree", lambda folder: None)
+        tradeoff.main(**flags)
     rows = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"]
-    for file in (flags["out"] / ".batches").rglob("*.npz"):
+    files = list((flags["out"] / ".batches").rglob("*.npz"))
+    assert len(files) == 3
+    for file in files:
         file.write_bytes(file.read_bytes()[:1000])
     tradeoff.main(**flags)
     assert rows == json.loads((flags["out"] / "tradeoff.json").read_text())["rows"]
@@ -134,6 +137,39 @@ def test_the_paper_preset_says_what_it_wants(flags, monkeypatch):
         tradeoff.main(**flags, preset="paper")
     with pytest.raises(ValueError, match="no decoder at .*nowhere"):
         tradeoff.main(**flags | {"shadow": "nowhere.safetensors"})
+
+
+def test_another_decoder_of_the_same_name_is_measured_anew(flags, monkeypatch, tmp_path):
+    monkeypatch.setattr(tradeoff.shutil, "rmtree", lambda folder: None)
+    tradeoff.main(**flags)
+    first = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"][0]
+    other = tmp_path / "other" / "transrec-attacker.safetensors"
+    config = decoders.DecoderConfig("transrec", width=4, depth=0)
+    decoder = filled(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), 9)
+    write_decoder(other, decoder, {"weights": "random", "weights_sha256": "00"})
+    tradeoff.main(**flags | {"attacker": str(other)})
+    second = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"][0]
+    assert first["psnr"] != second["psnr"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epsilons": (-0.1,)}, "got epsilon=-0.1"),
+        ({"epsilons": ()}, "got epsilons of shape"),
+        ({"batch": 0}, "got batch=0"),
+        ({"steps": 0}, "got steps=0"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(flags, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        tradeoff.main(**flags | wrong)
+
+
+def test_limit_limits_the_faces_too(flags):
+    tradeoff.main(**flags | {"limit": 4})
+    row = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"][0]
+    assert row["pairs"] == 4 and row["n"] < 8
 
 
 def test_the_paper_stands_beside_our_rows():

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "advface_jax.metrics": (),
     "advface_jax.checkpoint": (),
     "advface_jax.sharding": (),
-    "advface_jax.models": ("advface_jax.models",),
+    "advface_jax.models": ("advface_jax.models", "advface_jax.checks"),
     "advface_jax.models.layers": (),
     "advface_jax.protect": ("advface_jax.checks", "advface_jax.gradient", "advface_jax.models"),
     "advface_jax.data": ("advface_jax.data",),

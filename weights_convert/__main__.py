@@ -80,8 +80,10 @@ def main() -> None:
             description=_DESCRIPTION,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; nothing half-written is left")
 
 
 if __name__ == "__main__":

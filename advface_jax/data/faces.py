@@ -198,7 +198,7 @@ def _rows_of(
                 f"{', '.join(lacking)}: it must be tab-separated with a header line"
             )
         return [
-            (row["file"], row["identity"])
+            (row["file"] or "", row["identity"] or "")
             for row in table
             if all(row[column] == value for column, value in (where or {}).items())
         ]

@@ -2,7 +2,7 @@
 
 The paper gives their kinds, not their widths; all take z (b,77,77,64) to images (b,160,160,3)
 through a sigmoid, carry batch norm, and end in the mirror of E's first two convolutions. The
-defaults are the cheapest that reach the paper's quality of unprotected pictures.
+default sizes reach the paper's quality of unprotected pictures (README, "Decoders").
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from advface_jax import checks
 from advface_jax.models.facenet import FEATURE_SHAPE, IMAGE_SIZE
 from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool
 
@@ -27,6 +28,12 @@ class DecoderConfig:
     width: int = 16
     depth: int = 1
     bn_decay: float = 0.99
+
+    def __post_init__(self):
+        checks.positive(width=self.width)
+        most = 6 if self.kind == "urec" else 100  # 77 halves six times
+        if not 0 <= self.depth <= most:
+            raise ValueError(f"got depth={self.depth} for {self.kind}; wanted 0 to {most}")
 
     @classmethod
     def of(cls, kind: Kind) -> "DecoderConfig":
@@ -78,9 +85,10 @@ class Decoder(nnx.Module):
     ) -> jax.Array:
         """Decode z (b,77,77,64) to images (b,160,160,3) in [0,1].
 
-        ``mask`` (b,) marks padding with 0: it does not count in batch statistics.
+        ``mask`` (b,) marks padding with 0: it does not count in batch statistics. Raises
+        ValueError for a z of another shape or dtype, NaN or inf.
         """
-        y = self.body(z, statistics, mask)  # (b, 77, 77, w)
+        y = self.body(checks.features(z), statistics, mask)  # (b, 77, 77, w)
         y = self.conv_2a(y, statistics, mask)  # (b, 79, 79, w)
         # E never sees the image's last row and column, so its mirror cannot place them: they are
         # decoded from a repetition of the last feature row and column.

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from advface_jax import checks
 from advface_jax.models import state
 from advface_jax.models.layers import BatchNorm, Conv, ConvBN, Statistics, max_pool
 
@@ -55,7 +56,7 @@ def standardize(images: jax.Array, how: Standardization) -> jax.Array:
 
 class Extractor(nnx.Module):
     """E, the client's part: the first three convolutions. Images (b,160,160,3) in [0,1] to
-    features z (b,77,77,64), all ≥ 0."""
+    features z (b,77,77,64), all ≥ 0. ValueError for other shapes, dtypes or values."""
 
     def __init__(self, config: FaceNetConfig = FaceNetConfig(), *, rngs: nnx.Rngs):
         layer = functools.partial(ConvBN, rngs=rngs, folded=config.folded, decay=config.bn_decay)
@@ -73,7 +74,7 @@ class Extractor(nnx.Module):
         yield "conv2d_2b", self.conv2d_2b(x, statistics)  # (b, 77, 77, 64)
 
     def __call__(self, images: jax.Array, statistics: Statistics = "running") -> jax.Array:
-        return _last(self.stages(images, statistics))
+        return _last(self.stages(checks.images(images), statistics))
 
 
 class Block(nnx.Module):
@@ -142,7 +143,7 @@ class Bottleneck(nnx.Module):
 
 class Server(nnx.Module):
     """Ψ, the server's part: everything from maxpool_3a on. Features z (b,77,77,64) to
-    L2-normalised embeddings (b,e)."""
+    L2-normalised embeddings (b,e). ValueError for other shapes or dtypes, NaN or inf."""
 
     def __init__(self, config: FaceNetConfig = FaceNetConfig(), *, rngs: nnx.Rngs):
         layer = functools.partial(ConvBN, rngs=rngs, folded=config.folded, decay=config.bn_decay)
@@ -223,7 +224,7 @@ class Server(nnx.Module):
         yield "embedding", x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
 
     def __call__(self, z: jax.Array, statistics: Statistics = "running") -> jax.Array:
-        return _last(self.stages(z, statistics))
+        return _last(self.stages(checks.features(z), statistics))
 
 
 def _last(stages: Iterator[tuple[str, jax.Array]]) -> jax.Array:
