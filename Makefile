@@ -35,7 +35,8 @@ clean:
 $(VENV)/made:
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 was found: install one, or name it with" \
 		"make PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv --clear $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV) || { echo "Python's venv module is missing: on Debian and" \
+		"Ubuntu install python3-venv"; exit 1; }
 	@touch $@
 
 $(VENV)/runtime: requirements.lock pyproject.toml | $(VENV)/made
