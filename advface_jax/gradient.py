@@ -70,7 +70,7 @@ def pgd(
       ValueError: when ``loss_or_vjp`` returns neither a scalar nor an array of z0's shape, z0 is
         no floating array, or ε is negative or not finite.
     """
-    gradient = _gradient(loss_or_vjp, z0)
+    gradient = _gradient(loss_or_vjp, z0, epsilon)
     advance = _advance(z0, epsilon, config)
     return lax.fori_loop(0, config.steps, lambda _, z: advance(z, gradient(z)), z0)
 
@@ -80,7 +80,8 @@ def fgsm(loss_or_vjp: Objective, z0: jax.Array, epsilon: jax.Array | float) -> j
 
     Arguments, result and errors as for ``pgd``.
     """
-    step = jnp.asarray(epsilon, z0.dtype) * jnp.sign(_gradient(loss_or_vjp, z0)(z0))
+    gradient = _gradient(loss_or_vjp, z0, epsilon)
+    step = jnp.asarray(epsilon, z0.dtype) * jnp.sign(gradient(z0))
     return jnp.clip(z0 + step, *ball(z0, epsilon))
 
 
@@ -95,7 +96,7 @@ def mifgsm(
 
     Arguments, result and errors as for ``pgd``; the first axis of z0 counts items.
     """
-    gradient = _gradient(loss_or_vjp, z0)
+    gradient = _gradient(loss_or_vjp, z0, epsilon)
     advance = _advance(z0, epsilon, config)
 
     def step(_, carry):
@@ -115,8 +116,6 @@ def ball(z0: jax.Array, epsilon: jax.Array | float) -> tuple[jax.Array, jax.Arra
     z0 ± ε can round to a number that lies further than ε away; such a bound moves one float
     inwards, so that in exact arithmetic, too, no difference exceeds ε.
     """
-    if not isinstance(epsilon, Tracer) and not 0 <= float(epsilon) < math.inf:
-        raise ValueError(f"got epsilon={epsilon}; wanted a finite bound, 0 or larger")
     exact = jnp.asarray(epsilon, jnp.float32)
     epsilon = exact.astype(z0.dtype)
     above = epsilon.astype(jnp.float32) > exact  # bfloat16 may have rounded ε itself upwards
@@ -144,8 +143,10 @@ def _advance(
     return lambda z, direction: jnp.clip(z + alpha * jnp.sign(direction), *ball(z0, epsilon))
 
 
-def _gradient(loss_or_vjp: Objective, z0: jax.Array) -> Objective:
-    """The gradient function that ``loss_or_vjp`` is, or whose loss it is; refuses what is no z."""
+def _gradient(loss_or_vjp: Objective, z0: jax.Array, epsilon: jax.Array | float) -> Objective:
+    """The gradient function that ``loss_or_vjp`` is, or whose loss it is; refuses bad arguments."""
+    if not isinstance(epsilon, Tracer) and not 0 <= float(epsilon) < math.inf:
+        raise ValueError(f"got epsilon={epsilon}; wanted a finite bound, 0 or larger")
     if not isinstance(z0, jax.Array) or not jnp.issubdtype(z0.dtype, jnp.floating):
         raise ValueError(
             f"got z0 of type {type(z0).__name__} and dtype {getattr(z0, 'dtype', 'none')}; wanted "

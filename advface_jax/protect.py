@@ -14,6 +14,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -114,6 +115,13 @@ def shadow_round_trip(
 
 def _checked(z: ArrayLike, mask: ArrayLike | None, extractor: Extractor, shadow: Decoder):
     z = checks.features(z)
+    for name, model in (("extractor", extractor), ("shadow", shadow)):
+        strange = [x for x in jax.tree.leaves(model) if not isinstance(x, (jax.Array, np.ndarray))]
+        if strange:
+            raise ValueError(
+                f"got {name}={strange[0]!r}; wanted a Flax NNX module, whose arrays enter the "
+                "compiled program: of a plain function they would be constants"
+            )
     try:
         _, z_tilde = jax.eval_shape(_round_trip_of(extractor, shadow), z)
         got = f"E(S(z)) of shape {z_tilde.shape}"

@@ -10,7 +10,8 @@ from rich import progress
 from rich.console import Console
 from rich.markup import escape
 
-console = Console(stderr=True)
+console = Console(stderr=True)  # progress and errors
+answer = Console()  # what was asked for, so that it can be piped
 
 
 def start(main: Callable[..., None], module: str) -> None:

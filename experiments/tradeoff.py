@@ -234,7 +234,7 @@ def _show(table: list[list[str]], out: Path) -> None:
         shown.add_column(name, justify="right" if i else "left")
     for cells in table:
         shown.add_row(*cells, style="dim" if cells[0].startswith(" ") else None)
-    cli.console.print(shown)
+    cli.answer.print(shown)
     files = ("tradeoff.md", "tradeoff.json", "tradeoff.png", "reconstructions.png")
     cli.console.print("written: " + ", ".join(str(out / f) for f in files))
 

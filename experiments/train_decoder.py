@@ -38,12 +38,12 @@ def main(
     weights: str = "facenet-512-q8",
     width: int | None = None,
     depth: int | None = None,
-    learning_rate: float = 1e-4,
-    schedule: Literal["constant", "cosine"] = "constant",
-    batch: int = 16,
-    epochs: int = 20,
-    flip: bool = True,
-    seed: int = 0,
+    learning_rate: float = train.TrainConfig.learning_rate,
+    schedule: Literal["constant", "cosine"] = train.TrainConfig.schedule,
+    batch: int = train.TrainConfig.batch,
+    epochs: int = train.TrainConfig.epochs,
+    flip: bool = train.TrainConfig.flip,
+    seed: int = train.TrainConfig.seed,
     limit: int | None = None,
     save_every: int = 200,
     restart: bool = False,
@@ -98,6 +98,9 @@ def main(
     run = Run(system, crops, size, config, settings, out, save_every)
     if not restart:
         run.resume()
+    if run.step == run.total and (out / f"{decoder}-{role}.safetensors").exists():
+        cli.console.print(f"{out} holds the finished decoder; --restart trains it anew")
+        return
     run.to_the_end()
     run.write(decoder, role)
 

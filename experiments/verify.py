@@ -83,7 +83,7 @@ def main(
     common.write_results(
         out, "verify", [row], command=call, config=config, seconds=seconds, text=text
     )
-    cli.console.print(
+    cli.answer.print(
         f"{cells[0]}: {cells[1]} % on {cells[3]} pairs; written: {out / 'verify.json'}, "
         f"{out / 'verify.md'}"
     )
