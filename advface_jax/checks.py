@@ -49,7 +49,7 @@ def epsilon(value: ArrayLike) -> jax.Array:
             f"got epsilon of shape {array.shape}; wanted one number: protect_sweep takes several"
         )
     if _concrete(array) and not 0 <= float(array) < float("inf"):
-        raise ValueError(f"got epsilon={float(array)}; wanted a finite bound, 0 or larger")
+        raise ValueError(f"got epsilon={float(array):g}; wanted a finite bound, 0 or larger")
     return array
 
 
