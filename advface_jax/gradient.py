@@ -24,7 +24,7 @@ class PGDConfig:
 
     Attributes:
       steps: iterations, 1 or more (paper: 40).
-      alpha: step size, in units of z (paper: 0.2). ``None`` takes ε/10, the stronger optimiser.
+      alpha: step size, in units of z (paper: 0.2). ``None`` takes ε/10.
       bound: "total" keeps the whole perturbation within ε (Eq. 2, the reading under which the
         paper's figures make sense); "step" bounds each step alone, as Eq. 6 literally says.
       momentum: MI-FGSM's decay of the accumulated gradient; PGD and FGSM do not use it.

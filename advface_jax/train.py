@@ -81,7 +81,7 @@ def start(
 
 
 def steps_per_epoch(faces: int, config: TrainConfig) -> int:
-    """Whole batches in an epoch; the faces left over come first in none, but change each epoch."""
+    """Whole batches in an epoch; the order is new in each, so other faces are left over."""
     if faces < config.batch:
         raise ValueError(
             f"got {faces} faces for batches of {config.batch}; wanted at least one batch: give "
