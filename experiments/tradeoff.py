@@ -19,9 +19,9 @@ import numpy as np
 from rich.table import Table
 
 import advface_jax
-from advface_jax import ProtectConfig, checks
+from advface_jax import ProtectConfig, checks, cli
 from advface_jax.models import decoders, state
-from experiments import cli, common, inputs, paper, plots
+from experiments import common, inputs, paper, plots
 from experiments.evaluation import Models, floor, judge, row
 
 EPSILONS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)

@@ -18,11 +18,11 @@ import jax
 import numpy as np
 
 import advface_jax
-from advface_jax import checkpoint, checks, metrics, train
+from advface_jax import checkpoint, checks, cli, metrics, train
 from advface_jax.data import faces as data
 from advface_jax.models import decoders
 from advface_jax.system import Role, System, write_decoder
-from experiments import cli, common, plots
+from experiments import common, plots
 
 DIGITS = {"ssim": 3, "psnr": 2, "mse": 4}
 HELD_OUT = 64  # faces at the end of the set, never trained on: their SSIM and PSNR are the report

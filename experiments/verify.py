@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 import advface_jax
-from advface_jax import checks, metrics
-from experiments import cli, common, inputs
+from advface_jax import checks, cli, metrics
+from experiments import common, inputs
 
 
 def main(

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "advface_jax.losses": (),
     "advface_jax.metrics": (),
     "advface_jax.checkpoint": (),
+    "advface_jax.cli": (),
     "advface_jax.sharding": (),
     "advface_jax.models": ("advface_jax.models", "advface_jax.checks"),
     "advface_jax.models.layers": (),

@@ -1,4 +1,4 @@
-"""What every experiment's command line shares: errors in plain words, and a progress bar."""
+"""What every command line shares: errors in plain words, and a progress bar."""
 
 import shlex
 import sys
@@ -14,10 +14,17 @@ console = Console(stderr=True)  # progress and errors
 answer = Console()  # what was asked for, so that it can be piped
 
 
-def start(main: Callable[..., None], module: str) -> None:
-    """Run ``main`` with the flags of its signature; ValueErrors become one line, no traceback."""
+def start(main: Callable[..., None] | dict[str, Callable[..., None]], module: str) -> None:
+    """Run ``main`` with the flags of its signature; ValueErrors become one line, no traceback.
+
+    Several functions by name are subcommands.
+    """
+    prog = f"python -m {module}"
     try:
-        tyro.cli(main, prog=f"python -m {module}")
+        if isinstance(main, dict):
+            tyro.extras.subcommand_cli_from_dict(main, prog=prog)
+        else:
+            tyro.cli(main, prog=prog)
     except (ValueError, OSError) as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
