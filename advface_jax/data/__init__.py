@@ -10,15 +10,18 @@ from advface_jax.data.pairs import (
     read_pairs,
     subset,
 )
+from advface_jax.data.sources import Source, open_source
 from advface_jax.data.synthetic import synthetic_faces, synthetic_names
 
 __all__ = [
     "Faces",
     "NamedPair",
     "Pairs",
+    "Source",
     "epoch_order",
     "index_pairs",
     "make_pairs",
+    "open_source",
     "pair_names",
     "read_faces",
     "read_pairs",

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 
-from advface_jax.data.faces import Faces
+if TYPE_CHECKING:  # a source of faces may carry pairs, so that faces come to import this module
+    from advface_jax.data.faces import Faces
 
 
 class NamedPair(NamedTuple):

@@ -1,0 +1,107 @@
+"""Small true files of the face sets' formats, and the broken ones that people have."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def picture(value=128, size=(160, 160), mode="RGB", kind="PNG") -> bytes:
+    """An encoded image of one colour, the first channel of it `value`."""
+    colour = value if mode == "L" else (value, 20, 200, 255)[: len(mode)]
+    out = io.BytesIO()
+    Image.new(mode, size, colour).save(out, kind)
+    return out.getvalue()
+
+
+def noise(seed=0, size=(160, 160), kind="JPEG") -> bytes:
+    """An encoded image whose bytes do not compress away, so that it can be cut in the middle."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, kind)
+    return out.getvalue()
+
+
+def folder(path: Path, files: Mapping[str, bytes]) -> Path:
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+def archive(path: Path, files: Mapping[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as out:
+        for name, data in files.items():
+            out.writestr(name, data)
+    return path
+
+
+def table(path: Path, *rows: str) -> Path:
+    path.write_text("\n".join(row.replace(" ", "\t") for row in rows) + "\n", encoding="utf-8")
+    return path
+
+
+def record(labels: float | Sequence[float], image: bytes = b"", key=0, part=0) -> bytes:
+    """One RecordIO record, as MXNet's `recordio.pack` and `MXRecordIO.write` make it."""
+    if isinstance(labels, (int, float)):
+        payload = struct.pack("<IfQQ", 0, labels, key, 0)
+    else:
+        payload = struct.pack("<IfQQ", len(labels), 0, key, 0)
+        payload += np.asarray(labels, "<f4").tobytes()
+    payload += image
+    words = struct.pack("<II", 0xCED7230A, part << 29 | len(payload))
+    return words + payload + b"\0" * (-len(payload) % 4)
+
+
+def rec_pack(path: Path, people: Mapping[int, Sequence[bytes]], ranges=True) -> Path:
+    """`train.rec`, `train.idx` and `property` in a folder, laid out as insightface's packs.
+
+    Record 0 holds (the first identity record, one past the last); identity records hold the
+    [first, end) of their images. Without `ranges`, images alone, as MXNet's im2rec writes them.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    images = [(label, data) for label, pictures in people.items() for data in pictures]
+    first = len(images) + 1
+    records: list[tuple[int, bytes]] = []
+    if ranges:
+        records.append((0, record([first, first + len(people)])))
+    for key, (label, data) in enumerate(images, 1):
+        records.append((key, record(label, data, key)))
+    start = 1
+    for key, pictures in enumerate(people.values() if ranges else (), first):
+        records.append((key, record([start, start + len(pictures)], key=key)))
+        start += len(pictures)
+    at, lines = 0, []
+    with open(path / "train.rec", "wb") as out:
+        for key, data in records:
+            lines.append(f"{key}\t{at}\n")
+            at += out.write(data)
+    (path / "train.idx").write_text("".join(lines))
+    (path / "property").write_text(f"{len(people)},112,112")
+    return path / "train.rec"
+
+
+def bin_set(path: Path, images: Sequence[bytes], same: Sequence[bool], protocol=4) -> Path:
+    """A verification set as insightface's `lfw2pack.py` dumps it under Python 3."""
+    path.write_bytes(pickle.dumps((list(images), list(same)), protocol))
+    return path
+
+
+def bin_set_of_python2(path: Path, images: Sequence[bytes], same: Sequence[bool]) -> Path:
+    """The same as Python 2 wrote it, protocol 2 with bytes as its `str`: the public files."""
+    out = b"\x80\x02]q\x00("
+    for i, data in enumerate(images):
+        short = len(data) < 256
+        out += b"U" + bytes([len(data)]) if short else b"T" + struct.pack("<i", len(data))
+        out += data + b"r" + struct.pack("<I", i + 1)
+    out += b"e]q\x00(" + b"".join(b"\x88" if yes else b"\x89" for yes in same) + b"e\x86q\x00."
+    assert pickle.loads(out, encoding="bytes") == (list(images), list(same))
+    path.write_bytes(out)
+    return path
