@@ -1,6 +1,6 @@
-"""Faces in: crops in memory, verification pairs over them, and rendered faces of nobody."""
+"""Faces in: crops in memory or on demand, verification pairs over them, faces of nobody."""
 
-from advface_jax.data.faces import Faces, epoch_order, read_faces
+from advface_jax.data.faces import Faces, epoch_order, open_faces, read_faces
 from advface_jax.data.pairs import (
     NamedPair,
     Pairs,
@@ -21,6 +21,7 @@ __all__ = [
     "epoch_order",
     "index_pairs",
     "make_pairs",
+    "open_faces",
     "open_source",
     "pair_names",
     "read_faces",

@@ -1,47 +1,64 @@
-"""Face crops held in memory, read from a folder or a zip archive."""
+"""Face crops at random access: in memory, or decoded on demand from any source."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import io
 import os
 import warnings
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
+from advface_jax.data.listing import Rows, read_listing, sound_rows
+from advface_jax.data.pairs import NamedPair
+from advface_jax.data.sources import Skips, Source, open_source
+
 SIZE = 160  # FaceNet's input, in pixels
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+_LARGEST = 4096  # of a picture that is resized, in pixels a side
 _BAR_FROM = 500  # fewer faces are decoded within a second: no bar
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Crops that stay encoded where they are until they are asked for.
+
+    read: a name's encoded bytes, as `Source.read`.
+    resize: whether square pictures of another size than 160x160 are resized.
+    """
+
+    read: Callable[[str], bytes]
+    resize: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """Random access over n face crops.
+    """Random access over n face crops; it can be pickled, for worker processes.
 
     names: n unique names, as in the source ('identity/image.jpg').
     identities: n labels; equal labels are one person.
-    images: uint8 (n, 160, 160, 3), RGB in 0..255.
+    store: uint8 (n, 160, 160, 3), RGB in 0..255; or `Encoded`, then the faces are lazy.
     skipped: (name, reason) of each face that was asked for and could not be had.
+    pairs: the verification pairs that the source carries, by name; they may name faces that were
+        not selected.
     """
 
     names: tuple[str, ...]
     identities: tuple[str, ...]
-    images: np.ndarray
-    skipped: tuple[tuple[str, str], ...] = ()
+    store: np.ndarray | Encoded
+    skipped: Skips = ()
+    pairs: tuple[NamedPair, ...] = ()
 
     def __post_init__(self) -> None:
         want = (len(self.names), SIZE, SIZE, 3)
-        if self.images.shape != want or self.images.dtype != np.uint8:
+        if isinstance(self.store, np.ndarray) and (
+            self.store.shape != want or self.store.dtype != np.uint8
+        ):
             raise ValueError(
-                f"images are {self.images.dtype} {self.images.shape}, wanted uint8 {want}: "
+                f"images are {self.store.dtype} {self.store.shape}, wanted uint8 {want}: "
                 "one 160x160 RGB crop for each name"
             )
         if len(self.identities) != len(self.names):
@@ -52,9 +69,32 @@ class Faces:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def images(self) -> np.ndarray:
+        """All crops, uint8 (n, 160, 160, 3); lazy faces are all decoded, anew at each use."""
+        return self.store if isinstance(self.store, np.ndarray) else self.batch(range(len(self)))
+
+    def crop(self, i: int) -> np.ndarray | str:
+        """One crop, uint8 (160, 160, 3), or the reason why a lazy one cannot be had."""
+        if isinstance(self.store, np.ndarray):
+            return self.store[i]
+        return decode(self.store.read, self.names[i], self.store.resize)
+
     def batch(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The crops at `indices`, uint8 (b, 160, 160, 3), a copy."""
-        return self.images[np.asarray(indices, dtype=np.intp)]
+        """The crops at `indices`, uint8 (b, 160, 160, 3), a copy.
+
+        Raises ValueError with the name of a lazy face that cannot be had.
+        """
+        rows = np.asarray(indices, dtype=np.intp)
+        if isinstance(self.store, np.ndarray):
+            return self.store[rows]
+        images = np.empty((len(rows), SIZE, SIZE, 3), np.uint8)
+        for k, i in enumerate(rows):
+            crop = self.crop(i)
+            if isinstance(crop, str):
+                raise ValueError(f"the face {self.names[i]} cannot be had: {crop}")
+            images[k] = crop
+        return images
 
     def select(self, indices: Iterable[int]) -> Faces:
         """The faces at `indices`, in that order; what was skipped stays on record."""
@@ -62,8 +102,9 @@ class Faces:
         return Faces(
             tuple(self.names[i] for i in rows),
             tuple(self.identities[i] for i in rows),
-            self.images[rows],
+            self.store[rows] if isinstance(self.store, np.ndarray) else self.store,
             self.skipped,
+            self.pairs,
         )
 
 
@@ -85,23 +126,61 @@ def read_faces(
     where: Mapping[str, str] | None = None,
     names: Iterable[str] | None = None,
     limit: int | None = None,
+    resize: bool = False,
     progress: bool = True,
 ) -> Faces:
     """Read 160x160 RGB face crops into memory.
 
-    source: a folder or a zip of `identity/image.jpg` (or of flat files), or the word 'synthetic'.
+    source: whatever `open_source` opens (a folder or a zip of `identity/image.jpg`, an insightface
+        pack, a prepared data set 'tfds:NAME', ...), or the word 'synthetic'.
     listing: a tab-separated file with a header that has at least the columns file and identity.
         It then says which files are read, in its order, and whose they are. Without it all images
-        are read, sorted by name, and a file's folder (for flat files its stem) is its identity.
+        are read, with the source's own order and identities: for folders and archives sorted by
+        name, a file's folder (for flat files its stem) being its identity.
     where: keep only the listing's rows with these values, as in {"lfw_lookalike": "-"}.
     names: keep only these files.
     limit: keep only the first so many.
+    resize: take square pictures of other sizes too (insightface's have 112x112), resized
+        bilinearly, with antialiasing where they shrink. What they frame stays what it was.
     progress: show a bar on stderr when there are many.
 
     A file that is missing, truncated, of another size or listed twice is skipped; `Faces.skipped`
     has it with the reason and one warning counts them. Nothing is ever unpacked to the disk.
     Raises ValueError when the source or the listing cannot be read, or no face is left.
     """
+    faces = _chosen(source, listing, where, names, limit, resize)
+    if isinstance(faces.store, Encoded):
+        faces = _decoded(faces, faces.store, progress)
+    return _reported(source, faces)
+
+
+def open_faces(
+    source: str | os.PathLike[str],
+    *,
+    listing: str | os.PathLike[str] | None = None,
+    where: Mapping[str, str] | None = None,
+    names: Iterable[str] | None = None,
+    limit: int | None = None,
+    resize: bool = False,
+) -> Faces:
+    """Open face crops for random access, for sets larger than memory: each is decoded when asked.
+
+    The arguments are those of `read_faces`. What the names alone tell (missing, listed twice) is
+    skipped and counted here; whether a file is whole and of the right size shows when it is asked
+    for: `Faces.crop` then gives the reason, `Faces.batch` raises ValueError with the name.
+    """
+    return _reported(source, _chosen(source, listing, where, names, limit, resize))
+
+
+def _chosen(
+    source: str | os.PathLike[str],
+    listing: str | os.PathLike[str] | None,
+    where: Mapping[str, str] | None,
+    names: Iterable[str] | None,
+    limit: int | None,
+    resize: bool,
+) -> Faces:
+    """The faces asked for, lazy; synthetic ones are drawn."""
     wanted = None if names is None else dict.fromkeys(names)
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}: ask for at least one face, or None for all")
@@ -112,30 +191,26 @@ def read_faces(
             raise ValueError("source='synthetic' has no listing: leave listing out")
         return _synthetic(wanted, limit)
 
-    with _opened(Path(source)) as (present, read):
-        rows = _rows_of(listing, where) if listing is not None else _rows_from(present)
-        skipped: list[tuple[str, str]] = []
-        if wanted is not None:
-            known = {name for name, _ in rows}
-            skipped += [(name, "not there") for name in wanted if name not in known]
-            rows = [row for row in rows if row[0] in wanted]
-        rows, refused = _sound(rows[:limit], set(present))
-        faces = _decode(rows, read, skipped + refused, progress)
-    if not len(faces):
-        first = "; the first: {}: {}".format(*faces.skipped[0]) if faces.skipped else ""
-        raise ValueError(
-            f"no face is left of {source} ({len(faces.skipped):,} skipped{first}): it must hold "
-            "160x160 images that the listing, where and names, where given, do select"
-        )
-    if faces.skipped:
-        kinds = Counter(reason.split(":")[0] for _, reason in faces.skipped)
-        warnings.warn(
-            f"{source}: {len(faces):,} faces read, {len(faces.skipped):,} skipped ("
-            + ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-            + f"), the first: {faces.skipped[0][0]!r}",
-            stacklevel=2,
-        )
-    return faces
+    opened = open_source(source)
+    rows = _rows(opened) if listing is None else read_listing(listing, where)
+    known = dict(opened.skipped)
+    skipped = [] if listing is not None or wanted is not None else list(opened.skipped)
+    if wanted is not None:
+        listed = {name for name, _ in rows}
+        skipped += [(name, known.get(name, "not there")) for name in wanted if name not in listed]
+        rows = [row for row in rows if row[0] in wanted]
+    rows, refused = sound_rows(rows[:limit], set(opened.names), known)
+    return Faces(
+        tuple(name for name, _ in rows),
+        tuple(identity for _, identity in rows),
+        Encoded(opened.read, resize),
+        (*skipped, *refused),
+        opened.pairs,
+    )
+
+
+def _rows(source: Source) -> Rows:
+    return list(zip(source.names, source.identities, strict=True))
 
 
 def _synthetic(wanted: dict[str, None] | None, limit: int | None) -> Faces:
@@ -151,113 +226,64 @@ def _synthetic(wanted: dict[str, None] | None, limit: int | None) -> Faces:
     return synthetic_faces(names=keep[:limit])
 
 
-@contextlib.contextmanager
-def _opened(source: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
-    """The names of the images in a folder or a zip, and a function that reads one's bytes."""
-    if source.is_dir():
-        files = (path.relative_to(source).as_posix() for path in source.rglob("*"))
-        yield _images(files), lambda name: (source / name).read_bytes()
-    elif source.is_file() and zipfile.is_zipfile(source):
-        with zipfile.ZipFile(source) as archive:
-            yield _images(archive.namelist()), archive.read
-    else:
-        what = "is neither a folder nor a zip archive" if source.exists() else "does not exist"
+def _reported(source: str | os.PathLike[str], faces: Faces) -> Faces:
+    """The faces, with a warning that counts those skipped; ValueError when none is left."""
+    if not len(faces):
+        first = "; the first: {}: {}".format(*faces.skipped[0]) if faces.skipped else ""
         raise ValueError(
-            f"{source} {what}: give a folder or a zip of identity/image.jpg, or 'synthetic'"
+            f"no face is left of {source} ({len(faces.skipped):,} skipped{first}): it must hold "
+            "160x160 images that the listing, where and names, where given, do select"
         )
+    if faces.skipped:
+        kinds = Counter(reason.split(":")[0] for _, reason in faces.skipped)
+        warnings.warn(
+            f"{source}: {len(faces):,} faces read, {len(faces.skipped):,} skipped ("
+            + ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+            + f"), the first: {faces.skipped[0][0]!r}",
+            stacklevel=3,
+        )
+    return faces
 
 
-def _images(names: Iterable[str]) -> list[str]:
-    """Those that are images, sorted; hidden files and a Mac's resource forks are not."""
-    paths = ((name, PurePosixPath(name)) for name in names)
-    return sorted(
-        name
-        for name, path in paths
-        if path.suffix.lower() in _SUFFIXES
-        and not path.name.startswith(".")
-        and "__MACOSX" not in path.parts
-    )
-
-
-def _rows_from(present: Iterable[str]) -> list[tuple[str, str]]:
-    paths = ((name, PurePosixPath(name)) for name in present)
-    return [(name, path.parent.name or path.stem) for name, path in paths]
-
-
-def _rows_of(
-    listing: str | os.PathLike[str], where: Mapping[str, str] | None
-) -> list[tuple[str, str]]:
-    """(file, identity) of the listing's rows that `where` keeps, in the listing's order."""
-    with open(listing, newline="", encoding="utf-8") as lines:
-        table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        columns = table.fieldnames or []
-        lacking = [c for c in ("file", "identity", *(where or {})) if c not in columns]
-        if lacking:
-            raise ValueError(
-                f"{listing} has the columns {', '.join(columns) or '(none)'} and lacks "
-                f"{', '.join(lacking)}: it must be tab-separated with a header line"
-            )
-        return [
-            (row["file"] or "", row["identity"] or "")
-            for row in table
-            if all(row[column] == value for column, value in (where or {}).items())
-        ]
-
-
-def _sound(
-    rows: Iterable[tuple[str, str]], present: set[str]
-) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """The rows that can be read, once each, and (name, reason) of the others."""
-    kept: dict[str, str] = {}
-    refused = []
-    for name, identity in rows:
-        if name in kept:
-            refused.append((name, "listed twice"))
-        elif ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
-            refused.append((name, "with an unsafe path"))
-        elif name not in present:
-            refused.append((name, "not there"))
-        else:
-            kept[name] = identity
-    return list(kept.items()), refused
-
-
-def _decode(
-    rows: Sequence[tuple[str, str]],
-    read: Callable[[str], bytes],
-    skipped: list[tuple[str, str]],
-    progress: bool,
-) -> Faces:
-    images = np.empty((len(rows), SIZE, SIZE, 3), np.uint8)
-    kept = []
+def _decoded(lazy: Faces, store: Encoded, progress: bool) -> Faces:
+    """The lazy faces in memory; those that cannot be had join the skipped."""
+    images = np.empty((len(lazy), SIZE, SIZE, 3), np.uint8)
+    kept: list[int] = []
+    skipped = list(lazy.skipped)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = pool.map(lambda row: _crop(read, row[0]), rows)
-        for row, crop in zip(_bar(rows, progress), results, strict=True):
+        crops = pool.map(lambda name: decode(store.read, name, store.resize), lazy.names)
+        for i, crop in zip(_bar(range(len(lazy)), progress), crops, strict=True):
             if isinstance(crop, str):
-                skipped.append((row[0], crop))
+                skipped.append((lazy.names[i], crop))
             else:
                 images[len(kept)] = crop
-                kept.append(row)
+                kept.append(i)
     return Faces(
-        tuple(name for name, _ in kept),
-        tuple(identity for _, identity in kept),
+        tuple(lazy.names[i] for i in kept),
+        tuple(lazy.identities[i] for i in kept),
         images[: len(kept)],
         tuple(skipped),
+        lazy.pairs,
     )
 
 
-def _crop(read: Callable[[str], bytes], name: str) -> np.ndarray | str:
+def decode(read: Callable[[str], bytes], name: str, resize: bool = False) -> np.ndarray | str:
     """One crop, uint8 (160, 160, 3), or the reason why there is none."""
     try:
         with Image.open(io.BytesIO(read(name))) as image:
-            if image.size != (SIZE, SIZE):  # known from the header, before any pixel is decoded
-                return "not 160x160: {}x{}".format(*image.size)
-            return np.asarray(image.convert("RGB"))
-    except Exception as error:  # Pillow and zipfile raise a dozen kinds; each costs one face
+            wide, high = image.size  # known from the header, before any pixel is decoded
+            if (wide, high) == (SIZE, SIZE):
+                return np.asarray(image.convert("RGB"))
+            if not resize:
+                return f"not 160x160: {wide}x{high}"
+            if wide != high or wide > _LARGEST:
+                return f"not square or larger than {_LARGEST}x{_LARGEST}: {wide}x{high}"
+            return np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    except Exception as error:  # Pillow and the sources raise a dozen kinds; each costs one face
         return f"unreadable: {error}"
 
 
-def _bar(rows: Sequence[tuple[str, str]], progress: bool) -> Iterable[tuple[str, str]]:
+def _bar(rows: Sequence[int], progress: bool) -> Iterable[int]:
     if not progress or len(rows) < _BAR_FROM:
         return rows
     from rich.console import Console  # only here: importing the library stays quick
