@@ -12,7 +12,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from advface_jax import checks
-from advface_jax.data.faces import epoch_order
+from advface_jax.data.loader import step_indices
 from advface_jax.models import decoders, facenet
 
 
@@ -92,8 +92,8 @@ def steps_per_epoch(faces: int, config: TrainConfig) -> int:
 
 def batch_indices(step: int, faces: int, config: TrainConfig) -> np.ndarray:
     """Which faces step number ``step`` sees: a function of (seed, epoch, step) alone."""
-    epoch, at = divmod(step, steps_per_epoch(faces, config))
-    return epoch_order(faces, config.seed, epoch)[at * config.batch : (at + 1) * config.batch]
+    steps_per_epoch(faces, config)  # refuses fewer faces than a batch
+    return step_indices(step, faces, config.batch, config.seed)
 
 
 @functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")

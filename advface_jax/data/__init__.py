@@ -1,6 +1,7 @@
-"""Faces in: crops in memory or on demand, verification pairs over them, faces of nobody."""
+"""Faces in: crops in memory or on demand, batches and pairs of them, faces of nobody."""
 
 from advface_jax.data.faces import Faces, epoch_order, open_faces, read_faces
+from advface_jax.data.loader import Batch, batches, to_device
 from advface_jax.data.pairs import (
     NamedPair,
     Pairs,
@@ -10,23 +11,29 @@ from advface_jax.data.pairs import (
     read_pairs,
     subset,
 )
+from advface_jax.data.protocols import read_agedb, read_cfp
 from advface_jax.data.sources import Source, open_source
 from advface_jax.data.synthetic import synthetic_faces, synthetic_names
 
 __all__ = [
+    "Batch",
     "Faces",
     "NamedPair",
     "Pairs",
     "Source",
+    "batches",
     "epoch_order",
     "index_pairs",
     "make_pairs",
     "open_faces",
     "open_source",
     "pair_names",
+    "read_agedb",
+    "read_cfp",
     "read_faces",
     "read_pairs",
     "subset",
     "synthetic_faces",
     "synthetic_names",
+    "to_device",
 ]

@@ -44,12 +44,36 @@ class Pairs:
 def read_pairs(path: str | os.PathLike[str]) -> list[NamedPair]:
     """Read a list of verification pairs, in the order of the file.
 
-    Two formats: a tab-separated file with a header that has the columns fold, same (1 or 0),
-    file1 and file2; and LFW's original pairs.txt, whose `Name i j` and `Name i Other j` become
-    the files `Name/Name_000i.jpg`. Raises ValueError with the line that does not fit.
-    Source: Huang et al., "Labeled Faces in the Wild", 2008, pairs.txt.
+    path: a tab-separated file with a header that has the columns fold, same (1 or 0), file1 and
+        file2; LFW's original pairs.txt, whose `Name i j` and `Name i Other j` become the files
+        `Name/Name_000i.jpg`; CFP's folder (its FP folds); AgeDB-30's .mat file; or a set of faces
+        that carries its pairs (insightface's .bin, a prepared data set).
+
+    Raises ValueError with the line that does not fit.
+    Source: Huang et al., "Labeled Faces in the Wild", 2008, pairs.txt; for the others see
+    `protocols`.
     """
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    from advface_jax.data import protocols, sources  # they need NamedPair from here
+
+    place = Path(path)
+    if (place / "Protocol").is_dir() or (place / "Pair_list_F.txt").is_file():
+        return protocols.read_cfp(place)
+    if place.suffix == ".mat":
+        return protocols.read_agedb(place)
+    if str(path).startswith(sources.TFDS) or place.is_dir() or place.suffix == ".bin":
+        carried = sources.open_source(path).pairs
+        if not carried:
+            raise ValueError(
+                f"{path} carries no pairs: give LFW's pairs.txt, a tab-separated list, CFP's "
+                "folder, AgeDB-30's .mat, an insightface .bin or a prepared data set with pairs"
+            )
+        return list(carried)
+    try:
+        lines = place.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist: give the list of pairs") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no list of pairs ({error})") from None
     if lines and "file1" in lines[0].split("\t"):
         return _read_table(path, lines)
     return _read_official(path, lines)

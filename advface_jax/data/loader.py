@@ -1,0 +1,213 @@
+"""Batches loaded ahead of the step that waits for them, the same ones for the same seed.
+
+A batch is a function of (seed, epoch, step) alone, so a training resumes at any step without
+replaying the steps before it, and each host of several loads its own slice of the same batch. The
+reading ahead is grain's, by threads or by worker processes.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from advface_jax.data.faces import epoch_order
+
+
+class Readable(Protocol):
+    """What can be loaded: a ``Faces``, or features that were written to be shared."""
+
+    def __len__(self) -> int: ...
+
+    def crop(self, index: int, /) -> np.ndarray | str:
+        """One item, or the reason why it cannot be had."""
+        ...
+
+
+class Batch(NamedTuple):
+    """One step's items.
+
+    step: which one, from 0.
+    indices: int64 (b,), the items asked for.
+    values: (b, ...), for faces uint8 (b, 160, 160, 3).
+    mask: bool (b,), False where the row is a stand-in: of an item that cannot be had, or of none
+        (the end of an ordered pass). A stand-in repeats another row of the batch, so that a
+        training, and its batch norm, may take it as it is; whatever counts or writes drops it.
+    refused: (index, reason) of each item that cannot be had.
+    """
+
+    step: int
+    indices: np.ndarray
+    values: Any
+    mask: np.ndarray
+    refused: tuple[tuple[int, str], ...]
+
+
+def step_indices(step: int, n: int, batch: int, seed: int | None) -> np.ndarray:
+    """The items of one step, int64: a function of (seed, epoch, step) alone.
+
+    With a seed (batch,): each epoch has an order of its own and n // batch steps. Without, the
+    items in their own order, and fewer than ``batch`` in the last step.
+    """
+    if seed is None:
+        return np.arange(step * batch, min(n, (step + 1) * batch))
+    epoch, at = divmod(step, n // batch)
+    return _order(n, seed, epoch)[at * batch : (at + 1) * batch]
+
+
+_order = functools.lru_cache(maxsize=4)(epoch_order)  # half a million faces take 10 ms to shuffle
+
+
+def batches(
+    items: Readable,
+    *,
+    batch: int,
+    seed: int | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+    workers: int = 2,
+    by: Literal["threads", "processes"] = "threads",
+) -> Iterator[Batch]:
+    """Batches of the items, read ahead by ``workers``.
+
+    items: a Faces, or anything else with a length and ``crop``. For worker processes it must be
+        picklable and light: a lazy Faces (``open_faces``), not one in memory.
+    batch: items a step, over all shards.
+    seed: of the order, which is new in every epoch; None for one pass in the items' own order,
+        its last batch filled up and masked.
+    start, stop: the first step and the one to end before; stop=None goes on for ever with a seed,
+        and to the end of the pass without.
+    shard: (index, count) of this host: it gets its count-th part of every batch, in order, and the
+        parts together are exactly the batch.
+    workers: how many read ahead; 0 reads when asked, without grain, as suits faces in memory.
+    by: threads are enough as long as Pillow decodes, which frees the interpreter; processes start
+        within seconds and are for slower reading in Python.
+
+    Raises ValueError for sizes that do not fit, for a step none of whose items can be had, and
+    where grain is needed and not installed.
+    """
+    n, (index, count) = len(items), shard
+    if batch < 1 or (seed is not None and (n < batch or seed < 0)) or n < 1:
+        raise ValueError(
+            f"batch={batch} of {n} items with seed={seed}: wanted a batch of 1 to {n} and a seed "
+            ">= 0, or None for their own order"
+        )
+    if not 0 <= index < count or batch % count:
+        raise ValueError(
+            f"shard={shard} of batch={batch}: wanted (index, count) with 0 <= index < count, and a "
+            "batch that count divides"
+        )
+    if workers < 0 or start < 0:
+        raise ValueError(f"workers={workers}, start={start}: neither may be negative")
+    if by not in ("threads", "processes"):
+        raise ValueError(f"got by={by!r}; wanted 'threads' or 'processes'")
+    end = -(-n // batch) if seed is None else 2**62
+    load = _Load(items, batch, seed, index, count)
+    steps = range(start, end if stop is None else min(stop, end))
+    return _ahead(load, steps, workers, by) if workers and len(steps) else map(load, steps)
+
+
+@dataclass(frozen=True)
+class _Load:
+    """A step's number to its batch: pure, so that it does not matter who reads it, and when."""
+
+    items: Readable
+    batch: int
+    seed: int | None
+    index: int
+    count: int
+
+    def __call__(self, step: int) -> Batch:
+        chosen = step_indices(step, len(self.items), self.batch, self.seed)
+        each = self.batch // self.count
+        mine = slice(self.index * each, (self.index + 1) * each)
+        mask = (np.arange(self.batch) < len(chosen))[mine]
+        indices = np.resize(chosen, self.batch)[mine].astype(np.int64)
+        got = [self.items.crop(int(i)) for i in indices]
+        good = np.array([not isinstance(item, str) for item in got])
+        if not good.any():
+            raise ValueError(
+                f"none of the {len(got)} items of step {step} can be had, the first: "
+                f"item {indices[0]}, {got[0]}"
+            )
+        refused = {
+            int(i): item
+            for i, item, real in zip(indices, got, mask, strict=True)
+            if isinstance(item, str) and real
+        }
+        rows = np.flatnonzero(good)
+        next_good = rows[np.searchsorted(rows, np.arange(each)) % len(rows)]
+        values = np.stack([got[row] for row in next_good])  # type: ignore[arg-type]
+        return Batch(step, indices, values, mask & good, tuple(refused.items()))
+
+
+def _ahead(load: _Load, steps: range, workers: int, by: str) -> Iterator[Batch]:
+    try:
+        import grain
+    except ImportError:
+        raise ValueError(
+            f"workers={workers} read ahead with grain, which is not installed: "
+            "`pip install 'advface_jax[data]'`, or workers=0 to read without"
+        ) from None
+    loaded = grain.MapDataset.range(steps.start, steps.stop).map(load)
+    if by == "threads":
+        options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
+        dataset = loaded.to_iter_dataset(options)
+    else:
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():  # grain's processes ask for flags that absl.app parses
+            flags.FLAGS.mark_as_parsed()
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+        dataset = loaded.to_iter_dataset(options).mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        )
+    return _closing(iter(dataset))
+
+
+def _closing(iterator: Any) -> Iterator[Batch]:
+    """Threads and processes end with the loop over them, however it ends."""
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def to_device(loaded: Iterable[Batch], *, sharding: Any = None, ahead: int = 1) -> Iterator[Batch]:
+    """The same batches with their values on the device, ``ahead`` of them under way.
+
+    Pixels travel as uint8, a quarter of what floats would be, and become [0,1] there. sharding: a
+    ``jax.sharding.Sharding`` of the whole batch, of which this host's batches are its slices; None
+    for the default device.
+    """
+    import jax
+
+    def put(one: Batch) -> Batch:
+        if sharding is None:
+            return one._replace(values=jax.device_put(one.values))  # returns before it is there
+        whole = jax.make_array_from_process_local_data(sharding, one.values)
+        return one._replace(values=whole)
+
+    waiting: deque[Batch] = deque()
+    for one in loaded:
+        waiting.append(put(one))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def loading_rate(loaded: Iterator[Batch], seconds: float = 1.0) -> float:
+    """Items a second that the loader delivers to a consumer who does nothing else."""
+    next(loaded, None)  # the start of the workers is not the rate
+    began, items = time.perf_counter(), 0
+    for one in loaded:
+        items += len(one.indices)
+        if time.perf_counter() - began > seconds:
+            break
+    return items / max(time.perf_counter() - began, 1e-9)

@@ -1,0 +1,157 @@
+"""Verification protocols beside LFW's: the folds of CFP and of AgeDB, from their own files.
+
+Files are named as inside the data sets' image folders, so that crops made from those folders keep
+the names: `001/frontal/01.jpg` in CFP, `NAME.jpg` in AgeDB.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from advface_jax.data.pairs import NamedPair
+
+
+def read_cfp(
+    folder: str | os.PathLike[str], protocol: Literal["FP", "FF"] = "FP"
+) -> list[NamedPair]:
+    """The folds of CFP-FP (frontal against profile) or CFP-FF, each its same pairs first.
+
+    folder: the data set's, or the folder `Protocol` in it, with Pair_list_F.txt, Pair_list_P.txt
+        and Split/FP/01 ... 10, of 350 same and 350 different pairs each.
+
+    Raises ValueError, with the line, for files that are missing or do not fit.
+    Source: Sengupta et al., "Frontal to profile face verification in the wild", 2016.
+    """
+    if protocol not in ("FP", "FF"):
+        raise ValueError(f"got protocol={protocol!r}; wanted 'FP' or 'FF'")
+    root = Path(folder)
+    root = root / "Protocol" if (root / "Protocol").is_dir() else root
+    frontal = _images(root / "Pair_list_F.txt")
+    other = _images(root / "Pair_list_P.txt") if protocol == "FP" else frontal
+    split = root / "Split" / protocol
+    places = sorted(p for p in split.iterdir() if p.is_dir()) if split.is_dir() else []
+    if not places:
+        raise ValueError(f"{split} has no folds: wanted the folders 01 to 10, as CFP comes")
+    pairs = []
+    for fold, place in enumerate(places, 1):
+        for file, same in ((place / "same.txt", True), (place / "diff.txt", False)):
+            for number, line in _lines(file):
+                try:
+                    left, right = (int(word) for word in line.split(","))
+                    pair = NamedPair(frontal[left], other[right], same, fold)
+                except ValueError:
+                    raise _wrong(file, number, "two numbers as in '12,34'", line) from None
+                except KeyError as missing:
+                    want = f"numbers of the image lists, which have no {missing}"
+                    raise _wrong(file, number, want, line) from None
+                pairs.append(pair)
+    return pairs
+
+
+def _images(file: Path) -> dict[int, str]:
+    """The numbered list '1 ../Data/Images/001/frontal/01.jpg': number to '001/frontal/01.jpg'."""
+    images = {}
+    for number, line in _lines(file):
+        try:
+            key, path = line.split()
+            name = path.split("/Images/", 1)[1]
+            if ".." in name.split("/") or int(key) in images:
+                raise ValueError
+        except (ValueError, IndexError):
+            want = "a new number and a path, as in '1 ../Data/Images/001/frontal/01.jpg'"
+            raise _wrong(file, number, want, line) from None
+        images[int(key)] = name
+    return images
+
+
+def _lines(file: Path) -> list[tuple[int, str]]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({error}): give CFP's folder, with Protocol/Pair_list_F.txt, "
+            "Pair_list_P.txt and Split in it"
+        ) from None
+    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise ValueError(f"{file} is empty: copy it again from the data set")
+    return lines
+
+
+def _wrong(file: Path, number: int, wanted: str, got: str) -> ValueError:
+    return ValueError(f"{file}, line {number}: wanted {wanted}; got {got!r}")
+
+
+def read_agedb(path: str | os.PathLike[str]) -> list[NamedPair]:
+    """AgeDB-30's ten folds of 600 pairs whose two pictures lie 30 years apart.
+
+    path: the .mat file of the protocol, or a folder in which `*30_years.mat` is the only one.
+
+    The file's variable `splits` is a cell of ten structs: a 2 x 600 cell of (name, age), and 600
+    labels, 1 for same and -1 for different. No year and no name beyond the file's is kept.
+
+    Raises ValueError for files that are missing, damaged or of another layout.
+    Source: Moschoglou et al., "AgeDB: the first manually collected, in-the-wild age database",
+    2017; the layout as insightface's and others' readers of that file assume it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = sorted(path.rglob("*30_years.mat"))
+        if len(found) != 1:
+            raise ValueError(f"{path} has {len(found)} files *30_years.mat: name the .mat file")
+        path = found[0]
+    splits = np.ravel(_load(path))
+    return [pair for fold, split in enumerate(splits, 1) for pair in _agedb_fold(path, fold, split)]
+
+
+def _load(path: Path) -> np.ndarray:
+    from scipy.io import loadmat  # half a second
+
+    try:
+        contents = loadmat(path)
+    except NotImplementedError:  # HDF5, which the data set's own files are not
+        raise ValueError(f"{path} is a MATLAB 7.3 file: save it in MATLAB with -v7") from None
+    except Exception as error:  # scipy raises many kinds on damaged files
+        raise ValueError(f"{path} cannot be read as a MATLAB file ({error})") from None
+    if "splits" not in contents:
+        names = ", ".join(k for k in contents if not k.startswith("__")) or "nothing"
+        raise ValueError(f"{path} holds {names}; wanted AgeDB's protocol, with the cell 'splits'")
+    return contents["splits"]
+
+
+def _agedb_fold(path: Path, fold: int, split: Any) -> list[NamedPair]:
+    def wrong(what: str) -> ValueError:
+        return ValueError(f"{path}, fold {fold}: {what}; wanted AgeDB's protocol as it comes")
+
+    fields = _inner(split)
+    if not (isinstance(fields, tuple) and len(fields) >= 2):
+        raise wrong("not a struct of pairs and labels")
+    images, labels = np.asarray(fields[0]), np.ravel(fields[1])
+    if images.ndim != 2 or images.shape != (2, len(labels)):
+        raise wrong(f"images of shape {images.shape} for {len(labels)} labels")
+    pairs = []
+    for number, label in enumerate(labels, 1):
+        names = []
+        for image in images[:, number - 1]:
+            item = _inner(image)
+            name = _inner(item[0]) if isinstance(item, tuple) and item else item
+            if not isinstance(name, str) or not name or "/" in name or "\\" in name:
+                raise wrong(f"pair {number} has {name!r} where a file's name should be")
+            names.append(
+                name if name.lower().endswith((".jpg", ".jpeg", ".png")) else name + ".jpg"
+            )
+        if label not in (1, 0, -1):
+            raise wrong(f"pair {number} has the label {label}, neither 1 nor -1")
+        pairs.append(NamedPair(*names, bool(label == 1), fold))
+    return pairs
+
+
+def _inner(value: Any) -> Any:
+    """MATLAB's scalars come as arrays in arrays; a struct becomes the tuple of its fields."""
+    while isinstance(value, (np.ndarray, np.void)) and value.size == 1:
+        value = value.item()
+    return value
