@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from advface_jax import train
 from advface_jax.data import epoch_order, read_faces
 from advface_jax.data.loader import batches, loading_rate, step_indices, to_device
 
@@ -32,6 +31,8 @@ def shown(loaded):
 
 
 def test_the_order_is_that_of_the_seed_and_the_trainer_s():
+    from advface_jax import train  # only here: worker processes import this module too
+
     config = train.TrainConfig(batch=3, seed=4)
     got = [one.indices.tolist() for one in batches(Numbers(11), batch=3, seed=4, stop=9, workers=0)]
     assert got == [train.batch_indices(step, 11, config).tolist() for step in range(9)]

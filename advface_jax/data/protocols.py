@@ -146,7 +146,7 @@ def _agedb_fold(path: Path, fold: int, split: Any) -> list[NamedPair]:
             )
         if label not in (1, 0, -1):
             raise wrong(f"pair {number} has the label {label}, neither 1 nor -1")
-        pairs.append(NamedPair(*names, bool(label == 1), fold))
+        pairs.append(NamedPair(names[0], names[1], bool(label == 1), fold))
     return pairs
 
 
