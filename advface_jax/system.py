@@ -4,21 +4,18 @@ import dataclasses
 import functools
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
-import platformdirs
 import safetensors
 import safetensors.numpy
 from flax import nnx
 from jax.typing import ArrayLike
 
-from advface_jax import checkpoint, checks
+from advface_jax import checkpoint, checks, weights
 from advface_jax.models import decoders, facenet, state
 
 Role = Literal["shadow", "attacker"]
@@ -124,7 +121,12 @@ def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True
       ValueError: an unknown name, a folder that is no checkpoint or is damaged, or a download
         that failed (its reason stands on the terminal).
     """
-    tree, card = checkpoint.restore(_folder(source))
+    tree, card = checkpoint.restore(weights.folder(source, KNOWN))
+    if card.get("kind") == "mtcnn":
+        raise ValueError(
+            f"{source} is the face detector (mtcnn), which embeds nothing; wanted a recogniser: "
+            f"one of {', '.join(KNOWN)}, or a folder of its own weights"
+        )
     lacking = {"embedding_size", "standardization", "folded", "classes", "sha256"} - card.keys()
     if lacking:
         raise ValueError(
@@ -137,29 +139,9 @@ def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True
         folded=card["folded"],
         classes=card["classes"],
     )
-    weights = checkpoint.flatten(tree)
-    network = state.fill(lambda: facenet.InceptionResNetV1(config, rngs=nnx.Rngs(0)), weights)
+    arrays = checkpoint.flatten(tree)
+    network = state.fill(lambda: facenet.InceptionResNetV1(config, rngs=nnx.Rngs(0)), arrays)
     return System(facenet.fold_batch_norm(network) if fold else network, card)
-
-
-def _folder(source: str | os.PathLike[str]) -> Path:
-    if str(source) not in KNOWN:
-        if not Path(source).exists():
-            raise ValueError(
-                f"no weights called {str(source)!r}: wanted one of {', '.join(KNOWN)}, or a "
-                "checkpoint folder that `python -m weights_convert SOURCE -o FOLDER` wrote"
-            )
-        return Path(source)
-    folder = Path(platformdirs.user_cache_dir("advface_jax")) / "checkpoints" / str(source)
-    if not (folder / "card.json").is_file():
-        # The converter is a program of its own: the library never imports it.
-        command = [sys.executable, "-m", "weights_convert", str(source), "-o", str(folder)]
-        if subprocess.run(command, stdout=sys.stderr).returncode:
-            raise ValueError(
-                f"could not fetch and convert {source} (the reason stands above); with the weight "
-                f"file at hand, run `python -m weights_convert FILE -o FOLDER` and load FOLDER"
-            )
-    return folder
 
 
 def write_decoder(

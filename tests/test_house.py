@@ -27,6 +27,13 @@ MAY_IMPORT = {
     "advface_jax.models": ("advface_jax.models", "advface_jax.checks"),
     "advface_jax.models.layers": (),
     "advface_jax.protect": ("advface_jax.checks", "advface_jax.gradient", "advface_jax.models"),
+    # Photographs need a network to become faces; data knows none, so the finder lives beside it.
+    "advface_jax.detection": (
+        "advface_jax.checkpoint",
+        "advface_jax.models",
+        "advface_jax.weights",
+    ),
+    "advface_jax.weights": (),
     "advface_jax.data": ("advface_jax.data",),
     "experiments": ("experiments", "advface_jax"),
     "weights_convert": ("weights_convert", "advface_jax"),

@@ -1,4 +1,4 @@
-"""``python -m weights_convert SOURCE -o DIR``: FaceNet weights into a checkpoint."""
+"""``python -m weights_convert SOURCE -o DIR``: FaceNet's or MTCNN's weights into a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def listing() -> str:
     return "\n".join(f"  {name:16s}{known.about}" for name, known in KNOWN.items())
 
 
-_DESCRIPTION = """Convert FaceNet (Inception-ResNet-v1) weights into a checkpoint folder.
+_DESCRIPTION = """Convert weights of FaceNet (Inception-ResNet-v1), or of the face detector MTCNN,
+into a checkpoint folder.
 
 The folder holds the arrays (Orbax) and card.json: source, sha256, date, input convention, embedding
 size. Every array of the source must be used and every place in the network filled, or an error
@@ -27,6 +28,7 @@ names them all. Neither PyTorch nor TensorFlow is needed; nothing in a weight fi
 Examples:
   python -m weights_convert --list
   python -m weights_convert facenet-512-q8 -o weights/facenet-512-q8
+  python -m weights_convert mtcnn -o weights/mtcnn
   python -m weights_convert 20180402-114759-vggface2.pt -o weights/vggface2
   python -m weights_convert model-20180402-114759.ckpt-275.index -o weights/sandberg
 """
@@ -41,7 +43,7 @@ def run(
     """Convert one source.
 
     Args:
-      source: A known name (--list) or a file: facenet-pytorch .pt, TensorFlow frozen .pb, TensorFlow checkpoint .index (its .data file beside it), Keras .h5, 8-bit .tflite. Known names are downloaded once into the user's cache folder; the sums of facenet-512-q8 and facenet-128 are checked, those of vggface2 and casia-webface are not known here: the sum found is written into the card.
+      source: A known name (--list) or a file: facenet-pytorch .pt, TensorFlow frozen .pb, TensorFlow checkpoint .index (its .data file beside it), Keras .h5, 8-bit .tflite, or facenet-pytorch's wheel .whl for MTCNN. Known names are downloaded once into the user's cache folder; the sums of facenet-512-q8, facenet-128 and mtcnn are checked, those of vggface2 and casia-webface are not known here: the sum found is written into the card.
       out: The checkpoint folder to write; an older checkpoint there is replaced. Without it, checkpoints/NAME in the user's cache folder.
       standardization: How the weights want their input: "fixed", (255x - 127.5) / 128, or "whiten", each image to mean 0 and deviation 1. Known names know. For a file the default is fixed, or whiten where the embedding has 128 numbers.
       list_names: Print the known names and stop.
@@ -62,14 +64,16 @@ def run(
     out = out or cache_dir() / "checkpoints" / Path(card["source"]).stem
     checkpoint.save(out, checkpoint.nest(arrays), card)
     numbers = sum(array.size for array in arrays.values())
-    norm = "folded in" if card["folded"] else "intact"
-    print(
-        f"{len(arrays)} arrays, {numbers:,} numbers\n"
-        f"{card['kind']}, sha256 {card['sha256']}\n"
-        f"embedding {card['embedding_size']}, input {card['standardization']}, "
-        f"batch norm {norm}, classes {card['classes'] or 'none'}\n"
-        f"written to {out}"
-    )
+    print(f"{len(arrays)} arrays, {numbers:,} numbers\n{card['kind']}, sha256 {card['sha256']}")
+    if "licence" in card:
+        print(f"licence {card['licence']}")
+    else:
+        norm = "folded in" if card["folded"] else "intact"
+        print(
+            f"embedding {card['embedding_size']}, input {card['standardization']}, "
+            f"batch norm {norm}, classes {card['classes'] or 'none'}"
+        )
+    print(f"written to {out}")
 
 
 def main() -> None:

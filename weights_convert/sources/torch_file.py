@@ -229,12 +229,15 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
       ValueError: not a state dict, a pickle that asks for anything else, or a damaged file.
     """
-    path = Path(path)
-    data = path.read_bytes()
+    return parse(Path(path).read_bytes(), str(path))
+
+
+def parse(data: bytes, label: str) -> dict[str, np.ndarray]:
+    """As ``read``, of bytes that errors call ``label``."""
     try:
         return _from_zip(data) if data[:2] == b"PK" else _from_legacy(data)
     except _DAMAGED as error:
         raise ValueError(
-            f"{path}: not a PyTorch state dict, or a damaged one "
+            f"{label}: not a PyTorch state dict, or a damaged one "
             f"({type(error).__name__}: {error}); give a .pt written by torch.save(state_dict)"
         ) from error

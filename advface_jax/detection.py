@@ -1,0 +1,291 @@
+"""Faces in photographs of any size: MTCNN's cascade, box for box as facenet-pytorch 2.6.0 does it.
+
+The three networks run in JAX, in programs of fixed shapes: P's picture pyramid is cut into tiles,
+the boxes for R and O come in batches, and so no size of a photograph compiles anything anew. What
+lies between is NumPy: area resampling from one integral image, suppression of overlapping boxes.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+
+from advface_jax import checkpoint, weights
+from advface_jax.models import mtcnn, state
+
+KNOWN = ("mtcnn",)
+_TILE = 36  # places of P along a tile: small enough for LFW's photographs, large enough for others
+_TILE_PIXELS = mtcnn.STRIDE * _TILE + mtcnn.CELL - mtcnn.STRIDE
+_TILES, _R_BOXES, _O_BOXES = 4, 64, 16  # of one call
+
+
+@dataclasses.dataclass(frozen=True)
+class Detections:
+    """The n faces of a photograph, the most probable first; n may be 0.
+
+    boxes: float32 (n,4), x1, y1, x2, y2 in pixels, which may reach beyond the photograph.
+    probabilities: float32 (n,), in [0,1].
+    landmarks: float32 (n,5,2), x, y of the eyes (left of the picture first), nose, mouth's corners.
+    """
+
+    boxes: np.ndarray
+    probabilities: np.ndarray
+    landmarks: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorConfig:
+    """facenet-pytorch's settings.
+
+    min_face: the smallest face to look for, in pixels; twice as large is four times as fast.
+    thresholds: the least probability that passes P, R and O.
+    factor: each level of P's pyramid over the one before.
+    """
+
+    min_face: float = 20
+    thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
+    factor: float = 0.709
+
+    def __post_init__(self) -> None:
+        if not 12 <= self.min_face < float("inf"):
+            raise ValueError(
+                f"got min_face={self.min_face}; wanted 12 pixels or more: P sees no smaller faces"
+            )
+        if len(self.thresholds) != 3 or not all(0 <= t <= 1 for t in self.thresholds):
+            raise ValueError(f"got thresholds={self.thresholds}; wanted three numbers in [0, 1]")
+        if not 0.1 <= self.factor <= 0.95:
+            raise ValueError(f"got factor={self.factor}; wanted a number from 0.1 to 0.95")
+
+
+@functools.cache
+def load_detector(source: str | os.PathLike[str] = "mtcnn") -> mtcnn.MTCNN:
+    """facenet-pytorch's MTCNN by its name, or a checkpoint folder that ``weights_convert`` wrote.
+
+    The name is fetched and converted at first use (2 MB through pip, sums checked, nothing
+    installed) and kept in the user's cache folder.
+
+    Raises:
+      ValueError: no such name or folder, a folder of another network, or a failed download.
+    """
+    tree, card = checkpoint.restore(weights.folder(source, KNOWN))
+    if card.get("kind") != "mtcnn":
+        raise ValueError(
+            f"{source} holds {card.get('kind', 'something else')}, which finds no faces; wanted "
+            "'mtcnn', or a folder of `python -m weights_convert mtcnn -o FOLDER`"
+        )
+    return state.fill(lambda: mtcnn.MTCNN(rngs=nnx.Rngs(0)), checkpoint.flatten(tree))
+
+
+def detect(
+    photo: np.ndarray,
+    detector: mtcnn.MTCNN | None = None,
+    config: DetectorConfig = DetectorConfig(),
+) -> Detections:
+    """Every face in a photograph, uint8 (h,w,3), RGB.
+
+    Without a ``detector``, ``load_detector()``'s. Several threads may call it at once.
+    Raises ValueError for another shape or dtype.
+    """
+    photo = np.asarray(photo)
+    if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8 or not photo.size:
+        raise ValueError(
+            f"got a photo of {photo.dtype} {photo.shape}; wanted uint8 (h, w, 3), RGB in 0..255"
+        )
+    detector = load_detector() if detector is None else detector
+    size = photo.shape[:2]
+    sums = _integral(photo)
+
+    boxes = _proposals(detector.pnet, sums, size, config)
+    boxes, windows = _windows(boxes, size)
+    probability, moves = _ask(detector.rnet, _R_BOXES, _resample(sums, windows, 24))
+    passed = probability > np.float32(config.thresholds[1])
+    boxes, probability, moves = boxes[passed], probability[passed], moves[passed]
+    kept = suppress(boxes, probability, 0.7)
+    boxes, windows = _windows(_squared(_moved(boxes[kept], moves[kept], 1)), size)
+
+    probability, moves, marks = _ask(detector.onet, _O_BOXES, _resample(sums, windows, 48))
+    passed = probability > np.float32(config.thresholds[2])
+    boxes, probability, moves = boxes[passed], probability[passed], moves[passed]
+    landmarks = marks[passed].reshape(-1, 2, 5).swapaxes(1, 2)
+    sides = boxes[:, None, 2:] - boxes[:, None, :2] + 1
+    landmarks = sides * landmarks + boxes[:, None, :2] - 1  # (n, 5, 2)
+    boxes = _moved(boxes, moves, 1)
+    kept = suppress(boxes, probability, 0.7, of_smaller=True)
+    return Detections(boxes[kept], probability[kept], landmarks[kept])
+
+
+def suppress(
+    boxes: np.ndarray, scores: np.ndarray, threshold: float, *, of_smaller: bool = False
+) -> np.ndarray:
+    """Which boxes to keep, int (k,), best score first: none overlaps a better one by more.
+
+    Overlap is intersection over union, of edges as numbers; or (``of_smaller``) over the smaller
+    area, of edges as pixels, which both belong to the box: MTCNN's "Union" and "Min".
+    """
+    pixel = np.float32(1 if of_smaller else 0)
+    low, high = boxes[:, :2], boxes[:, 2:]
+    area = (high - low + pixel).prod(1)
+    # Equal scores: torchvision takes the first of them, facenet-pytorch's "Min" the last.
+    order = np.argsort(scores, kind="stable")[::-1] if of_smaller else _descending(scores)
+    kept = []
+    while order.size:
+        best, order = order[0], order[1:]
+        kept.append(best)
+        sides = np.minimum(high[best], high[order]) - np.maximum(low[best], low[order]) + pixel
+        common = np.maximum(sides, 0).prod(1)
+        smaller = np.minimum(area[best], area[order])
+        whole = smaller if of_smaller else area[best] + area[order] - common
+        order = order[~(common > threshold * whole)]
+    return np.array(kept, np.intp)
+
+
+def _descending(scores: np.ndarray) -> np.ndarray:
+    return np.argsort(-scores, kind="stable")
+
+
+def _integral(photo: np.ndarray) -> np.ndarray:
+    """uint32 (h+1,w+1,3): the sum of all pixels above and left of each corner.
+
+    It wraps around in photographs of more than 16 million pixels; differences over windows, which
+    are smaller, stay right.
+    """
+    h, w, _ = photo.shape
+    sums = np.zeros((h + 1, w + 1, 3), np.uint32)
+    np.cumsum(photo, axis=0, dtype=np.uint32, out=sums[1:, 1:])
+    np.cumsum(sums[1:, 1:], axis=1, dtype=np.uint32, out=sums[1:, 1:])
+    return sums
+
+
+def _bins(n: int | np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the m means of n pixels begin and end, (…,m): PyTorch's "area", bins may overlap."""
+    n, steps = np.asarray(n)[..., None], np.arange(m)
+    return steps * n // m, -(-(steps + 1) * n // m)
+
+
+def _level(sums: np.ndarray, h: int, w: int) -> np.ndarray:
+    """The whole photograph at h × w, float32 (h,w,3)."""
+    (top, bottom), (left, right) = _bins(sums.shape[0] - 1, h), _bins(sums.shape[1] - 1, w)
+    rows = sums[bottom] - sums[top]
+    area = ((bottom - top)[:, None] * (right - left)[None]).astype(np.float32)
+    return (rows[:, right] - rows[:, left]).astype(np.float32) / area[..., None]
+
+
+def _resample(sums: np.ndarray, windows: np.ndarray, m: int) -> np.ndarray:
+    """Windows (n,4), x1, y1, x2, y2 (beyond the last pixel), at m × m: float32 (n,m,m,3)."""
+    left, right = (windows[:, :1] + b for b in _bins(windows[:, 2] - windows[:, 0], m))
+    top, bottom = (windows[:, 1:2] + b for b in _bins(windows[:, 3] - windows[:, 1], m))
+    area = ((bottom - top)[:, :, None] * (right - left)[:, None]).astype(np.float32)
+    left, right, top, bottom = left[:, None], right[:, None], top[..., None], bottom[..., None]
+    total = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    return total.astype(np.float32) / area[..., None]
+
+
+@jax.jit
+def _run(network: nnx.Module, *inputs: np.ndarray) -> mtcnn.Found:
+    return network(*inputs)  # type: ignore[operator]
+
+
+def _ask(network: nnx.Module, batch: int, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What a network says of n inputs, in batches of one size, the last one filled up with 0."""
+    n = len(inputs[0])
+    answers = []
+    for start in range(0, max(n, 1), batch):
+        rows = [array[start : start + batch] for array in inputs]
+        empty = batch - len(rows[0])
+        rows = [np.pad(r, [(0, empty)] + [(0, 0)] * (r.ndim - 1)) for r in rows]
+        answers.append([part for part in _run(network, *rows) if part is not None])
+    return tuple(np.concatenate([*map(np.asarray, a)])[:n] for a in zip(*answers, strict=True))
+
+
+def _scales(size: Sequence[int], config: DetectorConfig) -> Iterator[float]:
+    scale = mtcnn.CELL / config.min_face
+    least = min(size) * scale
+    while least >= mtcnn.CELL:
+        yield scale
+        scale, least = scale * config.factor, least * config.factor
+
+
+def _proposals(
+    pnet: mtcnn.PNet, sums: np.ndarray, size: tuple[int, int], config: DetectorConfig
+) -> np.ndarray:
+    """P over the pyramid: square boxes, float32 (n,4)."""
+    scales = list(_scales(size, config))
+    levels = [_level(sums, *(int(n * scale + 1) for n in size)) for scale in scales]
+    if not levels:  # a photograph smaller than any face
+        return np.zeros((0, 4), np.float32)
+    boxes, scores, moves = [], [], []
+    for scale, (probability, shift) in zip(scales, _over_tiles(pnet, levels), strict=True):
+        y, x = np.nonzero(probability >= np.float32(config.thresholds[0]))
+        corner = mtcnn.STRIDE * np.stack([x, y], 1).astype(np.float32) + 1
+        last = corner + np.float32(mtcnn.CELL - 1)
+        box = np.floor(np.concatenate([corner, last], 1) / np.float32(scale))
+        score = probability[y, x]
+        kept = suppress(box, score, 0.5)
+        boxes.append(box[kept])
+        scores.append(score[kept])
+        moves.append(shift[y, x][kept])
+    box, score, move = map(np.concatenate, (boxes, scores, moves))
+    kept = suppress(box, score, 0.7)
+    return _squared(_moved(box[kept], move[kept], 0))
+
+
+def _over_tiles(
+    pnet: mtcnn.PNet, levels: Sequence[np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """P's probabilities (h',w') and moves (h',w',4) at each place of each level."""
+    where, tiles, sizes = [], [], []
+    for k, level in enumerate(levels):
+        rows, columns = (mtcnn.places(n) for n in level.shape[:2])
+        for i in range(0, rows, _TILE):
+            for j in range(0, columns, _TILE):
+                y, x = mtcnn.STRIDE * i, mtcnn.STRIDE * j
+                tile = np.zeros((_TILE_PIXELS, _TILE_PIXELS, 3), np.float32)
+                part = level[y : y + _TILE_PIXELS, x : x + _TILE_PIXELS]
+                tile[: part.shape[0], : part.shape[1]] = part
+                where.append((k, i, j))
+                tiles.append(tile)
+                sizes.append(part.shape[:2])
+    faces, shifts = _ask(pnet, _TILES, np.stack(tiles), np.array(sizes, np.int32))
+    for k, level in enumerate(levels):
+        rows, columns = (mtcnn.places(n) for n in level.shape[:2])
+        probability = np.empty((rows, columns), np.float32)
+        moves = np.empty((rows, columns, 4), np.float32)
+        for n, (_, i, j) in ((n, w) for n, w in enumerate(where) if w[0] == k):
+            h, w = min(_TILE, rows - i), min(_TILE, columns - j)
+            probability[i : i + h, j : j + w] = faces[n, :h, :w]
+            moves[i : i + h, j : j + w] = shifts[n, :h, :w]
+        yield probability, moves
+
+
+def _moved(boxes: np.ndarray, moves: np.ndarray, pixel: int) -> np.ndarray:
+    """Boxes with each edge moved by a share of the side; a side has ``pixel`` more than x2 - x1."""
+    sides = boxes[:, 2:] - boxes[:, :2] + np.float32(pixel)
+    return boxes + moves * np.tile(sides, 2)
+
+
+def _squared(boxes: np.ndarray) -> np.ndarray:
+    """The shorter side made as long as the longer, about the middle."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    longest = sides.max(1, keepdims=True)
+    corner = boxes[:, :2] + sides * np.float32(0.5) - longest * np.float32(0.5)
+    return np.concatenate([corner, corner + longest], 1)
+
+
+def _windows(boxes: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes that hold a pixel of the photograph, and which: int (n,4), the ends beyond.
+
+    Boxes count pixels from 1, their last one included, so only the first edge goes down by 1.
+    """
+    h, w = size
+    windows = np.trunc(boxes).astype(np.int64)
+    windows[:, :2] = np.maximum(windows[:, :2], 1) - 1
+    windows[:, 2:] = np.minimum(windows[:, 2:], (w, h))
+    sound = (windows[:, :2] < windows[:, 2:]).all(1)
+    return boxes[sound], windows[sound]
