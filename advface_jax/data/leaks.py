@@ -1,0 +1,228 @@
+"""Whether the people of an evaluation were seen in training: by label, by picture, by a list.
+
+A decoder that has seen the people it is judged on looks better than it is. Labels are compared
+after their spelling is made one (case, underscores, accents), pictures by the sum of their pixels.
+A label without a letter ('1234') names somebody in its own data set only: it is not compared, but
+counted, since nothing is known about that person then.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from advface_jax.data.faces import Faces
+
+OnLeak = Literal["refuse", "warn"]
+_HEADER = "# identities of a training set: sha256 of each normalised label, 16 digits"
+_LEFT_OUT = "# bare numbers, left out: "
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What training and evaluation share.
+
+    identities: the evaluation's labels whose people were in the training.
+    images: (training name, evaluation name) of equal pictures.
+    people, trained: how many people the evaluation and the training have.
+    bare, bare_trained: how many of them have bare numbers for labels, so that nothing is known.
+    """
+
+    identities: tuple[str, ...] = ()
+    images: tuple[tuple[str, str], ...] = ()
+    people: int = 0
+    trained: int = 0
+    bare: int = 0
+    bare_trained: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.identities or self.images)
+
+    def __str__(self) -> str:
+        said = []
+        if self.identities:
+            said.append(
+                f"{len(self.identities):,} of the evaluation's {self.people:,} people were seen in "
+                f"training (as {_some(self.identities)})"
+            )
+        if self.images:
+            twins = [f"{right} = {left}" for left, right in self.images]
+            said.append(f"{len(self.images):,} of its pictures were (as {_some(twins)})")
+        if not said:
+            said.append(f"no label of the evaluation's {self.people:,} people is one of training")
+        for bare, people, where in (
+            (self.bare, self.people, "evaluation"),
+            (self.bare_trained, self.trained, "training"),
+        ):
+            if bare:
+                said.append(
+                    f"{bare:,} of the {where}'s {people:,} labels are bare numbers, which mean "
+                    "nothing in another data set"
+                )
+        return "; ".join(said)
+
+    def counts(self) -> dict[str, int]:
+        """The numbers alone, for a results file."""
+        return {
+            "people": self.people,
+            "people_trained": self.trained,
+            "shared_identities": len(self.identities),
+            "shared_images": len(self.images),
+            "bare_labels": self.bare,
+            "bare_labels_trained": self.bare_trained,
+        }
+
+
+def _some(examples: Iterable[str], most: int = 3) -> str:
+    examples = list(examples)
+    return ", ".join(examples[:most]) + (", …" if len(examples) > most else "")
+
+
+def normalised(label: str) -> str:
+    """'George_W_Bush' and 'george w. bush' alike; '' where no letter tells people apart."""
+    plain = unicodedata.normalize("NFKD", label)
+    plain = "".join(c for c in plain if not unicodedata.combining(c)).casefold()
+    words = re.sub(r"[\W_]+", " ", plain).strip()
+    return words if re.search(r"[^\W\d_]", words) else ""
+
+
+def fingerprint(label: str) -> str:
+    """16 hexadecimal digits of a normalised label's sha256.
+
+    Enough to compare, and no list of names; but whoever has a list of names can try each.
+    """
+    return hashlib.sha256(normalised(label).encode()).hexdigest()[:16]
+
+
+class Seen(NamedTuple):
+    """Whom a training saw: fingerprints of the labels, and how many were bare numbers."""
+
+    prints: frozenset[str]
+    bare: int
+
+
+def seen_in(labels: Iterable[str]) -> Seen:
+    """The people of a training set, from its labels."""
+    labels = set(labels)
+    prints = frozenset(fingerprint(label) for label in labels if normalised(label))
+    return Seen(prints, sum(not normalised(label) for label in labels))
+
+
+def find_leaks(
+    training: Faces | Seen,
+    evaluation: Faces | Iterable[str],
+    *,
+    aliases: Iterable[tuple[str, str]] = (),
+    pictures: bool = False,
+) -> Leaks:
+    """The people, and on demand the pictures, that training and evaluation share.
+
+    training: the faces, or what ``read_identities`` gives.
+    evaluation: the faces, or labels.
+    aliases: pairs of labels that are or may be one person, as ``read_aliases`` gives them; labels
+        without a letter count in them too.
+    pictures: compare the pixels as well, which decodes both sets (about 1 ms a face).
+    """
+    if pictures and not (isinstance(training, Faces) and isinstance(evaluation, Faces)):
+        raise ValueError("pictures=True compares pixels: give both sets as Faces")
+    seen = training if isinstance(training, Seen) else seen_in(training.identities)
+    raw = set() if isinstance(training, Seen) else set(training.identities)
+    people = dict.fromkeys(evaluation.identities if isinstance(evaluation, Faces) else evaluation)
+    # A label and its aliases, in whichever of the two sets they stand.
+    others: dict[str, set[str]] = {}
+    for one, other in aliases:
+        others.setdefault(_key(one), set()).add(other)
+        others.setdefault(_key(other), set()).add(one)
+    shared = []
+    for label in people:
+        candidates = {label} if normalised(label) else set()
+        candidates |= others.get(_key(label), set())
+        if any(fingerprint(c) in seen.prints if normalised(c) else c in raw for c in candidates):
+            shared.append(label)
+    images: tuple[tuple[str, str], ...] = ()
+    if pictures and isinstance(training, Faces) and isinstance(evaluation, Faces):
+        images = _equal_pictures(training, evaluation)
+    bare = sum(not normalised(label) for label in people if label not in shared)
+    trained = len(seen.prints) + seen.bare
+    return Leaks(tuple(shared), images, len(people), trained, bare, seen.bare)
+
+
+def _key(label: str) -> str:
+    return normalised(label) or label.strip()
+
+
+def _equal_pictures(training: Faces, evaluation: Faces) -> tuple[tuple[str, str], ...]:
+    sums = {_sum(training, i): name for i, name in enumerate(training.names)}
+    sums.pop("", None)  # faces that cannot be had
+    found = ((sums.get(_sum(evaluation, i)), name) for i, name in enumerate(evaluation.names))
+    return tuple((twin, name) for twin, name in found if twin is not None)
+
+
+def _sum(faces: Faces, i: int) -> str:
+    crop = faces.crop(i)
+    return "" if isinstance(crop, str) else hashlib.sha256(crop.tobytes()).hexdigest()
+
+
+def read_aliases(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """Pairs of labels that are or may be one person, from a tab-separated file with a header.
+
+    Either the columns identity1 and identity2; or identity and lfw_lookalike, where '-' is nobody.
+    Raises ValueError for other columns.
+    """
+    with open(path, newline="", encoding="utf-8") as lines:
+        table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        columns = table.fieldnames or []
+        for one, other in (("identity1", "identity2"), ("identity", "lfw_lookalike")):
+            if one in columns and other in columns:
+                rows = [(row[one] or "", row[other] or "") for row in table]
+                return list(dict.fromkeys(r for r in rows if all(r) and r[1] != "-"))
+    raise ValueError(
+        f"{path} has the columns {', '.join(columns) or '(none)'}; wanted identity1 and identity2, "
+        "or identity and lfw_lookalike, tab-separated with a header line"
+    )
+
+
+def write_identities(path: str | os.PathLike[str], labels: Iterable[str]) -> None:
+    """Write the fingerprints of a training set's labels, sorted, a line each.
+
+    Bare numbers are left out, and how many they were is said.
+    """
+    seen = seen_in(labels)
+    lines = [_HEADER, f"{_LEFT_OUT}{seen.bare}", *sorted(seen.prints)]
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def read_identities(path: str | os.PathLike[str]) -> Seen:
+    """What ``write_identities`` wrote; ValueError for another file."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        bare = int(lines[1].removeprefix(_LEFT_OUT))
+        sound = all(re.fullmatch("[0-9a-f]{16}", line) for line in lines[2:])
+        if lines[0] != _HEADER or bare < 0 or not sound:
+            raise ValueError("another content")
+    except (OSError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"{path} is no list of a training's identities ({error}): wanted NAME.identities as "
+            "`python -m experiments.train_decoder` writes it beside a decoder"
+        ) from None
+    return Seen(frozenset(lines[2:]), bare)
+
+
+def settle(leaks: Leaks, what: str, on_leak: OnLeak) -> None:
+    """Raise ValueError, or warn, when training and evaluation share people or pictures."""
+    if not leaks:
+        return
+    if on_leak == "refuse":
+        raise ValueError(
+            f"{what}: {leaks}. Evaluate on other people, train without them, or take the result "
+            "for what it is with on_leak='warn'"
+        )
+    warnings.warn(f"{what}: {leaks}", stacklevel=2)

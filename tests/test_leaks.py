@@ -1,0 +1,93 @@
+"""People of the evaluation who were seen in training are found, however their label is spelt."""
+
+import numpy as np
+import pytest
+
+from advface_jax.data import Faces
+from advface_jax.data.leaks import (
+    Leaks,
+    find_leaks,
+    normalised,
+    read_aliases,
+    read_identities,
+    settle,
+    write_identities,
+)
+
+
+def faces(*identities, first=0):
+    names = tuple(f"{who}/{i}.jpg" for i, who in enumerate(identities))
+    images = np.zeros((len(names), 160, 160, 3), np.uint8)
+    images[:] = np.arange(first, first + len(names), dtype=np.uint8)[:, None, None, None]
+    return Faces(names, identities, images)
+
+
+def test_spelling_does_not_hide_a_person():
+    training = faces("George_W_Bush", "José Núñez", "celeba_7", "nobody")
+    found = find_leaks(training, faces("george w. bush", "Jose_Nunez", "CelebA 7", "else"))
+    assert found.identities == ("george w. bush", "Jose_Nunez", "CelebA 7")
+    assert found and (found.people, found.trained) == (4, 4)
+    assert "3 of the evaluation's 4 people were seen in training" in str(found)
+
+
+def test_strangers_are_no_leak():
+    found = find_leaks(faces("a", "b"), faces("c", "ab", "a b"))
+    assert not found and "no label of the evaluation's 3 people" in str(found)
+
+
+def test_bare_numbers_are_counted_and_not_compared():
+    found = find_leaks(faces("1234", "7", "x"), faces("1234", "y"))
+    assert not found and (found.bare, found.bare_trained) == (1, 2)
+    assert "1 of the evaluation's 2 labels are bare numbers" in str(found)
+    assert "2 of the training's 3 labels are bare numbers" in str(found)
+    assert normalised("12_34") == "" and normalised("n12") == "n12"
+
+
+def test_a_list_of_likely_duplicates_counts(tmp_path):
+    table = tmp_path / "duplicates.tsv"
+    table.write_text("set1\tidentity1\tset2\tidentity2\nA\tceleba_1\tB\tceleba_2\nA\t5\tB\t6\n")
+    aliases = read_aliases(table)
+    assert aliases == [("celeba_1", "celeba_2"), ("5", "6")]
+    found = find_leaks(faces("celeba_1", "6"), faces("celeba_2", "5", "celeba_3"), aliases=aliases)
+    assert found.identities == ("celeba_2", "5") and found.bare == 0
+    looks = tmp_path / "list.tsv"
+    looks.write_text(
+        "file\tidentity\tlfw_lookalike\n1.jpg\tceleba_1\tAnn_Lee\n2.jpg\tceleba_2\t-\n"
+    )
+    assert read_aliases(looks) == [("celeba_1", "Ann_Lee")]
+    found = find_leaks(faces("celeba_1"), faces("Ann_Lee", "Bo"), aliases=read_aliases(looks))
+    assert found.identities == ("Ann_Lee",)
+    looks.write_text("file\tidentity\n")
+    with pytest.raises(ValueError, match="has the columns file, identity; wanted identity1"):
+        read_aliases(looks)
+
+
+def test_equal_pictures_are_found_under_other_names():
+    found = find_leaks(faces("a", "b", "c"), faces("x", "y", first=2), pictures=True)
+    assert found.images == (("c/2.jpg", "x/0.jpg"),) and not found.identities
+    assert "1 of its pictures" in str(found)
+    assert not find_leaks(faces("a"), faces("x", first=9), pictures=True)
+
+
+def test_the_written_list_finds_the_same_and_names_nobody(tmp_path):
+    path = tmp_path / "d.identities"
+    write_identities(path, ["George_W_Bush", "George_W_Bush", "12", "Ann"])
+    text = path.read_text()
+    assert "bush" not in text.lower() and "12\n" not in text and len(text.splitlines()) == 4
+    found = find_leaks(read_identities(path), faces("george_w_bush", "Bo"))
+    assert found.identities == ("george_w_bush",) and (found.trained, found.bare_trained) == (3, 1)
+    with pytest.raises(ValueError, match="give both sets as Faces"):
+        find_leaks(read_identities(path), faces("a"), pictures=True)
+    for other in ("", "hello\nworld\n", text + "Ann\n"):
+        path.write_text(other)
+        with pytest.raises(ValueError, match="is no list of a training's identities"):
+            read_identities(path)
+
+
+def test_a_leak_is_refused_or_warned_about():
+    found = find_leaks(faces("a"), faces("A"))
+    with pytest.raises(ValueError, match="S: 1 of the evaluation's 1 people"):
+        settle(found, "S", "refuse")
+    with pytest.warns(UserWarning, match="S: 1 of the evaluation's 1 people"):
+        settle(found, "S", "warn")
+    settle(Leaks(), "S", "refuse")
