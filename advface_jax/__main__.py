@@ -4,7 +4,7 @@ import importlib
 
 from advface_jax import cli
 
-COMMANDS: tuple[str, ...] = ()  # modules of advface_jax.commands, each with a main
+COMMANDS: tuple[str, ...] = ("prepare",)  # modules of advface_jax.commands, each with a main
 
 
 def main() -> None:

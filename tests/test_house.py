@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "weights_convert": ("weights_convert", "advface_jax"),
 }
 NEVER_IN_THE_LIBRARY = ("torch", "torchvision", "tensorflow", "keras")
+WITHOUT_TENSORFLOW = ("tensorflow-datasets", "tensorflow-metadata")  # need none, despite the name
 
 
 def under(module, room):
@@ -137,6 +138,7 @@ def test_importing_the_library_is_light_and_compiles_nothing():
     """No more than JAX and NumPy is loaded, which takes about a second; the rest waits for use."""
     heavy = {"chex", "dm_pix", "flax", "h5py", "matplotlib", "optax", "orbax", "PIL", "pooch"}
     heavy |= {"rich", "safetensors", "scipy", "skimage", "tensorstore", "tyro"}
+    heavy |= {"array_record", "grain", "pyarrow", "tensorflow_datasets"}
     loaded = run_python(
         "import sys, advface_jax\n"
         "assert advface_jax.__file__, 'advface_jax has no __init__.py'\n"
@@ -176,10 +178,17 @@ def test_locks_are_current_and_name_no_host(lock):
     text = (ROOT / lock).read_text()
     assert "://" not in text and "--" not in re.sub("--hash=sha256:", "", text)
     pinned = {m.group(1) for m in re.finditer(r"^([a-z0-9-]+)==", text, re.MULTILINE)}
-    assert not [name for name in pinned if name.startswith(("torch", "tensorflow", "nvidia"))]
+    assert not [
+        name
+        for name in pinned
+        if name.startswith(("torch", "tensorflow", "nvidia")) and name not in WITHOUT_TENSORFLOW
+    ]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
     wanted = project["dependencies"]
     if lock == "requirements-dev.lock":
-        wanted = wanted + project["optional-dependencies"]["dev"]
+        ours = [line for line in extras["dev"] if line.startswith("advface_jax[")]
+        assert ours == ["advface_jax[data]"]
+        wanted = wanted + [line for line in extras["dev"] if line not in ours] + extras["data"]
     names = {re.split(r"[\[<>=;]", line)[0].replace("_", "-") for line in wanted}
     assert names <= pinned, f"{lock} lacks {names - pinned}: run `make lock`"

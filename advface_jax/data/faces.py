@@ -15,7 +15,7 @@ from PIL import Image
 
 from advface_jax.data.listing import Rows, read_listing, sound_rows
 from advface_jax.data.pairs import NamedPair
-from advface_jax.data.sources import Skips, Source, open_source
+from advface_jax.data.sources import Skips, Source, open_source, reason
 
 SIZE = 160  # FaceNet's input, in pixels
 _LARGEST = 4096  # of a picture that is resized, in pixels a side
@@ -280,7 +280,7 @@ def decode(read: Callable[[str], bytes], name: str, resize: bool = False) -> np.
                 return f"not square or larger than {_LARGEST}x{_LARGEST}: {wide}x{high}"
             return np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR))
     except Exception as error:  # Pillow and the sources raise a dozen kinds; each costs one face
-        return f"unreadable: {error}"
+        return reason(error)
 
 
 def _bar(rows: Sequence[int], progress: bool) -> Iterable[int]:

@@ -1,17 +1,192 @@
-"""Data sets prepared by tensorflow-datasets as array_record, read without TensorFlow."""
+"""Data sets prepared by tensorflow-datasets as array_record, read without TensorFlow.
+
+Those that our own builders made have lists beside their records: `faces.tsv` (file, identity) in
+the records' order, `pairs.tsv` (fold, same, file1, file2) and `skipped.tsv` (file, reason). Of
+others the features are asked: the first image, and the label or identity, if there is one.
+"""
 
 from __future__ import annotations
 
+import csv
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from advface_jax.data.sources import Source
+from advface_jax.data.pairs import read_pairs
+from advface_jax.data.sources import TFDS, Source
+
+FACES, PAIRS, SKIPPED = "faces.tsv", "pairs.tsv", "skipped.tsv"
+_IDENTITY = ("identity", "label", "person", "subject")
+
+
+def tensorflow_datasets() -> Any:
+    """The package, which does without TensorFlow for all that is asked of it here."""
+    try:
+        import array_record  # noqa: F401
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ValueError(
+            f"prepared data sets need the extra 'data' ({error}): pip install 'advface_jax[data]'"
+        ) from error
+    return tfds
 
 
 def open_named(name: str) -> Source:
-    """The set that tensorflow-datasets has prepared under a name in its own data folder."""
-    raise ValueError(f"tfds:{name}: not read yet")
+    """The set of that name in tensorflow-datasets' data folder.
+
+    The folder is the one that TFDS_DATA_DIR names, else ~/tensorflow_datasets.
+    Raises ValueError when it is not there or cannot be read.
+    """
+    tfds = tensorflow_datasets()
+    name = name.replace("-", "_")
+    try:
+        found = tfds.core.read_only_builder.builder_from_files(name)
+    except tfds.core.registered.DatasetNotFoundError as error:
+        places = ", ".join(map(str, tfds.core.utils.file_utils.list_data_dirs()))
+        raise ValueError(
+            f"{TFDS}{name} is not in {places}: prepare it (docs/datasets.md has the commands), or "
+            "name its folder, or set TFDS_DATA_DIR to where it is"
+        ) from error
+    return open_prepared(Path(found.data_dir))
 
 
 def open_prepared(folder: Path) -> Source:
-    """The set prepared in a folder, the one with dataset_info.json."""
-    raise ValueError(f"{folder}: not read yet")
+    """The set in a folder with dataset_info.json; ValueError when it cannot be read."""
+    records = _Records(str(folder), ())
+    splits = records.splits()
+    n = sum(map(len, splits.values()))
+    if (folder / FACES).is_file():
+        rows = read_table(folder / FACES)
+        names = tuple(name for name, _ in rows)
+        identities = tuple(identity for _, identity in rows)
+    else:
+        names, identities = _scanned(splits)
+    if len(names) != n or len(set(names)) != n:
+        raise ValueError(
+            f"{folder / FACES} has {len(names):,} names, {len(set(names)):,} of them different, "
+            f"for {n:,} records: prepare the set again"
+        )
+    pairs = tuple(read_pairs(folder / PAIRS)) if (folder / PAIRS).is_file() else ()
+    skipped = tuple(read_table(folder / SKIPPED)) if (folder / SKIPPED).is_file() else ()
+    return Source(names, identities, _Records(str(folder), names), pairs, skipped)
+
+
+def read_table(path: Path) -> list[tuple[str, str]]:
+    """The first two columns of a tab-separated file, without its header."""
+    with open(path, newline="", encoding="utf-8") as lines:
+        rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))[1:]
+    if any(len(row) < 2 for row in rows):
+        raise ValueError(f"{path} has a line without two columns: prepare the set again")
+    return [(row[0], row[1]) for row in rows]
+
+
+def write_table(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """A tab-separated file; ValueError for a value that holds a tab or a line break."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        for row in (header, *rows):
+            values = [str(value) for value in row]
+            if any(set(value) & {"\t", "\n", "\r"} for value in values):
+                raise ValueError(f"a tab or a line break in {values!r}: rename that file")
+            file.write("\t".join(values) + "\n")
+
+
+class _Records:
+    """Reads encoded images by name, with readers that each process opens for itself."""
+
+    def __init__(self, folder: str, names: tuple[str, ...]):
+        self.folder = folder
+        self.names = names
+        self.opened: dict[int, tuple[list[Any], dict[str, int]]] = {}
+
+    def __reduce__(self):
+        return _Records, (self.folder, self.names)
+
+    def splits(self) -> dict[str, Any]:
+        """A data source for each split, whose images stay encoded."""
+        tfds = tensorflow_datasets()
+        try:
+            builder = tfds.builder_from_directory(self.folder)
+            image = _image_of(tfds, builder.info.features, self.folder)
+            skip = {image: tfds.decode.SkipDecoding()}
+            return {
+                split: _Split(builder.as_data_source(split, decoders=skip), image)
+                for split in builder.info.splits
+            }
+        except NotImplementedError:
+            raise ValueError(
+                f"{self.folder} was prepared as {builder.info.file_format.value}, which only "
+                "TensorFlow reads: prepare it again with file_format='array_record'"
+            ) from None
+        except ValueError:
+            raise
+        except Exception as error:  # tfds, protobuf and array_record each have kinds of their own
+            raise ValueError(f"{self.folder} cannot be read: {error}") from error
+
+    def __call__(self, name: str) -> bytes:
+        me = os.getpid()  # a fork must not share the threads that array_record reads with
+        if me not in self.opened:
+            index = {name: i for i, name in enumerate(self.names)}
+            self.opened = {me: (list(self.splits().values()), index)}
+        splits, index = self.opened[me]
+        if name not in index:
+            raise ValueError(f"{name} is not in {self.folder}")
+        at = index[name]
+        for split in splits:
+            if at < len(split):
+                break
+            at -= len(split)
+        try:
+            image, example = split[at]
+        except Exception as error:
+            raise ValueError(f"the record cannot be read: {error}") from error
+        if "name" in example and example["name"] != name:
+            raise ValueError(f"{FACES} is of another build: the record is {example['name']!r}")
+        return image
+
+
+class _Split:
+    """The records of a split as (encoded image, the other features, flat)."""
+
+    def __init__(self, records: Any, image: str):
+        self.records, self.image = records, image
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, i: int) -> tuple[bytes, dict[str, Any]]:
+        example = dict(self.records[i])
+        image = example.pop(self.image)
+        return image, {k: _plain(v) for k, v in _flat(example)}
+
+
+def _image_of(tfds: Any, features: Mapping[str, Any], folder: str) -> str:
+    images = [k for k, v in features.items() if isinstance(v, tfds.features.Image)]
+    if not images:
+        raise ValueError(f"{folder} has the features {', '.join(features)}, and none is an image")
+    return "image" if "image" in images else images[0]
+
+
+def _flat(example: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in example.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}/")
+        else:
+            yield above + key, value
+
+
+def _plain(value: Any) -> Any:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _scanned(splits: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names and identities from the records themselves: all of them are read once."""
+    names, identities = [], []
+    for split, records in splits.items():
+        for i in range(len(records)):
+            features = records[i][1]
+            known = [v for k, v in features.items() if k.partition("/")[0] in _IDENTITY]
+            identity = str(known[0]) if known else f"{split}-{i:06d}"
+            names.append(features.get("name", f"{identity.replace('/', '_')}/{split}-{i:06d}.jpg"))
+            identities.append(identity)
+    return tuple(names), tuple(identities)

@@ -81,6 +81,13 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     )
 
 
+def reason(error: Exception) -> str:
+    """Why an image cannot be had, in words that are the same at every run."""
+    if type(error).__name__ == "UnidentifiedImageError":  # Pillow's shows an address in memory
+        return "unreadable: not an image"
+    return f"unreadable: {error or type(error).__name__}"
+
+
 def unsafe(name: str) -> bool:
     """Whether a name would lead out of its folder."""
     path = PurePosixPath(name.replace("\\", "/"))
@@ -95,9 +102,11 @@ def is_image(name: str) -> bool:
 
 
 def identity_of(name: str) -> str:
-    """The folder of a file; a flat file is a person of its own."""
+    """The folder of a file, the one above where CFP puts a person's views apart; a flat file is a
+    person of its own."""
     path = PurePosixPath(name)
-    return path.parent.name or path.stem
+    folder = path.parent.parent if path.parent.name in ("frontal", "profile") else path.parent
+    return folder.name or path.parent.name or path.stem
 
 
 def _source(names: Iterable[str], read: Callable[[str], bytes], skipped: Skips) -> Source:

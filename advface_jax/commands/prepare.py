@@ -1,0 +1,58 @@
+"""Face sets into tensorflow-datasets' form: one command a set, from the user's own copy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from advface_jax import cli
+from advface_jax.data import prepared
+
+
+def main(
+    name: Annotated[Literal["casia-webface", "cfp-fp", "agedb-30"], tyro.conf.Positional],
+    path: Annotated[Path, tyro.conf.Positional],
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+    protocol: Path | None = None,
+) -> None:
+    """Prepare a face set for quick random access, its images as they are and its pairs with them.
+
+    Each image is decoded once; a broken one is left out, counted, and listed in skipped.tsv. A run
+    that was stopped starts again, a finished set is not built twice. It is then read as
+    'tfds:NAME' or by the folder that is printed. docs/datasets.md says where the sets come from.
+
+    Args:
+      name: which set.
+      path: your copy: the original folder, crops of it that kept the names, or insightface's
+        pack (train.rec, cfp_fp.bin, agedb_30.bin).
+      out: where tensorflow-datasets keep their sets (default: TFDS_DATA_DIR, else
+        ~/tensorflow_datasets).
+      protocol: the folder (CFP) or .mat file (AgeDB) of the protocol, where it is not in PATH.
+    """
+    prepared.tensorflow_datasets()  # says what to install
+    from advface_jax.data.builders import base
+
+    with cli.bar("images") as bar:
+        task = bar.add_task(name, total=0, note="")
+        made = base.prepare(
+            name,
+            path,
+            out,
+            protocol,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    faces = made.source
+    people = len(set(faces.identities))
+    print_ = cli.answer.print
+    print_(f"{made.folder}", highlight=False, soft_wrap=True)
+    state = "" if made.fresh else " (prepared before)"
+    print_(f"{len(faces):,} images, {people:,} identities, {len(faces.pairs):,} pairs{state}")
+    if faces.skipped:
+        kinds = Counter(reason.split(":")[0] for _, reason in faces.skipped)
+        counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        print_(f"{len(faces.skipped):,} left out ({counted}): see {prepared.SKIPPED} there")
+    if lost := base.lacking(faces.names, faces.pairs)[0]:
+        print_(f"{lost:,} of the pairs need an image that is not there")
