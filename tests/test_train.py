@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import nnx
+from PIL import Image
 from reference import weights
 
 import advface_jax
 from advface_jax import train
-from advface_jax.data.faces import read_faces
+from advface_jax.data import leaks, read_faces
 from advface_jax.models import decoders, facenet, state
 from advface_jax.system import System
 from experiments import train_decoder
@@ -106,7 +107,12 @@ SETTINGS: dict[str, Any] = {
     "schedule": "cosine",
     "save_every": 2,
 }
-FILES = ("transrec-shadow.safetensors", "transrec-shadow.json", "loss.png")
+FILES = (
+    "transrec-shadow.safetensors",
+    "transrec-shadow.json",
+    "loss.png",
+    "transrec-shadow.identities",
+)
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +146,9 @@ def test_a_run_leaves_a_decoder_its_card_and_a_curve(unbroken):
     assert card["steps"] == 6 and card["quality"]["epoch"] == 2
     assert card["weights_sha256"] == "00" and card["train"]["seed"] == 0
     assert {"date", "hardware", "versions", "command"} <= card.keys()
+    loading = json.loads((unbroken / "train_decoder.json").read_text())["notes"]["loading"]
+    assert loading["loader_alone_faces_per_s"] > 0 and loading["training_faces_per_s"] > 0
+    assert loading["read"] == "memory" and 0 <= loading["share_of_time_waiting_for_faces"] < 1
     step, losses, quality = history(unbroken)
     assert step == len(losses) == 6 and [q["epoch"] for q in quality] == [1, 2]
 
@@ -166,6 +175,41 @@ def test_a_killed_run_resumes_bit_by_bit(survived, small, unbroken, tmp_path, mo
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     assert history(tmp_path) == history(unbroken)
+
+
+@pytest.fixture
+def crops(tmp_path):
+    """The unbroken run's faces as files."""
+    faces = read_faces("synthetic", limit=9)
+    for name, image in zip(faces.names, faces.images, strict=True):
+        (tmp_path / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save((tmp_path / "faces" / name).with_suffix(".png"))
+    return tmp_path / "faces"
+
+
+def test_faces_from_the_disk_train_the_same_decoder(small, unbroken, crops, tmp_path):
+    out = tmp_path / "out"
+    run(out, faces=str(crops), read="disk")
+    assert (out / FILES[0]).read_bytes() == (unbroken / FILES[0]).read_bytes()
+    assert history(out) == history(unbroken)
+    notes = json.loads((out / "train_decoder.json").read_text())["notes"]
+    assert notes["loading"]["read"] == "disk" and notes["loading"]["workers"] == 2
+    seen = leaks.read_identities(out / FILES[3])
+    assert leaks.find_leaks(seen, read_faces("synthetic", limit=1)).identities
+    assert not leaks.find_leaks(seen, ["somebody else"])
+
+
+def test_broken_faces_of_a_large_set_are_replaced_and_listed(small, crops, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_decoder, "IN_MEMORY", 8)
+    names = sorted(path.relative_to(crops).as_posix() for path in crops.rglob("*.png"))
+    for name in (names[0], names[-1]):  # one in training, one held out
+        (crops / name).write_bytes(b"broken")
+    run(tmp_path / "out", faces=str(crops), epochs=1)
+    document = json.loads((tmp_path / "out" / "train_decoder.json").read_text())
+    assert document["notes"]["loading"]["read"] == "disk"
+    assert document["notes"]["refused"].keys() == {names[0], names[-1]}
+    assert document["rows"][0]["n"] == 1
+    assert json.loads((tmp_path / "out" / FILES[1]).read_text())["faces_refused"] == 2
 
 
 def test_a_folder_with_another_run_is_refused_and_left_alone(small, unbroken, tmp_path):
