@@ -6,6 +6,7 @@ import io
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +28,13 @@ def noise(seed=0, size=(160, 160), kind="JPEG") -> bytes:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, kind)
     return out.getvalue()
+
+
+def bomb(wide: int, high: int) -> bytes:
+    """A PNG of a few bytes whose header claims any size."""
+    data = picture(size=(1, 1))
+    head = b"IHDR" + struct.pack(">II", wide, high) + data[24:29]
+    return data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
 
 
 def folder(path: Path, files: Mapping[str, bytes]) -> Path:

@@ -1,57 +1,14 @@
-"""Faces and pairs: what is read, what is skipped and why, and that the order never changes."""
+"""Faces: what is read, what is skipped and why, in memory or on demand, in an order that stays."""
 
 import io
-import zipfile
-from pathlib import Path
+import pickle
 
 import numpy as np
 import pytest
+from face_files import archive, bomb, folder, noise, picture, table
 from PIL import Image
 
-from advface_jax.data import (
-    Faces,
-    NamedPair,
-    Pairs,
-    epoch_order,
-    index_pairs,
-    make_pairs,
-    pair_names,
-    read_faces,
-    read_pairs,
-    subset,
-)
-
-
-def picture(value=128, size=(160, 160), mode="RGB", kind="PNG") -> bytes:
-    colour = value if mode == "L" else (value, 20, 200, 255)[: len(mode)]
-    out = io.BytesIO()
-    Image.new(mode, size, colour).save(out, kind)
-    return out.getvalue()
-
-
-def folder(path: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(data)
-    return path
-
-
-def archive(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as out:
-        for name, data in files.items():
-            out.writestr(name, data)
-    return path
-
-
-def table(path: Path, *rows: str) -> Path:
-    path.write_text("\n".join(row.replace(" ", "\t") for row in rows) + "\n", encoding="utf-8")
-    return path
-
-
-def blank(*identities: str) -> Faces:
-    names = tuple(f"{who}/{i}.jpg" for i, who in enumerate(identities))
-    return Faces(names, identities, np.zeros((len(identities), 160, 160, 3), np.uint8))
-
+from advface_jax.data import Faces, epoch_order, open_faces, read_faces
 
 PEOPLE = {
     "b/2.png": picture(3),
@@ -230,146 +187,70 @@ def test_epoch_order_follows_from_its_arguments():
         epoch_order(10, 0, -1)
 
 
-OFFICIAL = "2\t1\nAda\t1\t2\nAda\t1\tBo\t3\nCy\t1\t4\nCy\t4\tBo\t12\n"
-NAMED = [
-    NamedPair("Ada/Ada_0001.jpg", "Ada/Ada_0002.jpg", True, 1),
-    NamedPair("Ada/Ada_0001.jpg", "Bo/Bo_0003.jpg", False, 1),
-    NamedPair("Cy/Cy_0001.jpg", "Cy/Cy_0004.jpg", True, 2),
-    NamedPair("Cy/Cy_0004.jpg", "Bo/Bo_0012.jpg", False, 2),
-]
+def test_lazy_faces_are_the_same_faces(tmp_path):
+    source = archive(tmp_path / "f.zip", PEOPLE)
+    listing = table(tmp_path / "l.tsv", "file identity", "b/2.png Bo", "gone.png Al", "a/1.png Al")
+    with pytest.warns(UserWarning, match="1 not there"):
+        lazy = open_faces(source, listing=listing)
+    with pytest.warns(UserWarning, match="1 not there"):
+        eager = read_faces(source, listing=listing)
+    for faces in (lazy, pickle.loads(pickle.dumps(lazy))):
+        assert (faces.names, faces.identities) == (eager.names, eager.identities)
+        assert faces.skipped == eager.skipped == (("gone.png", "not there"),)
+        assert (faces.images == eager.images).all() and len(faces) == 2
+        assert (faces.batch([1, 0, 1]) == eager.batch([1, 0, 1])).all()
+        assert (faces.select([1]).images == eager.select([1]).images).all()
+        assert np.array_equal(faces.crop(1), eager.crop(1))
 
 
-def test_both_formats_say_the_same(tmp_path):
-    (tmp_path / "pairs.txt").write_text(OFFICIAL)
-    rows = [f"{p.fold} {p.same:d} {p.left} {p.right}" for p in NAMED]
-    assert read_pairs(tmp_path / "pairs.txt") == NAMED
-    assert read_pairs(table(tmp_path / "p.tsv", "fold same file1 file2", *rows)) == NAMED
+def test_a_lazy_face_is_read_when_asked_for_and_not_before(tmp_path):
+    where = folder(tmp_path / "f", {**PEOPLE, "c/1.jpg": noise()[:5000], "c/2.png": b"text"})
+    faces = open_faces(where)
+    (where / "a/1.png").unlink()
+    (where / "b/1.png").write_bytes(picture(99))
+    assert faces.batch([1])[0, 0, 0, 0] == 99
+    assert "No such file" in str(faces.crop(0)) and "truncated" in str(faces.crop(3))
+    assert faces.crop(4) == "unreadable: not an image"
+    with pytest.raises(ValueError, match="c/1.jpg cannot be had: unreadable"):
+        faces.batch([1, 3])
 
 
-def test_the_official_format_without_folds(tmp_path):
-    (tmp_path / "dev.txt").write_text("1\nAda\t1\t2\nAda\t1\tBo\t3\n")
-    assert read_pairs(tmp_path / "dev.txt") == NAMED[:2]
+@pytest.mark.parametrize("size", [(112, 112), (250, 250)])
+def test_other_sizes_are_resized_only_when_asked(tmp_path, size):
+    source = folder(tmp_path, {"a/1.png": picture(7, size=size), "a/2.png": picture(size=(90, 80))})
+    with pytest.raises(ValueError, match="no face is left .*not 160x160: {}x{}".format(*size)):
+        read_faces(source)
+    with pytest.warns(UserWarning, match="1 not square"):
+        faces = read_faces(source, resize=True)
+    assert faces.names == ("a/1.png",) and (faces.images == [7, 20, 200]).all()
+    assert open_faces(source).crop(0) == "not 160x160: {}x{}".format(*size)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "first line"),
-        ("Ada 1 2\n", "first line"),
-        (OFFICIAL + "Cy 1 2\n", "5 lines"),
-        (OFFICIAL.replace("Cy\t1\t4", "Cy\t1\tBo\t4"), "'Name i j', got 'Cy 1 Bo 4'"),
-        (OFFICIAL.replace("Bo\t3", "Bo\tx"), "'Name i Other j'"),
-        ("fold\tsame\tfile1\tfile2\n1\t1\ta\tb\n1\tyes\ta\tb\n", "line 3"),
-        ("fold\tsame\tfile1\tfile2\n1\t1\ta\n", "line 2"),
-        ("same\tfile1\tfile2\n1\ta\tb\n", "line 2"),
-    ],
-)
-def test_pairs_that_cannot_be_read_are_an_error(tmp_path, text, message):
-    (tmp_path / "pairs").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_pairs(tmp_path / "pairs")
+def test_shrinking_is_antialiased(tmp_path):
+    stripes = np.zeros((320, 320, 3), np.uint8)
+    stripes[:, ::2] = 255
+    out = io.BytesIO()
+    Image.fromarray(stripes).save(out, "PNG")
+    image = read_faces(folder(tmp_path, {"a/1.png": out.getvalue()}), resize=True).images[0]
+    assert abs(image[:, 4:-4].astype(int) - 127).max() < 40, "nearest or bare bilinear gives 0, 255"
 
 
-def test_index_pairs_points_at_the_named_faces():
-    names = pair_names(NAMED)
-    assert names[:3] == ("Ada/Ada_0001.jpg", "Ada/Ada_0002.jpg", "Bo/Bo_0003.jpg")
-    assert len(names) == len(set(names)) == 6
-    shuffled = tuple(reversed(names))
-    faces = Faces(shuffled, ("?",) * 6, np.zeros((6, 160, 160, 3), np.uint8))
-    pairs = index_pairs(NAMED, faces)
-    assert [shuffled[i] for i in pairs.left] == [pair.left for pair in NAMED]
-    assert [shuffled[i] for i in pairs.right] == [pair.right for pair in NAMED]
-    assert pairs.same.tolist() == [True, False, True, False] and pairs.fold.tolist() == [1, 1, 2, 2]
-    with pytest.raises(ValueError, match="2 of the 6 faces .*'Ada/Ada_0001.jpg'"):
-        index_pairs(NAMED, faces.select(range(4)))
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path):
+    files = {"a/1.png": bomb(30_000, 30_000), "a/2.png": bomb(9000, 9000)}
+    faces = open_faces(folder(tmp_path, files), resize=True)
+    assert "exceeds limit" in str(faces.crop(0))
+    assert faces.crop(1) == "not square or larger than 4096x4096: 9000x9000"
 
 
-def many(folds: int, each: int) -> list[NamedPair]:
-    return [
-        NamedPair(f"{f}{s}{k}l", f"{f}{s}{k}r", s, f)
-        for f in range(1, folds + 1)
-        for s in (True, False)
-        for k in range(each)
-    ]
-
-
-@pytest.mark.parametrize(("n", "each"), [(10**6, 5), (20, 5), (19, 4), (8, 2), (4, 1)])
-def test_subset_takes_the_first_of_each_fold(n, each):
-    named = many(2, 5)
-    small = subset(named, n)
-    assert small == [pair for pair in named if int(pair.left[-2]) < each]
-    names = pair_names(named)
-    faces = Faces(names, names, np.zeros((len(names), 160, 160, 3), np.uint8))
-    indexed = subset(index_pairs(named, faces), n)
-    assert [names[i] for i in indexed.left] == [pair.left for pair in small]
-    assert indexed.same.mean() == 0.5 and np.bincount(indexed.fold)[1:].tolist() == [2 * each] * 2
-
-
-def test_subset_is_balanced_or_an_error():
-    named = many(2, 5)
-    assert subset(named, None) is named
-    assert len(subset(named[:-2], 20)) == 12, "the poorest group of all sets the number"
-    with pytest.raises(ValueError, match="ask for n >= 4"):
-        subset(named, 3)
-    with pytest.raises(ValueError, match="without a same or a different pair"):
-        subset([pair for pair in named if pair.same], 20)
-    with pytest.raises(ValueError, match="0 folds"):
-        subset([], 20)
-
-
-def test_made_pairs_are_balanced_distinct_and_of_separate_people():
-    who = [f"p{i}" for i in range(23) for _ in range(1 + i % 4)]
-    faces = blank(*who)
-    pairs = make_pairs(faces, folds=4, seed=1)
-    identity = np.array(faces.identities)
-    assert ((identity[pairs.left] == identity[pairs.right]) == pairs.same).all()
-    assert len({frozenset(p) for p in zip(pairs.left, pairs.right, strict=True)}) == len(pairs)
-    assert (pairs.left != pairs.right).all()
-    people = []
-    for fold in range(1, 5):
-        rows = pairs.fold == fold
-        assert rows.any() and pairs.same[rows].mean() == 0.5
-        people.append(set(identity[pairs.left[rows]]) | set(identity[pairs.right[rows]]))
-    assert sum(map(len, people)) == len(set.union(*people))
-    assert pairs.same.sum() == sum(k * (k - 1) // 2 for k in (1 + i % 4 for i in range(23)))
-
-
-def test_made_pairs_follow_from_the_seed():
-    faces = blank(*(f"p{i // 3}" for i in range(60)))
-
-    def flat(pairs: Pairs) -> list:
-        return [pairs.left.tolist(), pairs.right.tolist(), pairs.same.tolist(), pairs.fold.tolist()]
-
-    assert flat(make_pairs(faces)) == flat(make_pairs(faces))
-    assert flat(make_pairs(faces)) != flat(make_pairs(faces, seed=1))
-    assert make_pairs(faces, per_identity=1).same.sum() == 20
-
-
-def test_made_pairs_stay_balanced_where_different_pairs_are_few():
-    pairs = make_pairs(blank(*"aaaaaab"), folds=1)
-    assert pairs.same.sum() == (~pairs.same).sum() == 4
-
-
-def test_made_pairs_need_enough_people():
-    with pytest.raises(ValueError, match="folds=0"):
-        make_pairs(blank(*"aabb"), folds=0)
-    with pytest.raises(ValueError, match="do not fill 10 folds"):
-        make_pairs(blank(*"aabbccdd"))
-    with pytest.raises(ValueError, match="0 of them with two images"):
-        make_pairs(blank(*"abcdef"), folds=2)
-
-
-def test_real_lfw(advface_data):
-    data = advface_data
-    named = read_pairs(data / "lists/lfw_pairs.tsv")
-    assert named == read_pairs(data / "lists/lfw_pairs_official.txt") and len(named) == 6000
-    some = subset(named, 200)
-    faces = read_faces(
-        data / "faces/lfw_pairs_160.zip",
-        listing=data / "lists/lfw_pairs_160.tsv",
-        names=pair_names(some),
-    )
-    assert faces.skipped == () and len(index_pairs(some, faces)) == 200
-    identity = np.array(faces.identities)
-    pairs = index_pairs(some, faces)
-    assert ((identity[pairs.left] == identity[pairs.right]) == pairs.same).all()
+def test_a_listing_without_an_identity_or_that_is_no_text(tmp_path):
+    source = folder(tmp_path / "f", PEOPLE)
+    listing = table(tmp_path / "l.tsv", "file identity", "a/1.png Al", "b/1.png")
+    with pytest.warns(UserWarning, match="1 without an identity"):
+        assert read_faces(source, listing=listing).names == ("a/1.png",)
+    listing.write_bytes(b"file\tidentity\n\xff\xfe\t1\n")
+    with pytest.raises(ValueError, match="listing .* cannot be read"):
+        read_faces(source, listing=listing)
+    with pytest.raises(ValueError, match="listing .* cannot be read: .*No such file"):
+        read_faces(source, listing=tmp_path / "none.tsv")
+    listing.write_text("\ufefffile\tidentity\na/1.png\tAl\n", encoding="utf-8")
+    assert read_faces(source, listing=listing).identities == ("Al",), "a mark as Excel writes it"
