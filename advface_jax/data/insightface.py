@@ -44,88 +44,91 @@ def open_rec(path: Path) -> Source:
             f"{path} has no {index.name} beside it, which says where its records begin: put the "
             "pack's .idx there"
         )
-    keys, offsets = recordio.read_index(index)
-    keys, first = np.unique(keys, return_index=True)  # of a key that comes twice, the first line
-    skipped = [("", "listed twice in the .idx")] * (len(offsets) - len(keys))
-    offsets = offsets[first]
+    listed, offsets = recordio.read_index(index)
+    keys, first, counts = np.unique(listed, return_index=True, return_counts=True)
+    offsets = offsets[first]  # of a key that comes twice, the first line counts
+    skipped = [(f"record {key}", "listed twice in the .idx") for key in keys[counts > 1]]
     if not len(keys):
         raise ValueError(f"{index} is empty: the pack has no images")
     with open(path, "rb") as file:
-        labels = _labels(file, keys, offsets, skipped)
-    kept = [(key, who) for key, who in labels.items() if who]
-    if not kept:
+        labels = _labels(file, dict(zip(keys.tolist(), offsets.tolist(), strict=True)), skipped)
+    if not labels:
         raise ValueError(
             f"{path} has no image that {index.name} points at ({len(skipped):,} skipped"
             + (f", the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else "")
             + "): do the two belong together?"
         )
-    here = np.array([key for key, _ in kept], np.int64)
+    here = np.array(list(labels), np.int64)
     return Source(
-        tuple(f"{who}/{key:07d}.jpg" for key, who in kept),
-        tuple(who for _, who in kept),
+        tuple(f"{who}/{key:07d}.jpg" for key, who in labels.items()),
+        tuple(labels.values()),
         _Records(str(path), here, offsets[np.searchsorted(keys, here)]),
         skipped=tuple(skipped),
     )
 
 
 def _labels(
-    file: BinaryIO, keys: np.ndarray, offsets: np.ndarray, skipped: list[tuple[str, str]]
+    file: BinaryIO, where: dict[int, int], skipped: list[tuple[str, str]]
 ) -> dict[int, str]:
     """The identity of each image by key, rising; those without one go to `skipped`."""
-    where = dict(zip(keys.tolist(), offsets.tolist(), strict=True))
-
-    def label(key: int) -> str:
+    head = _head(file, where)
+    if head is None:
+        images, known = list(where), {}
+    else:
+        images = [key for key in where if 1 <= key < head[0]]
+        known = _known(file, where, range(*head))
+        for before, after in zip((0, *images), (*images, head[0]), strict=True):
+            if after - before > 2:
+                skipped.append((f"records {before + 1} to {after - 1}", "not in the .idx"))
+            elif after - before > 1:
+                skipped.append((f"record {before + 1}", "not in the .idx"))
+    labels = {}
+    size = os.fstat(file.fileno()).st_size
+    for key in images:
         try:
-            if key not in where:
-                raise ValueError("not in the .idx")
-            (value, *_) = recordio.read_record(file, where[key]).labels
-            if value != int(value):
-                raise ValueError(f"its label is {value}")
-            return str(int(value))
-        except (ValueError, OverflowError) as error:
+            sure = known.get(key) if where[key] < size else None
+            labels[key] = sure or _label(file, where[key])
+        except ValueError as error:
             skipped.append((f"record {key}", str(error)))
-            return ""
-
-    ranges = _ranges(file, where, skipped)
-    if ranges is None:
-        return {key: label(key) for key in where}
-    found: dict[int, str] = {}
-    for start, end in ranges:
-        ends = {key for key in (start, end - 1) if key in where}
-        one = {label(key) for key in ends}
-        if len(ends) == 2 and len(one) == 1 and "" not in one:  # millions of records stay unread
-            (who,) = one
-            for key in range(start, end):
-                found[key] = who if key in where else label(key)
-        else:
-            skipped[:] = [s for s in skipped if s[0] not in {f"record {key}" for key in ends}]
-            found.update((key, label(key)) for key in range(start, end))
-    return dict(sorted(found.items()))
+    return labels
 
 
-def _ranges(
-    file: BinaryIO, where: dict[int, int], skipped: list[tuple[str, str]]
-) -> list[tuple[int, int]] | None:
-    """The [start, end) of keys of each identity, where the pack's first record says them."""
+def _head(file: BinaryIO, where: dict[int, int]) -> tuple[int, int] | None:
+    """The key of the first identity record and one past the last, if the first record says them."""
     if 0 not in where:
         return None
     head = recordio.read_record(file, where[0])
     if len(head.labels) != 2 or head.length:
         return None
-    first, last = map(int, head.labels)
-    ranges = []
-    reach = max(where) + 1
-    for key in range(first, min(last, reach)):
+    first, last = head.labels
+    if not 1 <= first <= last < 1 << 31:
+        raise ValueError(f"its first record claims identities in records {first} to {last}")
+    return int(first), min(int(last), max(where) + 1)
+
+
+def _known(file: BinaryIO, where: dict[int, int], people: range) -> dict[int, str]:
+    """Labels that need no look at each image: of people whose first and last image agree.
+
+    An identity record holds the [start, end) of its images, so that millions of records stay
+    unread. Where one cannot be read, its images are looked at one by one.
+    """
+    known: dict[int, str] = {}
+    for key in people:
         try:
-            if key not in where:
-                raise ValueError("not in the .idx")
             start, end = map(int, recordio.read_record(file, where[key]).labels)
-            if not 0 < start <= end <= first:
-                raise ValueError(f"it claims the images {start} to {end}")
-            ranges.append((start, end))
-        except (ValueError, OverflowError) as error:
-            skipped.append((f"identity record {key}", str(error)))
-    return ranges
+            label = _label(file, where[start])
+            if end <= people.start and label == _label(file, where[end - 1]):
+                known.update(dict.fromkeys(range(start, end), label))
+        except (KeyError, ValueError, OverflowError):
+            continue
+    return known
+
+
+def _label(file: BinaryIO, offset: int) -> str:
+    value = recordio.read_record(file, offset).labels[0]
+    if not value.is_integer():
+        raise ValueError(f"its label is {value}")
+    return str(int(value))
 
 
 @dataclass(frozen=True, eq=False)
