@@ -4,7 +4,8 @@ import importlib
 
 from advface_jax import cli
 
-COMMANDS: tuple[str, ...] = ("prepare",)  # modules of advface_jax.commands, each with a main
+# modules of advface_jax.commands, each with a main
+COMMANDS: tuple[str, ...] = ("features", "prepare")
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Faces in: crops in memory or on demand, batches and pairs of them, faces of nobody."""
 
 from advface_jax.data.faces import Faces, epoch_order, open_faces, read_faces
+from advface_jax.data.feature_sets import FeatureSet, open_features
 from advface_jax.data.loader import Batch, batches, to_device
 from advface_jax.data.pairs import (
     NamedPair,
@@ -18,6 +19,7 @@ from advface_jax.data.synthetic import synthetic_faces, synthetic_names
 __all__ = [
     "Batch",
     "Faces",
+    "FeatureSet",
     "NamedPair",
     "Pairs",
     "Source",
@@ -26,6 +28,7 @@ __all__ = [
     "index_pairs",
     "make_pairs",
     "open_faces",
+    "open_features",
     "open_source",
     "pair_names",
     "read_agedb",

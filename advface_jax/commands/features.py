@@ -1,0 +1,142 @@
+"""``python -m advface_jax features FACES -o FOLDER``: protected features to share (paper, §4.4)."""
+
+import hashlib
+import importlib.metadata
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from advface_jax import cli
+
+NOTICE = (
+    "Protected with AdvFace against decoders that do not know of it. Not private against an "
+    "attacker who trains a decoder on features protected like these: see the README of "
+    "advface_jax. The terms of the photographs' data set hold for these features too."
+)
+
+
+def main(
+    faces: tyro.conf.Positional[str],
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    listing: Path | None = None,
+    epsilon: float = 0.2,
+    steps: int | None = None,
+    weights: str = "facenet-512-q8",
+    shadow: str = "resrec",
+    dtype: Literal["f32", "bf16"] = "bf16",
+    labels: Literal["none", "pseudonyms", "original"] = "pseudonyms",
+    names: bool = False,
+    batch: int = 16,
+    limit: int | None = None,
+    resize: bool = False,
+    seed: int | None = None,
+    shard_size: int = 256,
+    workers: int = 2,
+) -> None:
+    """Write a set of protected features that can be shared, and read back with open_features.
+
+    The set holds no pictures, and by default neither names nor the data set's order nor the words
+    of its labels. Protection is against decoders that do not know of it; an attacker who does
+    undoes it (README). Stopped? The same command resumes after the last whole shard.
+
+    Args:
+      faces: 160×160 crops: a folder or zip of identity/image.jpg, an insightface pack, a prepared
+        data set (tfds:NAME), or 'synthetic'.
+      out: Folder of the set.
+      listing: Tab-separated list of the faces, with columns file and identity.
+      epsilon: The bound on the perturbation, in units of the feature.
+      steps: PGD iterations; by default the paper's 40.
+      weights: A known name or a checkpoint folder of weights_convert.
+      shadow: The server's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
+      dtype: bf16 (0.76 MB a face) or f32 (1.5 MB).
+      labels: pseudonyms: a number a person. original: the data set's own labels. none: none.
+      names: Keep the files' names and their order. Names reveal people.
+      batch: Faces protected together.
+      limit: Use only the first so many faces.
+      resize: Take square pictures of other sizes too (insightface's have 112×112).
+      seed: Of the records' order. By default it is drawn anew and forgotten, since whoever knows
+        the order and the data set knows who is who.
+      shard_size: Faces a file, a multiple of --batch.
+      workers: Threads that read faces ahead.
+    """
+    import dataclasses
+
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    import advface_jax
+    from advface_jax import checks, data, system
+    from advface_jax.data import feature_writing
+    from advface_jax.models import decoders
+
+    checks.epsilon(epsilon)
+    checks.positive(batch=batch, shard_size=shard_size)
+    config = advface_jax.ProtectConfig()
+    config = config if steps is None else dataclasses.replace(config, steps=steps)
+    models = advface_jax.load(weights)
+    is_kind = shadow in decoders.KINDS
+    file = system.ASSETS / f"{shadow}-shadow.safetensors" if is_kind else Path(shadow)
+    decoder = models.read_decoder(file)
+    crops = data.open_faces(faces, listing=listing, limit=limit, resize=resize)
+    card = {
+        "notice": NOTICE,
+        "epsilon": epsilon,
+        **dataclasses.asdict(config),
+        "weights": models.card["source"],
+        "weights_sha256": models.card["sha256"],
+        "shadow": dataclasses.asdict(decoder.config),
+        "shadow_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "versions": {n: importlib.metadata.version(n) for n in ("advface_jax", "jax")},
+    }
+    extract = jax.jit(lambda extractor, x: extractor(x.astype(jnp.float32) / 255))
+
+    def protect(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        z = extract(models.extractor, pixels)  # (b, 77, 77, 64)
+        z_adv = advface_jax.protect(
+            z,
+            extractor=models.extractor,
+            shadow=decoder,
+            epsilon=epsilon,
+            config=config,
+            mask=mask.astype(np.float32),
+        )
+        return np.asarray(z_adv)
+
+    with cli.bar("faces") as bar, jax.default_matmul_precision("highest"):
+        task = bar.add_task("protect", total=len(crops), note="compiling")
+        began: tuple[float, int] | None = None
+
+        def progress(done: int) -> None:
+            nonlocal began
+            began = began or (time.monotonic(), done)  # the first call tells of an earlier run
+            rate = (done - began[1]) / max(time.monotonic() - began[0], 1e-9)
+            bar.update(task, completed=done, note=f"{rate:.2f} faces/s" if rate else "compiling")
+
+        refused = feature_writing.write_features(
+            out,
+            crops,
+            protect,
+            card=card,
+            batch=batch,
+            dtype=dtype,
+            labels=labels,
+            names=names,
+            seed=seed,
+            shard_size=shard_size,
+            workers=workers,
+            progress=progress,
+        )
+    for name, reason in refused[:10]:
+        cli.console.print(f"left out: {name}: {reason}", markup=False)
+    if len(refused) > 10:
+        cli.console.print(f"left out: {len(refused) - 10:,} more")
+    written = data.open_features(out)
+    size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
+    cli.answer.print(
+        f"{len(written):,} protected features in {out} ({size:,.0f} MB), "
+        f"{written.card['left_out']:,} faces left out",
+        markup=False,
+    )

@@ -1,0 +1,188 @@
+"""Protected features that were written to be shared (paper, section 4.4), at random access.
+
+A set is a folder: `features-00000.array_record` and so on, a record being the raw bytes of one
+z_adv (77,77,64), row-major, little-endian float32 or bfloat16; beside each shard a `.json` with
+its sum and, where wanted, a label and a name for each record; and `card.json`, which is there when
+the set is whole. ``feature_writing`` writes it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+SHAPE = (77, 77, 64)
+FORMAT = "advface_jax features, 1"
+UNFINISHED = ".unfinished.json"  # a writer's plan, with the secret order; gone when all is written
+Dtype = Literal["f32", "bf16"]
+
+
+def dtype_of(name: str) -> np.dtype:
+    if name == "f32":
+        return np.dtype("<f4")
+    from ml_dtypes import bfloat16  # comes with jax
+
+    return np.dtype(bfloat16)
+
+
+def array_record() -> Any:
+    try:
+        from array_record.python import (
+            array_record_data_source,
+            array_record_module,  # type: ignore[attr-defined]
+        )
+    except ImportError:
+        raise ValueError(
+            "feature sets are array_record files, which need: pip install 'advface_jax[data]'"
+        ) from None
+    return array_record_module, array_record_data_source
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """Random access over n protected features; picklable, and what ``batches`` can load.
+
+    folder: where the set lies.
+    card: how it was made: epsilon, steps, the sums of the models, and so on.
+    identities: n labels, or () where the set keeps none.
+    names: n names of files, or ().
+    counts: records of each shard.
+    """
+
+    folder: Path
+    card: Mapping[str, Any]
+    identities: tuple[str, ...]
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def features(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """z_adv at `indices`, float32 (b, 77, 77, 64).
+
+        Raises ValueError for indices out of range, and with the shard's name for a damaged record.
+        """
+        rows = np.asarray(indices, np.int64).ravel()
+        if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
+            raise ValueError(
+                f"got indices {rows.min()} to {rows.max()}; wanted 0 to {len(self) - 1}"
+            )
+        dtype = dtype_of(self.card["dtype"])
+        out = np.empty((len(rows), *SHAPE), np.float32)
+        for k, i in enumerate(rows):
+            raw = self._record(int(i))
+            if len(raw) != dtype.itemsize * np.prod(SHAPE):
+                raise ValueError(f"record {i} of {self.folder} has {len(raw):,} bytes: damaged")
+            out[k] = np.frombuffer(raw, dtype).reshape(SHAPE)
+        return out
+
+    def crop(self, i: int) -> np.ndarray | str:
+        """One item as the loader takes it: float32 (77, 77, 64), or why it cannot be had."""
+        try:
+            return self.features([i])[0]
+        except ValueError as error:
+            return str(error)
+
+    def check(self) -> None:
+        """Read every shard and hold its sum against the one written with it, or ValueError."""
+        for shard in range(len(self.counts)):
+            if (
+                file_sum(shard_file(self.folder, shard))
+                != beside_shard(self.folder, shard)["sha256"]
+            ):
+                raise ValueError(f"{shard_file(self.folder, shard)} is damaged: copy it again")
+
+    def _record(self, i: int) -> bytes:
+        starts = [0, *accumulate(self.counts)]
+        shard = int(np.searchsorted(starts, i, side="right")) - 1
+        file = shard_file(self.folder, shard)
+        try:
+            if shard not in self._readers:
+                self._readers[shard] = array_record()[1].ArrayRecordDataSource(str(file))
+            return self._readers[shard][i - starts[shard]]
+        except Exception as error:  # array_record raises RuntimeError and IndexError
+            raise ValueError(
+                f"record {i - starts[shard]} of {file} cannot be read ({error}): the shard is "
+                "damaged; copy it again"
+            ) from None
+
+    @functools.cached_property
+    def _readers(self) -> dict[int, Any]:
+        return {}
+
+
+def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The card of a set of features, or ValueError where there is no whole set."""
+    folder = Path(folder)
+    if not (folder / "card.json").is_file():
+        if (folder / UNFINISHED).is_file():
+            raise ValueError(f"{folder} is unfinished: the command that began it resumes it")
+        raise ValueError(
+            f"{folder} holds no set of features (no card.json): make one with `python -m "
+            "advface_jax features`"
+        )
+    card = read_json(folder / "card.json")
+    if card.get("format") != FORMAT or card.get("shape") != list(SHAPE):
+        raise ValueError(f"{folder / 'card.json'} is the card of something else")
+    return card
+
+
+def open_features(folder: str | os.PathLike[str]) -> FeatureSet:
+    """Open a set that ``write_features`` wrote, without reading any feature.
+
+    Raises ValueError for a folder without a whole set, a shard that is missing or cut short, or
+    numbers that do not fit together; ``FeatureSet.check`` also finds a changed bit.
+    """
+    folder = Path(folder)
+    card = read_card(folder)
+    array_record()
+    shards = [beside_shard(folder, shard) for shard in range(int(card.get("shards", 0)))]
+    counts = tuple(int(s["records"]) for s in shards)
+    identities = tuple(x for s in shards for x in s["labels"] or ())
+    names = tuple(x for s in shards for x in s["names"] or ())
+    fits = sum(counts) == card.get("records") and card.get("dtype") in ("f32", "bf16")
+    if not fits or len(identities) not in (0, sum(counts)) or len(names) not in (0, sum(counts)):
+        raise ValueError(f"{folder}: card and shards do not fit together; copy the set again")
+    return FeatureSet(folder, card, identities, names, counts)
+
+
+def shard_file(folder: Path, shard: int) -> Path:
+    return folder / f"features-{shard:05d}.array_record"
+
+
+def beside_shard(folder: Path, shard: int) -> dict[str, Any]:
+    """What stands beside a shard; ValueError where it is missing, or the shard is cut short."""
+    file = shard_file(folder, shard)
+    beside = read_json(file.with_suffix(".json"))
+    size = file.stat().st_size if file.is_file() else 0
+    if beside.get("bytes") != size:
+        raise ValueError(
+            f"{file} has {size:,} bytes and should have {beside.get('bytes', 0):,}: the shard is "
+            "damaged; copy it again, or remove it and write the set anew"
+        )
+    return beside
+
+
+def file_sum(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): copy the set again") from None
+    return content

@@ -1,0 +1,214 @@
+"""Shared feature sets: what is written is read, what reveals people is not written."""
+
+import json
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from reference import weights
+
+from advface_jax import ProtectConfig, protect
+from advface_jax.data import Faces, batches, read_faces
+from advface_jax.data.feature_sets import SHAPE, UNFINISHED, open_features
+from advface_jax.data.feature_writing import write_features
+from advface_jax.models import decoders, facenet, state
+
+pytest.importorskip("array_record", reason="the extra `data` is not installed")
+CARD = {"epsilon": 0.2, "weights_sha256": "00"}
+
+
+def fake(pixels, mask):
+    """Features that say which pixels they are of, quick to make, no two bits alike."""
+    z = np.linspace(-3, 3, np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+    return z + pixels[:, 80, 80, 0, None, None, None].astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def faces():
+    """Ten faces of five people, the i-th all of value i."""
+    images = (
+        np.zeros((10, 160, 160, 3), np.uint8) + np.arange(10, dtype=np.uint8)[:, None, None, None]
+    )
+    who = tuple(f"Secret_{i // 2}" for i in range(10))
+    return Faces(tuple(f"{p}/{i}.jpg" for i, p in enumerate(who)), who, images)
+
+
+def write(folder, faces, **changes):
+    options = {"card": CARD, "batch": 2, "shard_size": 4, "workers": 0, "protect": fake}
+    options |= changes
+    return write_features(folder, faces, options.pop("protect"), **options)
+
+
+def which(features):
+    """The pixels' values that `fake` was given."""
+    return (features[:, -1, -1, -1] - 3).round().astype(int).tolist()
+
+
+def test_every_bit_comes_back(faces, tmp_path):
+    assert write(tmp_path / "set", faces, names=True, labels="original") == ()
+    found = open_features(tmp_path / "set")
+    assert len(found) == 10 and found.names == faces.names and found.identities == faces.identities
+    want = fake(faces.images, None)
+    assert np.array_equal(found.features(range(10)), want)
+    assert np.array_equal(found.features([9, 0, 4]), want[[9, 0, 4]])
+    assert found.card["epsilon"] == 0.2 and found.card["people"] == 5
+    assert found.counts == (4, 4, 2) and found.features([0]).dtype == np.float32
+    found.check()
+
+
+def test_half_the_size_rounds_to_eight_bits(faces, tmp_path):
+    write(tmp_path / "set", faces, names=True, dtype="bf16")
+    found, want = open_features(tmp_path / "set").features(range(10)), fake(faces.images, None)
+    assert not np.array_equal(found, want)
+    assert np.all(np.abs(found - want) <= np.abs(want) * 2.0**-8)
+    assert np.array_equal(found, np.asarray(jnp.asarray(want, jnp.bfloat16), np.float32))
+    assert sum(p.stat().st_size for p in (tmp_path / "set").iterdir()) < 10 * want[0].size * 2 * 1.1
+
+
+def test_nothing_in_the_set_names_anybody(faces, tmp_path):
+    out = tmp_path / "set"
+    write(out, faces)
+    content = b"".join(p.name.encode() + p.read_bytes() for p in out.rglob("*") if p.is_file())
+    assert b"Secret" not in content and b".jpg" not in content
+    found = open_features(out)
+    order = which(found.features(range(10)))
+    assert sorted(order) == list(range(10)) and order != list(range(10))
+    people = [value // 2 for value in order]
+    told = dict(zip(people, found.identities, strict=True))
+    assert [told[p] for p in people] == list(found.identities) and len(set(told.values())) == 5
+    assert found.names == () and not list(out.glob(".*")), "the secret order must go"
+    write(tmp_path / "again", faces)
+    assert order != which(open_features(tmp_path / "again").features(range(10)))
+    write(tmp_path / "bare", faces, labels="none")
+    assert open_features(tmp_path / "bare").identities == ()
+
+
+def test_a_stopped_writing_resumes_to_the_same_set(faces, tmp_path):
+    calls = []
+
+    def mortal(pixels, mask):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return fake(pixels, mask)
+
+    out = tmp_path / "set"
+    with pytest.raises(KeyboardInterrupt):
+        write(out, faces, seed=3, protect=mortal)
+    with pytest.raises(ValueError, match="unfinished: the command that began it resumes it"):
+        open_features(out)
+    with pytest.raises(ValueError, match="an unfinished set of other faces or settings"):
+        write(out, faces, seed=4)
+    first = (out / "features-00000.array_record").stat().st_mtime_ns
+    done = []
+    write(out, faces, seed=3, progress=done.append)
+    assert done == [4, 6, 8, 10]
+    assert (out / "features-00000.array_record").stat().st_mtime_ns == first
+    write(tmp_path / "whole", faces, seed=3)
+    ours, theirs = open_features(out), open_features(tmp_path / "whole")
+    assert np.array_equal(ours.features(range(10)), theirs.features(range(10)))
+    assert ours.identities == theirs.identities and not (out / UNFINISHED).exists()
+    write(out, faces, seed=3, protect=None)  # finished: nothing is protected again
+    for others, seed in ((faces, 4), (faces.select(range(8)), 3)):
+        with pytest.raises(ValueError, match="holds another set"):
+            write(out, others, seed=seed)
+
+
+def test_broken_faces_are_left_out_and_counted(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "faces").mkdir()
+    for i in range(5):
+        Image.new("RGB", (160, 160), (i, 0, 0)).save(tmp_path / "faces" / f"{i}.png")
+    (tmp_path / "faces" / "1.png").write_bytes(b"broken")
+    from advface_jax.data import open_faces
+
+    ((name, reason),) = write(tmp_path / "set", open_faces(tmp_path / "faces"), names=True)
+    assert name == "1.png" and reason.startswith("unreadable")
+    found = open_features(tmp_path / "set")
+    assert found.names == ("0.png", "2.png", "3.png", "4.png") and found.card["left_out"] == 1
+    assert which(found.features(range(4))) == [0, 2, 3, 4]
+
+
+def test_damage_is_told_with_the_shard(faces, tmp_path):
+    out = tmp_path / "set"
+    write(out, faces, names=True)
+    file = out / "features-00001.array_record"
+    whole = bytearray(file.read_bytes())
+    file.write_bytes(whole[:-9])
+    with pytest.raises(ValueError, match="features-00001.* bytes and should have"):
+        open_features(out)
+    whole[len(whole) // 2] ^= 1
+    file.write_bytes(whole)
+    found = open_features(out)
+    with pytest.raises(ValueError, match="features-00001.*damaged"):
+        found.features(range(4, 8))
+    with pytest.raises(ValueError, match="features-00001.* is damaged"):
+        found.check()
+    assert which(found.features([0, 9])) == [0, 9]
+    (one, two, last) = batches(found, batch=4, workers=0)
+    assert two.refused and "features-00001" in two.refused[0][1] and not two.mask.all()
+    file.unlink()
+    with pytest.raises(ValueError, match="has 0 bytes"):
+        open_features(out)
+
+
+def test_what_is_no_set_is_refused(faces, tmp_path):
+    with pytest.raises(ValueError, match="holds no set of features"):
+        open_features(tmp_path)
+    (tmp_path / "card.json").write_text(json.dumps({"format": "else"}))
+    with pytest.raises(ValueError, match="card of something else"):
+        open_features(tmp_path)
+    (tmp_path / "card.json").write_text("{")
+    with pytest.raises(ValueError, match="cannot be read"):
+        open_features(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    with pytest.raises(ValueError, match="holds something else"):
+        write(tmp_path / "full", faces)
+    with pytest.raises(ValueError, match="wanted shards of whole batches"):
+        write(tmp_path / "set", faces, shard_size=5)
+    write(tmp_path / "set", faces)
+    with pytest.raises(ValueError, match="got indices 0 to 10; wanted 0 to 9"):
+        open_features(tmp_path / "set").features([0, 10])
+
+
+def test_the_loader_reads_a_set_in_any_thread_or_process(faces, tmp_path):
+    write(tmp_path / "set", faces, names=True)
+    found = open_features(tmp_path / "set")
+    twin = pickle.loads(pickle.dumps(found))
+    assert np.array_equal(twin.features([3]), found.features([3]))
+    loaded = list(batches(found, batch=4, workers=2))
+    assert sum((which(one.values[one.mask]) for one in loaded), []) == list(range(10))
+
+
+@pytest.fixture(scope="module")
+def models():
+    def filled(build, seed):
+        return state.fill(build, weights.fill(seed, state.shapes(build)))
+
+    small = decoders.DecoderConfig("transrec", width=4, depth=0)
+    extractor = filled(lambda: facenet.Extractor(rngs=nnx.Rngs(0)), 5)
+    return extractor, filled(lambda: decoders.decoder(small, rngs=nnx.Rngs(0)), 1)
+
+
+def test_the_set_is_what_protect_makes(models, tmp_path):
+    """Bit for bit in float32, in the same batches; the padded last one as with a mask."""
+    extractor, shadow = models
+    faces = read_faces("synthetic", limit=5)
+
+    def protected(pixels, mask):
+        z = extractor(jnp.asarray(pixels, jnp.float32) / 255)
+        config = ProtectConfig(steps=2)
+        mask = np.asarray(mask, np.float32)
+        return protect(z, extractor=extractor, shadow=shadow, config=config, mask=mask)
+
+    write(tmp_path / "set", faces, protect=protected, names=True)
+    found = open_features(tmp_path / "set").features(range(5))
+    first = protected(faces.images[:2], [1, 1])
+    last = protected(faces.images[[4, 4]], [1, 0])
+    assert np.array_equal(found[:2], first) and np.array_equal(found[4], last[0])
+    assert jax.numpy.isfinite(found).all()
