@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
@@ -46,8 +47,8 @@ def main(
         )
     faces = made.source
     people = len(set(faces.identities))
-    print_ = cli.answer.print
-    print_(f"{made.folder}", highlight=False, soft_wrap=True)
+    print_ = functools.partial(cli.answer.print, highlight=False, soft_wrap=True, markup=False)
+    print_(str(made.folder))
     state = "" if made.fresh else " (prepared before)"
     print_(f"{len(faces):,} images, {people:,} identities, {len(faces.pairs):,} pairs{state}")
     if faces.skipped:

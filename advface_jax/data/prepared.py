@@ -107,8 +107,12 @@ class _Records:
         tfds = tensorflow_datasets()
         try:
             builder = tfds.builder_from_directory(self.folder)
-            image = _image_of(tfds, builder.info.features, self.folder)
-            skip = {image: tfds.decode.SkipDecoding()}
+            features = builder.info.features
+        except Exception as error:  # tfds, protobuf and json each have kinds of their own
+            raise ValueError(f"{self.folder} cannot be read: {error}") from error
+        image = _image_of(tfds, features, self.folder)
+        skip = {image: tfds.decode.SkipDecoding()}
+        try:
             return {
                 split: _Split(builder.as_data_source(split, decoders=skip), image)
                 for split in builder.info.splits
@@ -118,9 +122,7 @@ class _Records:
                 f"{self.folder} was prepared as {builder.info.file_format.value}, which only "
                 "TensorFlow reads: prepare it again with file_format='array_record'"
             ) from None
-        except ValueError:
-            raise
-        except Exception as error:  # tfds, protobuf and array_record each have kinds of their own
+        except Exception as error:
             raise ValueError(f"{self.folder} cannot be read: {error}") from error
 
     def __call__(self, name: str) -> bytes:

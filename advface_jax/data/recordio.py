@@ -40,8 +40,8 @@ def read_record(file: BinaryIO, offset: int) -> Record:
         raise ValueError(f"no record begins at byte {offset}: the .idx belongs to another .rec")
     if word >> 29:
         raise ValueError(
-            "a record split into parts, which is not read: pack it again with images free of the "
-            "RecordIO magic number"
+            "a record split into parts, which is not read (MXNet splits one whose bytes happen to "
+            "hold its magic number): encode that image anew and pack it again"
         )
     length = word & ((1 << 29) - 1)
     header = file.read(_HEADER.size)

@@ -1,0 +1,375 @@
+"""Builders: the user's copy goes in, the same bytes come out of a prepared set, with the pairs."""
+
+import io
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from face_files import archive, bin_set, folder, noise, picture, rec_pack
+from PIL import Image
+from scipy.io import savemat
+
+from advface_jax.commands import prepare as command
+from advface_jax.data import NamedPair, index_pairs, open_faces, open_source, read_faces
+from advface_jax.data import prepared as reading
+
+if sys.platform == "win32":
+    pytest.skip("array_record has no wheel for Windows", allow_module_level=True)
+
+import tensorflow_datasets as tfds
+
+from advface_jax.data.builders.base import prepare
+
+ROOT = Path(__file__).parents[1]
+IMAGES = [noise(i) for i in range(8)]
+PEOPLE = {f"{i // 3:07d}/{i:03d}.jpg": image for i, image in enumerate(IMAGES)}
+
+
+def contents(source):
+    return {name: source.read(name) for name in source.names}
+
+
+def test_casia_from_a_folder_a_zip_and_a_pack(tmp_path):
+    copies = [folder(tmp_path / "CASIA", PEOPLE), archive(tmp_path / "c.zip", PEOPLE)]
+    for i, path in enumerate(copies):
+        made = prepare("casia-webface", path, tmp_path / str(i))
+        assert made.fresh and made.folder == tmp_path / str(i) / "casia_webface/1.0.0"
+        source = open_source(made.folder)
+        assert contents(source) == PEOPLE, "the bytes as they were, in the order of the copy"
+        assert source.identities == ("0000000",) * 3 + ("0000001",) * 3 + ("0000002",) * 2
+        assert source.pairs == source.skipped == ()
+    pack = rec_pack(tmp_path / "pack", {3: IMAGES[:5], 9: IMAGES[5:]})
+    source = prepare("casia-webface", pack.parent, tmp_path / "2").source
+    assert list(contents(source).values()) == IMAGES and set(source.identities) == {"3", "9"}
+
+
+def test_a_prepared_set_is_found_by_name_and_read_as_faces(tmp_path, monkeypatch):
+    prepare("casia-webface", folder(tmp_path / "c", PEOPLE), tmp_path / "d")
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path / "d"))
+    lazy, eager = open_faces("tfds:casia-webface"), read_faces(tmp_path / "c")
+    assert lazy.names == eager.names and (lazy.images == eager.images).all()
+    some = read_faces("tfds:casia_webface", names=[eager.names[5]])
+    assert (some.images == eager.images[5]).all()
+    with pytest.raises(ValueError, match=rf"tfds:cfp_fp is not in {tmp_path}.*prepare it"):
+        open_source("tfds:cfp-fp")
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ValueError, match=r"pip install 'advface_jax\[data\]'"):
+        open_source("tfds:casia-webface")
+
+
+def test_workers_read_the_same(tmp_path):
+    source = prepare("casia-webface", folder(tmp_path / "c", PEOPLE), tmp_path / "d").source
+    assert contents(pickle.loads(pickle.dumps(source))) == PEOPLE
+    source.read(source.names[0])  # opened here, before the fork
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(source.read, source.names) == IMAGES
+
+
+def test_broken_images_are_left_out_counted_and_listed(tmp_path):
+    files = dict(PEOPLE)
+    files["0000001/003.jpg"] = IMAGES[3][:-2000]
+    files["0000002/x.jpg"] = b"<html>not found</html>"
+    files["0000002/a\tb.jpg"] = picture()
+    made = prepare("casia-webface", folder(tmp_path / "c", files), tmp_path / "d")
+    assert len(made.source) == 7 and "0000001/003.jpg" not in made.source.names
+    reasons = dict(made.source.skipped)
+    assert "truncated" in reasons["0000001/003.jpg"]
+    assert reasons["0000002/x.jpg"] == "unreadable: not an image"
+    assert reasons["0000002/a b.jpg"] == "a tab or a line break in its name"
+    with pytest.warns(UserWarning, match="7 faces read, 3 skipped"):
+        open_faces(made.folder)
+    with pytest.raises(ValueError, match="no image can be decoded; the first: 1.jpg: unreadable"):
+        prepare("casia-webface", folder(tmp_path / "b", {"1.jpg": b"?"}), tmp_path / "e")
+    assert not list((tmp_path / "e").rglob("*.tsv"))
+
+
+def test_a_finished_set_is_not_built_twice_and_never_mixed_up(tmp_path):
+    copy = folder(tmp_path / "c", PEOPLE)
+    made = prepare("casia-webface", copy, tmp_path / "d")
+    (records,) = made.folder.glob("*.array_record*")
+    before = records.stat().st_mtime_ns
+    again = prepare("casia-webface", archive(tmp_path / "c.zip", PEOPLE), tmp_path / "d")
+    assert not again.fresh and records.stat().st_mtime_ns == before
+    assert contents(again.source) == PEOPLE
+    (copy / "0000000/000.jpg").write_bytes(noise(99))  # the same names, another picture
+    with pytest.raises(ValueError, match="made of other files: remove it"):
+        prepare("casia-webface", copy, tmp_path / "d")
+    unfinished = tmp_path / "e/casia_webface/1.0.0"
+    unfinished.mkdir(parents=True)
+    with pytest.raises(ValueError, match="is no finished data set"):
+        prepare("casia-webface", copy, tmp_path / "e")
+
+
+def test_a_run_that_was_stopped_starts_again(tmp_path):
+    copy = folder(tmp_path / "c", PEOPLE)
+
+    def stop(done, total):
+        assert total == 8
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare("casia-webface", copy, tmp_path / "d", report=stop)
+    assert not [path for path in (tmp_path / "d").rglob("*") if path.is_file()]
+    # a killed run cannot tidy up: what is old is removed, what may still be at work is left
+    for name, age in (("incomplete.OLD_1.0.0", 3600), ("incomplete.NEW_1.0.0", 0)):
+        left = tmp_path / "d/casia_webface" / name / "part"
+        left.parent.mkdir(parents=True)
+        left.write_bytes(b"")
+        for path in (left, left.parent):
+            os.utime(path, (path.stat().st_mtime - age,) * 2)
+    assert contents(prepare("casia-webface", copy, tmp_path / "d").source) == PEOPLE
+    there = {path.name for path in (tmp_path / "d/casia_webface").iterdir()}
+    assert there == {"1.0.0", "incomplete.NEW_1.0.0"}
+
+
+def cfp(root: Path) -> Path:
+    """Two people, two frontal and one profile picture each, two folds."""
+    frontal = [f"{p:03d}/frontal/{i:02d}.jpg" for p in (1, 2) for i in (1, 2)]
+    profile = [f"{p:03d}/profile/01.jpg" for p in (1, 2)]
+    files = {
+        f"Data/Images/{name}": IMAGES[i] for i, name in enumerate(sorted(frontal + profile))
+    } | {"Data/Fiducials/001/frontal/01.txt": b"", "Data/logo.png": picture()}
+    for name, images in (("Pair_list_F.txt", frontal), ("Pair_list_P.txt", profile)):
+        lines = [f"{n} ../Data/Images/{image}" for n, image in enumerate(images, 1)]
+        files[f"Protocol/{name}"] = "\r\n".join(lines).encode()
+    splits = {"01/same": "1,1", "01/diff": "2,2", "02/same": "4,2", "02/diff": "3,1"}
+    files |= {f"Protocol/Split/FP/{k}.txt": v.encode() for k, v in splits.items()}
+    return folder(root, files)
+
+
+CFP_PAIRS = (
+    NamedPair("001/frontal/01.jpg", "001/profile/01.jpg", True, 1),
+    NamedPair("001/frontal/02.jpg", "002/profile/01.jpg", False, 1),
+    NamedPair("002/frontal/02.jpg", "002/profile/01.jpg", True, 2),
+    NamedPair("002/frontal/01.jpg", "001/profile/01.jpg", False, 2),
+)
+
+
+def test_cfp_fp_from_the_original_folder(tmp_path):
+    source = prepare("cfp-fp", cfp(tmp_path / "cfp-dataset"), tmp_path / "d").source
+    assert source.pairs == CFP_PAIRS and source.identities == ("001",) * 3 + ("002",) * 3
+    assert source.skipped == (
+        ("Data/logo.png", "not PERSON/frontal/IMAGE or PERSON/profile/IMAGE"),
+    )
+    with pytest.warns(UserWarning, match="1 not PERSON"):
+        faces = open_faces(tmp_path / "d/cfp_fp/1.0.0")
+    pairs = index_pairs(faces.pairs, faces)
+    assert pairs.same.tolist() == [True, False, True, False]
+
+
+def test_cfp_fp_from_crops_that_kept_the_names(tmp_path):
+    root = cfp(tmp_path / "cfp-dataset")
+    crops = {
+        f"{p}/{v}.png": picture() for p in ("001", "002") for v in ("frontal/01", "profile/01")
+    }
+    path = archive(tmp_path / "crops.zip", crops)
+    source = prepare("cfp-fp", path, tmp_path / "d", protocol=root).source
+    assert source.pairs[0] == NamedPair("001/frontal/01.png", "001/profile/01.png", True, 1)
+    assert source.pairs[1].left == "001/frontal/02.jpg", "a pair is kept though a picture is not"
+    with pytest.raises(ValueError, match=r"give CFP's folder, with Protocol"):
+        prepare("cfp-fp", path, tmp_path / "e")
+    with pytest.raises(ValueError, match="none of the 4 pairs .* do they belong together"):
+        other = folder(tmp_path / "o", {"x/frontal/1.jpg": picture()})
+        prepare("cfp-fp", other, tmp_path / "e", protocol=root)
+    with pytest.raises(ValueError, match="none of the 8 images is PERSON/frontal"):
+        prepare("cfp-fp", folder(tmp_path / "w", PEOPLE), tmp_path / "e", protocol=root)
+
+
+def agedb(root: Path) -> Path:
+    """Four pictures of two people and a protocol of two folds, as MATLAB writes it."""
+    names = ["0_MariaCallas_35_f", "1_MariaCallas_65_f", "2_A_B_20_m", "3_A_B_50_M"]
+    folder(root, {f"{name}.jpg": IMAGES[i] for i, name in enumerate(names)})
+    folds = [[(0, 1, 1), (0, 2, -1)], [(3, 2, 1), (1, 3, -1)]]
+    splits = np.empty((2, 1), object)
+    for f, rows in enumerate(folds):
+        images = np.empty((2, 2), object)
+        for i, (left, right, _) in enumerate(rows):
+            for side, k in enumerate((left, right)):
+                item = np.empty((1, 1), [("name", object), ("age", object)])
+                item["name"][0, 0], item["age"][0, 0] = names[k], 30
+                images[side, i] = item
+        split = np.empty((1, 1), [("pair", object), ("same", object)])
+        split["pair"][0, 0] = images
+        split["same"][0, 0] = np.array([[row[2] for row in rows]])
+        splits[f, 0] = split
+    savemat(root / "test_splits_30_years.mat", {"splits": splits})
+    return root
+
+
+def test_agedb_from_the_original_folder(tmp_path):
+    root = folder(agedb(tmp_path / "AgeDB"), {"cover.jpg": picture()})
+    source = prepare("agedb-30", root, tmp_path / "d").source
+    assert source.names[2] == "2_A_B_20_m.jpg" and len(source) == 4
+    assert source.identities == ("MariaCallas", "MariaCallas", "A_B", "A_B")
+    assert source.skipped == (("cover.jpg", "not named as in 0_MariaCallas_35_f.jpg"),)
+    assert [(p.same, p.fold) for p in source.pairs] == [(1, 1), (0, 1), (1, 2), (0, 2)]
+    who = dict(zip(source.names, source.identities, strict=True))
+    assert all((who[p.left] == who[p.right]) == p.same for p in source.pairs)
+
+
+@pytest.mark.parametrize("name", ["cfp-fp", "agedb-30"])
+def test_verification_sets_of_insightface(tmp_path, name):
+    path = bin_set(tmp_path / "x.bin", IMAGES, [True, False, True, False])
+    made = prepare(name, path, tmp_path / "d")
+    assert list(contents(made.source).values()) == IMAGES
+    assert made.source.pairs == open_source(path).pairs and len(made.source.pairs) == 4
+    with pytest.raises(ValueError, match="is a verification set: wanted person/image.jpg"):
+        prepare("casia-webface", path, tmp_path / "d")
+    with pytest.raises(ValueError, match="has no verification protocol"):
+        prepare("casia-webface", path, tmp_path / "d", protocol=path)
+
+
+def test_plain_tensorflow_datasets_decodes_what_was_prepared(tmp_path):
+    made = prepare("casia-webface", folder(tmp_path / "c", PEOPLE), tmp_path / "d")
+    builder: Any = tfds.builder_from_directory(str(made.folder))
+    assert builder.info.citation and "CASIA" in builder.info.description
+    example = builder.as_data_source("train")[4]
+    with Image.open(io.BytesIO(IMAGES[4])) as image:
+        assert (example["image"] == np.asarray(image)).all()
+    assert (example["name"], example["identity"]) == (b"0000001/004.jpg", b"0000001")
+
+
+def theirs(path: Path, features: dict, examples: list[dict], split="train") -> Path:
+    """A set as tensorflow-datasets' own builders leave it: shuffled, without lists beside it."""
+
+    class Theirs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("0.1.1")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(features),  # type: ignore[arg-type]
+            )
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples()}
+
+        def _generate_examples(self):
+            yield from ((f"key {i}", example) for i, example in enumerate(examples))
+
+    builder = Theirs(data_dir=str(path), file_format="array_record")
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    builder.download_and_prepare(download_dir=str(path / "downloads"), download_config=config)
+    return Path(builder.data_path)
+
+
+def test_sets_like_tfds_own_lfw(tmp_path):
+    features = {"label": tfds.features.Text(), "image": tfds.features.Image(shape=(160, 160, 3))}
+    who = ["Ada", "Bo", "Bo", "Cy"]
+    examples = [{"label": name, "image": IMAGES[i]} for i, name in enumerate(who)]
+    source = open_source(theirs(tmp_path, features, examples))
+    assert sorted(source.identities) == who and len(set(source.names)) == 4
+    named = zip(source.names, source.identities, strict=True)
+    assert all(name.startswith(f"{identity}/train-0000") for name, identity in named)
+    of = dict(zip(contents(source).values(), source.identities, strict=True))
+    assert of == dict(zip(IMAGES[:4], who, strict=True)), "shuffled, and each with its own label"
+
+
+def test_sets_like_tfds_own_celeb_a(tmp_path):
+    features = {
+        "image": tfds.features.Image(shape=(160, 160, 3), encoding_format="jpeg"),
+        "attributes": {"Smiling": np.bool_, "label": np.bool_},
+        "identity": {"Identity_No": np.int64},
+    }
+    examples = [
+        {
+            "image": IMAGES[i],
+            "attributes": {"Smiling": True, "label": False},
+            "identity": {"Identity_No": 100 + i},
+        }
+        for i in range(3)
+    ]
+    source = open_source(theirs(tmp_path, features, examples, "validation"))
+    of = dict(zip(contents(source).values(), source.identities, strict=True))
+    assert of == {IMAGES[i]: str(100 + i) for i in range(3)}
+    del features["identity"]  # versions before 2.1.0
+    for example in examples:
+        del example["identity"]
+    source = open_source(theirs(tmp_path / "old", features, examples))
+    assert len(set(source.identities)) == 3, "nobody knows who they are: each is a person"
+
+
+def test_a_set_without_images_or_of_records_that_only_tensorflow_reads(tmp_path):
+    where = theirs(tmp_path / "a", {"x": np.int64}, [{"x": 1}])
+    with pytest.raises(ValueError, match="has the features x, and none is an image"):
+        open_source(where)
+    where = theirs(tmp_path / "b", {"image": tfds.features.Image()}, [{"image": IMAGES[0]}])
+    info = where / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(ValueError, match="tfrecord, which only TensorFlow reads: prepare it again"):
+        open_source(where)
+
+
+def test_a_prepared_set_that_was_damaged(tmp_path):
+    made = prepare("casia-webface", folder(tmp_path / "c", PEOPLE), tmp_path / "d")
+    table = made.folder / reading.FACES
+    rows = table.read_text()
+    for broken, message in (
+        (rows.rsplit("\n", 2)[0] + "\n", "7 names, 7 of them different, for 8 records"),
+        (rows.replace("001.jpg", "000.jpg", 1), "8 names, 7 of them different"),
+        (rows.replace("0000000/000.jpg\t0000000", "0000000/000.jpg"), "without two columns"),
+    ):
+        table.write_text(broken)
+        with pytest.raises(ValueError, match=message):
+            open_source(made.folder)
+    table.write_text(rows.replace("000.jpg", "xxx.jpg", 1))
+    with pytest.raises(ValueError, match="of another build: the record is '0000000/000.jpg'"):
+        open_source(made.folder).read("0000000/xxx.jpg")
+    table.write_text(rows)
+    (records,) = made.folder.glob("*.array_record*")
+    whole = records.read_bytes()
+    records.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="cannot be read|records|record"):
+        contents(open_source(made.folder))
+    records.unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        contents(open_source(made.folder))
+    (made.folder / "features.json").write_text("{")
+    with pytest.raises(ValueError, match="cannot be read"):
+        open_source(made.folder)
+
+
+def test_the_command_says_what_was_made_and_what_was_not(tmp_path, capsys):
+    root = cfp(tmp_path / "cfp-dataset")
+    (root / "Data/Images/002/profile/01.jpg").write_bytes(b"?")
+    command.main("cfp-fp", root, tmp_path / "d")
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == str(tmp_path / "d/cfp_fp/1.0.0")
+    assert out[1] == "5 images, 2 identities, 4 pairs"
+    assert out[2].startswith("2 left out (1 not PERSON/frontal") and "skipped.tsv" in out[2]
+    assert out[-1] == "2 of the pairs need an image that is not there"
+    command.main("cfp-fp", root, tmp_path / "d")
+    assert "(prepared before)" in capsys.readouterr().out
+    done = subprocess.run(
+        [sys.executable, "-m", "advface_jax", "prepare", "agedb-30", str(root)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TFDS_DATA_DIR": str(tmp_path / "e")},
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "none of the 7 images is named as in" in " ".join(done.stderr.split())
+
+
+def test_tensorflow_is_neither_needed_nor_imported(tmp_path):
+    folder(tmp_path / "c", PEOPLE)
+    code = f"""
+import sys
+from pathlib import Path
+from advface_jax.data.builders.base import prepare
+made = prepare("casia-webface", Path({str(tmp_path / "c")!r}), Path({str(tmp_path / "d")!r}))
+print(len([made.source.read(name) for name in made.source.names]), "images")
+print({{"tensorflow", "torch", "apache_beam"}} & {{name.partition(".")[0] for name in sys.modules}})
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["8 images", "set()"]
