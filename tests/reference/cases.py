@@ -34,6 +34,17 @@ DECODERS = {
 }
 
 
+# MTCNN: a seed of the weights, and pictures (seed, height, width) with the thresholds of P, R, O.
+# The seeds are such that float64 finds the same boxes: none hangs on the last digit.
+MTCNN_SEED = 13
+MTCNN_PATCHES = {"pnet": (2, 31, 46), "rnet": (3, 24, 24), "onet": (3, 48, 48)}
+PHOTOS = {
+    "several_tiles": (1, 150, 203, (0.75, 0.7, 0.5)),
+    "one_tile": (2, 64, 47, (0.7, 0.65, 0.45)),
+    "square": (3, 90, 90, (0.7, 0.7, 0.5)),
+}
+
+
 def sample(array: np.ndarray) -> np.ndarray:
     """Mean, standard deviation, then every 97th element in NHWC order, float32.
 

@@ -36,6 +36,8 @@ def draw(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
         value = 0.5 + u
     elif kind in ("mean", "running_mean", "bias"):
         value = 0.6 * u - 0.3
+    elif "prelu" in name:
+        value = 0.5 * u
     elif kind == "weight" and len(shape) == 1:
         value = np.ones(shape)  # slim's batch norm has no gamma; facenet-pytorch stores ones
     elif kind in ("weight", "kernel"):
@@ -130,6 +132,47 @@ def facenet_shapes(embedding_size: int, classes: int | None = None) -> dict[str,
         shapes["logits.weight"] = (classes, embedding_size)
         shapes["logits.bias"] = (classes,)
     return shapes
+
+
+def mtcnn_shapes() -> dict[str, tuple[int, ...]]:
+    """MTCNN's three networks under facenet-pytorch's names, each behind the name of its file."""
+    layers = {
+        "pnet": {"conv1": (10, 3, 3), "conv2": (16, 10, 3), "conv3": (32, 16, 3),
+                 "conv4_1": (2, 32, 1), "conv4_2": (4, 32, 1)},
+        "rnet": {"conv1": (28, 3, 3), "conv2": (48, 28, 3), "conv3": (64, 48, 2),
+                 "dense4": (128, 576), "dense5_1": (2, 128), "dense5_2": (4, 128)},
+        "onet": {"conv1": (32, 3, 3), "conv2": (64, 32, 3), "conv3": (64, 64, 3),
+                 "conv4": (128, 64, 2), "dense5": (256, 1152), "dense6_1": (2, 256),
+                 "dense6_2": (4, 256), "dense6_3": (10, 256)},
+    }  # fmt: skip
+    shapes: dict[str, tuple[int, ...]] = {}
+    for network, table in layers.items():
+        for name, (o, i, *k) in table.items():
+            shapes[f"{network}.{name}.weight"] = (o, i, *k, *k)
+            shapes[f"{network}.{name}.bias"] = (o,)
+            if "_" not in name:
+                shapes[f"{network}.prelu{name[-1]}.weight"] = (o,)
+    return shapes
+
+
+def mtcnn(seed: int) -> dict[str, np.ndarray]:
+    """Weights of the three networks that move boxes by a tenth or so, as trained ones do."""
+    flat = fill(seed, mtcnn_shapes())
+    return {k: v * np.float32(0.1 if "_2." in k else 1) for k, v in flat.items()}
+
+
+def patches(name: str, n: int, height: int, width: int) -> np.ndarray:
+    """Float32 pixels (n, height, width, 3) in 0..255 for a network alone."""
+    return (255 * uniform(0, f"patches.{name}", (n, height, width, 3))).astype(np.float32)
+
+
+def photo(seed: int, height: int, width: int) -> np.ndarray:
+    """A uint8 (height, width, 3) picture of flat patches of three sizes, and some noise."""
+    picture = 0.1 * uniform(seed, "photo.noise", (height, width, 3))
+    for side in (5, 17, 40):
+        grid = uniform(seed, f"photo.{side}", (height // side + 1, width // side + 1, 3))
+        picture += 0.3 * grid.repeat(side, 0).repeat(side, 1)[:height, :width]
+    return (255 * picture).astype(np.uint8)
 
 
 def decoder_shapes(kind: str, **size: int) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,85 @@
+"""From a photograph and the boxes found in it to crops, as facenet-pytorch 2.6.0 cuts them."""
+
+from __future__ import annotations
+
+import io
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from advface_jax.data.faces import SIZE
+
+MARGIN = 14  # pixels of the crop, both sides together
+MAX_PIXELS = 50_000_000  # of one photograph; a hostile one of 100 kB can claim billions
+
+Choice = Literal["centre", "largest", "probable", "all"]
+"""Which of several faces: the largest near the middle; the largest; the most probable; all."""
+
+
+def decode(data: bytes) -> np.ndarray:
+    """An encoded photograph as uint8 (h,w,3), RGB, turned upright as its EXIF data say.
+
+    Raises ValueError with the reason when the bytes cannot be had as a picture.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = image.width * image.height  # from the header, before anything is decoded
+            if pixels <= MAX_PIXELS:
+                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except Exception as error:  # Pillow raises a dozen kinds
+        raise ValueError(f"unreadable: {error}") from error
+    raise ValueError(f"too large: {pixels / 1e6:,.0f} megapixels, more than {MAX_PIXELS / 1e6:.0f}")
+
+
+def choose(
+    boxes: np.ndarray, probabilities: np.ndarray, size: tuple[int, int], how: Choice = "centre"
+) -> np.ndarray:
+    """Which boxes (n,4) of a photograph of ``size`` (height, width) to crop: indices, best first.
+
+    "centre": the area less twice the squared distance (in pixels) from the middle of the
+    photograph, which is how every crop of this project was chosen; "largest": the area;
+    "probable": the probability. One index, or none where there is no box; "all": all of them, the
+    most probable first.
+    """
+    sides = boxes[:, 2:] - boxes[:, :2]
+    score = probabilities
+    if how in ("largest", "centre"):
+        score = sides.prod(1)
+    if how == "centre":
+        offset = boxes[:, :2] + sides / 2 - np.array(size[::-1], np.float32) / 2
+        score = score - 2 * np.square(offset).sum(1)
+    order = np.argsort(-score, kind="stable")
+    return order if how == "all" else order[:1]
+
+
+def cut(
+    photo: np.ndarray, box: np.ndarray, *, size: int = SIZE, margin: int = MARGIN
+) -> np.ndarray:
+    """The face in a box of a photograph (h,w,3), uint8 (size,size,3).
+
+    The box grows by ``margin`` pixels of the crop, half of them at each end, is clipped at the
+    photograph's edges and rounded down, and resized to a square by Pillow's bilinear filter.
+    Raises ValueError when nothing of the box lies in the photograph, and for a margin that leaves
+    no room for the face.
+    """
+    if not 0 <= margin < size:
+        raise ValueError(f"got margin={margin}, size={size}; wanted a margin from 0 to size - 1")
+    grown = margin * (box[2:] - box[:2]) / (size - margin) / 2
+    ends = np.array(photo.shape[1::-1])
+    low = np.maximum(box[:2] - grown, 0).astype(int)
+    high = np.minimum(box[2:] + grown, ends).astype(int)
+    if (low >= high).any():
+        raise ValueError("the face lies outside the photograph")
+    part = Image.fromarray(photo[low[1] : high[1], low[0] : high[0]])
+    return np.asarray(part.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def encode(crop: np.ndarray, suffix: Literal[".jpg", ".png"], quality: int = 95) -> bytes:
+    """A crop as the bytes of a file; ``quality`` is JPEG's."""
+    out = io.BytesIO()
+    if suffix == ".png":
+        Image.fromarray(crop).save(out, "PNG")
+    else:
+        Image.fromarray(crop).save(out, "JPEG", quality=quality)
+    return out.getvalue()
