@@ -5,7 +5,7 @@ import importlib
 from advface_jax import cli
 
 # modules of advface_jax.commands, each with a main
-COMMANDS: tuple[str, ...] = ("features", "prepare")
+COMMANDS: tuple[str, ...] = ("crop", "features", "prepare")
 
 
 def main() -> None:

@@ -1,0 +1,274 @@
+"""A set of photographs into a folder of crops: resumable, and every photograph accounted for."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+import re
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+
+from advface_jax import checks
+from advface_jax.data import crops
+from advface_jax.data.sources import Source, unsafe
+from advface_jax.detection import Detections, DetectorConfig
+
+REPORT, CARD = "crops.tsv", "crops.json"
+CROPPED = "cropped"
+_WORKERS = 4  # one decodes, one waits for the network, one writes: more do not help
+_WINDOW = 16  # photographs in flight
+
+
+@dataclasses.dataclass(frozen=True)
+class CropConfig:
+    """What a folder of crops is made with; one folder holds crops of one setting only."""
+
+    size: int = crops.SIZE
+    margin: int = crops.MARGIN
+    choose: crops.Choice = "centre"
+    format: Literal["jpg", "png"] = "jpg"
+    quality: int = 95
+    min_face: float = DetectorConfig.min_face
+
+    def __post_init__(self) -> None:
+        checks.positive(size=self.size)
+        checks.choice(self.choose, "choose", ("centre", "largest", "probable", "all"))
+        checks.choice(self.format, "format", ("jpg", "png"))
+        if not 0 <= self.margin < self.size:
+            raise ValueError(
+                f"got margin={self.margin}; wanted pixels of the crop, from 0 to {self.size - 1}"
+            )
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"got quality={self.quality}; wanted JPEG's, from 1 to 100")
+        DetectorConfig(min_face=self.min_face)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of crops.tsv: one face of a photograph, or the reason why there is none.
+
+    file, crop: the photograph's name and the crop's, empty if there is none.
+    status: "cropped", "no face", or what was wrong.
+    faces: how many were found. size: the photograph's, upright, as WxH.
+    box_x1y1x2y2, probability, landmarks_5xy: as in ``Detections``, in pixels of the photograph.
+    """
+
+    file: str
+    crop: str
+    status: str
+    faces: str = ""
+    size: str = ""
+    box_x1y1x2y2: str = ""
+    probability: str = ""
+    landmarks_5xy: str = ""
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+
+
+def read_report(out: Path) -> list[Row]:
+    """The rows of a folder's crops.tsv, without a last one that a kill cut short."""
+    try:
+        text = (out / REPORT).read_text("utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    whole = text[: text.rfind("\n") + 1]
+    lines = list(csv.reader(io.StringIO(whole), "excel-tab"))
+    return [Row(*line) for line in lines[1:] if len(line) == len(COLUMNS)]
+
+
+def crop_all(
+    source: Source,
+    out: Path,
+    config: CropConfig,
+    find: Callable[[np.ndarray], Detections],
+    origin: Mapping[str, Any],
+    progress: Callable[[int, int, int], None] = lambda done, total, faces: None,
+) -> list[Row]:
+    """Crop the photographs of ``source`` into ``out`` as identity/image.jpg: crops.tsv's rows.
+
+    ``find`` finds the faces of a photograph. ``progress`` hears how many photographs are done and
+    how many there are (those that an earlier run did left out), and how many crops were written.
+    What an earlier run with the same settings and ``origin`` did is not done again, but for
+    photographs that could not be read. A crop has its name only when it is whole.
+
+    Raises ValueError when ``out`` holds anything else, or crops of other settings.
+    """
+    _claim(out, config, origin)
+    wanted, refused = _targets(source, config)
+    before = _finished(read_report(out), out, config)
+    rows = {name: lines for name, lines in before.items() if name not in refused}
+    rows |= refused
+    _write_report(out, [row for lines in rows.values() for row in lines])
+    todo = [name for name in wanted if name not in rows]
+    progress(0, len(todo), 0)
+    faces = 0
+    work = _in_threads(lambda name: _crop_one(name, wanted, source, out, config, find), todo)
+    with (
+        contextlib.closing(work),  # at once, so that a run that is stopped does stop
+        open(out / REPORT, "a", encoding="utf-8", newline="") as report,
+    ):
+        for done, lines in enumerate(work, 1):
+            rows[lines[0].file] = lines
+            report.write(_lines(lines))
+            report.flush()
+            faces += sum(row.status == CROPPED for row in lines)
+            progress(done, len(todo), faces)
+    order = {name: n for n, name in enumerate(source.names)}
+    names = sorted(rows, key=lambda name: (order.get(name, len(order)), name))
+    ordered = [row for name in names for row in rows[name]]
+    _write_report(out, ordered)
+    return ordered
+
+
+def _claim(out: Path, config: CropConfig, origin: Mapping[str, Any]) -> None:
+    """See that ``out`` is new, or was made with the same settings."""
+    card = {**dataclasses.asdict(config), **origin}
+    if (out / CARD).is_file():
+        try:
+            made = dict(json.loads((out / CARD).read_text()))
+        except (ValueError, TypeError):
+            raise ValueError(f"{out / CARD} is damaged; crop into another folder") from None
+        differing = [k for k in card.keys() | made.keys() if card.get(k) != made.get(k)]
+        if differing:
+            said = "; ".join(
+                f"{k} {made.get(k)!r} there, {card.get(k)!r} now" for k in sorted(differing)
+            )
+            raise ValueError(f"{out} holds crops of other settings ({said}); give another folder")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(
+            f"{out} is not empty and holds no crops of this command (no {CARD}); give a new folder"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / CARD, (json.dumps(card, indent=2) + "\n").encode())
+
+
+def _targets(source: Source, config: CropConfig) -> tuple[dict[str, str], dict[str, list[Row]]]:
+    """The crop's name (without its ending) of each photograph, and rows of those without one."""
+    stems = {name: str(PurePosixPath(name).with_suffix("")) for name in source.names}
+    first: dict[str, str] = {}
+    for name, stem in stems.items():
+        first.setdefault(stem, name)
+    refused = {name: [Row(name, "", reason)] for name, reason in source.skipped}
+    for name, stem in stems.items():
+        # With "all", a photograph's second face is NAME.2, which may be another photograph's name.
+        numbered = re.fullmatch(r"(.+)\.\d+", stem) if config.choose == "all" else None
+        other = (first.get(numbered[1]) if numbered else None) or first[stem]
+        if unsafe(name) or Path(name).drive:
+            refused[name] = [Row(name, "", "with an unsafe path")]
+        elif other != name:
+            refused[name] = [Row(name, "", f"duplicate name: its crop might be {other}'s")]
+    return {name: stem for name, stem in stems.items() if name not in refused}, refused
+
+
+def _finished(rows: Iterable[Row], out: Path, config: CropConfig) -> dict[str, list[Row]]:
+    """Of an earlier run's rows, those of photographs that need not be looked at again."""
+    by_file: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_file[row.file].append(row)
+
+    def finished(lines: Sequence[Row]) -> bool:
+        expected = max(int(lines[0].faces), 1) if config.choose == "all" else 1
+        return len(lines) == expected and all(
+            (out / row.crop).is_file() if row.status == CROPPED else True for row in lines
+        )
+
+    # Without a number of faces the photograph was never looked at: broken bytes may be mended now.
+    return {
+        name: lines
+        for name, lines in by_file.items()
+        if all(row.faces.isdigit() and not unsafe(row.crop) for row in lines) and finished(lines)
+    }
+
+
+def _crop_one(
+    name: str,
+    stems: Mapping[str, str],
+    source: Source,
+    out: Path,
+    config: CropConfig,
+    find: Callable[[np.ndarray], Detections],
+) -> list[Row]:
+    try:
+        photo = crops.decode(source.read(name))
+    except (OSError, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        known = reason.startswith(("unreadable", "too large"))
+        return [Row(name, "", " ".join((reason if known else f"unreadable: {reason}").split()))]
+    h, w, _ = photo.shape
+    size = f"{w}x{h}"
+    if min(h, w) < config.min_face:
+        return [Row(name, "", f"too small: {size}, faces from {config.min_face:g}", "0", size)]
+    found = find(photo)
+    rows = []
+    for i in crops.choose(found.boxes, found.probabilities, (h, w), config.choose):
+        number = f".{len(rows) + 1}" if rows else ""
+        target = f"{stems[name]}{number}.{config.format}"
+        status = CROPPED
+        try:
+            face = crops.cut(photo, found.boxes[i], size=config.size, margin=config.margin)
+        except ValueError as error:
+            target, status = "", str(error)
+        else:
+            suffix = ".png" if config.format == "png" else ".jpg"
+            _write(out / target, crops.encode(face, suffix, config.quality))
+        rows.append(
+            Row(
+                name,
+                target,
+                status,
+                str(len(found)),
+                size,
+                ",".join(f"{v:.2f}" for v in found.boxes[i]),
+                f"{found.probabilities[i]:.4f}",
+                ",".join(f"{v:.2f}" for v in found.landmarks[i].ravel()),
+            )
+        )
+    return rows or [Row(name, "", "no face", "0", size)]
+
+
+def _in_threads(
+    work: Callable[[str], list[Row]], names: Iterable[str]
+) -> Generator[list[Row], None, None]:
+    """The results in order; a few photographs are read ahead, not all."""
+    pool = ThreadPoolExecutor(_WORKERS)
+    pending: deque[Future[list[Row]]] = deque()
+    try:
+        for name in names:
+            pending.append(pool.submit(work, name))
+            if len(pending) >= _WINDOW:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(data)
+    os.replace(part, path)
+
+
+def _lines(rows: Iterable[Row]) -> str:
+    text = io.StringIO()
+    csv.writer(text, "excel-tab", lineterminator="\n").writerows(
+        dataclasses.astuple(row) for row in rows
+    )
+    return text.getvalue()
+
+
+def _write_report(out: Path, rows: Sequence[Row]) -> None:
+    header = "\t".join(COLUMNS) + "\n"
+    _write(out / REPORT, (header + _lines(rows)).encode())

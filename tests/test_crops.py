@@ -1,0 +1,310 @@
+"""Cropping: which face, which pixels, and a folder of photographs with everything wrong with it.
+
+The finder here is a stand-in that sees a bright square as a face; test_mtcnn.py holds the real one.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from advface_jax import cropping, data, detection
+from advface_jax.commands import crop as command
+from advface_jax.data import crops, sources
+
+CONFIG = cropping.CropConfig()
+
+
+def squares(photo: np.ndarray) -> detection.Detections:
+    """Each column of pure red is a face: 40 pixels wide, its probability from its blue."""
+    (columns,) = np.nonzero((photo[0, :, 0] > 200) & (photo[0, :, 1] < 60))
+    starts = columns[np.diff(columns, prepend=-9) > 1]
+    boxes = np.array([[x, 10, x + 40, 50] for x in starts], np.float32).reshape(-1, 4)
+    order = np.argsort(-photo[0, starts, 2].astype(int))
+    n = len(starts)
+    return detection.Detections(
+        boxes[order], np.linspace(0.99, 0.8, n, dtype=np.float32), np.zeros((n, 5, 2), np.float32)
+    )
+
+
+def picture(*faces: int, width: int = 200, height: int = 80) -> Image.Image:
+    """Grey, with a red face at each of these columns, the later ones more blue."""
+    pixels = np.full((height, width, 3), 120, np.uint8)
+    for n, x in enumerate(faces):
+        pixels[:, x : x + 20] = (255, 0, 60 * n)
+    return Image.fromarray(pixels)
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:
+    out = io.BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
+def folder(root: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def crop(photos: Path, out: Path, config=CONFIG, find=squares):
+    rows = cropping.crop_all(sources.open_source(photos), out, config, find, {"photos": "p"})
+    return {row.file: row for row in rows}
+
+
+ONE, TWO, NONE = (encoded(picture(*xs)) for xs in ((50,), (20, 120), ()))
+
+
+# --- which face, and which pixels ---------------------------------------------------------------
+
+
+def test_which_face():
+    boxes = np.array([[0, 0, 60, 60], [80, 80, 120, 120], [150, 150, 155, 155]], np.float32)
+    sure = np.array([0.8, 0.7, 0.9], np.float32)
+
+    def chosen(how):
+        return crops.choose(boxes, sure, (200, 200), how).tolist()
+
+    # areas 3600, 1600, 25; squared distances from (100, 100): 9800, 0, 5512.5
+    assert chosen("largest") == [0]
+    assert chosen("centre") == [1]
+    assert chosen("probable") == [2]
+    assert chosen("all") == [2, 0, 1]
+    assert crops.choose(boxes[:0], sure[:0], (9, 9), "centre").tolist() == []
+
+
+def test_the_middle_is_of_width_and_height():
+    boxes = np.array([[10, 90, 50, 130], [140, 20, 180, 60]], np.float32)
+    sure = np.ones(2, np.float32)
+    assert crops.choose(boxes, sure, (220, 60), "centre").tolist() == [0]  # a high photograph
+    assert crops.choose(boxes, sure, (80, 320), "centre").tolist() == [1]  # a wide one
+
+
+def test_which_pixels():
+    """146 pixels of face and 14 of margin: nothing is resized, so every pixel can be named."""
+    photo = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    box = np.array([50.9, 60.2, 196.9, 206.2], np.float32)
+    np.testing.assert_array_equal(crops.cut(photo, box), photo[53:213, 43:203])
+    np.testing.assert_array_equal(crops.cut(photo, box, size=146, margin=0), photo[60:206, 50:196])
+
+
+def test_a_face_at_the_edge_is_clipped_and_stretched():
+    photo = np.zeros((100, 100, 3), np.uint8)
+    photo[:, :50] = 200
+    face = crops.cut(photo, np.array([-30, -30, 100, 100], np.float32), margin=0)
+    assert face.shape == (160, 160, 3)
+    assert abs(int((face[80, :, 0] > 100).sum()) - 80) <= 1
+    with pytest.raises(ValueError, match="outside the photograph"):
+        crops.cut(photo, np.array([120, 10, 150, 40], np.float32))
+    with pytest.raises(ValueError, match="margin from 0 to size - 1"):
+        crops.cut(photo, np.array([0, 0, 50, 50], np.float32), margin=160)
+
+
+def test_photographs_are_turned_upright_and_coloured():
+    wide = picture(50)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    turned = crops.decode(encoded(wide, "JPEG", exif=exif))
+    assert turned.shape == (200, 80, 3)
+    for mode in ("L", "P", "CMYK", "RGBA", "1"):
+        form = "TIFF" if mode == "CMYK" else "PNG"
+        assert crops.decode(encoded(wide.convert(mode), form)).shape == (80, 200, 3), mode
+
+
+@pytest.mark.parametrize("data", [b"", b"not a picture", ONE[: len(ONE) // 2]])
+def test_broken_bytes_are_explained(data):
+    with pytest.raises(ValueError, match="unreadable: "):
+        crops.decode(data)
+
+
+def test_huge_pictures_are_refused_before_they_are_decoded(monkeypatch):
+    monkeypatch.setattr(crops, "MAX_PIXELS", 200 * 80 - 1)
+    monkeypatch.setattr(Image.Image, "convert", None)
+    with pytest.raises(ValueError, match="too large: .* megapixels"):
+        crops.decode(ONE)
+
+
+# --- a folder of photographs --------------------------------------------------------------------
+
+
+def test_every_photograph_is_accounted_for(tmp_path):
+    photos = folder(
+        tmp_path / "photos",
+        {
+            "ann/one.png": ONE,
+            "ann/sub.dir/two.faces.png": TWO,
+            "bob/none.png": NONE,
+            "bob/broken.jpg": ONE[:99],
+            "bob/empty.jpg": b"",
+            "bob/small.png": encoded(picture(width=15, height=15)),
+            "flat.png": ONE,
+            "same.jpg": ONE,
+            "same.png": TWO,
+            "letter.txt": b"x",
+        },
+    )
+    out = tmp_path / "out" / "faces"
+    rows = crop(photos, out)
+    found = {n: (row.crop, row.status.split(":")[0], row.faces) for n, row in rows.items()}
+    assert found == {
+        "ann/one.png": ("ann/one.jpg", "cropped", "1"),
+        "ann/sub.dir/two.faces.png": ("ann/sub.dir/two.faces.jpg", "cropped", "2"),
+        "bob/none.png": ("", "no face", "0"),
+        "bob/broken.jpg": ("", "unreadable", ""),
+        "bob/empty.jpg": ("", "unreadable", ""),
+        "bob/small.png": ("", "too small", "0"),
+        "flat.png": ("flat.jpg", "cropped", "1"),
+        "same.jpg": ("same.jpg", "cropped", "1"),
+        "same.png": ("", "duplicate name", ""),
+    }  # fmt: skip
+    assert rows["ann/one.png"].box_x1y1x2y2 == "50.00,10.00,90.00,50.00"
+    assert rows["ann/one.png"].size == "200x80"
+    with open(out / "crops.tsv", newline="") as lines:
+        listed = list(csv.DictReader(lines, delimiter="\t"))
+    assert listed == [dataclasses.asdict(row) for row in rows.values()]
+    faces = data.read_faces(out)
+    assert faces.names == ("ann/one.jpg", "ann/sub.dir/two.faces.jpg", "flat.jpg", "same.jpg")
+    assert faces.identities[0] == "ann" and not faces.skipped
+    assert len(list(out.rglob("*.*"))) == 4 + 3  # sub.dir, crops.tsv, crops.json: no litter
+
+
+def test_all_faces(tmp_path):
+    photos = folder(tmp_path / "p", {"a/x.png": TWO, "a/x.2.png": ONE, "a/y.7.png": ONE})
+    config = cropping.CropConfig(choose="all", format="png", size=64)
+    source = sources.open_source(photos)
+    rows = cropping.crop_all(source, tmp_path / "o", config, squares, {})
+    assert [(row.crop, row.status.split(":")[0]) for row in rows] == [
+        ("", "duplicate name"), ("a/x.png", "cropped"), ("a/x.2.png", "cropped"),
+        ("a/y.7.png", "cropped"),
+    ]  # fmt: skip
+    assert [row.box_x1y1x2y2[:3] for row in rows[1:3]] == ["120", "20."]  # the most probable first
+    with Image.open(tmp_path / "o" / "a" / "x.2.png") as second:
+        assert second.size == (64, 64)
+
+
+def test_a_stopped_run_goes_on(tmp_path):
+    names = [f"a/{n}.png" for n in range(30)]
+    photos = folder(tmp_path / "p", dict.fromkeys(names, ONE) | {"a/7.png": NONE})
+    looked = []
+
+    def counting(photo):
+        looked.append(1)
+        return squares(photo)
+
+    def stopping(done, total, faces):
+        if done == 9:
+            raise KeyboardInterrupt
+
+    source, out = sources.open_source(photos), tmp_path / "o"
+    with pytest.raises(KeyboardInterrupt):
+        cropping.crop_all(source, out, CONFIG, counting, {}, stopping)
+    assert len(cropping.read_report(out)) == 9
+    with open(out / "crops.tsv", "a") as report:
+        report.write("a/29.png\ta/29.jp")  # as a kill leaves it
+    (out / "a" / ".29.jpg.part").write_bytes(b"half")
+    looked.clear()
+    rows = cropping.crop_all(source, out, CONFIG, counting, {})
+    assert len(looked) == 21
+    assert [row.file for row in rows] == sorted(names)
+    assert len(data.read_faces(out)) == 29
+
+    looked.clear()
+    (out / "a" / "3.jpg").unlink()  # a crop that was lost is made again, and it alone
+    assert cropping.crop_all(source, out, CONFIG, counting, {}) == rows
+    assert len(looked) == 1 and (out / "a" / "3.jpg").is_file()
+
+
+def test_a_photograph_that_was_mended_is_tried_again(tmp_path):
+    photos = folder(tmp_path / "p", {"a.png": ONE, "b.png": b"broken"})
+    assert crop(photos, tmp_path / "o")["b.png"].status.startswith("unreadable")
+    folder(photos, {"b.png": ONE})
+    assert crop(photos, tmp_path / "o")["b.png"].status == "cropped"
+
+
+def test_other_settings_do_not_mix(tmp_path):
+    photos = folder(tmp_path / "p", {"a.png": ONE})
+    crop(photos, tmp_path / "o")
+    with pytest.raises(ValueError, match=r"other settings \(margin 14 there, 0 now\)"):
+        crop(photos, tmp_path / "o", cropping.CropConfig(margin=0))
+    (tmp_path / "o" / "crops.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        crop(photos, tmp_path / "o")
+    mine = folder(tmp_path / "mine", {"thesis.txt": b"x"})
+    with pytest.raises(ValueError, match="not empty"):
+        crop(photos, mine)
+
+
+def test_nothing_is_written_outside(tmp_path):
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        for name in ("../../up.png", "/root.png", "a/../../b.png", "fine/a.png"):
+            archive.writestr(name, ONE)
+    rows = crop(tmp_path / "evil.zip", tmp_path / "x" / "y" / "o")
+    assert sorted(row.status for row in rows.values()) == ["cropped"] + ["with an unsafe path"] * 3
+    written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert written == {
+        "evil.zip", "x/y/o/crops.json", "x/y/o/crops.tsv", "x/y/o/fine/a.jpg",
+    }  # fmt: skip
+    # A report that somebody changed leads nowhere either: its row does not count as done.
+    report = tmp_path / "x" / "y" / "o" / "crops.tsv"
+    report.write_text(report.read_text().replace("fine/a.jpg", "../../../evil.zip"))
+    assert (
+        crop(tmp_path / "evil.zip", tmp_path / "x" / "y" / "o")["fine/a.png"].crop == "fine/a.jpg"
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"size": 0}, {"margin": 160}, {"margin": -1}, {"choose": "best"}, {"format": "gif"},
+     {"quality": 0}, {"min_face": 3}],
+)  # fmt: skip
+def test_settings_that_do_not_fit_are_refused(wrong):
+    with pytest.raises(ValueError, match="wanted"):
+        cropping.CropConfig(**wrong)
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    monkeypatch.setattr(detection, "load_detector", lambda source: None)
+    monkeypatch.setattr(detection, "detect", lambda photo, network, config: squares(photo))
+
+
+def test_the_command_counts_what_it_says(tmp_path, capsys, no_network):
+    photos = folder(
+        tmp_path / "p", {"a/1.png": ONE, "a/2.png": TWO, "b/3.png": NONE, "b/4.png": b"x"}
+    )
+    command.main(str(photos), tmp_path / "o")
+    said = capsys.readouterr().out
+    assert "2 crops of 4 photographs" in said
+    assert "1 with several faces (one was taken: centre)" in said
+    assert "2 without a crop: 1 no face, 1 unreadable" in said
+    assert json.loads((tmp_path / "o" / "crops.json").read_text())["detector"] == "mtcnn"
+    command.main(str(photos), tmp_path / "few", limit=1)
+    assert "1 crops of 1 photographs" in capsys.readouterr().out
+
+
+def test_the_command_refuses_what_cannot_go_well(tmp_path, no_network):
+    photos = folder(tmp_path / "p", {"a/1.png": NONE})
+    with pytest.raises(ValueError, match="lies inside"):
+        command.main(str(photos), photos / "faces")
+    with pytest.raises(ValueError, match="lies inside"):
+        command.main(str(photos), photos)
+    with pytest.raises(ValueError, match="no photograph gave a crop"):
+        command.main(str(photos), tmp_path / "o")
+    with pytest.raises(ValueError, match="limit=0"):
+        command.main(str(photos), tmp_path / "o", limit=0)
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ValueError, match="no photograph"):
+        command.main(str(tmp_path / "nothing"), tmp_path / "o2")
+    (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(ValueError, match="zip"):
+        command.main(str(tmp_path / "cut.zip"), tmp_path / "o3")
