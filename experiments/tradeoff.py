@@ -20,7 +20,9 @@ from rich.table import Table
 
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli
+from advface_jax.data import leaks
 from advface_jax.models import decoders, state
+from advface_jax.system import ASSETS, Role
 from experiments import common, inputs, paper, plots
 from experiments.evaluation import Models, floor, judge, row
 
@@ -48,6 +50,7 @@ def main(
     limit: int | None = None,
     seed: int = 0,
     precision: Literal["float32", "bfloat16"] = "float32",
+    on_leak: leaks.OnLeak = "warn",
 ) -> None:
     """Sweep the bound ε of AdvFace: reconstruction quality, accuracy, replay.
 
@@ -85,6 +88,8 @@ def main(
         order.
       seed: Of the pairs that are drawn where none are given. Nothing else is random.
       precision: Of the PGD; bfloat16 is for accelerators.
+      on_leak: What to do when measured people were seen in training, as far as the lists beside
+        the decoders (NAME.identities) tell: warn, or refuse.
     """
     began = time.monotonic()
     system = advface_jax.load(weights)
@@ -94,6 +99,11 @@ def main(
     models = Models(
         system.network, _decoder(system, shadow, "shadow"), _decoder(system, attacker, "attacker")
     )
+    lists = {
+        "shadow": _file(shadow, "shadow").with_suffix(".identities"),
+        "attacker": _file(attacker, "attacker").with_suffix(".identities"),
+    }
+    seen = inputs.seen_in_training(lists, crops, on_leak)
     settings = {
         **origin,
         "weights": system.card["source"],
@@ -149,7 +159,10 @@ def main(
         command=cli.command("experiments.tradeoff"),
         config=settings,
         seconds=seconds,
-        notes={"paper": {_label(r): beside(r) for r in rows if beside(r)}},
+        notes={
+            "paper": {_label(r): beside(r) for r in rows if beside(r)},
+            "seen_in_training": seen,  # null: no list of whom the decoder saw
+        },
         text=_text(table, rows, settings, seconds),
     )
     plots.tradeoff(rows, out / "tradeoff.png", [beside(r) for r in rows])
@@ -162,10 +175,14 @@ def main(
     shutil.rmtree(out / ".batches")  # embeddings of every face: not for keeping
 
 
-def _decoder(system: advface_jax.System, source: str, role: Literal["shadow", "attacker"]):
+def _decoder(system: advface_jax.System, source: str, role: Role):
     if source in decoders.KINDS:
         return system.decoder(source, role)
     return system.read_decoder(source)
+
+
+def _file(source: str, role: Role) -> Path:
+    return ASSETS / f"{source}-{role}.safetensors" if source in decoders.KINDS else Path(source)
 
 
 def _sum(decoder: decoders.Decoder) -> str:

@@ -1,17 +1,22 @@
-"""How well a recogniser tells people apart, unprotected: the check of converted weights.
+"""How well a recogniser tells people apart: the check of converted weights, and of shared features.
 
     python -m experiments.verify --weights facenet-128 --preset paper
+    python -m experiments.verify --faces agedb_30.bin
+    python -m experiments.verify --faces FOLDER_OF_FEATURES
 
 Writes verify.json and verify.md into --out.
 """
 
 import time
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
 import advface_jax
-from advface_jax import checks, cli, metrics
+from advface_jax import checks, cli, data, metrics
+from advface_jax.data import leaks
 from experiments import common, inputs
 
 
@@ -24,42 +29,53 @@ def main(
     pairs: Path | None = None,
     batch: int = 32,
     limit: int | None = None,
+    flip: bool = False,
+    resize: bool = False,
+    trained_on: Path | None = None,
+    on_leak: leaks.OnLeak = "warn",
     seed: int = 0,
 ) -> None:
-    """Ten-fold verification accuracy of FaceNet weights, nothing protected.
+    """Ten-fold verification accuracy of FaceNet weights on faces, or on shared features.
 
     Args:
       preset: demo: 48 embedded faces of nobody. paper: LFW's pairs from --faces and --pairs, or
         from the folder that the variable ADVFACE_DATA names.
       out: Folder for the results.
       weights: facenet-512-q8, facenet-128, another known name, or a folder of weights_convert.
-      faces: Folder or zip of 160×160 crops as identity/image.jpg, or 'synthetic'.
+      faces: 160×160 crops: a folder or zip of identity/image.jpg, insightface's .bin (with its
+        pairs), a prepared data set (tfds:NAME), 'synthetic'; or a folder that `python -m
+        advface_jax features` wrote.
       listing: Tab-separated list of the faces, with columns file and identity.
-      pairs: LFW's pairs.txt, or a tab-separated list (fold, same, file1, file2).
+      pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
+        AgeDB-30's .mat. By default those that the faces come with, else drawn from the identities.
       batch: Faces at a time.
       limit: At most so many pairs, as many same as different from every fold.
+      flip: Embed each picture and its mirror image; their normalised sum is the embedding.
+      resize: Take square pictures of other sizes too; packs of insightface always are.
+      trained_on: Whom the weights saw: NAME.identities of train_decoder, or a list with columns
+        file and identity.
+      on_leak: What to do when measured people were seen in training: warn, or refuse.
       seed: Of the pairs that are drawn where none are given.
     """
     began = time.monotonic()
     checks.positive(batch=batch)
     system = advface_jax.load(weights)
-    crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed)
-    parts = []
-    with cli.bar("faces") as bar:
-        task = bar.add_task("recognise", total=len(crops), note="")
-        for start in range(0, len(crops), batch):
-            pixels = crops.images[start : start + batch]
-            # The last, smaller batch is filled up, so that one program serves all.
-            full = np.resize(pixels, (batch, *pixels.shape[1:])).astype(np.float32) / 255
-            parts.append(system.embed(full, batch=batch)[: len(pixels)])
-            bar.update(task, advance=len(pixels))
-    embeddings = np.concatenate(parts)
+    crops, over, origin = _inputs(system, preset, faces, listing, pairs, limit, seed, resize)
+    shared: dict[str, Any] = {}
+    if isinstance(crops, data.FeatureSet):
+        if flip or trained_on:
+            raise ValueError(f"{faces} holds features: they cannot be mirrored, and name nobody")
+    elif trained_on:
+        if not trained_on.is_file():
+            raise ValueError(f"{trained_on} does not exist: give NAME.identities, or a listing")
+        shared = inputs.seen_in_training({"the recogniser": trained_on}, crops, on_leak)
+    embeddings = _embeddings(system, crops, batch, flip)
     distances = metrics.squared_distance(embeddings[over.left], embeddings[over.right])
     verified = metrics.ten_fold_accuracy(distances, over.same, over.fold)
     row = {
-        "method": "Unprotected",
+        "method": "AdvFace" if isinstance(crops, data.FeatureSet) else "Unprotected",
         "weights": system.card["source"],
-        "epsilon": None,
+        "epsilon": origin.get("epsilon"),
         **dict.fromkeys(("ssim", "psnr", "mse", "srra")),  # nothing is reconstructed here
         "acc": verified.accuracy,
         "acc_std_of_folds": verified.std,
@@ -68,7 +84,12 @@ def main(
         "pairs": len(over),
     }
     seconds = time.monotonic() - began
-    config = {**origin, "weights": system.card["source"], "weights_sha256": system.card["sha256"]}
+    config: dict[str, Any] = {
+        **origin,
+        "flip": flip,
+        "weights": system.card["source"],
+        "weights_sha256": system.card["sha256"],
+    }
     cells = [
         row["weights"],
         f"{100 * verified.accuracy:.2f} ± {100 * verified.std:.2f}",
@@ -81,12 +102,76 @@ def main(
     call = cli.command("experiments.verify")
     text += f"\n\n`{call}`\n{where['hardware']}, {seconds / 60:.1f} min, {where['date']}."
     common.write_results(
-        out, "verify", [row], command=call, config=config, seconds=seconds, text=text
+        out,
+        "verify",
+        [row],
+        command=call,
+        config=config,
+        seconds=seconds,
+        notes={"seen_in_training": shared},
+        text=text,
     )
     cli.answer.print(
         f"{cells[0]}: {cells[1]} % on {cells[3]} pairs; written: {out / 'verify.json'}, "
         f"{out / 'verify.md'}"
     )
+
+
+def _inputs(
+    system: advface_jax.System,
+    preset: inputs.Preset,
+    faces: str | None,
+    listing: Path | None,
+    pairs: Path | None,
+    limit: int | None,
+    seed: int,
+    resize: bool,
+) -> tuple[data.Faces | data.FeatureSet, data.Pairs, dict[str, Any]]:
+    if faces is None or not (Path(faces) / "card.json").is_file():
+        return inputs.read(preset, faces, listing, pairs, limit, seed, resize)
+    found = data.open_features(faces)
+    if found.card["weights_sha256"] != system.card["sha256"]:
+        raise ValueError(
+            f"{faces} holds features of {found.card['weights']}; these weights are "
+            f"{system.card['source']}: give --weights {found.card['weights']}"
+        )
+    if pairs is not None:
+        over = data.index_pairs(data.subset(data.read_pairs(pairs), limit), found)
+    elif found.identities:
+        over = inputs.draw(found, limit, seed)
+    else:
+        raise ValueError(f"{faces} was written without labels: no pairs can be drawn from it")
+    card = {k: found.card[k] for k in ("epsilon", "steps", "alpha", "dtype", "shadow_sha256")}
+    told = {"features": Path(faces).name, "pairs": str(pairs and pairs.name), "seed": seed, **card}
+    return found, over, told
+
+
+@jax.jit
+def _recognise(network: Any, z: jax.Array) -> jax.Array:
+    return network.server(z)
+
+
+def _embeddings(
+    system: advface_jax.System, crops: data.Faces | data.FeatureSet, batch: int, flip: bool
+) -> np.ndarray:
+    """Ψ(E(x)), or Ψ(z_adv) of shared features: L2-normalised (n,e)."""
+    parts = []
+    with cli.bar("faces") as bar:
+        task = bar.add_task("recognise", total=len(crops), note="")
+        for one in data.batches(crops, batch=batch, workers=0):
+            if one.refused:
+                raise ValueError(f"face {one.refused[0][0]} cannot be had: {one.refused[0][1]}")
+            if isinstance(crops, data.FeatureSet):
+                e = np.asarray(_recognise(system.network, one.values))
+            else:
+                images = one.values.astype(np.float32) / 255
+                e = system.embed(images, batch=batch)
+                if flip:
+                    e = e + system.embed(images[:, :, ::-1], batch=batch)
+                    e /= np.linalg.norm(e, axis=1, keepdims=True)
+            parts.append(e[one.mask])
+            bar.update(task, advance=int(one.mask.sum()))
+    return np.concatenate(parts)
 
 
 if __name__ == "__main__":

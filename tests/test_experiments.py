@@ -1,6 +1,8 @@
 """The experiments end to end: a few synthetic faces, a small recogniser, small decoders."""
 
+import io
 import json
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,9 @@ from PIL import Image
 from reference import weights
 
 import advface_jax
+from advface_jax import data
+from advface_jax.commands import features
+from advface_jax.data import leaks
 from advface_jax.models import decoders, facenet, state
 from advface_jax.system import System, write_decoder
 from experiments import evaluation, inputs, paper, tradeoff, verify
@@ -191,3 +196,95 @@ def test_verify_measures_the_recogniser(flags):
     tradeoff.main(**flags)
     bare = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"][0]
     assert row["acc"] == pytest.approx(bare["acc"])
+
+
+def measured(out):
+    document = json.loads((out / "verify.json").read_text())
+    return document["rows"][0], document
+
+
+def test_verify_takes_the_pairs_that_the_faces_come_with(flags, tmp_path):
+    faces = data.read_faces("synthetic", names=data.synthetic_names(4, 2))
+    encoded = []
+    for i in (0, 1, 2, 3, 0, 2, 1, 3):  # two same pairs, two different; 112x112 as insightface's
+        file = io.BytesIO()
+        Image.fromarray(faces.images[i]).resize((112, 112)).save(file, "PNG")
+        encoded.append(file.getvalue())
+    pack = tmp_path / "small.bin"
+    pack.write_bytes(pickle.dumps((encoded, [True, True, False, False])))
+    carried = data.read_pairs(pack)
+    rows = "".join(f"{i % 2 + 1}\t{p.same:d}\t{p.left}\t{p.right}\n" for i, p in enumerate(carried))
+    (tmp_path / "pairs.tsv").write_text("fold\tsame\tfile1\tfile2\n" + rows)
+    verify.main(out=flags["out"], faces=str(pack), pairs=tmp_path / "pairs.tsv")
+    row, document = measured(flags["out"])
+    assert row["pairs"] == 4 and row["n"] == 8 and document["config"]["resized"]
+    (crops, over, origin) = inputs.read("demo", str(pack), None, None, None, 0)
+    assert (
+        origin["pairs"] == "those of the faces" and over.same.tolist() == [True] * 2 + [False] * 2
+    )
+    assert crops.names[over.right[1]] == carried[1].right
+
+
+def test_the_mirror_image_joins_the_embedding(flags):
+    verify.main(out=flags["out"], flip=True)
+    row, document = measured(flags["out"])
+    assert document["config"]["flip"] and row["n"] == 8
+    faces = data.read_faces("synthetic", names=data.synthetic_names(4, 2))
+    system = advface_jax.load("random")
+    plain, both = (verify._embeddings(system, faces, 3, flip) for flip in (False, True))
+    mirrored = (faces.images[:, :, ::-1] / 255).astype(np.float32)
+    want = plain + system.embed(mirrored)
+    assert np.allclose(both, want / np.linalg.norm(want, axis=1, keepdims=True), atol=1e-5)
+    assert not np.allclose(both, plain, atol=1e-3)
+
+
+def test_shared_features_verify_as_those_in_memory(flags, tmp_path):
+    """Written in batches of three and read back, they are recognised as what protect returns."""
+    out, pairs = tmp_path / "features", tmp_path / "pairs.tsv"
+    features.main(
+        "synthetic",
+        out,
+        shadow=flags["shadow"],
+        steps=2,
+        batch=3,
+        shard_size=3,
+        limit=8,
+        names=True,
+        dtype="f32",
+    )
+    crops = data.read_faces("synthetic", limit=8)
+    names = data.open_features(out).names
+    assert names == crops.names
+    rows = [(1, 1, 0, 1), (1, 0, 0, 4), (2, 1, 5, 6), (2, 0, 1, 5)]
+    text = "".join(f"{f}\t{s}\t{names[a]}\t{names[b]}\n" for f, s, a, b in rows)
+    pairs.write_text("fold\tsame\tfile1\tfile2\n" + text)
+    verify.main(out=flags["out"], faces=str(out), pairs=pairs, batch=3)
+    row, _ = measured(flags["out"])
+    assert row["epsilon"] == 0.2 and row["method"] == "AdvFace" and row["pairs"] == 4
+    system = advface_jax.load("random")
+    z = system.extractor(jnp.asarray(crops.images[:3] / 255, jnp.float32))
+    shadow = system.read_decoder(flags["shadow"])
+    config = advface_jax.ProtectConfig(steps=2)
+    z_adv = advface_jax.protect(z, extractor=system.extractor, shadow=shadow, config=config)
+    read = verify._embeddings(system, data.open_features(out), 3, False)[:3]
+    assert np.allclose(read, system.server(z_adv), atol=1e-3)
+    with pytest.raises(ValueError, match="cannot be mirrored"):
+        verify.main(out=flags["out"], faces=str(out), pairs=pairs, flip=True)
+
+
+def test_people_seen_in_training_are_counted_or_refused(flags, tmp_path):
+    (who, *_) = data.read_faces("synthetic", limit=1).identities
+    leaks.write_identities(tmp_path / "transrec-attacker.identities", [who.upper(), "else"])
+    with pytest.warns(
+        UserWarning, match="the training of attacker .*1 of the evaluation's 4 people"
+    ):
+        tradeoff.main(**flags)
+    notes = json.loads((flags["out"] / "tradeoff.json").read_text())["notes"]
+    assert notes["seen_in_training"]["shadow"] is None
+    assert notes["seen_in_training"]["attacker"]["shared_identities"] == 1
+    with pytest.raises(ValueError, match="1 of the evaluation's 4 people were seen in training"):
+        tradeoff.main(**flags, on_leak="refuse")
+    listing = tmp_path / "people.tsv"
+    listing.write_text(f"file\tidentity\n1.jpg\t{who}\n")
+    with pytest.raises(ValueError, match="the training of the recogniser"):
+        verify.main(out=flags["out"], trained_on=listing, on_leak="refuse")

@@ -139,4 +139,5 @@ def main(
         f"{len(written):,} protected features in {out} ({size:,.0f} MB), "
         f"{written.card['left_out']:,} faces left out",
         markup=False,
+        soft_wrap=True,
     )

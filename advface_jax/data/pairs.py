@@ -14,6 +14,7 @@ import numpy as np
 
 if TYPE_CHECKING:  # a source of faces may carry pairs, so that faces come to import this module
     from advface_jax.data.faces import Faces
+    from advface_jax.data.feature_sets import FeatureSet
 
 
 class NamedPair(NamedTuple):
@@ -133,11 +134,13 @@ def pair_names(named: Iterable[NamedPair]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for pair in named for name in (pair.left, pair.right)))
 
 
-def index_pairs(named: Sequence[NamedPair], faces: Faces) -> Pairs:
+def index_pairs(named: Sequence[NamedPair], faces: Faces | FeatureSet) -> Pairs:
     """The pairs as indices into `faces`; ValueError when a face they need is not there."""
     index = {name: i for i, name in enumerate(faces.names)}
     needed = pair_names(named)
     missing = [name for name in needed if name not in index]
+    if missing and not faces.names:
+        raise ValueError("these features were written without names: pairs by name need them")
     if missing:
         raise ValueError(
             f"{len(missing):,} of the {len(needed):,} faces that the pairs need are not among the "
@@ -184,7 +187,9 @@ def subset(pairs: Pairs | Sequence[NamedPair], n: int | None) -> Pairs | Sequenc
     return [pairs[i] for i in rows]
 
 
-def make_pairs(faces: Faces, folds: int = 10, seed: int = 0, per_identity: int = 10) -> Pairs:
+def make_pairs(
+    faces: Faces | FeatureSet, folds: int = 10, seed: int = 0, per_identity: int = 10
+) -> Pairs:
     """Make balanced verification pairs from the identities of any faces, the same for one seed.
 
     As in LFW no person is in two folds, and a fold has as many same as different pairs. Every
