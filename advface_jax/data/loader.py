@@ -86,8 +86,9 @@ def batches(
     shard: (index, count) of this host: it gets its count-th part of every batch, in order, and the
         parts together are exactly the batch.
     workers: how many read ahead; 0 reads when asked, without grain, as suits faces in memory.
-    by: threads are enough as long as Pillow decodes, which frees the interpreter; processes start
-        within seconds and are for slower reading in Python.
+    by: threads are enough as long as Pillow decodes, which frees the interpreter; processes take
+        seconds to start and are for slower reading in Python. They import the main script anew,
+        which therefore needs its `if __name__ == "__main__"`.
 
     Raises ValueError for sizes that do not fit, for a step none of whose items can be had, and
     where grain is needed and not installed.
