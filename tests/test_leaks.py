@@ -10,9 +10,11 @@ from advface_jax.data.leaks import (
     normalised,
     read_aliases,
     read_identities,
+    seen_in,
     settle,
     write_identities,
 )
+from advface_jax.data.listing import read_listing
 
 
 def faces(*identities, first=0):
@@ -91,3 +93,15 @@ def test_a_leak_is_refused_or_warned_about():
     with pytest.warns(UserWarning, match="S: 1 of the evaluation's 1 people"):
         settle(found, "S", "warn")
     settle(Leaks(), "S", "refuse")
+
+
+def test_the_list_of_lookalikes_finds_lfw_s_people(advface_data):
+    """Of shadow set A 59 are in LFW by that list, and none of the rows that training takes."""
+    lists = advface_data / "lists"
+    listing = lists / "celeba_A_shadow_160.tsv"
+    lfw = {identity for _, identity in read_listing(lists / "lfw_pairs_160.tsv", None)}
+    for where, count in ((None, 59), ({"lfw_lookalike": "-"}, 0)):
+        seen = seen_in(identity for _, identity in read_listing(listing, where))
+        found = find_leaks(seen, lfw, aliases=read_aliases(listing))
+        assert len(found.identities) == count and found.people == len(lfw)
+    assert not find_leaks(seen, lfw)
