@@ -17,6 +17,7 @@ from PIL import Image
 from advface_jax import cropping, data, detection
 from advface_jax.commands import crop as command
 from advface_jax.data import crops, sources
+from experiments import crops as experiment
 
 CONFIG = cropping.CropConfig()
 
@@ -274,7 +275,7 @@ def test_settings_that_do_not_fit_are_refused(wrong):
 
 @pytest.fixture
 def no_network(monkeypatch):
-    monkeypatch.setattr(detection, "load_detector", lambda source: None)
+    monkeypatch.setattr(detection, "load_detector", lambda source="mtcnn": None)
     monkeypatch.setattr(detection, "detect", lambda photo, network, config: squares(photo))
 
 
@@ -308,3 +309,47 @@ def test_the_command_refuses_what_cannot_go_well(tmp_path, no_network):
     (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(ValueError, match="zip"):
         command.main(str(tmp_path / "cut.zip"), tmp_path / "o3")
+
+
+# --- the experiment -----------------------------------------------------------------------------
+
+
+def test_the_experiment_finds_its_own_crops_equal(tmp_path, capsys, no_network, monkeypatch):
+    monkeypatch.delenv("ADVFACE_DATA", raising=False)
+    monkeypatch.setattr("sys.argv", ["crops"])
+    photos = folder(tmp_path / "p", {f"a/{n}.png": ONE for n in range(3)} | {"b/two.png": TWO})
+    rows = list(crop(photos, tmp_path / "o").values())
+    shifted = dataclasses.replace(rows[-1], box_x1y1x2y2="0,10,40,50")  # the other face's: 20..60
+    listed = [*rows[:-1], shifted, dataclasses.replace(rows[0], file="a/other.png")]
+    cropping._write_report(tmp_path, listed)
+    experiment.main(tmp_path / "results", str(photos), tmp_path / "crops.tsv", str(tmp_path / "o"))
+    document = json.loads((tmp_path / "results" / "crops.json").read_text())
+    everything, a, b = document["rows"]
+    assert (everything["n"], a["n"], b["n"]) == (4, 3, 1)
+    assert (everything["same_face"], a["same_face"], b["same_face"]) == (0.75, 1, 0)
+    assert a["median_iou"] == 1 and a["median_landmark_distance"] == 0
+    assert document["notes"]["other_faces"] == ["b/two.png"]
+    assert everything["finished_crops"] == everything["finished_crops_equal"] == 4
+    assert "faces/s" in capsys.readouterr().out
+
+
+HEADER = "file\tbox_x1y1x2y2\tlandmarks_5xy\n"
+
+
+def test_the_experiment_refuses_what_it_cannot_compare(tmp_path, no_network, monkeypatch):
+    monkeypatch.delenv("ADVFACE_DATA", raising=False)
+    photos = folder(tmp_path / "p", {"a.png": ONE})
+    with pytest.raises(ValueError, match="set ADVFACE_DATA"):
+        experiment.main(tmp_path)
+    with pytest.raises(ValueError, match="no one face"):
+        experiment.main(tmp_path, choose="all")
+    listing = tmp_path / "list.tsv"
+    for text, complaint in (
+        ("file\tidentity\n", "lacks the columns box"),
+        (HEADER + "a.png\t1,2,3,4\t0,0,0\n", "line 2: 3 numbers, wanted 10"),
+        (HEADER + "b.png\t1,2,3,4\t" + ",".join("0" * 10) + "\n",
+         "has none of the files"),
+    ):  # fmt: skip
+        listing.write_text(text)
+        with pytest.raises(ValueError, match=complaint):
+            experiment.main(tmp_path, str(photos), listing)
