@@ -54,6 +54,7 @@ def test_worker_processes_give_the_same_batches():
     other = list(batches(Numbers(20, (3,)), **options, workers=2, by="processes"))
     assert [one.step for one in other] == [2, 3, 4, 5, 6]
     assert shown(other) == shown(plain)
+    assert type(other[0].values) is type(other[0].mask) is np.ndarray, "not in shared memory"
     assert [one.refused for one in other] == [one.refused for one in plain]
     assert all(np.array_equal(a.mask, b.mask) for a, b in zip(plain, other, strict=True))
 

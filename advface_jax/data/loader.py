@@ -169,13 +169,21 @@ def _ahead(load: _Load, steps: range, workers: int, by: str) -> Iterator[Batch]:
         dataset = loaded.to_iter_dataset(options).mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         )
-    return _closing(iter(dataset))
+    return _closing(iter(dataset), copy=by == "processes")
 
 
-def _closing(iterator: Any) -> Iterator[Batch]:
-    """Threads and processes end with the loop over them, however it ends."""
+def _closing(iterator: Any, *, copy: bool) -> Iterator[Batch]:
+    """Threads and processes end with the loop over them, however it ends.
+
+    What comes from a process lies in shared memory, which must not outlive the program: a copy is
+    the reader's own.
+    """
     try:
-        yield from iterator
+        for one in iterator:
+            if copy:
+                arrays = {k: np.array(getattr(one, k)) for k in ("indices", "values", "mask")}
+                one = one._replace(**arrays)
+            yield one
     finally:
         iterator.close()
 
