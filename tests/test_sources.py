@@ -3,6 +3,7 @@
 import os
 import pickle
 import struct
+import sys
 import zipfile
 
 import numpy as np
@@ -72,6 +73,18 @@ def test_links_are_followed_once_and_pipes_never(tmp_path):
             source.read(name)
     with pytest.raises(ValueError, match="leads out"):
         source.read("../elsewhere/2.jpg")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text_are_skipped_and_shown(tmp_path):
+    pack = folder(tmp_path / "faces", {"Zoë/größe 1.png": picture()})
+    os.makedirs(os.fsencode(pack) + b"/bad\xff")
+    with open(os.fsencode(pack) + b"/bad\xff/a.png", "wb") as file:
+        file.write(picture())
+    source = open_source(pack)
+    assert source.names == ("Zoë/größe 1.png",)
+    assert source.skipped == (("bad\\xff/a.png", "a name that is not UTF-8: rename it"),)
+    "".join(map("".join, source.skipped)).encode()
 
 
 def test_members_that_cannot_be_had_are_skipped_with_their_reason(tmp_path):

@@ -146,21 +146,32 @@ def _walk(root: Path, skipped: list[tuple[str, str]]) -> list[str]:
         return Path(os.path.relpath(path, root)).as_posix()
 
     def refused(error: OSError) -> None:
-        name = relative(error.filename)
-        skipped.append((name, f"unreadable: {error.strerror}"))
+        skipped.append((_text(relative(error.filename)), f"unreadable: {error.strerror}"))
 
-    names, seen = [], set()
+    names: list[str] = []
+    seen = set()
     for place, folders, files in os.walk(root, onerror=refused, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:  # a link back up, or a second link to the same folder
             folders.clear()
-            skipped.append((relative(place), "a link to a folder that was read already"))
+            skipped.append((_text(relative(place)), "a link to a folder that was read already"))
             continue
         seen.add(real)
         folders.sort()
         at = relative(place)
-        names += [name for f in files if is_image(name := f if at == "." else f"{at}/{f}")]
+        for name in (f if at == "." else f"{at}/{f}" for f in files):
+            if not is_image(name):
+                continue
+            if name == _text(name):
+                names.append(name)
+            else:  # no list and no report could hold it
+                skipped.append((_text(name), "a name that is not UTF-8: rename it"))
     return names
+
+
+def _text(name: str) -> str:
+    """A file's name as it can be printed and written: bytes that are no UTF-8 as \\xff."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 class _Zip:
