@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from advface_jax.data.faces import SIZE
+from advface_jax.data.faces import SIZE, rgb
+from advface_jax.data.sources import reason
 
 MARGIN = 14  # pixels of the crop, both sides together
 MAX_PIXELS = 50_000_000  # of one photograph; a hostile one of 100 kB can claim billions
@@ -26,9 +27,9 @@ def decode(data: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             pixels = image.width * image.height  # from the header, before anything is decoded
             if pixels <= MAX_PIXELS:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                return np.asarray(rgb(ImageOps.exif_transpose(image)))
     except Exception as error:  # Pillow raises a dozen kinds
-        raise ValueError(f"unreadable: {error}") from error
+        raise ValueError(reason(error)) from error
     raise ValueError(f"too large: {pixels / 1e6:,.0f} megapixels, more than {MAX_PIXELS / 1e6:.0f}")
 
 

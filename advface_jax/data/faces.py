@@ -273,14 +273,21 @@ def decode(read: Callable[[str], bytes], name: str, resize: bool = False) -> np.
         with Image.open(io.BytesIO(read(name))) as image:
             wide, high = image.size  # known from the header, before any pixel is decoded
             if (wide, high) == (SIZE, SIZE):
-                return np.asarray(image.convert("RGB"))
+                return np.asarray(rgb(image))
             if not resize:
                 return f"not 160x160: {wide}x{high}"
             if wide != high or wide > _LARGEST:
                 return f"not square or larger than {_LARGEST}x{_LARGEST}: {wide}x{high}"
-            return np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+            return np.asarray(rgb(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
     except Exception as error:  # Pillow and the sources raise a dozen kinds; each costs one face
         return reason(error)
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Any picture as RGB of 8 bits; of grey with 16 the upper 8, where Pillow clips to white."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def _bar(rows: Sequence[int], progress: bool) -> Iterable[int]:
