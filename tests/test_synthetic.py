@@ -1,9 +1,21 @@
-"""Drawn faces: the same for a seed, of one person where they say so, and full of structure."""
+"""Drawn faces: the same for a seed, of one person where they say so, vetted, full of structure."""
+
+import json
 
 import numpy as np
 import pytest
 
-from advface_jax.data import make_pairs, read_faces, synthetic_faces, synthetic_names
+from advface_jax.data import make_pairs, read_faces, synthetic, synthetic_faces, synthetic_names
+
+CARD = json.loads(synthetic.VETTED.read_text())
+# means over 32×32 pixels of the first picture, its middle row, on the day of vetting
+FIRST = [
+    (140.8, 91.2, 76.9),
+    (203.2, 135.9, 111.9),
+    (187.7, 128.7, 105.8),
+    (201.6, 136.9, 113.0),
+    (129.7, 83.3, 73.1),
+]
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +34,25 @@ def test_each_picture_follows_from_seed_person_and_number(faces):
     small = synthetic_faces(2, 2, seed=5)
     assert (small.images == faces.images[[0, 1, 3, 4]]).all()
     assert (synthetic_faces(2, 2, seed=6).images != small.images).mean() > 0.5
+
+
+def test_enough_people_were_held_against_those_trained_on():
+    how = CARD["people_chosen"]
+    assert len(set(CARD["people"])) >= 64 and how["pictures"] == 4
+    allowed, thresholds = how["largest_cosine_allowed"], how["thresholds_at_far"]
+    assert thresholds["far"] == 1e-3
+    assert allowed < min(thresholds["evaluation"], thresholds["training"])
+    assert how["training_pictures"] == 8549
+
+
+def test_the_vetted_people_come_first_and_are_drawn_as_when_they_were_vetted():
+    beyond = len(CARD["people"])
+    names = list(synthetic_names(beyond + 1, 1))
+    last = synthetic_faces(beyond + 1, 1, names=names[-2:])
+    assert (last.images[0] == synthetic.draw(0, [(CARD["people"][-1], 0)])[0]).all()
+    assert (last.images[1] != last.images[0]).mean() > 0.5
+    blocks = synthetic_faces(1, 1).images[0].reshape(5, 32, 5, 32, 3).mean((1, 3))
+    np.testing.assert_allclose(blocks[2], FIRST, atol=2)
 
 
 def test_no_picture_comes_twice(faces):

@@ -1,0 +1,323 @@
+"""Whether the faces of nobody serve: found, told apart, like photographs to E, and nobody's.
+
+    export ADVFACE_DATA=../shared/data
+    python -m experiments.nobody
+    python -m experiments.nobody --select 64
+    python -m experiments.nobody --generator runs/generator/generator.safetensors --select 64
+
+The first judges the faces that the package ships and writes nobody.json and nobody.md into --out.
+The second first chooses the people anew, into the package's own list (in a clone); the third
+does so for a trained generator, into its card.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import advface_jax
+from advface_jax import checks, cli, data, detection, metrics
+from advface_jax.data import synthetic
+from advface_jax.models import facenet
+from experiments import common
+from experiments import generator as trained
+from experiments.train_generator import embed, read
+
+FAR = 1e-3
+ALIKE = 0.9
+PICTURES = 4  # of each person, vetted and shipped
+SETS = ("celeba_A_shadow_160", "celeba_B_attack_160")  # what the shipped generator was trained on
+
+
+def main(
+    out: Path = Path("results"),
+    generator: Path | None = None,
+    faces: tuple[str, ...] = (),
+    listing: tuple[Path, ...] = (),
+    lfw: str | None = None,
+    weights: str = "facenet-512-q8",
+    identities: int = 64,
+    seed: int = 0,
+    cache: Path = Path("results/embeddings"),
+    limit: int | None = None,
+    select: int = 0,
+    candidates: int = 20_000,
+) -> None:
+    """Hold the faces of nobody against real ones: detection, accuracy, features, privacy.
+
+    Args:
+      out: Folder for the results.
+      generator: From experiments.train_generator; by default the drawn faces of the package.
+      faces: The training sets, all pictures; by default CelebA A and B in ADVFACE_DATA's folder.
+      listing: A tab-separated list for each of them.
+      lfw: Pictures of real people that were not trained on; by default LFW in ADVFACE_DATA's.
+      weights: The recogniser.
+      identities: People of the set that is judged, four pictures each.
+      seed: Of the faces and the pairs.
+      cache: Folder that keeps the real faces' embeddings, which take minutes.
+      limit: Use only the first so many real faces of each set.
+      select: Choose so many people first, and write them into the list or card.
+      candidates: How many random people are looked at for that.
+    """
+    began = time.monotonic()
+    checks.positive(identities=identities, candidates=candidates)
+    system = advface_jax.load(weights)
+    faces, listing, lfw = _places(faces, listing, lfw)
+    real = read(faces, listing, (), limit)
+    known = embed(system, real, cache / "training")
+    others = read((lfw,), (), (), limit)
+    outside = embed(system, others, cache / "evaluation")
+    thresholds = {
+        "evaluation": threshold(outside, others.identities),
+        "training": threshold(known, real.identities),
+    }
+    if select:
+        choose(system, generator, known, thresholds, select, candidates)
+    people = pictures(generator, identities, seed)
+    rows = judge(system, people, known, thresholds["evaluation"], others, seed)
+    seconds = time.monotonic() - began
+    cells = [(r["criterion"], r["measured"], r["wanted"], str(r["holds"])) for r in rows]
+    call, where = cli.command("experiments.nobody"), common.surroundings()
+    text = common.markdown(("criterion", "measured", "wanted", "holds"), cells)
+    text += f"\n\n`{call}`\n{where['hardware']}, {seconds / 60:.1f} min, {where['date']}."
+    config = {"weights": system.card["source"], "identities": identities, "seed": seed}
+    config |= {"limit": limit, "thresholds": thresholds, "faces": [Path(f).name for f in faces]}
+    common.write_results(
+        out, "nobody", rows, command=call, config=config, seconds=seconds, text=text
+    )
+    cli.answer.print(text, markup=False)
+
+
+def _places(
+    faces: tuple[str, ...], listing: tuple[Path, ...], lfw: str | None
+) -> tuple[tuple[str, ...], tuple[Path, ...], str]:
+    if place := os.environ.get("ADVFACE_DATA"):
+        if not faces:
+            faces = tuple(str(Path(place) / "faces" / f"{name}.zip") for name in SETS)
+            listing = tuple(Path(place) / "lists" / f"{name}.tsv" for name in SETS)
+        lfw = lfw or str(Path(place) / "faces" / "lfw_pairs_160.zip")
+    if not faces or lfw is None:
+        raise ValueError(
+            "wanted the training sets (--faces, --listing) and real faces beside them (--lfw), or "
+            "ADVFACE_DATA to name a folder with faces/ and lists/ as CONTRIBUTING.md says"
+        )
+    return faces, listing, lfw
+
+
+def threshold(embeddings: np.ndarray, identities: tuple[str, ...]) -> float:
+    """The cosine that FAR of all pairs of different people (all pictures with all) exceed."""
+    _, who = np.unique(np.array(identities), return_inverse=True)
+    counts = np.zeros(40_001, np.int64)  # from -1 to 1 by 5e-5: 30 million pairs in little memory
+    for start in range(0, len(who), 512):
+        rows = slice(start, start + 512)
+        cosines = embeddings[rows] @ embeddings[start:].T
+        later = np.arange(cosines.shape[1])[None] > np.arange(cosines.shape[0])[:, None]
+        different = cosines[later & (who[rows, None] != who[None, start:])]
+        bins = np.floor((np.clip(different, -1, 1) + 1) * 20_000).astype(np.int64)
+        counts += np.bincount(bins, minlength=len(counts))
+    if not counts.sum():
+        raise ValueError("wanted real faces of two people at least, to know how alike they are")
+    above = counts[::-1].cumsum()[::-1]  # pairs at this bin or higher
+    at = int(np.argmax(above <= FAR * counts.sum()))
+    return round(at / 20_000 - 1, 5)
+
+
+def pictures(generator: Path | None, identities: int, seed: int) -> data.Faces:
+    """The set that is judged: the package's, or the people of a trained generator's card."""
+    if generator is None:
+        return data.synthetic_faces(identities, PICTURES, seed)
+    nobody = trained.read_generator(generator)
+    people = nobody.card.get("people", list(range(identities)))[:identities]
+    shots = [(p, j) for p in people for j in range(PICTURES)]
+    names = tuple(data.synthetic_names(len(people), PICTURES))
+    images = trained.draw(nobody, seed, shots)
+    return data.Faces(names, tuple(name.split("/")[0] for name in names), images)
+
+
+def choose(
+    system: advface_jax.System,
+    generator: Path | None,
+    known: np.ndarray,
+    thresholds: dict[str, float],
+    count: int,
+    candidates: int,
+) -> None:
+    """Write into the list or card the first ``count`` people who resemble nobody of ``known``.
+
+    All four pictures must stay below the stricter of the thresholds, and no two people's means may
+    be nearer than ALIKE, so that the set is no crowd of twins. A trained generator's people are
+    looked at in the order of how far their code's embedding is from all known ones.
+    """
+    limit = min(thresholds.values()) - 0.01  # another machine rounds otherwise
+    if generator is None:
+        path, card = synthetic.VETTED, {}
+        order: list[int] = list(range(candidates))
+        draw = functools.partial(synthetic.draw, 0)
+    else:
+        nobody = trained.read_generator(generator)
+        path, card = generator.with_suffix(".json"), nobody.card
+        order = _far_first(nobody, known, candidates)
+        draw = functools.partial(trained.draw, nobody, 0)
+    chosen: dict[int, np.ndarray] = {}
+    looked = 0
+    with cli.bar("people") as bar:
+        task = bar.add_task("choosing", total=count, note="")
+        for start in range(0, len(order), 16):
+            block = order[start : start + 16]
+            looked += len(block)
+            first = _embed(system, draw([(person, 0) for person in block]))  # where most fall
+            left = [k for k in range(len(block)) if (first[k] @ known.T).max() <= limit]
+            if not left:
+                continue
+            shots = [(block[k], j) for k in left for j in range(1, PICTURES)]
+            rest = _embed(system, draw(shots)).reshape(len(left), PICTURES - 1, -1)
+            for k, others in zip(left, rest, strict=True):
+                mean = first[k] + others.sum(0)
+                mean /= np.linalg.norm(mean)
+                twins = any(mean @ other > ALIKE for other in chosen.values())
+                if len(chosen) < count and not twins and (others @ known.T).max() <= limit:
+                    chosen[block[k]] = mean
+            bar.update(task, completed=len(chosen), note=f"of {looked} looked at")
+            if len(chosen) == count:
+                break
+    if len(chosen) < count:
+        raise ValueError(
+            f"only {len(chosen)} of {looked} random people resemble nobody; wanted {count}: "
+            "give more --candidates, or train longer"
+        )
+    how = {
+        "command": cli.command("experiments.nobody"),
+        "looked_at": looked,
+        "pictures": PICTURES,
+        "largest_cosine_allowed": limit,
+        "thresholds_at_far": {"far": FAR, **thresholds},
+        "largest_cosine_between_people": ALIKE,
+        "training_pictures": len(known),
+        "weights": system.card["source"],
+        **common.surroundings(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(card | {"people": list(chosen), "people_chosen": how}, indent=2)
+    path.write_text(text + "\n")
+    synthetic._vetted.cache_clear()
+
+
+def _embed(system: advface_jax.System, pixels: np.ndarray) -> np.ndarray:
+    """Embeddings (n,e) of uint8 pictures, by one program for every n."""
+    parts = []
+    for start in range(0, len(pixels), 16):
+        some = pixels[start : start + 16]
+        full = np.resize(some, (16, *some.shape[1:])) / np.float32(255)
+        parts.append(system.embed(full, batch=16)[: len(some)])
+    return np.concatenate(parts)
+
+
+def _far_first(nobody: trained.Nobody, known: np.ndarray, candidates: int) -> list[int]:
+    """Random people's numbers, those first whose code's embedding is far from the known ones."""
+    size = nobody.generator.config.identity
+    both = size + nobody.generator.config.nuisance
+    code = np.stack([trained.normals((0, p), both)[:size] for p in range(candidates)])
+    nearest = []
+    for part in np.array_split(code, max(candidates // 1000, 1)):
+        e = part @ nobody.axes.T + nobody.centre
+        nearest.append((e @ known.T).max(1) / np.linalg.norm(e, axis=1))
+    return [int(p) for p in np.argsort(np.concatenate(nearest), kind="stable")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """E's features over a set: mean, standard deviation, share of zeros."""
+
+    mean: float
+    std: float
+    zeros: float
+
+
+@jax.jit
+def _sums(pixels: jax.Array, extractor: facenet.Extractor) -> jax.Array:
+    z = extractor(pixels.astype(jnp.float32) / 255)
+    return jnp.stack([z.mean(), (z**2).mean(), (z == 0).astype(jnp.float32).mean()])
+
+
+def moments(system: advface_jax.System, crops: data.Faces, step: int = 1) -> Moments:
+    """Over every ``step``-th of the crops, in whole batches of 16."""
+    rows = np.arange(0, len(crops), step)
+    rows = rows[: max(len(rows) // 16 * 16, 1)]
+    parts = [
+        np.asarray(_sums(crops.batch(rows[i : i + 16]), system.extractor), np.float64)
+        for i in range(0, len(rows), 16)
+    ]
+    mean, square, zeros = np.mean(parts, 0)
+    return Moments(float(mean), float(np.sqrt(square - mean**2)), float(zeros))
+
+
+def judge(
+    system: advface_jax.System,
+    people: data.Faces,
+    known: np.ndarray,
+    limit: float,
+    others: data.Faces,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """One row a criterion: measured, wanted, whether it holds, and the numbers."""
+    found = [len(detection.detect(image)) > 0 for image in people.images]
+    e = _embed(system, people.images)
+    pairs = data.make_pairs(people, folds=10, seed=seed)
+    apart = metrics.squared_distance(e[pairs.left], e[pairs.right])
+    verified = metrics.ten_fold_accuracy(apart, pairs.same, pairs.fold)
+    nearest = (e @ known.T).max(1)
+    ours, real = moments(system, people), moments(system, others, step=max(len(others) // 2000, 1))
+    rows = [
+        _row("pictures", len(people), 256, None, f"{len(people)}", "≥ 256"),
+        _row("found by MTCNN", float(np.mean(found)), 0.95, None, f"{np.mean(found):.1%}", "≥ 95%"),
+        _row(
+            f"FaceNet's accuracy, {len(pairs):,} pairs",
+            verified.accuracy,
+            0.85,
+            0.999,
+            f"{verified.accuracy:.2%}",
+            "85% to 99.9%",
+        ),
+    ]
+    for name in ("mean", "std", "zeros"):
+        a, b = getattr(ours, name), getattr(real, name)
+        wanted = f"{b:.3f} ± 20%"
+        rows.append(_row(f"E's features: {name}", a, 0.8 * b, 1.2 * b, f"{a:.3f}", wanted))
+    over = int((nearest > limit).sum())
+    rows.append(
+        _row(
+            f"pictures like one of {len(known):,} trained on, FAR {FAR:g}",
+            over,
+            None,
+            0,
+            f"{over} (cosine ≤ {nearest.max():.3f}, median {np.median(nearest):.3f})",
+            f"0 above {limit:.3f}",
+        )
+    )
+    return rows
+
+
+def _row(
+    name: str, value: float, low: float | None, high: float | None, measured: str, wanted: str
+) -> dict[str, Any]:
+    holds = (low is None or value >= low) and (high is None or value <= high)
+    bounds = {"low": low, "high": high}
+    return {
+        "criterion": name,
+        "measured": measured,
+        "wanted": wanted,
+        "holds": "yes" if holds else "no",
+        "value": float(value),
+        **bounds,
+    }
+
+
+if __name__ == "__main__":
+    cli.start(main, "experiments.nobody")
