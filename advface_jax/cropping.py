@@ -26,6 +26,7 @@ REPORT, CARD = "crops.tsv", "crops.json"
 CROPPED = "cropped"
 _WORKERS = 4  # one decodes, one waits for the network, one writes: more do not help
 _WINDOW = 16  # photographs in flight
+_LARGEST = 4096  # of a crop: several are in memory at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,8 @@ class CropConfig:
 
     def __post_init__(self) -> None:
         checks.positive(size=self.size)
+        if self.size > _LARGEST:
+            raise ValueError(f"got size={self.size}; wanted at most {_LARGEST} pixels a side")
         checks.choice(self.choose, "choose", ("centre", "largest", "probable", "all"))
         checks.choice(self.format, "format", ("jpg", "png"))
         if not 0 <= self.margin < self.size:
@@ -255,10 +258,15 @@ def _in_threads(
 
 
 def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError as error:  # a full disk says neither what nor where
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _lines(rows: Iterable[Row]) -> str:

@@ -229,6 +229,21 @@ def test_a_stopped_run_goes_on(tmp_path):
     assert len(looked) == 1 and (out / "a" / "3.jpg").is_file()
 
 
+def test_a_full_disk_leaves_no_half_crop_and_says_which(tmp_path, monkeypatch):
+    photos, out = folder(tmp_path / "p", {"a/1.png": ONE}), tmp_path / "o"
+    whole = Path.write_bytes
+
+    def full(path, written):
+        whole(path, written[:9])
+        if ".jpg" in path.name:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ValueError, match="1.jpg cannot be written: No space left on device"):
+        crop(photos, out)
+    assert not list((out / "a").iterdir())
+
+
 def test_a_photograph_that_was_mended_is_tried_again(tmp_path):
     photos = folder(tmp_path / "p", {"a.png": ONE, "b.png": b"broken"})
     assert crop(photos, tmp_path / "o")["b.png"].status.startswith("unreadable")
@@ -269,8 +284,8 @@ def test_nothing_is_written_outside(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"size": 0}, {"margin": 160}, {"margin": -1}, {"choose": "best"}, {"format": "gif"},
-     {"quality": 0}, {"min_face": 3}],
+    [{"size": 0}, {"size": 100_000}, {"margin": 160}, {"margin": -1}, {"choose": "best"},
+     {"format": "gif"}, {"quality": 0}, {"min_face": 3}],
 )  # fmt: skip
 def test_settings_that_do_not_fit_are_refused(wrong):
     with pytest.raises(ValueError, match="wanted"):
