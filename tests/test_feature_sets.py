@@ -156,6 +156,21 @@ def test_damage_is_told_with_the_shard(faces, tmp_path):
         open_features(out)
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [("card.json", {"shards": None}), ("card.json", {"shards": "x"}), ("card.json", {"records": 9}),
+     ("card.json", {"dtype": "f64"}), ("features-00000.json", {"records": None}),
+     ("features-00000.json", {"labels": 3}), ("features-00000.json", {"names": ["a"]}),
+     ("features-00000.json", {"bytes": "x"})],
+)  # fmt: skip
+def test_an_edited_card_is_refused(faces, tmp_path, file, change):
+    write(tmp_path / "set", faces.select([0, 1]))
+    path = tmp_path / "set" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match="again"):
+        open_features(tmp_path / "set")
+
+
 def test_what_is_no_set_is_refused(faces, tmp_path):
     with pytest.raises(ValueError, match="holds no set of features"):
         open_features(tmp_path)

@@ -146,11 +146,14 @@ def open_features(folder: str | os.PathLike[str]) -> FeatureSet:
     folder = Path(folder)
     card = read_card(folder)
     array_record()
-    shards = [beside_shard(folder, shard) for shard in range(int(card.get("shards", 0)))]
-    counts = tuple(int(s["records"]) for s in shards)
-    identities = tuple(x for s in shards for x in s["labels"] or ())
-    names = tuple(x for s in shards for x in s["names"] or ())
-    fits = sum(counts) == card.get("records") and card.get("dtype") in ("f32", "bf16")
+    try:
+        shards = [beside_shard(folder, shard) for shard in range(card["shards"])]
+        counts = tuple(s["records"] for s in shards)
+        identities = tuple(str(x) for s in shards for x in s["labels"] or ())
+        names = tuple(str(x) for s in shards for x in s["names"] or ())
+        fits = sum(counts) == card["records"] and card["dtype"] in ("f32", "bf16")
+    except (KeyError, TypeError):  # somebody edited them
+        counts, identities, names, fits = (), (), (), False
     if not fits or len(identities) not in (0, sum(counts)) or len(names) not in (0, sum(counts)):
         raise ValueError(f"{folder}: card and shards do not fit together; copy the set again")
     return FeatureSet(folder, card, identities, names, counts)
@@ -167,7 +170,7 @@ def beside_shard(folder: Path, shard: int) -> dict[str, Any]:
     size = file.stat().st_size if file.is_file() else 0
     if beside.get("bytes") != size:
         raise ValueError(
-            f"{file} has {size:,} bytes and should have {beside.get('bytes', 0):,}: the shard is "
+            f"{file} has {size:,} bytes and should have {beside.get('bytes', 0)}: the shard is "
             "damaged; copy it again, or remove it and write the set anew"
         )
     return beside
