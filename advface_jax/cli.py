@@ -26,7 +26,8 @@ def start(main: Callable[..., None] | dict[str, Callable[..., None]], module: st
         else:
             tyro.cli(main, prog=prog)
     except (ValueError, OSError) as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        text = f"[bold red]error:[/] {escape(str(error))}"
+        console.print(text, highlight=False, soft_wrap=True)  # paths stay whole in logs
         sys.exit(1)
     except KeyboardInterrupt:
         console.print("stopped; the same command resumes where it can")

@@ -113,7 +113,8 @@ def main(
     )
     cli.answer.print(
         f"{cells[0]}: {cells[1]} % on {cells[3]} pairs; written: {out / 'verify.json'}, "
-        f"{out / 'verify.md'}"
+        f"{out / 'verify.md'}",
+        soft_wrap=True,
     )
 
 
@@ -130,6 +131,9 @@ def _inputs(
     if faces is None or not (Path(faces) / "card.json").is_file():
         return inputs.read(preset, faces, listing, pairs, limit, seed, resize)
     found = data.open_features(faces)
+    asked = ("weights", "weights_sha256", "epsilon", "steps", "alpha", "dtype", "shadow_sha256")
+    if lacking := [k for k in asked if k not in found.card]:
+        raise ValueError(f"the card of {faces} lacks {', '.join(lacking)}: copy the set again")
     if found.card["weights_sha256"] != system.card["sha256"]:
         raise ValueError(
             f"{faces} holds features of {found.card['weights']}; these weights are "
@@ -141,7 +145,7 @@ def _inputs(
         over = inputs.draw(found, limit, seed)
     else:
         raise ValueError(f"{faces} was written without labels: no pairs can be drawn from it")
-    card = {k: found.card[k] for k in ("epsilon", "steps", "alpha", "dtype", "shadow_sha256")}
+    card = {k: found.card[k] for k in asked[2:]}
     told = {"features": Path(faces).name, "pairs": str(pairs and pairs.name), "seed": seed, **card}
     return found, over, told
 

@@ -1,13 +1,17 @@
 """Input that does not fit is refused at every public door, in plain words."""
 
+import io
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from reference import weights
+from rich.console import Console
 
-from advface_jax import ProtectConfig, checkpoint, fgsm, metrics, mifgsm, pgd, protect
+from advface_jax import ProtectConfig, checkpoint, cli, fgsm, metrics, mifgsm, pgd, protect
 from advface_jax.models import decoders, facenet, state
 
 NAN = np.full((1, 160, 160, 3), 0.5, np.float32)
@@ -95,3 +99,15 @@ def test_a_save_killed_between_its_renames_is_still_there(tmp_path):
     (tmp_path / "run").rename(tmp_path / ".run.old")
     assert checkpoint.exists(tmp_path / "run")
     assert checkpoint.restore(tmp_path / "run")[1] == {"step": 3}
+
+
+def test_a_command_s_error_is_one_line_however_long(monkeypatch):
+    def main() -> None:
+        raise ValueError("[a] " + "long " * 100)
+
+    told = io.StringIO()
+    monkeypatch.setattr(cli, "console", Console(file=told, width=80))
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.start(main, "x")
+    assert told.getvalue().startswith("error: [a] long") and told.getvalue().count("\n") == 1

@@ -270,6 +270,11 @@ def test_shared_features_verify_as_those_in_memory(flags, tmp_path):
     assert np.allclose(read, system.server(z_adv), atol=1e-3)
     with pytest.raises(ValueError, match="cannot be mirrored"):
         verify.main(out=flags["out"], faces=str(out), pairs=pairs, flip=True)
+    card = json.loads((out / "card.json").read_text())
+    del card["weights_sha256"]
+    (out / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match="lacks weights_sha256"):
+        verify.main(out=flags["out"], faces=str(out), pairs=pairs)
 
 
 def test_people_seen_in_training_are_counted_or_refused(flags, tmp_path):

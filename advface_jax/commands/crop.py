@@ -103,7 +103,7 @@ def _tell(rows: list[cropping.Row], out: Path, choose: crops.Choice) -> None:
     lost = Counter(row.status.split(":")[0] for n, row in photos.items() if n not in with_crop)
     if lost:
         counted = ", ".join(f"{count:,} {what}" for what, count in lost.most_common())
-        say(f"{lost.total():,} without a crop: {counted}")
+        say(f"{lost.total():,} without a crop: {counted}", soft_wrap=True)
     say(f"listed in {out / cropping.REPORT}", soft_wrap=True)
     if not cropped:
         raise ValueError("no photograph gave a crop; the list says why")
