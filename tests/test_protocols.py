@@ -83,13 +83,19 @@ def struct(**fields):
     return record
 
 
-def agedb(path: Path, folds, variable="splits") -> Path:
+def cell(**fields):
+    row = np.empty((1, len(fields)), object)
+    row[0] = list(fields.values())
+    return row
+
+
+def agedb(path: Path, folds, variable="splits", image=struct) -> Path:
     """A protocol file as MATLAB writes it: folds of (name, name, label)."""
     splits = np.empty((len(folds), 1), object)
     for f, fold in enumerate(folds):
         images, labels = np.empty((2, len(fold)), object), np.zeros((1, len(fold)))
         for i, (left, right, label) in enumerate(fold):
-            images[0, i], images[1, i] = struct(name=left, age=30.0), struct(name=right, age=60.0)
+            images[0, i], images[1, i] = image(name=left, age=30.0), image(name=right, age=60.0)
             labels[0, i] = label
         splits[f, 0] = struct(pair=images, same=labels)
     savemat(path, {variable: splits})
@@ -102,8 +108,9 @@ FOLDS = [
 ]
 
 
-def test_agedb_s_folds(tmp_path):
-    path = agedb(tmp_path / "04_FINAL_protocol_30_years.mat", FOLDS)
+@pytest.mark.parametrize("image", [struct, cell])
+def test_agedb_s_folds(tmp_path, image):
+    path = agedb(tmp_path / "04_FINAL_protocol_30_years.mat", FOLDS, image=image)
     pairs = read_agedb(path)
     assert pairs == read_agedb(tmp_path)
     assert pairs[1] == NamedPair("1_AbeVigoda_30_m.jpg", "9_Other_61_f.jpg", False, 1)
@@ -118,6 +125,8 @@ def test_another_mat_file_is_refused(tmp_path):
         read_agedb(agedb(tmp_path / "b.mat", [[("a", "b", 7), ("a", "c", 1)]]))
     with pytest.raises(ValueError, match=r"fold 1: pair 2 has '\.\./c'"):
         read_agedb(agedb(tmp_path / "c.mat", [[("a", "b", 1), ("a", "../c", 1)]]))
+    with pytest.raises(ValueError, match="pair 1 has 5.0 where a file's name"):
+        read_agedb(agedb(tmp_path / "f.mat", [[(5.0, "b", 1), ("a", "c", 1)]]))
     savemat(tmp_path / "d.mat", {"splits": np.ones((2, 1))})
     with pytest.raises(ValueError, match="fold 1: not a struct"):
         read_agedb(tmp_path / "d.mat")

@@ -138,9 +138,12 @@ def _agedb_fold(path: Path, fold: int, split: Any) -> list[NamedPair]:
         names = []
         for image in images[:, number - 1]:
             item = _inner(image)
+            if isinstance(item, np.ndarray):  # a cell of name and age; else a struct, or the name
+                item = tuple(item.ravel())
             name = _inner(item[0]) if isinstance(item, tuple) and item else item
             if not isinstance(name, str) or not name or "/" in name or "\\" in name:
-                raise wrong(f"pair {number} has {name!r} where a file's name should be")
+                got = repr(name)[:60]
+                raise wrong(f"pair {number} has {got} where a file's name should be")
             names.append(
                 name if name.lower().endswith((".jpg", ".jpeg", ".png")) else name + ".jpg"
             )
