@@ -3,6 +3,7 @@
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import zipfile
 
@@ -152,14 +153,22 @@ def test_archives_that_are_none(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_reader_does_not_move_its_parents_file(tmp_path):
-    source = open_source(archive(tmp_path / "f.zip", {f"{i}.jpg": IMAGES[i] for i in range(8)}))
-    source.read("0.jpg")
-    parent = dict(source.read.opened)  # type: ignore[attr-defined]
-    import multiprocessing
-
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert pool.map(source.read, source.names) == IMAGES
-    assert source.read.opened == parent and os.getpid() in parent  # type: ignore[attr-defined]
+    path = archive(tmp_path / "f.zip", {f"{i}.jpg": IMAGES[i] for i in range(8)})
+    # In a process of its own: once another test has run JAX here, its threads forbid a fork.
+    script = """
+import multiprocessing, os, sys, zipfile
+from advface_jax.data import open_source
+source = open_source(sys.argv[1])
+source.read("0.jpg")
+parent = dict(source.read.opened)
+def read(name):
+    return source.read(name)  # the one that was opened before the fork: a pickled one is new
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    images = pool.map(read, source.names)
+assert images == [zipfile.ZipFile(sys.argv[1]).read(name) for name in source.names]
+assert source.read.opened == parent and os.getpid() in parent
+"""
+    subprocess.run([sys.executable, "-c", script, path], check=True)
 
 
 PEOPLE = {0: IMAGES[:3], 1: IMAGES[3:4], 7: IMAGES[4:]}
@@ -227,10 +236,11 @@ def test_keys_that_the_pack_promises_and_the_index_lacks(tmp_path):
     )
 
 
-def test_an_index_that_points_past_the_end(tmp_path):
+@pytest.mark.parametrize("further", [4, 10**17])  # no file is that long
+def test_an_index_that_points_past_the_end(tmp_path, further):
     path = rec_pack(tmp_path / "pack", PEOPLE)
     lines = lines_of(path)
-    lines[6] = f"6\t{path.stat().st_size + 4}"
+    lines[6] = f"6\t{path.stat().st_size + further}"
     path.with_suffix(".idx").write_text("\n".join(lines))
     source = open_source(path)
     assert "7/0000006.jpg" not in source.names and len(source) == 7

@@ -31,8 +31,11 @@ class Record(NamedTuple):
 
 def read_record(file: BinaryIO, offset: int) -> Record:
     """The record at an offset, without its image; ValueError when there is none."""
-    file.seek(offset)
-    words = file.read(_WORDS.size)
+    try:
+        file.seek(offset)
+        words = file.read(_WORDS.size)
+    except OSError:  # farther than any file of this disk could reach
+        words = b""
     if len(words) < _WORDS.size:
         raise ValueError(f"past the end of the file: there is no record at byte {offset}")
     magic, word = _WORDS.unpack(words)
