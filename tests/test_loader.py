@@ -86,10 +86,20 @@ def test_what_cannot_be_had_is_masked_and_named():
     assert last.refused == ((7, "unreadable: 7"),) and last.mask.tolist() == [True, False, False]
 
 
+def test_an_ordered_pass_goes_on_where_a_whole_batch_is_broken():
+    for workers in (0, 2):
+        first, second, last = batches(Numbers(5, (2, 3, 4)), batch=2, workers=workers)
+        assert first.mask.all() and not second.mask.any() and not last.mask.any()
+        assert second.refused == ((2, "unreadable: 2"), (3, "unreadable: 3"))
+        assert last.refused == ((4, "unreadable: 4"),)
+        assert second.values[:, 0].tolist() == last.values[:, 0].tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_batch_without_any_item_is_an_error(workers):
-    with pytest.raises(ValueError, match="none of the 2 items of step 0 can be had.*unreadable: 0"):
-        list(batches(Numbers(4, (0, 1)), batch=2, workers=workers))
+    for seed in (None, 0):
+        with pytest.raises(ValueError, match="none of the 2 items of step 0 can be had.*: [01]"):
+            list(batches(Numbers(2, (0, 1)), batch=2, seed=seed, workers=workers))
 
 
 def test_the_threads_end_with_the_loop():

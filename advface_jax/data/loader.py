@@ -10,13 +10,15 @@ from __future__ import annotations
 import functools
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from advface_jax.data.faces import epoch_order
+
+_TRIES = 256  # items asked for a stand-in: where so many in a row are broken, all of them are
 
 
 class Readable(Protocol):
@@ -38,6 +40,7 @@ class Batch(NamedTuple):
     mask: bool (b,), False where the row is a stand-in: of an item that cannot be had, or of none
         (the end of an ordered pass). A stand-in repeats another row of the batch, so that a
         training, and its batch norm, may take it as it is; whatever counts or writes drops it.
+        In an ordered pass none of whose rows can be had, it repeats an item of another step.
     refused: (index, reason) of each item that cannot be had.
     """
 
@@ -90,8 +93,8 @@ def batches(
         seconds to start and are for slower reading in Python. They import the main script anew,
         which therefore needs its `if __name__ == "__main__"`.
 
-    Raises ValueError for sizes that do not fit, for a step none of whose items can be had, and
-    where grain is needed and not installed.
+    Raises ValueError for sizes that do not fit, for a step none of whose items can be had (in an
+    ordered pass: nor any of the next 256), and where grain is needed and not installed.
     """
     n, (index, count) = len(items), shard
     if batch < 1 or (seed is not None and (n < batch or seed < 0)) or n < 1:
@@ -132,20 +135,29 @@ class _Load:
         indices = np.resize(chosen, self.batch)[mine].astype(np.int64)
         got = [self.items.crop(int(i)) for i in indices]
         good = np.array([not isinstance(item, str) for item in got])
-        if not good.any():
-            raise ValueError(
-                f"none of the {len(got)} items of step {step} can be had, the first: "
-                f"item {indices[0]}, {got[0]}"
-            )
         refused = {
             int(i): item
             for i, item, real in zip(indices, got, mask, strict=True)
             if isinstance(item, str) and real
         }
-        rows = np.flatnonzero(good)
-        next_good = rows[np.searchsorted(rows, np.arange(each)) % len(rows)]
-        values = np.stack([got[row] for row in next_good])  # type: ignore[arg-type]
+        if good.any():
+            rows = np.flatnonzero(good)
+            next_good = rows[np.searchsorted(rows, np.arange(each)) % len(rows)]
+            values = np.stack([got[row] for row in next_good])  # type: ignore[arg-type]
+        else:
+            values = np.stack([self._stand_in(step, indices, got)] * each)
         return Batch(step, indices, values, mask & good, tuple(refused.items()))
+
+    def _stand_in(self, step: int, indices: np.ndarray, got: Sequence[Any]) -> np.ndarray:
+        """For a pass that must not end because the last, short batch is of broken items only."""
+        n, after = len(self.items), int(indices.max()) + 1
+        for i in range(after, after + _TRIES) if self.seed is None else ():
+            if not isinstance(item := self.items.crop(i % n), str):
+                return item
+        raise ValueError(
+            f"none of the {len(got)} items of step {step} can be had, the first: "
+            f"item {indices[0]}, {got[0]}"
+        )
 
 
 def _ahead(load: _Load, steps: range, workers: int, by: str) -> Iterator[Batch]:
