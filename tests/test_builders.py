@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from face_files import archive, bin_set, folder, noise, picture, rec_pack
+from face_files import archive, bin_set, folder, full_disk, noise, picture, rec_pack
 from PIL import Image
 from scipy.io import savemat
 
@@ -127,6 +127,17 @@ def test_a_run_that_was_stopped_starts_again(tmp_path):
     assert contents(prepare("casia-webface", copy, tmp_path / "d").source) == PEOPLE
     there = {path.name for path in (tmp_path / "d/casia_webface").iterdir()}
     assert there == {"1.0.0", "incomplete.NEW_1.0.0"}
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
+    pack = folder(tmp_path / "f", {f"a/{i}.png": noise(i, kind="PNG") for i in range(3)})
+    with (
+        full_disk(1 << 16),
+        pytest.raises(ValueError, match="casia_webface.* cannot be written: .*too large"),
+    ):
+        prepare("casia-webface", pack, tmp_path / "o")
+    assert not [path for path in (tmp_path / "o").rglob("*") if path.is_file()]
+    assert len(prepare("casia-webface", pack, tmp_path / "o").source) == 3
 
 
 def cfp(root: Path) -> Path:
@@ -334,6 +345,14 @@ def test_a_prepared_set_that_was_damaged(tmp_path):
     (made.folder / "features.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
         open_source(made.folder)
+
+
+def test_a_line_without_end_in_a_prepared_sets_lists(tmp_path):
+    pack = folder(tmp_path / "f", {"a/1.png": picture()})
+    made = prepare("casia-webface", pack, tmp_path / "o").folder
+    (made / reading.FACES).write_text("file\tidentity\n" + "x" * 200_000 + "\ta\n")
+    with pytest.raises(ValueError, match="faces.tsv is damaged .*prepare the set again"):
+        open_source(made)
 
 
 def test_the_command_says_what_was_made_and_what_was_not(tmp_path, capsys):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from face_files import full_disk
 from flax import nnx
 from reference import weights
 
@@ -133,6 +134,23 @@ def test_broken_faces_are_left_out_and_counted(tmp_path, broken):
     sound = [i for i in range(5) if i != broken]
     assert found.names == tuple(f"{i}.png" for i in sound) and found.card["left_out"] == 1
     assert which(found.features(range(4))) == sound
+
+
+def test_a_full_disk_is_told_and_the_set_resumes(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def noisy(pixels, mask):
+        return rng.standard_normal((len(pixels), *SHAPE)).astype(np.float32)
+
+    crops = Faces(("a", "b"), ("a", "b"), np.zeros((2, 160, 160, 3), np.uint8))
+    with (
+        full_disk(1 << 20),
+        pytest.raises(ValueError, match="features-00000.* cannot be written .*resumes"),
+    ):
+        write(tmp_path / "set", crops, protect=noisy)
+    write(tmp_path / "set", crops, protect=noisy)
+    open_features(tmp_path / "set").check()
+    assert not list((tmp_path / "set").glob(".*"))
 
 
 def test_damage_is_told_with_the_shard(faces, tmp_path):

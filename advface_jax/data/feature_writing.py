@@ -7,11 +7,12 @@ of the labels. Which records show one person stays: that is what labels are for.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -95,20 +96,23 @@ def write_features(
     for shard in range(done, total):
         file = shard_file(folder, shard)
         part = file.with_name(f".{file.name}.part")
-        writer = module.ArrayRecordWriter(str(part), "group_size:1,zstd:1")
+        with _told(file):
+            writer = module.ArrayRecordWriter(str(part), "group_size:1,zstd:1")
         rows: list[int] = []
         left_out = 0
         for one in islice(loaded, per):
             z = np.asarray(protect(one.values, one.mask))
             if z.shape != (batch, *SHAPE):
                 raise ValueError(f"protect made {z.shape}; wanted {(batch, *SHAPE)}")
-            for record in z[one.mask].astype(dtype_of(dtype)):
-                writer.write(record.tobytes())
+            with _told(file):
+                for record in z[one.mask].astype(dtype_of(dtype)):
+                    writer.write(record.tobytes())
             rows += one.indices[one.mask].tolist()
             left_out += len(one.refused)
             refused += [(chosen.names[i], reason) for i, reason in one.refused]
             progress(min((one.step + 1) * batch, len(faces)))
-        writer.close()
+        with _told(file):
+            writer.close()
         beside = {
             "records": len(rows),
             "bytes": part.stat().st_size,
@@ -121,6 +125,17 @@ def write_features(
         part.rename(file)  # last: a shard that carries its name is whole
     _finish(folder, kept, total, shard_size)
     return tuple(refused)
+
+
+@contextlib.contextmanager
+def _told(file: Path) -> Iterator[None]:
+    """array_record's RuntimeError, as of a full disk, as a ValueError that names the file."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ValueError(
+            f"{file} cannot be written ({error}): make room; the same command resumes"
+        ) from error
 
 
 def _finish(folder: Path, kept: Mapping[str, Any], total: int, shard_size: int) -> None:

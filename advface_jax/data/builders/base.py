@@ -182,6 +182,8 @@ def prepare(
         try:
             config = tfds.download.DownloadConfig(try_download_gcs=False)
             builder.download_and_prepare(download_dir=nothing, download_config=config)
+        except RuntimeError as error:  # array_record's, as of a full disk
+            raise ValueError(f"{folder} cannot be written: {error}") from error
         finally:
             tfds.enable_progress_bar()
     return Prepared(folder, open_prepared(folder), fresh=True)
