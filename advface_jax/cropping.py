@@ -79,13 +79,19 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 
 
 def read_report(out: Path) -> list[Row]:
-    """The rows of a folder's crops.tsv, without a last one that a kill cut short."""
+    """The rows of a folder's crops.tsv, without a last one that a kill cut short.
+
+    Raises ValueError when it is damaged.
+    """
     try:
         text = (out / REPORT).read_text("utf-8", errors="replace")
     except FileNotFoundError:
         return []
     whole = text[: text.rfind("\n") + 1]
-    lines = list(csv.reader(io.StringIO(whole), "excel-tab"))
+    try:
+        lines = list(csv.reader(io.StringIO(whole), "excel-tab"))
+    except csv.Error as error:
+        raise ValueError(f"{out / REPORT} is damaged ({error}): remove it to crop anew") from error
     return [Row(*line) for line in lines[1:] if len(line) == len(COLUMNS)]
 
 

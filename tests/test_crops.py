@@ -244,6 +244,14 @@ def test_a_full_disk_leaves_no_half_crop_and_says_which(tmp_path, monkeypatch):
     assert not list((out / "a").iterdir())
 
 
+def test_a_damaged_report_is_an_error_in_words(tmp_path):
+    photos, out = folder(tmp_path / "p", {"a/1.png": ONE}), tmp_path / "o"
+    crop(photos, out)
+    (out / "crops.tsv").write_text('"' + "x\n" * 100_000)
+    with pytest.raises(ValueError, match="crops.tsv is damaged"):
+        crop(photos, out)
+
+
 def test_a_photograph_that_was_mended_is_tried_again(tmp_path):
     photos = folder(tmp_path / "p", {"a.png": ONE, "b.png": b"broken"})
     assert crop(photos, tmp_path / "o")["b.png"].status.startswith("unreadable")

@@ -54,6 +54,7 @@ def test_the_official_format_without_folds(tmp_path):
         ("fold\tsame\tfile1\tfile2\n1\t1\ta\tb\n1\tyes\ta\tb\n", "line 3"),
         ("fold\tsame\tfile1\tfile2\n1\t1\ta\n", "line 2"),
         ("same\tfile1\tfile2\n1\ta\tb\n", "line 2"),
+        ("fold\tsame\tfile1\tfile2\n" + "x" * 200_000, "no list of pairs"),
     ],
 )
 def test_pairs_that_cannot_be_read_are_an_error(tmp_path, text, message):

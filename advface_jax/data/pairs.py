@@ -76,7 +76,10 @@ def read_pairs(path: str | os.PathLike[str]) -> list[NamedPair]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no list of pairs ({error})") from None
     if lines and "file1" in lines[0].split("\t"):
-        return _read_table(path, lines)
+        try:
+            return _read_table(path, lines)
+        except csv.Error as error:
+            raise ValueError(f"{path} is no list of pairs ({error})") from error
     return _read_official(path, lines)
 
 

@@ -74,8 +74,11 @@ def open_prepared(folder: Path) -> Source:
 
 def read_table(path: Path) -> list[tuple[str, str]]:
     """The first two columns of a tab-separated file, without its header."""
-    with open(path, newline="", encoding="utf-8") as lines:
-        rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))[1:]
+    try:
+        with open(path, newline="", encoding="utf-8") as lines:
+            rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))[1:]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): prepare the set again") from error
     if any(len(row) < 2 for row in rows):
         raise ValueError(f"{path} has a line without two columns: prepare the set again")
     return [(row[0], row[1]) for row in rows]
