@@ -336,6 +336,10 @@ def test_the_command_refuses_what_cannot_go_well(tmp_path, no_network):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match="no photograph"):
         command.main(str(tmp_path / "nothing"), tmp_path / "o2")
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("../a.jpg", ONE)
+    with pytest.raises(ValueError, match=r"no photograph.*\.\./a.jpg: with an unsafe path"):
+        command.main(str(tmp_path / "evil.zip"), tmp_path / "o2")
     (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(ValueError, match="zip"):
         command.main(str(tmp_path / "cut.zip"), tmp_path / "o3")

@@ -53,7 +53,9 @@ def main(
     _apart(photos, out)
     source = sources.open_source(photos)
     if not len(source):
-        raise ValueError(f"{photos} holds no photograph ({', '.join(sorted(sources.SUFFIXES))})")
+        first = "; skipped: {}: {}".format(*source.skipped[0]) if source.skipped else ""
+        kinds = ", ".join(sorted(sources.SUFFIXES))
+        raise ValueError(f"{photos} holds no photograph ({kinds}){first}")
     if limit is not None:
         few = source.names[:limit], source.identities[:limit]
         source = dataclasses.replace(source, names=few[0], identities=few[1])
