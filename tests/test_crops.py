@@ -132,6 +132,15 @@ def test_broken_bytes_are_explained(data):
         crops.decode(data)
 
 
+def test_formats_that_run_other_programs_are_no_pictures(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").write_bytes(encoded(picture(50), "EPS"))
+    with pytest.raises(ValueError, match="not an image"):
+        crops.decode(sources.open_source(tmp_path).read("a/1.jpg"))
+    with pytest.raises(ValueError, match="not an image"):
+        data.read_faces(tmp_path, resize=True)
+
+
 def test_huge_pictures_are_refused_before_they_are_decoded(monkeypatch):
     monkeypatch.setattr(crops, "MAX_PIXELS", 200 * 80 - 1)
     monkeypatch.setattr(Image.Image, "convert", None)

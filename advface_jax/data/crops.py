@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from advface_jax.data.faces import SIZE, rgb
-from advface_jax.data.sources import reason
+from advface_jax.data.sources import FORMATS, reason
 
 MARGIN = 14  # pixels of the crop, both sides together
 MAX_PIXELS = 50_000_000  # of one photograph; a hostile one of 100 kB can claim billions
@@ -24,7 +24,7 @@ def decode(data: bytes) -> np.ndarray:
     Raises ValueError with the reason when the bytes cannot be had as a picture.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             pixels = image.width * image.height  # from the header, before anything is decoded
             if pixels <= MAX_PIXELS:
                 return np.asarray(rgb(ImageOps.exif_transpose(image)))

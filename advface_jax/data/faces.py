@@ -15,7 +15,7 @@ from PIL import Image
 
 from advface_jax.data.listing import Rows, read_listing, sound_rows
 from advface_jax.data.pairs import NamedPair
-from advface_jax.data.sources import Skips, Source, open_source, reason
+from advface_jax.data.sources import FORMATS, Skips, Source, open_source, reason
 
 SIZE = 160  # FaceNet's input, in pixels
 _LARGEST = 4096  # of a picture that is resized, in pixels a side
@@ -270,7 +270,7 @@ def _decoded(lazy: Faces, store: Encoded, progress: bool) -> Faces:
 def decode(read: Callable[[str], bytes], name: str, resize: bool = False) -> np.ndarray | str:
     """One crop, uint8 (160, 160, 3), or the reason why there is none."""
     try:
-        with Image.open(io.BytesIO(read(name))) as image:
+        with Image.open(io.BytesIO(read(name)), formats=FORMATS) as image:
             wide, high = image.size  # known from the header, before any pixel is decoded
             if (wide, high) == (SIZE, SIZE):
                 return np.asarray(rgb(image))

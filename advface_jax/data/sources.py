@@ -11,6 +11,8 @@ from pathlib import Path, PurePosixPath
 from advface_jax.data.pairs import NamedPair
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+# Whatever the name says; of the others Pillow runs a program for some (EPS: Ghostscript).
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 MAX_BYTES = 256 << 20  # of one encoded image; what claims to be larger is broken or hostile
 TFDS = "tfds:"
 

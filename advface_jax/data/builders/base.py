@@ -23,7 +23,7 @@ from PIL import Image
 from advface_jax.data.builders import BUILDERS
 from advface_jax.data.pairs import NamedPair
 from advface_jax.data.prepared import FACES, PAIRS, SKIPPED, open_prepared, write_table
-from advface_jax.data.sources import Source, reason
+from advface_jax.data.sources import FORMATS, Source, reason
 
 Report = Callable[[int, int], None]  # images done, images in all
 
@@ -130,7 +130,7 @@ def check(read: Callable[[str], bytes], name: str) -> bytes | str:
         return "a tab or a line break in its name"
     try:
         data = read(name)
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.size[0] * image.size[1] > _LARGEST:
                 return "too large: {}x{}".format(*image.size)
             image.load()
