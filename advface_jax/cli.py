@@ -2,8 +2,10 @@
 
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tyro
 from rich import progress
@@ -17,14 +19,16 @@ answer = Console()  # what was asked for, so that it can be piped
 def start(main: Callable[..., None] | dict[str, Callable[..., None]], module: str) -> None:
     """Run ``main`` with the flags of its signature; ValueErrors become one line, no traceback.
 
-    Several functions by name are subcommands.
+    Several functions by name are subcommands. Warnings become one line each, too.
     """
     prog = f"python -m {module}"
     try:
-        if isinstance(main, dict):
-            tyro.extras.subcommand_cli_from_dict(main, prog=prog)
-        else:
-            tyro.cli(main, prog=prog)
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line
+            if isinstance(main, dict):
+                tyro.extras.subcommand_cli_from_dict(main, prog=prog)
+            else:
+                tyro.cli(main, prog=prog)
     except (ValueError, OSError) as error:
         text = f"[bold red]error:[/] {escape(str(error))}"
         console.print(text, highlight=False, soft_wrap=True)  # paths stay whole in logs
@@ -32,6 +36,11 @@ def start(main: Callable[..., None] | dict[str, Callable[..., None]], module: st
     except KeyboardInterrupt:
         console.print("stopped; the same command resumes where it can")
         sys.exit(130)
+
+
+def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
+    text = f"[bold yellow]warning:[/] {escape(str(message))}"
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def command(module: str) -> str:

@@ -49,7 +49,8 @@ def read(
     if preset == "paper":
         faces, pairs = _lfw(faces, pairs)
     faces = faces or "synthetic"
-    resize = resize or Path(faces).suffix in PACKS
+    is_pack = Path(faces).suffix in PACKS or (Path(faces) / "train.rec").is_file()
+    resize = resize or is_pack
     told, named = str(pairs and Path(pairs).name), None
     if pairs is not None:
         named = data.read_pairs(pairs)

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -111,3 +112,16 @@ def test_a_command_s_error_is_one_line_however_long(monkeypatch):
     with pytest.raises(SystemExit, match="1"):
         cli.start(main, "x")
     assert told.getvalue().startswith("error: [a] long") and told.getvalue().count("\n") == 1
+
+
+def test_a_command_s_warning_is_one_line_too(monkeypatch):
+    def main() -> None:
+        warnings.warn("[a] few " + "long " * 100, stacklevel=1)
+
+    told = io.StringIO()
+    monkeypatch.setattr(cli, "console", Console(file=told, width=80))
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        cli.start(main, "x")
+    assert told.getvalue().startswith("warning: [a] few") and told.getvalue().count("\n") == 1
