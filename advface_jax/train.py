@@ -6,13 +6,11 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax.typing import ArrayLike
 
 from advface_jax import checks
-from advface_jax.data.loader import step_indices
 from advface_jax.models import decoders, facenet
 
 
@@ -88,12 +86,6 @@ def steps_per_epoch(faces: int, config: TrainConfig) -> int:
             "more faces or a smaller batch"
         )
     return faces // config.batch
-
-
-def batch_indices(step: int, faces: int, config: TrainConfig) -> np.ndarray:
-    """Which faces step number ``step`` sees: a function of (seed, epoch, step) alone."""
-    steps_per_epoch(faces, config)  # refuses fewer faces than a batch
-    return step_indices(step, faces, config.batch, config.seed)
 
 
 @functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")

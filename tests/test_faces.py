@@ -8,7 +8,7 @@ import pytest
 from face_files import archive, bomb, folder, noise, picture, table
 from PIL import Image
 
-from advface_jax.data import Faces, epoch_order, open_faces, read_faces
+from advface_jax.data import Faces, open_faces, read_faces
 
 PEOPLE = {
     "b/2.png": picture(3),
@@ -173,18 +173,6 @@ def test_many_faces_show_a_bar_and_keep_their_order(tmp_path, capsys, monkeypatc
     monkeypatch.delenv("FORCE_COLOR")
     read_faces(tmp_path / "f.zip")
     assert capsys.readouterr().err == ""
-
-
-def test_epoch_order_follows_from_its_arguments():
-    order = epoch_order(1000, 7, 3)
-    assert sorted(order) == list(range(1000))
-    assert (order == epoch_order(1000, 7, 3)).all()
-    for other in (epoch_order(1000, 7, 4), epoch_order(1000, 8, 3), epoch_order(1000, 3, 7)):
-        assert (order == other).mean() < 0.02
-    # fixed for good: a training resumed by a later version must meet the same batches
-    assert epoch_order(8, 0, 0).tolist() == [3, 6, 4, 0, 7, 5, 2, 1]
-    with pytest.raises(ValueError, match="negative"):
-        epoch_order(10, 0, -1)
 
 
 def test_lazy_faces_are_the_same_faces(tmp_path):

@@ -16,6 +16,7 @@ from reference import weights
 import advface_jax
 from advface_jax import train
 from advface_jax.data import leaks, read_faces
+from advface_jax.data.loader import step_indices
 from advface_jax.models import decoders, facenet, state
 from advface_jax.system import System
 from experiments import train_decoder
@@ -80,7 +81,9 @@ def test_the_order_follows_from_seed_epoch_and_step():
 
     def epoch(number, config=config):
         steps = range(number * per_epoch, (number + 1) * per_epoch)
-        return np.concatenate([train.batch_indices(step, faces, config) for step in steps])
+        return np.concatenate(
+            [step_indices(step, faces, config.batch, config.seed) for step in steps]
+        )
 
     for number in range(3):
         assert len(set(epoch(number))) == 9 and set(epoch(number)) <= set(range(faces))

@@ -1,8 +1,8 @@
 """Faces in: crops in memory or on demand, batches and pairs of them, faces of nobody."""
 
-from advface_jax.data.faces import Faces, epoch_order, open_faces, read_faces
+from advface_jax.data.faces import Faces, open_faces, read_faces
 from advface_jax.data.feature_sets import FeatureSet, open_features
-from advface_jax.data.loader import Batch, batches, to_device
+from advface_jax.data.loader import Batch, batches, epoch_order, to_device
 from advface_jax.data.pairs import (
     NamedPair,
     Pairs,

@@ -108,17 +108,6 @@ class Faces:
         )
 
 
-def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of n faces in one epoch: an int permutation (n,) that follows from its arguments.
-
-    A resumed training finds the batch of any (seed, epoch, step) without replaying the others.
-    """
-    if min(n, seed, epoch) < 0:
-        raise ValueError(f"n={n}, seed={seed}, epoch={epoch}: none of them may be negative")
-    bits = np.random.Philox(np.random.SeedSequence([seed, epoch]))
-    return np.random.Generator(bits).permutation(n)
-
-
 def read_faces(
     source: str | os.PathLike[str],
     *,

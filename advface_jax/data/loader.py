@@ -16,8 +16,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from advface_jax.data.faces import epoch_order
-
 _TRIES = 256  # items asked for a stand-in: where so many in a row are broken, all of them are
 
 
@@ -49,6 +47,17 @@ class Batch(NamedTuple):
     values: Any
     mask: np.ndarray
     refused: tuple[tuple[int, str], ...]
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of n faces in one epoch: an int permutation (n,) that follows from its arguments.
+
+    A resumed training finds the batch of any (seed, epoch, step) without replaying the others.
+    """
+    if min(n, seed, epoch) < 0:
+        raise ValueError(f"n={n}, seed={seed}, epoch={epoch}: none of them may be negative")
+    bits = np.random.Philox(np.random.SeedSequence([seed, epoch]))
+    return np.random.Generator(bits).permutation(n)
 
 
 def step_indices(step: int, n: int, batch: int, seed: int | None) -> np.ndarray:
