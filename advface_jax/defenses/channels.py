@@ -1,0 +1,153 @@
+"""Defences that store an image's frequency channels: DuetFace, PartialFace, DCTDP.
+
+Each is the transform alone: what leaves the client. Ψ cannot read it; a recogniser of its own must
+be trained on it. None hides a picture from who solves for it: the enlargement by 8 repeats each
+pixel 64 times over, and DuetFace's 162 channels still fix the image up to one number a colour.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from advface_jax import checks
+from advface_jax.defenses import frequency
+from advface_jax.defenses.defense import IMAGES, Defense
+
+DUETFACE_CLIENT = (0, 1, 2, 3, 4, 5, 8, 9, 16, 24)
+"""Raster numbers 8 u + v that DuetFace's client keeps of each colour; the server gets the other
+54 of each."""
+PARTIALFACE_PRUNED = (0, 1, 2, 3, 8, 9, 10, 16, 17, 24)
+"""Raster numbers that PartialFace removes from each colour; 54 remain, six subsets of nine."""
+
+
+def _of_each_colour(raster: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(64 * colour + r for colour in range(3) for r in raster)
+
+
+def _others(raster: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(r for r in range(64) if r not in raster)
+
+
+CLIENT_CHANNELS = _of_each_colour(DUETFACE_CLIENT)  # 30
+SERVER_CHANNELS = _of_each_colour(_others(DUETFACE_CLIENT))  # 162
+DCTDP_CHANNELS = _of_each_colour(tuple(range(1, 64)))  # 189: all but each colour's mean
+
+
+def _size(channels: int) -> tuple[int, int, int]:
+    return (*IMAGES[:2], channels)
+
+
+def duetface() -> Defense:
+    """DuetFace's server share: 162 of the 192 frequency channels, as they are.
+
+    Images (b,160,160,3) in [0,1] to (b,160,160,162), channels ``SERVER_CHANNELS`` of
+    ``block_dct``; the other 30 stay with the client (``keeps``; ``duetface_split`` gives both), and
+    the recogniser wants features from either side. No noise, no key, no ε.
+
+    Source: Mi et al., DuetFace, ACM MM 2022; a baseline of the AdvFace paper (section 5.1.3).
+    """
+    return Defense(
+        "DuetFace",
+        _select,
+        SERVER_CHANNELS,
+        takes=IMAGES,
+        stores=_size(len(SERVER_CHANNELS)),
+        keeps=_size(len(CLIENT_CHANNELS)),
+    )
+
+
+def duetface_split(images: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """DuetFace's two shares of images (b,160,160,3) in [0,1]: the client's (b,160,160,30) and the
+    server's (b,160,160,162). Errors as for ``block_dct``."""
+    x = checks.images(images)
+    return _selected(x, CLIENT_CHANNELS), _selected(x, SERVER_CHANNELS)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Subsets:
+    """PartialFace's channels of one colour: six subsets of nine raster numbers, three orders."""
+
+    subsets: tuple[tuple[int, ...], ...]
+    orders: tuple[tuple[int, ...], ...]
+
+
+def partialface(seed: int = 0) -> Defense:
+    """PartialFace: of each image nine random high frequencies of each colour, in a random order.
+
+    Images (b,160,160,3) in [0,1] to (b,160,160,27), channel 9 c + m of colour c. The ten lowest
+    frequencies are removed and the other 54 split into six subsets of nine, once for a model (here
+    drawn from ``seed``, as one of three orders); an item's key picks its subset and its order,
+    uniformly. The published training lets an identity use only three of the six, by its label;
+    that belongs to the training and is not done here. No ε.
+
+    Raises:
+      ValueError: ``seed`` is no whole number of 0 or more.
+
+    Source: Mi et al., ICCV 2023; the numbers are those of its released code.
+    """
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"got seed={seed}; wanted a whole number, 0 or more")
+    random = np.random.default_rng(seed)
+    subsets = random.permutation(_others(PARTIALFACE_PRUNED)).reshape(6, 9).tolist()
+    orders = [list(range(9)), *(random.permutation(9).tolist() for _ in range(2))]
+    settings = _Subsets(tuple(map(tuple, subsets)), tuple(map(tuple, orders)))
+    return Defense(
+        "PartialFace", _partialface, settings, takes=IMAGES, stores=_size(27), takes_key=True
+    )
+
+
+def dctdp(budget: float = 4.0, sensitivity: float = 1.0) -> Defense:
+    """DCTDP's channels under an even budget: all but the three means, with Laplace noise.
+
+    Images (b,160,160,3) in [0,1] to (b,160,160,189), channels ``DCTDP_CHANNELS`` of ``block_dct``
+    plus noise of scale sensitivity / budget in their units (up to about ±1000). The published
+    method learns how to share the budget out and where to centre the noise, from the even shares
+    and zero centres that stand here, and measures the sensitivity of each element on its training
+    set; its code's default is 1, at which the noise is next to nothing. No ε, and **no guarantee
+    of differential privacy** from these numbers.
+
+    Raises:
+      ValueError: ``budget`` or ``sensitivity`` is not positive and finite.
+
+    Source: Ji et al., ECCV 2022; the defaults are those of its released code.
+    """
+    for name, value in (("budget", budget), ("sensitivity", sensitivity)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"got {name}={value}; wanted a positive, finite number")
+    scale = float(sensitivity) / float(budget)
+    return Defense("DCTDP", _dctdp, scale, takes=IMAGES, stores=_size(189), takes_key=True)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _selected(images: jax.Array, channels: tuple[int, ...]) -> jax.Array:
+    return frequency.block_dct(images)[..., np.array(channels)]
+
+
+def _select(images, keys, epsilon, mask, settings: tuple[int, ...], networks) -> jax.Array:
+    return _selected(images, settings)
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def _partialface(images, keys, epsilon, mask, settings: _Subsets, networks) -> jax.Array:
+    subsets, orders = np.array(settings.subsets), np.array(settings.orders)
+    choices = jnp.asarray(subsets[:, orders].reshape(-1, 9))  # (18, 9): each subset in each order
+    f = frequency.block_dct(images)
+    f = f.reshape(*f.shape[:3], 3, 64)
+
+    def one(key: jax.Array, f: jax.Array) -> jax.Array:  # f (n, n, 3, 64)
+        chosen = choices[jax.random.randint(key, (), 0, len(choices))]
+        return f[..., chosen].reshape(*f.shape[:2], 27)
+
+    return jax.vmap(one)(keys, f)
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def _dctdp(images, keys, epsilon, mask, settings: float, networks) -> jax.Array:
+    f = frequency.block_dct(images.astype(jnp.float32))[..., np.array(DCTDP_CHANNELS)]
+    noise = jax.vmap(lambda key: jax.random.laplace(key, f.shape[1:]))(keys)
+    return (f + settings * noise).astype(images.dtype)

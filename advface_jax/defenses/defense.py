@@ -1,0 +1,118 @@
+"""What every defence is: from what the client has to what the server stores, in one signature."""
+
+import dataclasses
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from advface_jax import checks
+
+Shape = tuple[int, int, int]
+IMAGES: Shape = (160, 160, 3)
+FEATURES: Shape = (77, 77, 64)
+EPSILON = 0.2
+"""The paper's bound (section 5.1.2), where a call names none."""
+
+
+def _static(**default: Any) -> Any:
+    return dataclasses.field(metadata={"static": True}, **default)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Defense:
+    """A defence: ``defense(client, key=…, epsilon=…, mask=…)`` is what the server stores.
+
+    A pytree whose leaves are its networks' arrays: it may enter a caller's own ``jax.jit`` as an
+    argument. Calls outside one are compiled once for a batch shape, whatever ε and the key.
+
+    Attributes:
+      name: as it stands in a table.
+      method: (client, keys (b,) or None, epsilon or None, mask (b,) or None, settings, networks)
+        -> stored. A function of a module, so that equal defences share one compiled program.
+      settings: hashable, a static argument of the method.
+      networks: what the method needs of arrays, a pytree.
+      takes: the shape of one of the client's items: an image (160,160,3) or z (77,77,64).
+      stores: the shape of one stored item, which is all that an attacker sees.
+      keeps: the shape of what stays with the client, and which its recogniser needs beside the
+        stored item; None where nothing stays.
+      takes_key: whether it draws at random, and so wants a key.
+      takes_epsilon: whether it has the noise bound ε.
+    """
+
+    name: str = _static()
+    method: Callable[..., jax.Array] = _static()
+    settings: Hashable = _static(default=None)
+    networks: Any = None
+    takes: Shape = _static(default=FEATURES)
+    stores: Shape = _static(default=FEATURES)
+    keeps: Shape | None = _static(default=None)
+    takes_key: bool = _static(default=False)
+    takes_epsilon: bool = _static(default=False)
+
+    @property
+    def for_server(self) -> bool:
+        """Whether Ψ, as it is, recognises what is stored. If not, a recogniser of its own must be
+        trained on stored items (and on what the client keeps)."""
+        return self.stores == FEATURES
+
+    def __call__(
+        self,
+        client: ArrayLike,
+        *,
+        key: jax.Array | None = None,
+        epsilon: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> jax.Array:
+        """What the server stores for a batch of the client's items.
+
+        Args:
+          client: (b, *takes): images in [0,1], or finite features; floating, b ≥ 1.
+          key: of ``jax.random.key``; one for the batch, whose rows then draw differently, or (b,)
+            keys, one for each item, so that an item's noise does not depend on how faces were
+            put into batches. Ignored by a defence that draws nothing.
+          epsilon: the noise bound, a scalar ≥ 0 in units of z; None for the paper's 0.2. Refused
+            by a defence that has no such bound.
+          mask: (b,) with 0 for padding, which then influences no other item; its rows of the
+            result mean nothing.
+
+        Returns:
+          stored (b, *stores), of the client's dtype.
+
+        Raises:
+          ValueError: another shape, dtype or range, NaN or inf, an empty batch, ε < 0, ε where
+            there is none, no key where one is wanted, a key or a mask that does not fit.
+        """
+        check = checks.features if self.takes == FEATURES else checks.images
+        items = check(client)
+        real = checks.mask(mask, items.shape[0])
+        keys = self._keys(key, items.shape[0])
+        return self.method(items, keys, self._epsilon(epsilon), real, self.settings, self.networks)
+
+    def _epsilon(self, epsilon: ArrayLike | None) -> jax.Array | None:
+        if self.takes_epsilon:
+            return checks.epsilon(EPSILON if epsilon is None else epsilon)
+        if epsilon is not None:
+            raise ValueError(
+                f"got epsilon={epsilon} for {self.name}, which has no noise bound; wanted None"
+            )
+        return None
+
+    def _keys(self, key: jax.Array | None, batch: int) -> jax.Array | None:
+        """One key for each item."""
+        if not self.takes_key:
+            return None
+        if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+            got = "no key" if key is None else f"key={key!r}"
+            raise ValueError(
+                f"got {got} for {self.name}, which draws at random; wanted one of "
+                "jax.random.key(seed)"
+            )
+        if key.shape not in ((), (batch,)):
+            raise ValueError(
+                f"got keys of shape {key.shape}; wanted one key, or ({batch},), one for each item"
+            )
+        return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))

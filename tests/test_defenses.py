@@ -1,0 +1,354 @@
+"""Defences: bounds, keys, moments, padding, compilations, SciPy's DCT, the complaints."""
+
+import logging
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.fft
+import scipy.ndimage
+from flax import nnx
+
+from advface_jax import ProtectConfig, defenses, protect
+from advface_jax.defenses import channels
+from advface_jax.models import decoders, facenet
+
+KEY = jax.random.key(3)
+NOISE = {
+    "ball": defenses.ball(2),
+    "walk": defenses.walk(2),
+    "laplace": defenses.laplace(),
+}
+ON_IMAGES = {
+    "duetface": defenses.duetface(),
+    "partialface": defenses.partialface(),
+    "dctdp": defenses.dctdp(),
+}
+
+
+@pytest.fixture(scope="module")
+def advface() -> defenses.Defense:
+    small = decoders.DecoderConfig("transrec", width=4, depth=0)
+    return defenses.advface(
+        extractor=facenet.Extractor(rngs=nnx.Rngs(0)),
+        shadow=decoders.decoder(small, rngs=nnx.Rngs(1)),
+        config=ProtectConfig(steps=2),
+    )
+
+
+@pytest.fixture(scope="module")
+def z() -> jax.Array:
+    """Two features, half of whose elements are 0, as ReLU leaves them."""
+    return jnp.asarray(np.maximum(np.random.default_rng(0).normal(size=(2, 77, 77, 64)), 0), "f4")
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(1).uniform(size=(2, 160, 160, 3)).astype("f4")
+
+
+@pytest.fixture
+def compilations(caplog):
+    """What XLA has compiled so far in this test, by name."""
+
+    def names() -> list[str]:
+        said = (re.match(r"Finished XLA compilation of (\S+)", r.message) for r in caplog.records)
+        return [match[1] for match in said if match]
+
+    with caplog.at_level(logging.WARNING), jax.log_compiles():
+        yield names
+
+
+def moved(stored, z) -> np.ndarray:
+    """stored - z without rounding: floats of 32 bits and fewer subtract exactly in 64."""
+    return np.asarray(stored, np.float64) - np.asarray(z, np.float64)
+
+
+# -- what holds for all -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["none", *NOISE, "advface", *ON_IMAGES])
+def test_every_defence_stores_what_it_says(name, advface, z, images):
+    defense = {"none": defenses.none(), "advface": advface, **NOISE, **ON_IMAGES}[name]
+    client = images if name in ON_IMAGES else z
+    assert client.shape[1:] == defense.takes
+    stored = defense(client, key=KEY)
+    assert stored.shape == (2, *defense.stores) and stored.dtype == jnp.float32
+    assert bool(jnp.isfinite(stored).all())
+    assert defense.for_server == (name not in ON_IMAGES)
+    half = defense(jnp.asarray(client, jnp.bfloat16), key=KEY)
+    assert half.dtype == jnp.bfloat16 and half.shape == stored.shape
+
+
+@pytest.mark.parametrize("name", [*NOISE, "partialface", "dctdp"])
+def test_the_key_decides_and_nothing_else(name, z, images):
+    defense = {**NOISE, **ON_IMAGES}[name]
+    client = jnp.asarray(images if name in ON_IMAGES else z)
+    twice = jnp.stack([client[0], client[0]])
+    stored = defense(twice, key=KEY)
+    np.testing.assert_array_equal(stored, defense(twice, key=KEY))
+    keys = jax.random.split(KEY, 8)
+    if name == "partialface":  # 18 outcomes an item: eight keys agree with chance 18⁻⁷
+        assert any(bool((defense(twice, key=k)[0] != stored[0]).any()) for k in keys)
+    else:
+        assert bool((stored[0] != stored[1]).mean() > 0.9)
+        assert bool((stored != defense(twice, key=keys[0])).mean() > 0.9)
+    # an item's own key: whatever batch it is in
+    alone = defense(client[1:], key=keys[1:2])
+    np.testing.assert_array_equal(defense(client, key=keys[:2])[1], alone[0])
+
+
+@pytest.mark.parametrize("name", ["none", *NOISE, *ON_IMAGES])
+def test_padding_touches_no_other_item(name, z, images):
+    defense = {"none": defenses.none(), **NOISE, **ON_IMAGES}[name]
+    client = jnp.asarray(images if name in ON_IMAGES else z)
+    padded = jnp.concatenate([client, jnp.ones_like(client[:1])])
+    among = defense(padded, key=KEY, mask=jnp.array([1, 1, 0]))
+    np.testing.assert_array_equal(among[:2], defense(client, key=KEY))
+
+
+def test_padding_touches_no_other_item_of_advface(advface, z):
+    padded = jnp.concatenate([z, jnp.full_like(z[:1], 9)])
+    among = advface(padded, mask=jnp.array([1, 1, 0]))
+    alone = advface(z)
+    # two compiled programs round differently, which flips the sign of a few tiny gradients
+    assert (np.abs(moved(among[:2], alone)) < 1e-3).mean() > 0.98
+    unmasked = advface(padded)
+    assert (np.abs(moved(unmasked[:2], alone)) < 1e-3).mean() < 0.9  # or it was no test
+
+
+def test_one_compilation_serves_every_epsilon_and_key(z, compilations):
+    for make in (defenses.ball, defenses.walk):
+        before = len(compilations())
+        for epsilon, key in ((0.2, KEY), (0.0, jax.random.key(9)), (jnp.float32(0.1), KEY)):
+            make(3)(z, key=key, epsilon=epsilon)  # steps that no other test takes
+        assert compilations()[before:].count("jit(_random_steps)") == 1
+    for epsilon in (0.2, 0.0):
+        defenses.laplace(0.7)(z, key=KEY, epsilon=epsilon)
+    assert compilations().count("jit(_laplace)") == 1
+
+
+def test_a_defence_enters_the_callers_jit(advface, z):
+    @jax.jit
+    def mine(defense, z, key, epsilon):
+        return defense(z, key=key, epsilon=epsilon)
+
+    direct = NOISE["ball"](z, key=KEY, epsilon=0.1)
+    np.testing.assert_allclose(mine(NOISE["ball"], z, KEY, 0.1), direct, atol=1e-6)
+    protected = mine(advface, z, KEY, 0.1)
+    assert (np.abs(moved(protected, advface(z, epsilon=0.1))) < 1e-3).mean() > 0.98
+
+
+# -- on the feature ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_the_ball_bounds_exactly(dtype, z):
+    z = z.astype(dtype)
+    for epsilon in (0.05, 0.1, 0.2, 0.3):
+        noise = np.abs(moved(defenses.ball()(z, key=KEY, epsilon=epsilon), z))
+        assert 0.99 * epsilon < noise.max() <= float(np.float32(epsilon))
+
+
+@pytest.mark.parametrize("name", NOISE)
+def test_without_epsilon_nothing_moves(name, z):
+    np.testing.assert_array_equal(NOISE[name](z, key=KEY, epsilon=0), z)
+
+
+def test_the_moments_are_those_of_the_noise(z):
+    n = z.size  # 759 thousand: a mean is known to a thousandth of the deviation
+    half = moved(defenses.ball(1)(z, key=KEY), z) / 0.2
+    assert abs(half.mean()) < 5 * 0.58 / n**0.5
+    np.testing.assert_allclose(np.abs(half).mean(), 1 / 2, rtol=5e-3)  # uniform
+    np.testing.assert_allclose(half.std(), 1 / 3**0.5, rtol=5e-3)
+
+    steps = moved(defenses.walk()(z, key=KEY), z) / 0.2
+    assert abs(steps.mean()) < 5 * 3.65 / n**0.5
+    np.testing.assert_allclose(steps.std(), (40 / 3) ** 0.5, rtol=5e-3)
+
+    clipped = moved(defenses.ball()(z, key=KEY), z) / 0.2
+    np.testing.assert_allclose(clipped.std(), 0.72, rtol=1e-2)
+    np.testing.assert_allclose((np.abs(clipped) > 0.9999).mean(), 1 / 3, rtol=0.1)
+
+    for budget in (1.0, 2.0):
+        noise = moved(defenses.laplace(budget)(z, key=KEY), z) * budget / 0.2
+        assert abs(noise.mean()) < 5 * 2**0.5 / n**0.5
+        np.testing.assert_allclose(np.abs(noise).mean(), 1, rtol=5e-3)
+        np.testing.assert_allclose(noise.std(), 2**0.5, rtol=1e-2)
+
+
+def test_advface_is_protect(advface, z):
+    networks = advface.networks
+    pgd, fgsm = ProtectConfig(steps=2), ProtectConfig(method="fgsm")
+    for config, name in ((pgd, "AdvFace"), (fgsm, "AdvFace (FGSM)")):
+        defense = defenses.advface(**networks, config=config)
+        assert defense.name == name
+        wanted = protect(z, **networks, epsilon=0.1, config=config)
+        np.testing.assert_array_equal(defense(z, epsilon=0.1), wanted)
+    np.testing.assert_array_equal(advface(z), advface(z, epsilon=0.2))  # the paper's
+
+
+# -- on frequencies ---------------------------------------------------------------------------
+
+
+def scipys_channels(image: np.ndarray) -> np.ndarray:
+    """The 192 channels of (n,n,3), by SciPy's spline, the JFIF formulas, SciPy's DCT."""
+    n = len(image)
+    red, green, blue = (
+        255 * np.asarray(scipy.ndimage.zoom(image[..., c].astype("f8"), 8, order=1))
+        for c in range(3)
+    )
+    y = 0.299 * red + 0.587 * green + 0.114 * blue
+    cb = 128 - 0.168736 * red - 0.331264 * green + 0.5 * blue
+    cr = 128 + 0.5 * red - 0.418688 * green - 0.081312 * blue
+    blocks = np.stack([y, cb, cr]).reshape(3, n, 8, n, 8) - 128
+    f = np.asarray(scipy.fft.dctn(blocks, type=2, norm="ortho", axes=(2, 4)))
+    return f.transpose(1, 3, 0, 2, 4).reshape(n, n, 192)
+
+
+@pytest.mark.parametrize("n", [2, 7, 24])
+def test_the_transform_is_scipys(n, images):
+    small = images[:1, :n, :n]
+    # float32 at values of a thousand; the rounded coefficients of the formulas, times 255 × 8
+    np.testing.assert_allclose(
+        defenses.block_dct(small)[0], scipys_channels(small[0]), rtol=0, atol=3e-3
+    )
+
+
+def test_the_transform_is_scipys_at_full_size(images):
+    ours = np.asarray(defenses.block_dct(images[:1]))[0]
+    theirs = scipys_channels(images[0])
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-3)
+
+
+def test_the_inverse_gives_the_image_back(images):
+    back = defenses.inverse_block_dct(defenses.block_dct(images))
+    np.testing.assert_allclose(back, images, rtol=0, atol=1e-5)
+    order = tuple(reversed(range(192)))
+    swapped = defenses.block_dct(images[:, :9, :9])[..., ::-1]
+    np.testing.assert_allclose(
+        defenses.inverse_block_dct(swapped, order), images[:, :9, :9], rtol=0, atol=1e-5
+    )
+    assert defenses.block_dct(images[:, :1, :1]).shape == (2, 1, 1, 192)
+
+
+def test_duetface_splits_the_channels_and_loses_none(images):
+    client, server = defenses.duetface_split(images)
+    defense = defenses.duetface()
+    assert client.shape[1:] == defense.keeps == (160, 160, 30)
+    assert server.shape[1:] == defense.stores == (160, 160, 162)
+    np.testing.assert_array_equal(defense(images), server)
+    both = jnp.concatenate([client, server], -1)
+    back = defenses.inverse_block_dct(both, channels.CLIENT_CHANNELS + channels.SERVER_CHANNELS)
+    np.testing.assert_allclose(back, images, rtol=0, atol=1e-5)
+    # the first five across, and (1, 0), (1, 1), (2, 0), (3, 0), of each colour
+    kept = {(u, v) for u, v in np.ndindex(8, 8) if 8 * u + v in channels.DUETFACE_CLIENT}
+    assert kept == {(0, v) for v in range(6)} | {(1, 0), (1, 1), (2, 0), (3, 0)}
+
+
+def test_duetfaces_162_channels_fix_the_image_up_to_a_constant():
+    """What its documentation says against it: a linear map of full rank but one, for a colour."""
+    n = 10
+    grey = np.eye(n * n, dtype="f4").reshape(-1, n, n, 1) * np.ones((1, 1, 1, 3), "f4")
+    f = np.asarray(defenses.block_dct(grey))[..., channels.SERVER_CHANNELS[:54]]  # Y's
+    singular = np.linalg.svd(f.reshape(n * n, -1), compute_uv=False)
+    assert singular[-2] > 1e-3 * singular[0] and singular[-1] < 1e-5 * singular[0]
+
+
+def test_partialface_stores_one_subset_of_high_frequencies(images):
+    defense = defenses.partialface()
+    (image,) = images[:1]
+    many = np.stack([image] * 40)
+    few = np.asarray(defense(many, key=KEY))[:, 80:82, 80].reshape(40, 6, 9)
+    here = np.asarray(defenses.block_dct(image[None]))[0, 80:82, 80].reshape(6, 64)
+    raster = [tuple(np.abs(here[:, :, None] - item[:, None]).sum(0).argmin(0)) for item in few]
+    for item, where in zip(few, raster, strict=True):
+        np.testing.assert_allclose(item, here[:, where], atol=1e-3)  # the same of every colour
+    subsets = {frozenset(where) for where in raster}
+    assert len(subsets) == 6 and all(len(subset) == 9 for subset in subsets)
+    assert frozenset.union(*subsets) == set(range(64)) - set(channels.PARTIALFACE_PRUNED)
+    assert 12 < len(set(raster)) <= 18  # 16.2 of 18 are expected of 40
+    other = defenses.partialface(seed=1)
+    assert other.settings != defense.settings == defenses.partialface().settings
+
+
+def test_dctdp_drops_the_means_and_adds_noise_of_its_scale(images):
+    f = np.asarray(defenses.block_dct(images))
+    without = np.delete(f, [0, 64, 128], -1)
+    noise = np.asarray(defenses.dctdp()(images, key=KEY)) - without
+    np.testing.assert_allclose(np.abs(noise).mean(), 0.25, rtol=5e-3)
+    more = np.asarray(defenses.dctdp(budget=0.5, sensitivity=3.0)(images, key=KEY)) - without
+    np.testing.assert_allclose(np.abs(more).mean(), 6, rtol=5e-3)
+
+
+# -- what does not fit ------------------------------------------------------------------------
+
+BAD = {
+    # name: (client or how it is changed, other arguments, what the message must say)
+    "channels": (lambda z: z[..., :32], {}, r"shape \(2, 77, 77, 32\); wanted \(b, 77, 77, 64\)"),
+    "images": (lambda z: jnp.zeros((2, 160, 160, 3)), {}, r"shape \(2, 160, 160, 3\); wanted"),
+    "integers": (lambda z: z.astype(jnp.int32), {}, "dtype int32; wanted float32"),
+    "NaN": (lambda z: z.at[0, 0, 0, 0].set(jnp.nan), {}, "NaN or infinite values; wanted finite"),
+    "nobody": (lambda z: z[:0], {}, "empty batch"),
+    "epsilon below 0": (None, {"epsilon": -0.1}, "epsilon=-0.1; wanted a finite bound, 0 or"),
+    "epsilon NaN": (None, {"epsilon": np.nan}, "epsilon=nan; wanted a finite bound"),
+    "a short mask": (None, {"mask": [1]}, r"mask of shape \(1,\); wanted \(2,\)"),
+    "no key": (None, {"key": None}, r"no key for .*at random; wanted one of jax.random.key\(seed"),
+    "a number": (None, {"key": 3}, r"key=3 for .*wanted one of jax.random.key"),
+    "a raw key": (None, {"key": jnp.zeros(2, "uint32")}, "wanted one of jax.random.key"),
+    "many keys": (None, {"key": jax.random.split(KEY, 5)}, r"keys of shape \(5,\); .* or \(2,\)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("name", NOISE)
+def test_bad_input_is_refused_in_plain_words(name, case, z):
+    change, arguments, message = BAD[case]
+    with pytest.raises(ValueError, match=f"(?s)^(?=got ).*{message}"):
+        NOISE[name](change(z) if change else z, **{"key": KEY, **arguments})
+
+
+@pytest.mark.parametrize("name", ON_IMAGES)
+def test_bad_images_are_refused_in_plain_words(name, images, z):
+    defense = ON_IMAGES[name]
+    for bad, message in (
+        (images * 255, "values from .*; wanted finite ones in"),
+        (images * np.nan, "values from nan"),
+        (images[:, :80], "wanted \\(b, 160, 160, 3\\)"),
+        (z, "wanted \\(b, 160, 160, 3\\)"),
+    ):
+        with pytest.raises(ValueError, match=f"^got images .*{message}"):
+            defense(bad, key=KEY)
+    with pytest.raises(ValueError, match=r"^got epsilon=0.2 for .*no noise bound; wanted None"):
+        defense(images, key=KEY, epsilon=0.2)
+
+
+def test_transforms_refuse_what_is_no_picture(images):
+    for bad in (images[:, :80], images[0], images[..., :1]):
+        with pytest.raises(ValueError, match="^got images of shape .*; wanted"):
+            defenses.block_dct(bad)
+    f = jnp.zeros((1, 4, 4, 3))
+    for bad, present in ((f, tuple(range(192))), (f, (0, 0, 1)), (f, (0, 1, 192)), (f[0], (0, 1))):
+        with pytest.raises(ValueError, match="^got (channels|present).*; wanted"):
+            defenses.inverse_block_dct(bad, present)
+    with pytest.raises(ValueError, match="dtype int32; wanted float32"):
+        defenses.inverse_block_dct(f.astype(jnp.int32), (0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: defenses.ball(0),
+        lambda: defenses.walk(2.5),  # type: ignore[arg-type]
+        lambda: defenses.laplace(0.0),
+        lambda: defenses.laplace(float("nan")),
+        lambda: defenses.partialface(-1),
+        lambda: defenses.dctdp(budget=-1),
+        lambda: defenses.dctdp(sensitivity=float("inf")),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make):
+    with pytest.raises(ValueError, match=r"^got (steps|budget|seed|sensitivity)=.*; wanted "):
+        make()
