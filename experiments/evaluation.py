@@ -1,11 +1,10 @@
 """Measure a protection over faces and pairs: what the attacker sees, what recognition keeps."""
 
-import functools
 import hashlib
 import json
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from advface_jax import ProtectConfig, checks, metrics, protect_sweep
+from advface_jax import checks, metrics
 from advface_jax.data import Faces, Pairs
 from advface_jax.models.decoders import Decoder
 from advface_jax.models.facenet import InceptionResNetV1
@@ -39,27 +38,27 @@ class Models(NamedTuple):
     attacker: Decoder
 
 
-@functools.partial(jax.jit, static_argnames=("config", "precision"))
+Store = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""(z (b,77,77,64), keys (b,), mask (b,)) -> what is stored in each condition, (c,b,77,77,64).
+
+A pytree, whose leaves are arguments of the compiled program and whose static fields are hashable.
+"""
+
+
+@jax.jit
 def judge_batch(
     pixels: jax.Array,
     mask: jax.Array,
-    epsilons: jax.Array,
-    models: Models,
-    config: ProtectConfig,
-    precision: str,
+    keys: jax.Array,
+    store: Store,
+    network: InceptionResNetV1,
+    attacker: Decoder,
 ) -> tuple[Judged, jax.Array]:
-    """One batch (b,160,160,3) uint8 through every ε, and R's pictures (c,b,160,160,3) uint8."""
-    network, shadow, attacker = models
+    """One batch (b,160,160,3) uint8 through every condition, and R's pictures (c,b,160,160,3)
+    uint8; unprotected comes first, and ``store``'s own conditions after it."""
     images = pixels.astype(jnp.float32) / 255
     z = network.extractor(images)
-    z_adv = protect_sweep(
-        z.astype(precision),
-        epsilons,
-        extractor=network.extractor,
-        shadow=shadow,
-        config=config,
-        mask=mask,
-    ).astype(jnp.float32)
+    protected = store(z, keys, mask).astype(jnp.float32)
 
     def judge(stored: jax.Array):
         picture = attacker(stored)
@@ -68,25 +67,28 @@ def judge_batch(
         judged = Judged(*measures, network.server(stored), replayed)  # type: ignore[arg-type]
         return judged, jnp.round(picture * 255).astype(jnp.uint8)
 
-    return lax.map(judge, jnp.concatenate([z[None], z_adv]))
+    return lax.map(judge, jnp.concatenate([z[None], protected]))
 
 
 def judge(
     faces: Faces,
-    epsilons: Sequence[float],
+    store: Store,
     models: Models,
-    config: ProtectConfig,
     *,
     batch: int,
-    precision: str = "float32",
+    seed: int = 0,
     keep: Path,
     settings: dict[str, Any],
     progress: Callable[[int], None] = lambda n: None,
 ) -> tuple[Judged, np.ndarray, float]:
     """All faces, in batches of ``batch``; each finished batch is kept in the folder ``keep``, so
     that a run with the same ``settings`` resumes. Also R's pictures of the first batch, and the
-    seconds that all batches took, in whichever sitting."""
+    seconds that all batches took, in whichever sitting.
+
+    A face's key comes of ``seed`` and its number: how faces are batched changes no noise.
+    """
     checks.positive(batch=batch)
+    root = jax.random.key(seed)
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = keep / key
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,10 +105,10 @@ def judge(
             judged, seen = judge_batch(
                 faces.batch(chosen),
                 mask,
-                np.asarray(epsilons, np.float32),
-                models,
-                config,
-                precision,
+                jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32)),
+                store,
+                models.network,
+                models.attacker,
             )
             part = Judged(*(np.asarray(a)[:, :real] for a in judged))
             kept = part._asdict()

@@ -6,29 +6,44 @@
 Writes tradeoff.json, tradeoff.md, tradeoff.png and reconstructions.png into --out.
 """
 
-import contextlib
 import dataclasses
-import hashlib
 import shutil
 import time
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
-from rich.table import Table
 
 import advface_jax
-from advface_jax import ProtectConfig, checks, cli
+from advface_jax import ProtectConfig, checks, cli, protect_sweep
 from advface_jax.data import leaks
-from advface_jax.models import decoders, state
-from advface_jax.system import ASSETS, Role
-from experiments import common, inputs, paper, plots
-from experiments.evaluation import Models, floor, judge, row
+from advface_jax.models.decoders import Decoder
+from experiments import common, inputs, paper, plots, reconstruction
+from experiments.evaluation import floor, row
 
 EPSILONS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
-SHOWN = ("ssim", "psnr", "mse", "acc", "srra", "srra_same_image")
-HEADER = ("", "SSIM", "PSNR", "MSE", "ACC %", "SRRA %", "same image %")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """AdvFace at every ε, with one shadow round trip (an ``evaluation.Store``)."""
+
+    epsilons: jax.Array
+    extractor: Any
+    shadow: Decoder
+    config: ProtectConfig = dataclasses.field(metadata={"static": True})
+    precision: str = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, z: jax.Array, keys: jax.Array, mask: jax.Array) -> jax.Array:
+        return protect_sweep(
+            z.astype(self.precision),
+            self.epsilons,
+            extractor=self.extractor,
+            shadow=self.shadow,
+            config=self.config,
+            mask=mask,
+        )
 
 
 def main(
@@ -94,64 +109,42 @@ def main(
     began = time.monotonic()
     system = advface_jax.load(weights)
     config = ProtectConfig(steps, alpha, bound, method=method, statistics=statistics)
-    checks.epsilons(epsilons)
+    bounds = checks.epsilons(epsilons)
     crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed)
-    models = Models(
-        system.network, _decoder(system, shadow, "shadow"), _decoder(system, attacker, "attacker")
-    )
-    lists = {
-        "shadow": _file(shadow, "shadow").with_suffix(".identities"),
-        "attacker": _file(attacker, "attacker").with_suffix(".identities"),
-    }
-    seen = inputs.seen_in_training(lists, crops, on_leak)
+    models = reconstruction.models(system, shadow, attacker)
+    seen = reconstruction.seen_in_training(shadow, attacker, crops, on_leak)
     settings = {
         **origin,
-        "weights": system.card["source"],
-        "weights_sha256": system.card["sha256"],
-        "shadow": Path(shadow).stem,
-        "shadow_sha256": _sum(models.shadow),
-        "attacker": Path(attacker).stem,
-        "attacker_sha256": _sum(models.attacker),
+        **reconstruction.provenance(system, models, shadow, attacker),
         "epsilons": list(epsilons),
         **dataclasses.asdict(config),
         "batch": batch,
         "precision": precision,
         "versions": common.surroundings()["versions"],
     }
-    exact = jax.default_matmul_precision("highest") if precision == "float32" else None
-    with cli.bar("faces") as bar, exact or contextlib.nullcontext():
-        at = time.monotonic()
-        task = bar.add_task("protect, attack, recognise", total=len(crops), note="compiling")
-
-        def progress(n: int) -> None:
-            bar.update(task, advance=n)
-            rate = (bar.tasks[0].completed) / max(bar.tasks[0].elapsed or 0, 1e-9)
-            bar.update(task, note=f"{rate:.2f} faces/s")
-
-        judged, pictures, measured = judge(
+    store = Sweep(bounds, system.extractor, models.shadow, config, precision)
+    with reconstruction.exactly(precision):
+        judged, pictures, earlier = reconstruction.measure(
             crops,
-            epsilons,
+            store,
             models,
-            config,
             batch=batch,
-            precision=precision,
+            seed=seed,
             keep=out / ".batches",
             settings=settings,
-            progress=progress,
         )
-        sitting = time.monotonic() - at
         rows = [row("Unprotected", None, judged, 0, over)]
         rows += [row("AdvFace", e, judged, i, over) for i, e in enumerate(epsilons, 1)]
         rows.append(floor(crops, judged, system.network, over))
 
-    seconds = measured + time.monotonic() - began - sitting
+    seconds = earlier + time.monotonic() - began
     as_published = preset == "paper" and config == ProtectConfig()
 
     def beside(r: common.Row) -> dict[str, float]:
         kinds = models.shadow.config.kind, models.attacker.config.kind
         return paper.beside(r["method"], r["epsilon"], *kinds) if as_published else {}
 
-    table = [cells for r in rows for cells in _cells(r, beside(r))]
+    table = [cells for r in rows for cells in reconstruction.cells(_label(r), r, beside(r))]
     common.write_results(
         out,
         "tradeoff",
@@ -166,56 +159,18 @@ def main(
         text=_text(table, rows, settings, seconds),
     )
     plots.tradeoff(rows, out / "tradeoff.png", [beside(r) for r in rows])
-    shown = _distinct(crops.identities[: pictures.shape[1]])
+    shown = reconstruction.distinct(crops.identities[: pictures.shape[1]])
     titles = ["unprotected", *(f"ε = {e:g}" for e in epsilons)]
     plots.reconstructions(
         crops.images[shown], pictures[:, shown], titles, out / "reconstructions.png"
     )
-    _show(table, out)
+    files = ("tradeoff.md", "tradeoff.json", "tradeoff.png", "reconstructions.png")
+    reconstruction.show(table, out, files)
     shutil.rmtree(out / ".batches")  # embeddings of every face: not for keeping
-
-
-def _decoder(system: advface_jax.System, source: str, role: Role):
-    if source in decoders.KINDS:
-        return system.decoder(source, role)
-    return system.read_decoder(source)
-
-
-def _file(source: str, role: Role) -> Path:
-    return ASSETS / f"{source}-{role}.safetensors" if source in decoders.KINDS else Path(source)
-
-
-def _sum(decoder: decoders.Decoder) -> str:
-    """What tells two decoders of one name apart."""
-    arrays = state.flatten(decoder)
-    return hashlib.sha256(
-        b"".join(np.asarray(arrays[k]).tobytes() for k in sorted(arrays))
-    ).hexdigest()
-
-
-def _distinct(identities: tuple[str, ...], most: int = 6) -> list[int]:
-    """The first face of each of the first identities."""
-    first = {identity: i for i, identity in reversed(list(enumerate(identities)))}
-    return sorted(first.values())[:most]
 
 
 def _label(r: common.Row) -> str:
     return r["method"] if r["epsilon"] is None else f"{r['method']} ε = {r['epsilon']:.2f}"
-
-
-def _cells(ours: common.Row, theirs: dict[str, float]) -> list[list[str]]:
-    """A row as text, and the paper's below it where it has one."""
-
-    def line(label: str, numbers: dict) -> list[str]:
-        cells = [label]
-        for key in SHOWN:
-            scale = 100 if key.startswith(("acc", "srra")) else 1
-            digits = {"ssim": 3, "mse": 4}.get(key, 2)
-            value = numbers.get(key)
-            cells.append("–" if value is None else f"{scale * value:.{digits}f}")
-        return cells
-
-    return [line(_label(ours), ours), *([line("  in the paper", theirs)] if theirs else [])]
 
 
 def _text(
@@ -226,13 +181,10 @@ def _text(
     return "\n\n".join(
         [
             "# ε against reconstruction, accuracy and replay",
-            common.markdown(HEADER, table),
+            common.markdown(reconstruction.HEADER, table),
             "SSIM, PSNR and MSE compare R's picture with the face. SRRA: R's picture of one image "
             "accepted as another image of the same person, at the threshold of the row's own "
-            "pairs; same image: as the image itself. The mean of these faces is what an "
-            "attacker has without any feature: an SSIM below its own is a wrecked picture, which "
-            "is not yet privacy. "
-            "The attacker here does not know of the protection.",
+            f"pairs; same image: as the image itself. {reconstruction.FLOOR}",
             f"S {settings['shadow']}, R {settings['attacker']}, {settings['steps']} steps, "
             f"{settings['method']}, α = {alpha}, bound {settings['bound']}, batches of "
             f"{settings['batch']} ({settings['statistics']} statistics), "
@@ -243,17 +195,6 @@ def _text(
             f"{where['versions']['jax']}, {seconds / 60:.1f} min, {where['date']}.",
         ]
     )
-
-
-def _show(table: list[list[str]], out: Path) -> None:
-    shown = Table(title="R's pictures of protected features; recognition; replay")
-    for i, name in enumerate(HEADER):
-        shown.add_column(name, justify="right" if i else "left")
-    for cells in table:
-        shown.add_row(*cells, style="dim" if cells[0].startswith(" ") else None)
-    cli.answer.print(shown)
-    files = ("tradeoff.md", "tradeoff.json", "tradeoff.png", "reconstructions.png")
-    cli.console.print("written: " + ", ".join(str(out / f) for f in files))
 
 
 if __name__ == "__main__":

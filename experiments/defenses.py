@@ -1,0 +1,232 @@
+"""The paper's Table 1 and Fig. 5: what a decoder sees, and recognition keeps, by defence.
+
+    python -m experiments.defenses                  # demo: faces of nobody, no data needed
+    python -m experiments.defenses --preset paper   # LFW's official pairs, beside the paper
+
+Writes defenses.json, defenses.md and defenses.png into --out.
+"""
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import advface_jax
+from advface_jax import ProtectConfig, checks, cli, defenses
+from advface_jax.data import leaks
+from advface_jax.defenses.defense import EPSILON
+from experiments import common, inputs, paper, plots, reconstruction
+from experiments.evaluation import Models, floor, row
+
+METHODS = ("pgd", "fgsm", "mifgsm")
+LABELS = {
+    "Laplace": "Laplace noise (no DP guarantee)",  # wherever it is printed
+    "AdvFace": "AdvFace (PGD)",
+}
+DUETFACE = defenses.duetface()
+WANTS = f"needs a decoder and a recogniser over its {DUETFACE.stores[-1]} channels"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Each:
+    """Every defence at one ε, by the same keys (an ``evaluation.Store``): `ball` and `walk` thus
+    take the same steps, and differ by the projection alone."""
+
+    defenses: tuple[defenses.Defense, ...]
+    epsilon: jax.Array
+    precision: str = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, z: jax.Array, keys: jax.Array, mask: jax.Array) -> jax.Array:
+        client = z.astype(self.precision)
+        stored = [d(client, key=keys, epsilon=self.epsilon, mask=mask) for d in self.defenses]
+        return jnp.stack(stored)  # (c, b, 77, 77, 64)
+
+
+def main(
+    preset: inputs.Preset = "demo",
+    out: Path = Path("results"),
+    weights: str = "facenet-512-q8",
+    faces: str | None = None,
+    listing: Path | None = None,
+    pairs: Path | None = None,
+    shadow: str = "resrec",
+    attacker: str = "resrec",
+    epsilon: float = EPSILON,
+    steps: int = ProtectConfig.steps,
+    alpha: float | None = ProtectConfig.alpha,
+    bound: Literal["total", "step"] = ProtectConfig.bound,
+    statistics: Literal["batch", "running", "example"] = ProtectConfig.statistics,
+    batch: int = 16,
+    limit: int | None = None,
+    seed: int = 0,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    on_leak: leaks.OnLeak = "warn",
+) -> None:
+    """Compare the defences of a feature: reconstruction quality, accuracy, replay.
+
+    Unprotected; random noise within ε in total (ball) and by steps (walk); Laplace noise, which
+    guarantees no differential privacy; AdvFace by PGD, FGSM and MI-FGSM; and the mean face, which
+    is an attacker's picture without any feature. The features of every face are defended, the
+    attacker's decoder R turns them back into pictures (SSIM, PSNR, MSE against the face), the
+    recogniser compares them in pairs (ACC), and R's pictures are shown to the recogniser (SRRA:
+    accepted as another image of the same person; "same image": as the very image). The attacker
+    here is the paper's: R was trained on unprotected features.
+
+    Stopped? The same command resumes after the last finished batch.
+
+    Args:
+      preset: demo: 48 embedded faces of nobody. paper: LFW's pairs from --faces and --pairs, or
+        from the folder that the variable ADVFACE_DATA names, with the paper's numbers beside ours.
+      out: Folder for the results.
+      weights: facenet-512-q8 (fetched at first use, 17 MB), another known name, or a folder of
+        weights_convert.
+      faces: Folder or zip of 160×160 crops as identity/image.jpg, or 'synthetic'.
+      listing: Tab-separated list of the faces, with columns file and identity.
+      pairs: LFW's pairs.txt, or a tab-separated list (fold, same, file1, file2). Without it
+        balanced pairs are drawn from the identities.
+      shadow: AdvFace's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
+      attacker: The attacker's R: the same choices.
+      epsilon: The bound of every defence, in units of the feature; Laplace's scale.
+      steps: Iterations of PGD, MI-FGSM and the random noise.
+      alpha: Step size of PGD and MI-FGSM, in units of the feature; None for ε/10.
+      bound: total: ε bounds AdvFace's whole perturbation (Eq. 2). step: each step (Eq. 6).
+      statistics: Whose statistics S's batch norm uses: of the batch (the paper), of its
+        training (running), or of each face (example).
+      batch: Faces protected together.
+      limit: At most so many pairs, as many same as different from every fold, in the list's
+        order.
+      seed: Of the noise, and of the pairs that are drawn where none are given. A face's noise
+        comes of the seed and its number, whatever its batch.
+      precision: Of the defences; bfloat16 is for accelerators.
+      on_leak: What to do when measured people were seen in training, as far as the lists beside
+        the decoders (NAME.identities) tell: warn, or refuse.
+    """
+    began = time.monotonic()
+    system = advface_jax.load(weights)
+    config = ProtectConfig(steps, alpha, bound, statistics=statistics)
+    checked = checks.epsilon(epsilon)
+    crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed)
+    models = reconstruction.models(system, shadow, attacker)
+    seen = reconstruction.seen_in_training(shadow, attacker, crops, on_leak)
+    compared = _defenses(models, config)
+    settings = {
+        "experiment": "defenses",
+        **origin,
+        **reconstruction.provenance(system, models, shadow, attacker),
+        "defenses": [d.name for d in compared],
+        "epsilon": epsilon,
+        **{k: v for k, v in dataclasses.asdict(config).items() if k != "method"},
+        "batch": batch,
+        "precision": precision,
+        "versions": common.surroundings()["versions"],
+    }
+    kept = out / ".batches-defenses"  # its own: tradeoff removes .batches when it is done
+    with reconstruction.exactly(precision):
+        judged, pictures, earlier = reconstruction.measure(
+            crops,
+            Each(compared, checked, precision),
+            models,
+            batch=batch,
+            seed=seed,
+            keep=kept,
+            settings=settings,
+        )
+        rows = [row("Unprotected", None, judged, 0, over)]
+        rows += [row(d.name, epsilon, judged, i, over) for i, d in enumerate(compared, 1)]
+        rows.insert(_after("Laplace", rows), _not_measured())  # the paper's order
+        rows.append(floor(crops, judged, system.network, over))
+
+    seconds = earlier + time.monotonic() - began
+    as_published = preset == "paper" and config == ProtectConfig()
+
+    def beside(r: common.Row) -> dict[str, float]:
+        kinds = models.shadow.config.kind, models.attacker.config.kind
+        return paper.beside(r["method"], r["epsilon"], *kinds) if as_published else {}
+
+    table = [line for r in rows for line in reconstruction.cells(_label(r), r, beside(r))]
+    common.write_results(
+        out,
+        "defenses",
+        rows,
+        command=cli.command("experiments.defenses"),
+        config=settings,
+        seconds=seconds,
+        notes={
+            "paper": {r["method"]: beside(r) for r in rows if beside(r)},
+            "seen_in_training": seen,  # null: no list of whom the decoder saw
+        },
+        text=_text(table, rows, settings, seconds),
+    )
+    shown = reconstruction.distinct(crops.identities[: pictures.shape[1]])
+    mean = np.rint(crops.images.mean(0)).astype(np.uint8)
+    columns = [*pictures[:, shown], np.broadcast_to(mean, (len(shown), *mean.shape))]
+    names = [_label(r).replace(" (", "\n(") for r in rows[1:-1] if "not_measured" not in r]
+    titles = ["unprotected", *names, "mean face"]
+    plots.reconstructions(crops.images[shown], np.stack(columns), titles, out / "defenses.png")
+    reconstruction.show(table, out, ("defenses.md", "defenses.json", "defenses.png"))
+    shutil.rmtree(kept)  # embeddings of every face: not for keeping
+
+
+def _defenses(models: Models, config: ProtectConfig) -> tuple[defenses.Defense, ...]:
+    """The rows that a feature's defence gives, with the paper's one ``config`` by every method."""
+    networks: dict[str, Any] = {"extractor": models.network.extractor, "shadow": models.shadow}
+    return (
+        defenses.ball(config.steps),
+        defenses.walk(config.steps),
+        defenses.laplace(),
+        *(
+            defenses.advface(**networks, config=dataclasses.replace(config, method=method))
+            for method in METHODS
+        ),
+    )
+
+
+def _not_measured() -> common.Row:
+    numbers = dict.fromkeys(("epsilon", "ssim", "psnr", "mse", "acc", "srra"))
+    return {"method": DUETFACE.name, **numbers, "n": 0, "not_measured": WANTS}
+
+
+def _after(method: str, rows: list[common.Row]) -> int:
+    return 1 + [r["method"] for r in rows].index(method)
+
+
+def _label(r: common.Row) -> str:
+    method = str(r["method"])
+    label = LABELS.get(method, method)
+    return f"{label}: not measured: {r['not_measured']}" if "not_measured" in r else label
+
+
+def _text(
+    table: list[list[str]], rows: list[common.Row], settings: dict[str, Any], seconds: float
+) -> str:
+    where = common.surroundings()
+    alpha = "ε/10" if settings["alpha"] is None else f"{settings['alpha']:g}"
+    return "\n\n".join(
+        [
+            f"# Defences of a feature at ε = {settings['epsilon']:g}",
+            common.markdown(reconstruction.HEADER, table),
+            "SSIM, PSNR and MSE compare R's picture with the face. SRRA: R's picture of one image "
+            "accepted as another image of the same person, at the threshold of the row's own "
+            f"pairs; same image: as the image itself. {reconstruction.FLOOR}",
+            "Random: two readings of the paper's one row: kept within ε in total (ball), or each "
+            "step within ε (walk). Laplace noise has scale ε; no sensitivity is known, so it is a "
+            "noise baseline and no guarantee of differential privacy.",
+            f"S {settings['shadow']}, R {settings['attacker']}, {settings['steps']} steps, "
+            f"α = {alpha}, bound {settings['bound']}, batches of {settings['batch']} "
+            f"({settings['statistics']} statistics), {settings['precision']}, seed "
+            f"{settings['seed']}; {rows[0]['n']:,} faces, {rows[0]['pairs']:,} pairs in "
+            f"{settings['folds']} folds ({settings['faces']}); weights {settings['weights']}.",
+            f"`{cli.command('experiments.defenses')}`\n{where['hardware']}, jax "
+            f"{where['versions']['jax']}, {seconds / 60:.1f} min, {where['date']}.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    cli.start(main, "experiments.defenses")

@@ -1,0 +1,137 @@
+"""What tables of reconstructions share: S and R from the flags, the bar, the rows as text."""
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.table import Table
+
+import advface_jax
+from advface_jax import cli
+from advface_jax.data import Faces, leaks
+from advface_jax.models import decoders, state
+from advface_jax.system import ASSETS, Role
+from experiments import inputs
+from experiments.common import Row
+from experiments.evaluation import Judged, Models, Store, judge
+
+SHOWN = ("ssim", "psnr", "mse", "acc", "srra", "srra_same_image")
+HEADER = ("", "SSIM", "PSNR", "MSE", "ACC %", "SRRA %", "same image %")
+FLOOR = (
+    "The mean of these faces is what an attacker has without any feature: an SSIM below its own is "
+    "a wrecked picture, which is not yet privacy. The attacker here does not know of the "
+    "protection."
+)
+
+
+def models(system: advface_jax.System, shadow: str, attacker: str) -> Models:
+    """The networks, with S and R by kind or by file. Errors as for ``System.decoder``."""
+    return Models(
+        system.network, _decoder(system, shadow, "shadow"), _decoder(system, attacker, "attacker")
+    )
+
+
+def provenance(
+    system: advface_jax.System, models: Models, shadow: str, attacker: str
+) -> dict[str, Any]:
+    """What tells these networks from others, for the settings of a results file."""
+    return {
+        "weights": system.card["source"],
+        "weights_sha256": system.card["sha256"],
+        "shadow": Path(shadow).stem,
+        "shadow_sha256": _sum(models.shadow),
+        "attacker": Path(attacker).stem,
+        "attacker_sha256": _sum(models.attacker),
+    }
+
+
+def seen_in_training(
+    shadow: str, attacker: str, crops: Faces, on_leak: leaks.OnLeak
+) -> dict[str, dict[str, int] | None]:
+    """``inputs.seen_in_training`` by the lists beside the two decoders."""
+    lists = {
+        "shadow": _file(shadow, "shadow").with_suffix(".identities"),
+        "attacker": _file(attacker, "attacker").with_suffix(".identities"),
+    }
+    return inputs.seen_in_training(lists, crops, on_leak)
+
+
+@contextlib.contextmanager
+def exactly(precision: str):
+    """In float32 no matrix product is rounded on its way: accelerators would, by default."""
+    exact = jax.default_matmul_precision("highest") if precision == "float32" else None
+    with exact or contextlib.nullcontext():
+        yield
+
+
+def measure(
+    faces: Faces, store: Store, models: Models, **how: Any
+) -> tuple[Judged, np.ndarray, float]:
+    """``evaluation.judge`` under a bar, ``how`` being its own keywords; and, instead of its
+    seconds, those of them that earlier sittings spent."""
+    at = time.monotonic()
+    with cli.bar("faces") as bar:
+        task = bar.add_task("protect, attack, recognise", total=len(faces), note="compiling")
+
+        def progress(n: int) -> None:
+            bar.update(task, advance=n)
+            rate = (bar.tasks[0].completed) / max(bar.tasks[0].elapsed or 0, 1e-9)
+            bar.update(task, note=f"{rate:.2f} faces/s")
+
+        judged, pictures, seconds = judge(faces, store, models, progress=progress, **how)
+    return judged, pictures, seconds - (time.monotonic() - at)
+
+
+def distinct(identities: tuple[str, ...], most: int = 6) -> list[int]:
+    """The first face of each of the first identities."""
+    first = {identity: i for i, identity in reversed(list(enumerate(identities)))}
+    return sorted(first.values())[:most]
+
+
+def cells(label: str, ours: Row, theirs: Mapping[str, float]) -> list[list[str]]:
+    """A row as text under ``HEADER``, and the paper's below it where it has one."""
+
+    def line(label: str, numbers: Mapping[str, Any]) -> list[str]:
+        cells = [label]
+        for key in SHOWN:
+            scale = 100 if key.startswith(("acc", "srra")) else 1
+            digits = {"ssim": 3, "mse": 4}.get(key, 2)
+            value = numbers.get(key)
+            cells.append("–" if value is None else f"{scale * value:.{digits}f}")
+        return cells
+
+    return [line(label, ours), *([line("  in the paper", theirs)] if theirs else [])]
+
+
+def show(table: list[list[str]], out: Path, files: tuple[str, ...]) -> None:
+    """The table to the terminal, and which files were written."""
+    shown = Table(title="R's pictures of protected features; recognition; replay")
+    for i, name in enumerate(HEADER):
+        shown.add_column(name, justify="right" if i else "left")
+    for row in table:
+        shown.add_row(*row, style="dim" if row[0].startswith(" ") else None)
+    cli.answer.print(shown)
+    cli.console.print("written: " + ", ".join(str(out / f) for f in files))
+
+
+def _decoder(system: advface_jax.System, source: str, role: Role) -> decoders.Decoder:
+    if source in decoders.KINDS:
+        return system.decoder(source, role)
+    return system.read_decoder(source)
+
+
+def _file(source: str, role: Role) -> Path:
+    return ASSETS / f"{source}-{role}.safetensors" if source in decoders.KINDS else Path(source)
+
+
+def _sum(decoder: decoders.Decoder) -> str:
+    """What tells two decoders of one name apart."""
+    arrays = state.flatten(decoder)
+    return hashlib.sha256(
+        b"".join(np.asarray(arrays[k]).tobytes() for k in sorted(arrays))
+    ).hexdigest()
