@@ -22,8 +22,7 @@ import numpy as np
 from flax import nnx
 
 import advface_jax
-from advface_jax import checkpoint, checks, cli
-from advface_jax.data import faces as data
+from advface_jax import checkpoint, checks, cli, data
 from experiments import common
 from experiments import generator_training as training
 from experiments.generator import GeneratorConfig, Nobody, write_generator
