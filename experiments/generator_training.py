@@ -33,7 +33,7 @@ class GeneratorTraining:
         output before the push sets in.
     """
 
-    steps: tuple[int, int, int] = (1400, 900, 800)
+    steps: tuple[int, int, int] = (1400, 900, 600)
     batch: int = 16
     learning_rate: float = 2e-3
     kl: float = 1.5e-4
