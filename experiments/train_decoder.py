@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import advface_jax
 from advface_jax import cli, data, train
+from advface_jax.data.listing import parse_where
 from advface_jax.models import decoders
 from advface_jax.system import Role
 from experiments.decoder_training import Run
@@ -86,7 +87,7 @@ def main(
         depth=base.depth if depth is None else depth,
     )
     config = train.TrainConfig(learning_rate, schedule, batch, epochs, flip, seed)
-    choice = {"listing": listing, "where": _pairs(where), "limit": limit, "resize": resize}
+    choice = {"listing": listing, "where": parse_where(where), "limit": limit, "resize": resize}
     read = _where_to_read(faces, choice) if read == "auto" else read
     opened = data.open_faces if read == "disk" else data.read_faces
     crops = opened(faces, **choice)
@@ -123,13 +124,6 @@ def _where_to_read(faces: str, choice: dict[str, Any]) -> Literal["memory", "dis
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whichever reads them then says what was skipped
         return "disk" if len(data.open_faces(faces, **choice)) > IN_MEMORY else "memory"
-
-
-def _pairs(where: tuple[str, ...]) -> dict[str, str] | None:
-    wrong = [w for w in where if "=" not in w]
-    if wrong:
-        raise ValueError(f"got --where {' '.join(wrong)}; wanted COLUMN=VALUE, as lfw_lookalike=-")
-    return dict(w.split("=", 1) for w in where) or None
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ def main(
     faces: tyro.conf.Positional[str],
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
     listing: Path | None = None,
+    where: tuple[str, ...] = (),
     epsilon: float = 0.2,
     steps: int | None = None,
     weights: str = "facenet-512-q8",
@@ -46,6 +47,7 @@ def main(
         data set (tfds:NAME), or 'synthetic'.
       out: Folder of the set.
       listing: Tab-separated list of the faces, with columns file and identity.
+      where: Keep rows of the listing by COLUMN=VALUE, as lfw_lookalike=-
       epsilon: The bound on the perturbation, in units of the feature.
       steps: PGD iterations; by default the paper's 40.
       weights: A known name or a checkpoint folder of weights_convert.
@@ -70,6 +72,7 @@ def main(
     import advface_jax
     from advface_jax import checks, data, system
     from advface_jax.data import feature_writing
+    from advface_jax.data.listing import parse_where
     from advface_jax.models import decoders
 
     checks.epsilon(epsilon)
@@ -80,7 +83,8 @@ def main(
     is_kind = shadow in decoders.KINDS
     file = system.ASSETS / f"{shadow}-shadow.safetensors" if is_kind else Path(shadow)
     decoder = models.read_decoder(file)
-    crops = data.open_faces(faces, listing=listing, limit=limit, resize=resize)
+    chosen = parse_where(where)
+    crops = data.open_faces(faces, listing=listing, where=chosen, limit=limit, resize=resize)
     card = {
         "notice": NOTICE,
         "epsilon": epsilon,

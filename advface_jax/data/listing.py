@@ -36,6 +36,17 @@ def read_listing(listing: str | os.PathLike[str], where: Mapping[str, str] | Non
         raise ValueError(f"the listing {listing} cannot be read: {error}") from error
 
 
+def parse_where(conditions: Sequence[str]) -> dict[str, str] | None:
+    """{column: value} from words COLUMN=VALUE of a command line; None for none.
+
+    Raises ValueError for a word without "=".
+    """
+    wrong = [word for word in conditions if "=" not in word]
+    if wrong:
+        raise ValueError(f"got --where {' '.join(wrong)}; wanted COLUMN=VALUE, as lfw_lookalike=-")
+    return dict(word.split("=", 1) for word in conditions) or None
+
+
 def sound_rows(
     rows: Rows, present: set[str], known: Mapping[str, str]
 ) -> tuple[Rows, Sequence[tuple[str, str]]]:
