@@ -1,0 +1,89 @@
+"""The paper's numbers against its own text, which a program cut the tables out of."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments import paper
+
+TABLES = Path(__file__).parent / "reference" / "paper_tables.tsv"
+METHODS = {"Ours": "AdvFace", "Ours(online)": "AdvFace", "Ours(offline)": "AdvFace (offline)"}
+SHADOWS = {"Trans": "transrec", "transpose": "transrec", "Res": "resrec", "resnet": "resrec"}
+SHADOWS |= {"Unet": "urec"}
+ATTACKERS = {"TransRec": "transrec", "ResRec": "resrec", "UReC": "urec"}
+
+
+def value(cell):
+    return round(float(cell[:-1]) / 100, 6) if cell.endswith("%") else float(cell)
+
+
+def shadow(cell):
+    return SHADOWS[cell.removeprefix("Ours(").removesuffix(")")]
+
+
+def of_the_text():
+    """Every cell of the four tables: (table, method, S, R, set, metric, value)."""
+    table = ""
+    above = ["", ""]  # Table 4 leaves a cell empty where it is as above
+    for line in TABLES.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# Table"):
+            table = line.split()[-1]
+        cells = line.split("\t")
+        if not any(c.isdigit() for c in cells[-1]) or line.startswith("#") or "LFW" in line:
+            continue
+        if table == "1":
+            method = METHODS.get(cells[0], cells[0])
+            for i, cell in enumerate(cells[1:]):
+                metric = ("ssim", "psnr", "mse", "srra")[i % 4]
+                yield "1", method, "resrec", "resrec", paper.SETS[i // 4], metric, value(cell)
+            continue
+        for at, cell in zip(paper.SETS, cells[-3:], strict=True):
+            if table == "2":
+                method = METHODS.get(cells[0], cells[0])
+                yield "2", method, "resrec", None, at, "acc", value(cell)
+            elif table == "3":
+                yield "3", "AdvFace", shadow(cells[0]), None, at, "acc", value(cell)
+            else:
+                above = [new or old for new, old in zip(cells[:2], above, strict=True)]
+                metric = above[0].lower()
+                attacker = ATTACKERS[cells[2]]
+                yield "4", "AdvFace", shadow(above[1]), attacker, at, metric, value(cell)
+
+
+def test_every_number_is_the_one_in_the_text():
+    theirs = list(of_the_text())
+    assert len(theirs) == 5 * 4 * 3 + 6 * 3 + 3 * 3 + 9 * 2 * 3
+    ours = [tuple(n) for n in paper.NUMBERS if n.table != "§5.4"]
+    assert sorted(ours, key=str) == sorted(theirs, key=str)
+
+
+def test_each_number_is_there_once_and_the_tables_agree_where_they_overlap():
+    keys = [n[:-1] for n in paper.NUMBERS]
+    assert len(set(keys)) == len(keys) == 147
+    at = {n[:-1]: n.value for n in paper.NUMBERS}
+    for name in paper.SETS:
+        for metric in ("ssim", "psnr"):
+            first = at["1", "AdvFace", "resrec", "resrec", name, metric]
+            assert first == at["4", "AdvFace", "resrec", "resrec", name, metric]
+        bare, online, offline = (
+            at["2", method, "resrec", None, name, "acc"]
+            for method in ("Unprotected", "AdvFace", "AdvFace (offline)")
+        )
+        assert online == at["3", "AdvFace", "resrec", None, name, "acc"]
+        for method, acc in (("AdvFace", online), ("AdvFace (offline)", offline)):
+            drop = at["§5.4", method, "resrec", None, name, "drop"]
+            assert bare - acc == pytest.approx(drop, abs=1e-9)
+
+
+def test_what_stands_beside_a_row_goes_by_set():
+    beside = paper.beside("AdvFace", 0.2, "resrec", "resrec", set="cfp_fp")
+    assert beside == {"ssim": 0.23, "psnr": 5.98, "mse": 0.261, "srra": 0.1843, "acc": 0.9059}
+    assert paper.beside("AdvFace", 0.2, "urec", "transrec", set="agedb_30") == {
+        "acc": 0.8458,
+        "ssim": 0.23,
+        "psnr": 5.88,
+    }
+    assert paper.beside("Laplace", 0.2, "resrec", "urec", set="agedb_30") == {"acc": 0.8512}
+    assert paper.beside("AdvFace (offline)", 0.2, "resrec", "resrec") == {"acc": 0.9778}
+    assert not paper.beside("AdvFace (offline)", 0.2, "urec", "resrec")
+    assert not paper.beside("Unprotected", None, "resrec", "resrec", set="other")
