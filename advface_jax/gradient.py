@@ -51,6 +51,7 @@ def pgd(
     z0: jax.Array,
     epsilon: jax.Array | float,
     config: PGDConfig = PGDConfig(),
+    start: jax.Array | None = None,
 ) -> jax.Array:
     """Projected gradient ascent by signs (Madry et al. 2018; the paper's Eq. 5-6).
 
@@ -59,9 +60,11 @@ def pgd(
 
     Args:
       loss_or_vjp: the loss to increase (returns a scalar) or its gradient (returns z's shape).
-      z0: start and centre of the ball, any shape, floating.
+      z0: centre of the ball, and where the ascent starts; any shape, floating.
       epsilon: radius of the ball, a scalar ≥ 0; may be traced.
       config: steps, step size and reading of the bound.
+      start: another start, of z0's shape and dtype, first moved to the nearest point of the ball.
+        With bound "total" m steps from the result of n are n + m steps.
 
     Returns:
       z with z0's shape and dtype.
@@ -72,17 +75,24 @@ def pgd(
     """
     gradient = _gradient(loss_or_vjp, z0, epsilon)
     advance = _advance(z0, epsilon, config)
-    return lax.fori_loop(0, config.steps, lambda _, z: advance(z, gradient(z)), z0)
+    first = _start(z0, epsilon, start)
+    return lax.fori_loop(0, config.steps, lambda _, z: advance(z, gradient(z)), first)
 
 
-def fgsm(loss_or_vjp: Objective, z0: jax.Array, epsilon: jax.Array | float) -> jax.Array:
+def fgsm(
+    loss_or_vjp: Objective,
+    z0: jax.Array,
+    epsilon: jax.Array | float,
+    start: jax.Array | None = None,
+) -> jax.Array:
     """The fast gradient sign method: one step of size ε (Goodfellow et al. 2015).
 
     Arguments, result and errors as for ``pgd``.
     """
     gradient = _gradient(loss_or_vjp, z0, epsilon)
-    step = jnp.asarray(epsilon, z0.dtype) * jnp.sign(gradient(z0))
-    return jnp.clip(z0 + step, *ball(z0, epsilon))
+    first = _start(z0, epsilon, start)
+    step = jnp.asarray(epsilon, z0.dtype) * jnp.sign(gradient(first))
+    return jnp.clip(first + step, *ball(z0, epsilon))
 
 
 def mifgsm(
@@ -90,6 +100,7 @@ def mifgsm(
     z0: jax.Array,
     epsilon: jax.Array | float,
     config: PGDConfig = PGDConfig(),
+    start: jax.Array | None = None,
 ) -> jax.Array:
     """PGD along a running sum of gradients, each scaled to mean magnitude 1 per item
     (MI-FGSM, Dong et al. 2018, Eq. 6-7, with the config's α and bound).
@@ -107,7 +118,8 @@ def mifgsm(
         velocity = config.momentum * velocity + g / jnp.maximum(magnitude, smallest)
         return advance(z, velocity), velocity
 
-    return lax.fori_loop(0, config.steps, step, (z0, jnp.zeros_like(z0)))[0]
+    first = _start(z0, epsilon, start)
+    return lax.fori_loop(0, config.steps, step, (first, jnp.zeros_like(z0)))[0]
 
 
 def ball(z0: jax.Array, epsilon: jax.Array | float) -> tuple[jax.Array, jax.Array]:
@@ -124,6 +136,18 @@ def ball(z0: jax.Array, epsilon: jax.Array | float) -> tuple[jax.Array, jax.Arra
     low = jnp.where(_lost(z0, -epsilon, low) > 0, jnp.nextafter(low, z0), low)
     high = jnp.where(_lost(z0, epsilon, high) < 0, jnp.nextafter(high, z0), high)
     return low, high
+
+
+def _start(z0: jax.Array, epsilon: jax.Array | float, start: jax.Array | None) -> jax.Array:
+    """Where the ascent begins: z0 itself, or the ball's nearest point to ``start``."""
+    if start is None:
+        return z0
+    if getattr(start, "shape", None) != z0.shape or start.dtype != z0.dtype:
+        raise ValueError(
+            f"got a start of shape {getattr(start, 'shape', None)} and dtype "
+            f"{getattr(start, 'dtype', 'none')}; wanted those of z0, {z0.shape} and {z0.dtype}"
+        )
+    return jnp.clip(start, *ball(z0, epsilon))
 
 
 def _lost(a: jax.Array, b: jax.Array, total: jax.Array) -> jax.Array:

@@ -23,6 +23,9 @@ from advface_jax import checks, gradient
 Extractor = Callable[[jax.Array], jax.Array]
 Decoder = Callable[..., jax.Array]
 STATISTICS = ("batch", "running", "example")
+STARTS = ("z_tilde", "z")
+NUDGE = 0.01
+"""How far from z, in ε, the ascent begins that starts at z: there itself the gradient is zero."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,15 +37,22 @@ class ProtectConfig(gradient.PGDConfig):
       statistics: whose mean and variance S's batch norm uses. "batch": of the batch under
         protection, so that a face's result depends on its batch-mates (the paper's choice);
         "running": those of S's training; "example": each face's own, needing no batch-mates.
+      start: where the ascent begins, and around which point the bound holds. "z_tilde": z~ =
+        E(S(z)) (the paper's choice); "z": the client's z. Since x~ = S(z), the gradient at z itself
+        is zero but for rounding; the ascent begins ε/100 off in every element, up or down as
+        fixed random signs say, the same for every face and call. (Half precision rounds
+        that away where z is large.)
     """
 
     method: Literal["pgd", "fgsm", "mifgsm"] = "pgd"
     statistics: Literal["batch", "running", "example"] = "batch"
+    start: Literal["z_tilde", "z"] = "z_tilde"
 
     def __post_init__(self):
         super().__post_init__()
         checks.choice(self.method, "method", ("pgd", "fgsm", "mifgsm"))
         checks.choice(self.statistics, "statistics", STATISTICS)
+        checks.choice(self.start, "start", STARTS)
 
 
 def protect(
@@ -61,13 +71,13 @@ def protect(
       extractor: E, as ``advface_jax.load(…).extractor``.
       shadow: S, as ``advface_jax.load(…).shadow``.
       epsilon: the bound on |z_adv - z~|, a scalar ≥ 0 in units of z (paper: 0.2).
-      config: steps, step size, reading of the bound, method, batch statistics.
+      config: steps, step size, reading of the bound, method, batch statistics, start.
       mask: (b,) with 0 for padding, which then influences no other item; its rows of the result
         mean nothing.
 
     Returns:
       z_adv (b,77,77,64), of z's dtype. No element is further than ε from z~ = E(S(z)) (for
-      ``bound="total"``); ε = 0 returns z~.
+      ``bound="total"``); ε = 0 returns z~. With ``start="z"`` read z for z~ here.
 
     Raises:
       ValueError: for another shape or dtype, NaN or inf, an empty batch, ε < 0, a mask that does
@@ -148,22 +158,38 @@ def _round_trip(z, mask, extractor, shadow, statistics):
 _jitted_round_trip = jax.jit(_round_trip, static_argnums=4)
 
 
-def _attack(z, mask, extractor, shadow, config) -> Callable[[jax.Array], jax.Array]:
-    """The round trip, and then ε -> z_adv."""
-    x_tilde, z_tilde = _round_trip(z, mask, extractor, shadow, config.statistics)
+def ascent(
+    shadow: Decoder, x_tilde: jax.Array, statistics: str, mask: jax.Array | None
+) -> Callable[[jax.Array], jax.Array]:
+    """q -> ∇ ‖S(q) - x~‖₁ (Eq. 5), zero in padding; traceable, and checks nothing."""
 
-    def ascent(q: jax.Array) -> jax.Array:
-        """∇ ‖S(q) - x~‖₁: the derivative of |·| is its sign, so the loss itself is not needed."""
-        image, vjp = jax.vjp(lambda q: shadow(q, config.statistics, mask), q)
+    def gradient_at(q: jax.Array) -> jax.Array:
+        # The derivative of |·| is its sign, so the loss itself is not needed.
+        image, vjp = jax.vjp(lambda q: shadow(q, statistics, mask), q)
         residual = jnp.sign(image - x_tilde)
         if mask is not None:
             residual = residual * mask.astype(residual.dtype)[:, None, None, None]
         return vjp(residual)[0]
 
+    return gradient_at
+
+
+def _attack(z, mask, extractor, shadow, config) -> Callable[[jax.Array], jax.Array]:
+    """The round trip, and then ε -> z_adv."""
+    x_tilde, z_tilde = _round_trip(z, mask, extractor, shadow, config.statistics)
+    uphill = ascent(shadow, x_tilde, config.statistics, mask)
+    centre = z_tilde if config.start == "z_tilde" else z
+
+    def begin(epsilon: jax.Array) -> jax.Array | None:
+        if config.start == "z_tilde":
+            return None
+        signs = jax.random.rademacher(jax.random.key(0), z.shape[1:], z.dtype)
+        return z + (NUDGE * epsilon).astype(z.dtype) * signs[None]
+
     if config.method == "fgsm":
-        return lambda epsilon: gradient.fgsm(ascent, z_tilde, epsilon)
+        return lambda epsilon: gradient.fgsm(uphill, centre, epsilon, begin(epsilon))
     method = gradient.pgd if config.method == "pgd" else gradient.mifgsm
-    return lambda epsilon: method(ascent, z_tilde, epsilon, config)
+    return lambda epsilon: method(uphill, centre, epsilon, config, begin(epsilon))
 
 
 @functools.partial(jax.jit, static_argnames="config")

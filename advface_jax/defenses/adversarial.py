@@ -12,13 +12,14 @@ NAMES = {"pgd": "AdvFace", "fgsm": "AdvFace (FGSM)", "mifgsm": "AdvFace (MI-FGSM
 def advface(*, extractor: Extractor, shadow: Decoder, config: ProtectConfig = PAPER) -> Defense:
     """AdvFace (section 4): ``protect`` with PGD, FGSM or MI-FGSM, as ``config.method`` says.
 
-    |stored - z~| ≤ ε, where z~ = E(S(z)) is not z; ε = 0 stores z~. It does not protect against an
+    |stored - z~| ≤ ε, where z~ = E(S(z)) is not z; ε = 0 stores z~ (with the config's start "z": z
+    for z~). It does not protect against an
     attacker who trains on protected features.
 
     Args:
       extractor, shadow: E and S, as ``advface_jax.load(…)`` has them.
-      config: steps, step size, reading of the bound, method, batch statistics. With "batch" a
-        face's result depends on its batch-mates (but not on padding).
+      config: steps, step size, reading of the bound, method, batch statistics, start. With
+        "batch" a face's result depends on its batch-mates (but not on padding).
     """
     networks = {"extractor": extractor, "shadow": shadow}
     return Defense(NAMES[config.method], _advface, config, networks, takes_epsilon=True)
