@@ -1,7 +1,6 @@
 """Which faces and which pairs an experiment measures: by preset where the flags are silent."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from advface_jax import data
 from advface_jax.data import leaks
 from advface_jax.data.listing import read_listing
+from experiments import paper, sets
 
 Preset = Literal["demo", "paper"]
 DEMO_PEOPLE, DEMO_PICTURES = 12, 4
@@ -34,20 +34,23 @@ def read(
     limit: int | None,
     seed: int,
     resize: bool = False,
+    set: paper.Set = "lfw",
 ) -> Inputs:
     """Read the faces that the pairs need, and no others; without pairs, draw some.
 
-    demo: embedded faces of nobody. paper: LFW, from the flags or from the folder that the variable
-    ADVFACE_DATA names. Where ``pairs`` is None, those that the set of faces carries are taken, else
-    some are drawn from its identities. ``limit`` keeps as many same as different pairs of every
-    fold, in order. ``resize`` takes pictures of other sizes than 160×160; packs of insightface are
-    always resized.
+    demo: embedded faces of nobody. paper: the ``set``, from the flags or from the folder that the
+    variable ADVFACE_DATA names (see `sets`). Where ``pairs`` is None, those that the faces carry
+    are taken, else some are drawn from the identities. ``limit`` keeps as many same as different
+    pairs of every fold, in order. ``resize`` takes pictures of other sizes than 160×160; packs of
+    insightface are always resized.
 
     Raises:
-      ValueError: paper without data, or data that cannot be read.
+      ValueError: paper without data, data that cannot be read, or a set without paper.
     """
     if preset == "paper":
-        faces, pairs = _lfw(faces, pairs)
+        faces, pairs = sets.find(set, faces, pairs)
+    elif set != "lfw":
+        raise ValueError(f"got --set {set} with --preset {preset}: sets belong to --preset paper")
     faces = faces or "synthetic"
     is_pack = Path(faces).suffix in PACKS or (Path(faces) / "train.rec").is_file()
     resize = resize or is_pack
@@ -72,6 +75,7 @@ def read(
         over = data.Pairs(left, right, drawn.same, drawn.fold)
     origin = {
         "preset": preset,
+        "set": set if preset == "paper" else None,
         "faces": Path(faces).name,
         "faces_sha256": hashlib.sha256(crops.images.tobytes()).hexdigest(),
         "faces_read": len(crops),
@@ -117,16 +121,3 @@ def seen_in_training(
         leaks.settle(found, f"the training of {name} ({path.name})", on_leak)
         counts[name] = found.counts()
     return counts
-
-
-def _lfw(faces: str | None, pairs: Path | None) -> tuple[str, Path]:
-    if place := os.environ.get("ADVFACE_DATA"):
-        faces = faces or str(Path(place) / "faces" / "lfw_pairs_160.zip")
-        pairs = pairs or Path(place) / "lists" / "lfw_pairs.tsv"
-    if faces is None or pairs is None:
-        raise ValueError(
-            "the paper preset measures on LFW: give --faces (160×160 crops as "
-            "identity/image.jpg, folder or zip) and --pairs (LFW's pairs.txt), or set ADVFACE_DATA "
-            "to a folder with faces/lfw_pairs_160.zip and lists/lfw_pairs.tsv"
-        )
-    return faces, pairs

@@ -17,11 +17,12 @@ import numpy as np
 import advface_jax
 from advface_jax import checks, cli, data, metrics
 from advface_jax.data import leaks
-from experiments import common, inputs
+from experiments import common, inputs, paper
 
 
 def main(
     preset: inputs.Preset = "demo",
+    set: paper.Set = "lfw",
     out: Path = Path("results"),
     weights: str = "facenet-512-q8",
     faces: str | None = None,
@@ -38,8 +39,9 @@ def main(
     """Ten-fold verification accuracy of FaceNet weights on faces, or on shared features.
 
     Args:
-      preset: demo: 48 embedded faces of nobody. paper: LFW's pairs from --faces and --pairs, or
-        from the folder that the variable ADVFACE_DATA names.
+      preset: demo: 48 embedded faces of nobody. paper: the pairs of --set from --faces and
+        --pairs, or from the folder that the variable ADVFACE_DATA names.
+      set: lfw, cfp_fp or agedb_30, with --preset paper.
       out: Folder for the results.
       weights: facenet-512-q8, facenet-128, another known name, or a folder of weights_convert.
       faces: 160×160 crops: a folder or zip of identity/image.jpg, insightface's .bin (with its
@@ -60,7 +62,7 @@ def main(
     began = time.monotonic()
     checks.positive(batch=batch)
     system = advface_jax.load(weights)
-    crops, over, origin = _inputs(system, preset, faces, listing, pairs, limit, seed, resize)
+    crops, over, origin = _inputs(system, preset, faces, listing, pairs, limit, seed, resize, set)
     shared: dict[str, Any] = {}
     if isinstance(crops, data.FeatureSet):
         if flip or trained_on:
@@ -80,6 +82,7 @@ def main(
         "acc": verified.accuracy,
         "acc_std_of_folds": verified.std,
         "threshold": verified.threshold,
+        "set": origin.get("set"),
         "n": len(crops),
         "pairs": len(over),
     }
@@ -127,9 +130,10 @@ def _inputs(
     limit: int | None,
     seed: int,
     resize: bool,
+    set: paper.Set,
 ) -> tuple[data.Faces | data.FeatureSet, data.Pairs, dict[str, Any]]:
     if faces is None or not (Path(faces) / "card.json").is_file():
-        return inputs.read(preset, faces, listing, pairs, limit, seed, resize)
+        return inputs.read(preset, faces, listing, pairs, limit, seed, resize, set)
     found = data.open_features(faces)
     asked = ("weights", "weights_sha256", "epsilon", "steps", "alpha", "dtype", "shadow_sha256")
     if lacking := [k for k in asked if k not in found.card]:
