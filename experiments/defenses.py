@@ -21,7 +21,7 @@ from advface_jax import ProtectConfig, checks, cli, defenses
 from advface_jax.data import leaks
 from advface_jax.defenses.defense import EPSILON
 from experiments import common, inputs, paper, plots, reconstruction
-from experiments.evaluation import Models, floor, row
+from experiments.evaluation import floor, of_features, row
 
 METHODS = ("pgd", "fgsm", "mifgsm")
 LABELS = {
@@ -126,12 +126,13 @@ def main(
         "precision": precision,
         "versions": common.surroundings()["versions"],
     }
+    store = Each(compared, checked, precision)
+    subject = of_features(system.network, store, [models.attacker])
     kept = out / ".batches-defenses"  # its own: tradeoff removes .batches when it is done
     with reconstruction.exactly(precision):
-        judged, pictures, earlier = reconstruction.measure(
+        judged, pictures, earlier, rate = reconstruction.measure(
             crops,
-            Each(compared, checked, precision),
-            models,
+            subject,
             batch=batch,
             seed=seed,
             keep=kept,
@@ -140,7 +141,7 @@ def main(
         rows = [row("Unprotected", None, judged, 0, over)]
         rows += [row(d.name, epsilon, judged, i, over) for i, d in enumerate(compared, 1)]
         rows.insert(_after("Laplace", rows), _not_measured())  # the paper's order
-        rows.append(floor(crops, judged, system.network, over))
+        rows.append(floor(crops, judged, subject.replay, over))
 
     seconds = earlier + time.monotonic() - began
     as_published = preset == "paper" and config == ProtectConfig()
@@ -160,12 +161,13 @@ def main(
         notes={
             "paper": {r["method"]: beside(r) for r in rows if beside(r)},
             "seen_in_training": seen,  # null: no list of whom the decoder saw
+            "faces_per_s": round(rate, 3),
         },
         text=_text(table, rows, settings, seconds),
     )
-    shown = reconstruction.distinct(crops.identities[: pictures.shape[1]])
+    shown = reconstruction.distinct(crops.identities[: pictures.shape[2]])
     mean = np.rint(crops.images.mean(0)).astype(np.uint8)
-    columns = [*pictures[:, shown], np.broadcast_to(mean, (len(shown), *mean.shape))]
+    columns = [*pictures[:, 0, shown], np.broadcast_to(mean, (len(shown), *mean.shape))]
     names = [_label(r).replace(" (", "\n(") for r in rows[1:-1] if "not_measured" not in r]
     titles = ["unprotected", *names, "mean face"]
     plots.reconstructions(crops.images[shown], np.stack(columns), titles, out / "defenses.png")
@@ -173,7 +175,7 @@ def main(
     shutil.rmtree(kept)  # embeddings of every face: not for keeping
 
 
-def _defenses(models: Models, config: ProtectConfig) -> tuple[defenses.Defense, ...]:
+def _defenses(models: reconstruction.Models, config: ProtectConfig) -> tuple[defenses.Defense, ...]:
     """The rows that a feature's defence gives, with the paper's one ``config`` by every method."""
     networks: dict[str, Any] = {"extractor": models.network.extractor, "shadow": models.shadow}
     return (

@@ -1,10 +1,11 @@
 """Measure a protection over faces and pairs: what the attacker sees, what recognition keeps."""
 
+import dataclasses
 import hashlib
 import json
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,75 +16,146 @@ from jax import lax
 
 from advface_jax import checks, metrics
 from advface_jax.data import Faces, Pairs
-from advface_jax.models.decoders import Decoder
 from advface_jax.models.facenet import InceptionResNetV1
 from experiments.common import Row
+from experiments.intervals import bootstrap
+
+LIKENESS = ("ssim", "psnr", "mse")
+FACES = {"ssim": 2, "psnr": 2, "mse": 2, "stored": 1, "replayed": 2}  # which axis counts faces
 
 
 class Judged(NamedTuple):
-    """What R and Ψ make of stored features, per condition c (unprotected first) and face n."""
+    """What attackers and recogniser make of stored items, per condition c, attacker a, face n."""
 
-    ssim: np.ndarray  # (c, n) of R's picture
-    psnr: np.ndarray  # (c, n) dB
-    mse: np.ndarray  # (c, n)
+    ssim: np.ndarray  # (c, a, n) of the attacker's picture
+    psnr: np.ndarray  # (c, a, n) dB
+    mse: np.ndarray  # (c, a, n)
     stored: np.ndarray  # (c, n, e) Ψ(z'): what recognition compares
-    replayed: np.ndarray  # (c, n, e) Ψ(E(R(z'))): the attacker shows its picture to the client
+    replayed: np.ndarray  # (c, a, n, e) Ψ(E(R(z'))): an attacker shows its picture to the client
 
 
-class Models(NamedTuple):
-    """Ψ(E(·)), the server's S, the attacker's R."""
+class Measured(NamedTuple):
+    """All faces judged, the first batch's pictures, and the time that it took."""
 
-    network: InceptionResNetV1
-    shadow: Decoder
-    attacker: Decoder
+    judged: Judged
+    pictures: np.ndarray  # (c, a, batch, 160, 160, 3) uint8
+    seconds: float  # of all batches, in whichever sitting
+    rate: float  # faces a second, of the median whole batch: compiling is left out
 
 
 Store = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-"""(z (b,77,77,64), keys (b,), mask (b,)) -> what is stored in each condition, (c,b,77,77,64).
+"""(item (b,…), keys (b,), mask (b,)) -> what is stored in each condition, (c,b,*stored)."""
 
-A pytree, whose leaves are arguments of the compiled program and whose static fields are hashable.
-"""
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is measured. Every callable is a pytree (an nnx module, a ``Defense``, a registered
+    dataclass): its arrays are arguments of the compiled program, its static fields hashable.
+
+    Attributes:
+      client: images (b,160,160,3) in [0,1] -> the item that the defence takes.
+      store: the item -> what is stored, every condition on top of the other.
+      attackers: each what is stored (b,*stored) -> its picture (b,160,160,3). None: recognition
+        alone is measured.
+      recognise: what is stored, and the images -> embeddings (b,e). The images are for a client
+        that keeps a share of its own; others ignore them.
+      replay: images -> embeddings (b,e) of whatever is shown to the client.
+      unprotected: whether the item itself, stored as it is, comes first, as condition 0.
+    """
+
+    client: Callable[[jax.Array], jax.Array]
+    store: Store
+    attackers: tuple[Callable[[jax.Array], jax.Array], ...]
+    recognise: Callable[[jax.Array, jax.Array], jax.Array]
+    replay: Callable[[jax.Array], jax.Array]
+    unprotected: bool = dataclasses.field(default=True, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """Ψ over what is stored, and over nothing else."""
+
+    network: InceptionResNetV1
+
+    def __call__(self, stored: jax.Array, images: jax.Array) -> jax.Array:
+        return self.network.server(stored)
+
+
+def of_features(
+    network: InceptionResNetV1,
+    store: Store,
+    attackers: Sequence[Callable[[jax.Array], jax.Array]],
+    recogniser: InceptionResNetV1 | None = None,
+) -> Subject:
+    """A defence of E's features: E at the client, Ψ at the server, and Ψ(E(·)) on what is shown.
+
+    ``recogniser`` is whose Ψ compares, where it was retrained; its E is not used.
+    """
+    server = Server(recogniser or network)
+    return Subject(
+        network.extractor, store, tuple(attackers), server, Replay(network.extractor, server)
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """What is shown to the client, all the way: Ψ(E(·))."""
+
+    client: Callable[[jax.Array], jax.Array]
+    recognise: Callable[[jax.Array, jax.Array], jax.Array]
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return self.recognise(self.client(images), images)
 
 
 @jax.jit
 def judge_batch(
-    pixels: jax.Array,
-    mask: jax.Array,
-    keys: jax.Array,
-    store: Store,
-    network: InceptionResNetV1,
-    attacker: Decoder,
+    pixels: jax.Array, mask: jax.Array, keys: jax.Array, subject: Subject
 ) -> tuple[Judged, jax.Array]:
-    """One batch (b,160,160,3) uint8 through every condition, and R's pictures (c,b,160,160,3)
-    uint8; unprotected comes first, and ``store``'s own conditions after it."""
+    """One batch (b,160,160,3) uint8 through every condition, and every attacker's pictures
+    (c,a,b,160,160,3) uint8. Conditions go one by one: memory does not grow with their number."""
     images = pixels.astype(jnp.float32) / 255
-    z = network.extractor(images)
-    protected = store(z, keys, mask).astype(jnp.float32)
+    item = subject.client(images)
+    stored = subject.store(item, keys, mask).astype(jnp.float32)
+    if subject.unprotected:
+        stored = jnp.concatenate([item[None], stored])
 
     def judge(stored: jax.Array):
-        picture = attacker(stored)
-        replayed = network.server(network.extractor(picture))
-        measures = (f(picture, images) for f in (metrics.ssim, metrics.psnr, metrics.mse))
-        judged = Judged(*measures, network.server(stored), replayed)  # type: ignore[arg-type]
-        return judged, jnp.round(picture * 255).astype(jnp.uint8)
+        known = subject.recognise(stored, images)  # (b, e)
+        none = jnp.zeros((0, len(images)))
+        measures = [none, none, none, jnp.zeros((0, *known.shape))]
+        pictures = jnp.zeros((0, *images.shape))
+        if subject.attackers:
+            pictures = jnp.stack([attacker(stored) for attacker in subject.attackers])
+            columns = zip(*(_seen(p, images, subject.replay) for p in pictures), strict=True)
+            measures = [jnp.stack(column) for column in columns]
+        *like, replayed = measures
+        judged = Judged(*like, known, replayed)  # type: ignore[arg-type]
+        return judged, jnp.round(pictures * 255).astype(jnp.uint8)
 
-    return lax.map(judge, jnp.concatenate([z[None], protected]))
+    return lax.map(judge, stored)
+
+
+def _seen(picture: jax.Array, images: jax.Array, replay: Callable[[jax.Array], jax.Array]):
+    like = (f(picture, images) for f in (metrics.ssim, metrics.psnr, metrics.mse))
+    return *like, replay(picture)
 
 
 def judge(
     faces: Faces,
-    store: Store,
-    models: Models,
+    subject: Subject,
     *,
     batch: int,
     seed: int = 0,
     keep: Path,
     settings: dict[str, Any],
     progress: Callable[[int], None] = lambda n: None,
-) -> tuple[Judged, np.ndarray, float]:
+) -> Measured:
     """All faces, in batches of ``batch``; each finished batch is kept in the folder ``keep``, so
-    that a run with the same ``settings`` resumes. Also R's pictures of the first batch, and the
-    seconds that all batches took, in whichever sitting.
+    that a run with the same ``settings`` resumes.
 
     A face's key comes of ``seed`` and its number: how faces are batched changes no noise.
     """
@@ -93,7 +165,7 @@ def judge(
     folder = keep / key
     folder.mkdir(parents=True, exist_ok=True)
     parts: list[Judged] = []
-    pictures, seconds = np.empty(0), 0.0
+    pictures, seconds = np.empty(0), []
     for start in range(0, len(faces), batch):
         file = folder / f"{start:06d}.npz"
         real = min(batch, len(faces) - start)
@@ -102,27 +174,27 @@ def judge(
             began = time.monotonic()
             chosen = np.resize(np.arange(start, start + real), batch)  # padding repeats, masked
             mask = (np.arange(batch) < real).astype(np.float32)
-            judged, seen = judge_batch(
-                faces.batch(chosen),
-                mask,
-                jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32)),
-                store,
-                models.network,
-                models.attacker,
-            )
-            part = Judged(*(np.asarray(a)[:, :real] for a in judged))
-            kept = part._asdict()
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
+            judged, seen = judge_batch(faces.batch(chosen), mask, keys, subject)
+            kept = {
+                name: np.asarray(array).take(range(real), FACES[name])
+                for name, array in judged._asdict().items()
+            }
             if start == 0:
-                kept["pictures"] = np.asarray(seen)[:, :real]
+                kept["pictures"] = np.asarray(seen)[:, :, :real]
             kept["seconds"] = np.array(time.monotonic() - began)
             _write(file, kept)
         if start == 0:
             pictures = kept.pop("pictures")
-        seconds += float(kept.pop("seconds"))
+        seconds.append(float(kept.pop("seconds")))
         parts.append(Judged(**kept))
         progress(real)
-    joined = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
-    return Judged(*joined), pictures, seconds
+    joined = {
+        name: np.concatenate([getattr(part, name) for part in parts], axis=axis)
+        for name, axis in FACES.items()
+    }
+    rate = min(batch, len(faces)) / max(float(np.median(seconds)), 1e-9)
+    return Measured(Judged(**joined), pictures, sum(seconds), rate)
 
 
 def _write(file: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -141,82 +213,144 @@ def _read(file: Path, *, with_pictures: bool) -> dict[str, np.ndarray] | None:
         return None
 
 
-def row(method: str, epsilon: float | None, judged: Judged, condition: int, pairs: Pairs) -> Row:
+def row(
+    method: str,
+    epsilon: float | None,
+    judged: Judged,
+    condition: int,
+    pairs: Pairs,
+    attacker: int = 0,
+    enrolled_only: bool = False,
+    unprotected: int | None = 0,
+    told: Mapping[str, Any] | None = None,
+) -> Row:
     """One line of the results: means over faces, ACC and SRRA over pairs.
 
     ``srra`` is type II: R's picture of one image of a person against the stored feature of
     another, accepted below the threshold that the pairs of this row choose. ``srra_same_image``
-    is type I: against the stored feature of the very same image.
+    is type I: against the stored feature of the very same image. Without attackers those and the
+    likeness of pictures are None.
+
+    ``…_ci`` are 95% bootstrap intervals: of ssim, psnr and mse over faces; of acc and srra over
+    pairs, resampled within their folds, each pair being right or accepted as it was at the
+    thresholds that all pairs had chosen. Those are held fixed, and pairs and faces of one person
+    count as independent: true intervals are wider (``intervals.bootstrap``).
+
+    attacker: which of the subject's. enrolled_only: the left image of each pair is stored under
+    this condition, and the right one is compared with it unprotected. unprotected: which condition
+    that is, None where there is none. told: further entries, such as set, shadow, attacker.
+
+    Raises:
+      ValueError: ``enrolled_only`` where nothing is unprotected.
     """
-    stored, replayed = judged.stored[condition], judged.replayed[condition]
-    distances = metrics.squared_distance(stored[pairs.left], stored[pairs.right])
+    stored = judged.stored[condition]
+    probes = stored if not enrolled_only else _bare(judged, unprotected)
+    distances = metrics.squared_distance(stored[pairs.left], probes[pairs.right])
     verified = metrics.ten_fold_accuracy(distances, pairs.same, pairs.fold)
-    same_image, other_image = replay_distances(stored, replayed, pairs)
+    line: Row = {
+        "method": method,
+        "epsilon": epsilon,
+        **dict.fromkeys(LIKENESS),
+        "acc": verified.accuracy,
+        "srra": None,
+        "n": judged.stored.shape[1],
+        "pairs": len(pairs),
+        "acc_std_of_folds": verified.std,
+        "acc_ci": _accuracy_interval(distances, verified, pairs),
+        "threshold": verified.threshold,
+        **({"enrolled_only": True} if enrolled_only else {}),
+        **(told or {}),
+    }
+    if unprotected is not None:
+        cosines = (stored * _bare(judged, unprotected)).sum(-1)
+        line["cosine_to_unprotected"] = float(cosines.mean())
+    if not judged.ssim.shape[1]:
+        return line
+    for name in LIKENESS:
+        values = getattr(judged, name)[condition, attacker]
+        line |= {name: float(values.mean()), f"{name}_ci": bootstrap(values)}
+    line["ssim_std_of_faces"] = float(judged.ssim[condition, attacker].std())
     different = distances[~pairs.same]
     thresholds = {
         "": verified.threshold,
         "_far_1e-2": metrics.threshold_at_far(different, 1e-2),
         "_far_1e-3": metrics.threshold_at_far(different, 1e-3),
     }
-    faces = judged.ssim.shape[1]
-    means = {k: float(getattr(judged, k)[condition].mean()) for k in ("ssim", "psnr", "mse")}
-    return {
-        "method": method,
-        "epsilon": epsilon,
-        **means,
-        "acc": verified.accuracy,
-        "srra": metrics.srra(other_image, verified.threshold),
-        "n": faces,
-        "pairs": len(pairs),
-        "acc_std_of_folds": verified.std,
-        "ssim_std_of_faces": float(judged.ssim[condition].std()),
-        "threshold": verified.threshold,
-        **{f"srra{k}": metrics.srra(other_image, t) for k, t in thresholds.items() if k},
-        **{f"srra_same_image{k}": metrics.srra(same_image, t) for k, t in thresholds.items()},
-        "cosine_to_unprotected": float((stored * judged.stored[0]).sum(-1).mean()),
-    }
+    return line | replays(stored, judged.replayed[condition, attacker], pairs, thresholds)
 
 
-def replay_distances(
-    stored: np.ndarray, replayed: np.ndarray, pairs: Pairs
-) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances of replayed embeddings to the enrolled: (same image, other image)."""
+def _bare(judged: Judged, unprotected: int | None) -> np.ndarray:
+    if unprotected is None:
+        raise ValueError(
+            "got enrolled_only for a subject that stores nothing unprotected; wanted one with such "
+            "a condition: protect both sides"
+        )
+    return judged.stored[unprotected]
+
+
+def _accuracy_interval(
+    distances: np.ndarray, verified: metrics.Verification, pairs: Pairs
+) -> list[float]:
+    folds, which, sizes = np.unique(pairs.fold, return_inverse=True, return_counts=True)
+    right = (distances < np.asarray(verified.thresholds)[which]) == pairs.same
+    weights = 1 / (len(folds) * sizes[which])  # every fold weighs the same
+    return bootstrap(right, pairs.fold, weights)
+
+
+def replays(
+    stored: np.ndarray, replayed: np.ndarray, pairs: Pairs, thresholds: Mapping[str, float]
+) -> Row:
+    """``srra`` and ``srra_same_image`` at each threshold, which names are endings ("" the row's
+    own), from embeddings (n,e) of what is enrolled and of what is shown."""
     left, right = pairs.left[pairs.same], pairs.right[pairs.same]
-    other = metrics.squared_distance(
+    same_image = metrics.squared_distance(replayed, stored)
+    other_image = metrics.squared_distance(
         np.concatenate([replayed[left], replayed[right]]),
         np.concatenate([stored[right], stored[left]]),
     )
-    return metrics.squared_distance(replayed, stored), other
+    # Of a pair, each image is shown as the other: what is resampled is the pair.
+    accepted = (other_image < thresholds[""]).reshape(2, -1).mean(0)
+    return {
+        **{f"srra{k}": metrics.srra(other_image, t) for k, t in thresholds.items()},
+        "srra_ci": bootstrap(accepted, pairs.fold[pairs.same]),
+        **{f"srra_same_image{k}": metrics.srra(same_image, t) for k, t in thresholds.items()},
+    }
 
 
-def floor(faces: Faces, judged: Judged, network: InceptionResNetV1, pairs: Pairs) -> Row:
+def floor(
+    faces: Faces,
+    judged: Judged,
+    replay: Callable[[jax.Array], jax.Array],
+    pairs: Pairs,
+    condition: int = 0,
+    told: Mapping[str, Any] | None = None,
+) -> Row:
     """The mean of the measured faces as everybody's picture: an attacker without any feature.
 
-    A protected picture with a lower SSIM than this is wrecked, which is not yet private.
+    A protected picture with a lower SSIM than this is wrecked, which is not yet private. It is
+    shown (``replay``, as of the ``Subject``) to a server that stores as in ``condition``.
     """
     mean = (faces.images.mean(0) / 255).astype(np.float32)[None]
-    replayed = np.repeat(np.asarray(jax.jit(lambda n, x: n(x))(network, mean)), len(faces), 0)
-    stored = judged.stored[0]
+    replayed = np.repeat(np.asarray(jax.jit(lambda r, x: r(x))(replay, mean)), len(faces), 0)
+    stored = judged.stored[condition]
     distances = metrics.squared_distance(stored[pairs.left], stored[pairs.right])
     threshold = metrics.ten_fold_accuracy(distances, pairs.same, pairs.fold).threshold
-    same_image, other_image = replay_distances(stored, replayed, pairs)
-    sums = np.zeros(3)
-    measure = jax.jit(
-        lambda a, b: jnp.stack([f(a, b).sum() for f in (metrics.ssim, metrics.psnr, metrics.mse)])
-    )
+    measure = jax.jit(lambda a, b: [getattr(metrics, name)(a, b) for name in LIKENESS])
+    parts = []
     for start in range(0, len(faces), 64):
         some = (faces.images[start : start + 64] / 255).astype(np.float32)
-        sums += np.asarray(measure(np.repeat(mean, len(some), 0), some))
-    ssim, psnr, mse = (sums / len(faces)).tolist()
+        parts.append(measure(np.repeat(mean, len(some), 0), some))
+    likeness = {
+        k: np.concatenate(p) for k, p in zip(LIKENESS, zip(*parts, strict=True), strict=True)
+    }
     return {
         "method": "Mean face (floor)",
         "epsilon": None,
-        "ssim": ssim,
-        "psnr": psnr,
-        "mse": mse,
+        **{k: float(values.mean()) for k, values in likeness.items()},
         "acc": None,
-        "srra": metrics.srra(other_image, threshold),
         "n": len(faces),
         "pairs": len(pairs),
-        "srra_same_image": metrics.srra(same_image, threshold),
+        **{f"{k}_ci": bootstrap(values) for k, values in likeness.items()},
+        **replays(stored, replayed, pairs, {"": threshold}),
+        **(told or {}),
     }

@@ -5,7 +5,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,10 +15,11 @@ import advface_jax
 from advface_jax import cli
 from advface_jax.data import Faces, leaks
 from advface_jax.models import decoders, state
+from advface_jax.models.facenet import InceptionResNetV1
 from advface_jax.system import ASSETS, Role
 from experiments import inputs
 from experiments.common import Row
-from experiments.evaluation import Judged, Models, Store, judge
+from experiments.evaluation import Measured, Subject, judge
 
 SHOWN = ("ssim", "psnr", "mse", "acc", "srra", "srra_same_image")
 HEADER = ("", "SSIM", "PSNR", "MSE", "ACC %", "SRRA %", "same image %")
@@ -27,6 +28,14 @@ FLOOR = (
     "a wrecked picture, which is not yet privacy. The attacker here does not know of the "
     "protection."
 )
+
+
+class Models(NamedTuple):
+    """Ψ(E(·)), the server's S, the attacker's R."""
+
+    network: InceptionResNetV1
+    shadow: decoders.Decoder
+    attacker: decoders.Decoder
 
 
 def models(system: advface_jax.System, shadow: str, attacker: str) -> Models:
@@ -69,11 +78,9 @@ def exactly(precision: str):
         yield
 
 
-def measure(
-    faces: Faces, store: Store, models: Models, **how: Any
-) -> tuple[Judged, np.ndarray, float]:
-    """``evaluation.judge`` under a bar, ``how`` being its own keywords; and, instead of its
-    seconds, those of them that earlier sittings spent."""
+def measure(faces: Faces, subject: Subject, **how: Any) -> Measured:
+    """``evaluation.judge`` under a bar, ``how`` being its own keywords; but ``seconds`` are those
+    that earlier sittings spent."""
     at = time.monotonic()
     with cli.bar("faces") as bar:
         task = bar.add_task("protect, attack, recognise", total=len(faces), note="compiling")
@@ -83,8 +90,8 @@ def measure(
             rate = (bar.tasks[0].completed) / max(bar.tasks[0].elapsed or 0, 1e-9)
             bar.update(task, note=f"{rate:.2f} faces/s")
 
-        judged, pictures, seconds = judge(faces, store, models, progress=progress, **how)
-    return judged, pictures, seconds - (time.monotonic() - at)
+        measured = judge(faces, subject, progress=progress, **how)
+    return measured._replace(seconds=measured.seconds - (time.monotonic() - at))
 
 
 def distinct(identities: tuple[str, ...], most: int = 6) -> list[int]:

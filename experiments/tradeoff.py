@@ -19,7 +19,7 @@ from advface_jax import ProtectConfig, checks, cli, protect_sweep
 from advface_jax.data import leaks
 from advface_jax.models.decoders import Decoder
 from experiments import common, inputs, paper, plots, reconstruction
-from experiments.evaluation import floor, row
+from experiments.evaluation import floor, of_features, row
 
 EPSILONS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 
@@ -123,11 +123,11 @@ def main(
         "versions": common.surroundings()["versions"],
     }
     store = Sweep(bounds, system.extractor, models.shadow, config, precision)
+    subject = of_features(system.network, store, [models.attacker])
     with reconstruction.exactly(precision):
-        judged, pictures, earlier = reconstruction.measure(
+        judged, pictures, earlier, rate = reconstruction.measure(
             crops,
-            store,
-            models,
+            subject,
             batch=batch,
             seed=seed,
             keep=out / ".batches",
@@ -135,7 +135,7 @@ def main(
         )
         rows = [row("Unprotected", None, judged, 0, over)]
         rows += [row("AdvFace", e, judged, i, over) for i, e in enumerate(epsilons, 1)]
-        rows.append(floor(crops, judged, system.network, over))
+        rows.append(floor(crops, judged, subject.replay, over))
 
     seconds = earlier + time.monotonic() - began
     as_published = preset == "paper" and config == ProtectConfig()
@@ -155,14 +155,15 @@ def main(
         notes={
             "paper": {_label(r): beside(r) for r in rows if beside(r)},
             "seen_in_training": seen,  # null: no list of whom the decoder saw
+            "faces_per_s": round(rate, 3),
         },
         text=_text(table, rows, settings, seconds),
     )
     plots.tradeoff(rows, out / "tradeoff.png", [beside(r) for r in rows])
-    shown = reconstruction.distinct(crops.identities[: pictures.shape[1]])
+    shown = reconstruction.distinct(crops.identities[: pictures.shape[2]])
     titles = ["unprotected", *(f"ε = {e:g}" for e in epsilons)]
     plots.reconstructions(
-        crops.images[shown], pictures[:, shown], titles, out / "reconstructions.png"
+        crops.images[shown], pictures[:, 0, shown], titles, out / "reconstructions.png"
     )
     files = ("tradeoff.md", "tradeoff.json", "tradeoff.png", "reconstructions.png")
     reconstruction.show(table, out, files)
