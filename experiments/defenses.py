@@ -50,6 +50,7 @@ class Each:
 
 def main(
     preset: inputs.Preset = "demo",
+    set: paper.Set = "lfw",
     out: Path = Path("results"),
     weights: str = "facenet-512-q8",
     faces: str | None = None,
@@ -81,15 +82,17 @@ def main(
     Stopped? The same command resumes after the last finished batch.
 
     Args:
-      preset: demo: 48 embedded faces of nobody. paper: LFW's pairs from --faces and --pairs, or
-        from the folder that the variable ADVFACE_DATA names, with the paper's numbers beside ours.
+      preset: demo: 48 embedded faces of nobody. paper: the pairs of --set from --faces and
+        --pairs, or from the folder that the variable ADVFACE_DATA names, with the paper's numbers
+        beside ours.
+      set: lfw, cfp_fp or agedb_30, with --preset paper.
       out: Folder for the results.
       weights: facenet-512-q8 (fetched at first use, 17 MB), another known name, or a folder of
         weights_convert.
       faces: Folder or zip of 160×160 crops as identity/image.jpg, or 'synthetic'.
       listing: Tab-separated list of the faces, with columns file and identity.
-      pairs: LFW's pairs.txt, or a tab-separated list (fold, same, file1, file2). Without it
-        balanced pairs are drawn from the identities.
+      pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
+        AgeDB-30's .mat. Without it balanced pairs are drawn from the identities.
       shadow: AdvFace's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
       attacker: The attacker's R: the same choices.
       epsilon: The bound of every defence, in units of the feature; Laplace's scale.
@@ -111,7 +114,7 @@ def main(
     system = advface_jax.load(weights)
     config = ProtectConfig(steps, alpha, bound, statistics=statistics)
     checked = checks.epsilon(epsilon)
-    crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed)
+    crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed, set=set)
     models = reconstruction.models(system, shadow, attacker)
     seen = reconstruction.seen_in_training(shadow, attacker, crops, on_leak)
     compared = _defenses(models, config)
@@ -138,17 +141,20 @@ def main(
             keep=kept,
             settings=settings,
         )
-        rows = [row("Unprotected", None, judged, 0, over)]
-        rows += [row(d.name, epsilon, judged, i, over) for i, d in enumerate(compared, 1)]
-        rows.insert(_after("Laplace", rows), _not_measured())  # the paper's order
-        rows.append(floor(crops, judged, subject.replay, over))
+        told = {k: settings[k] for k in ("set", "shadow", "attacker")}
+        rows = [row("Unprotected", None, judged, 0, over, told=told)]
+        rows += [
+            row(d.name, epsilon, judged, i, over, told=told) for i, d in enumerate(compared, 1)
+        ]
+        rows.insert(_after("Laplace", rows), _not_measured() | told)  # the paper's order
+        rows.append(floor(crops, judged, subject.replay, over, told=told))
 
     seconds = earlier + time.monotonic() - began
     as_published = preset == "paper" and config == ProtectConfig()
 
     def beside(r: common.Row) -> dict[str, float]:
         kinds = models.shadow.config.kind, models.attacker.config.kind
-        return paper.beside(r["method"], r["epsilon"], *kinds) if as_published else {}
+        return paper.beside(r["method"], r["epsilon"], *kinds, set=set) if as_published else {}
 
     table = [line for r in rows for line in reconstruction.cells(_label(r), r, beside(r))]
     common.write_results(

@@ -48,6 +48,7 @@ class Sweep:
 
 def main(
     preset: inputs.Preset = "demo",
+    set: paper.Set = "lfw",
     out: Path = Path("results"),
     weights: str = "facenet-512-q8",
     faces: str | None = None,
@@ -79,16 +80,17 @@ def main(
     Stopped? The same command resumes after the last finished batch.
 
     Args:
-      preset: demo: 48 embedded faces of nobody, about a minute. paper: LFW's pairs from --faces
-        and --pairs, or from the folder that the variable ADVFACE_DATA names, with the paper's
-        numbers beside ours.
+      preset: demo: 48 embedded faces of nobody, about a minute. paper: the pairs of
+        --set from --faces and --pairs, or from the folder that the variable ADVFACE_DATA names,
+        with the paper's numbers beside ours.
+      set: lfw, cfp_fp or agedb_30, with --preset paper.
       out: Folder for the results.
       weights: facenet-512-q8 (fetched at first use, 17 MB), another known name, or a folder of
         weights_convert.
       faces: Folder or zip of 160×160 crops as identity/image.jpg, or 'synthetic'.
       listing: Tab-separated list of the faces, with columns file and identity.
-      pairs: LFW's pairs.txt, or a tab-separated list (fold, same, file1, file2). Without it
-        balanced pairs are drawn from the identities.
+      pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
+        AgeDB-30's .mat. Without it balanced pairs are drawn from the identities.
       shadow: The server's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
       attacker: The attacker's R: the same choices.
       epsilons: The bounds, in units of the feature.
@@ -110,7 +112,7 @@ def main(
     system = advface_jax.load(weights)
     config = ProtectConfig(steps, alpha, bound, method=method, statistics=statistics)
     bounds = checks.epsilons(epsilons)
-    crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed)
+    crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed, set=set)
     models = reconstruction.models(system, shadow, attacker)
     seen = reconstruction.seen_in_training(shadow, attacker, crops, on_leak)
     settings = {
@@ -133,16 +135,17 @@ def main(
             keep=out / ".batches",
             settings=settings,
         )
-        rows = [row("Unprotected", None, judged, 0, over)]
-        rows += [row("AdvFace", e, judged, i, over) for i, e in enumerate(epsilons, 1)]
-        rows.append(floor(crops, judged, subject.replay, over))
+        told = {k: settings[k] for k in ("set", "shadow", "attacker")}
+        rows = [row("Unprotected", None, judged, 0, over, told=told)]
+        rows += [row("AdvFace", e, judged, i, over, told=told) for i, e in enumerate(epsilons, 1)]
+        rows.append(floor(crops, judged, subject.replay, over, told=told))
 
     seconds = earlier + time.monotonic() - began
     as_published = preset == "paper" and config == ProtectConfig()
 
     def beside(r: common.Row) -> dict[str, float]:
         kinds = models.shadow.config.kind, models.attacker.config.kind
-        return paper.beside(r["method"], r["epsilon"], *kinds) if as_published else {}
+        return paper.beside(r["method"], r["epsilon"], *kinds, set=set) if as_published else {}
 
     table = [cells for r in rows for cells in reconstruction.cells(_label(r), r, beside(r))]
     common.write_results(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import set_files
 from flax import nnx
 from PIL import Image
 from test_experiments import FIELDS, Pooled, filled
@@ -173,6 +174,18 @@ def test_the_papers_numbers_stand_beside_ours(flags, pairs):
     assert lines[at + 1] == "|   in the paper | 0.850 | 20.92 | 0.0090 | 98.02 | 95.17 | – |"
     (at,) = (i for i, line in enumerate(lines) if line.startswith("| AdvFace (PGD)"))
     assert lines[at + 1] == "|   in the paper | 0.280 | 6.97 | 0.2060 | 96.43 | 4.03 | – |"
+
+
+def test_cfp_fp_in_its_own_files_stands_beside_the_papers_cfp_fp(flags, monkeypatch, tmp_path):
+    set_files.cfp_fp(tmp_path / "data")
+    monkeypatch.setenv("ADVFACE_DATA", str(tmp_path / "data"))
+    rows, document, text = measured(flags, preset="paper", set="cfp_fp", steps=40, batch=10)
+    assert all(r["set"] == "cfp_fp" for r in rows.values())
+    assert rows["AdvFace"]["pairs"] == 20 and document["config"]["folds"] == 10
+    assert document["notes"]["paper"]["AdvFace"] == paper.of("AdvFace", "cfp_fp")
+    lines = text.splitlines()
+    (at,) = (i for i, line in enumerate(lines) if line.startswith("| AdvFace (PGD)"))
+    assert lines[at + 1] == "|   in the paper | 0.230 | 5.98 | 0.2610 | 90.59 | 18.43 | – |"
 
 
 def test_the_paper_has_no_number_for_another_bound_or_attacker():
