@@ -21,7 +21,14 @@ from experiments.common import Row
 from experiments.intervals import bootstrap
 
 LIKENESS = ("ssim", "psnr", "mse")
-FACES = {"ssim": 2, "psnr": 2, "mse": 2, "stored": 1, "replayed": 2}  # which axis counts faces
+FACES = {
+    "ssim": 2,
+    "psnr": 2,
+    "mse": 2,
+    "stored": 1,
+    "replayed": 2,
+    "diagnosed": 2,
+}  # which axis counts faces
 
 
 class Judged(NamedTuple):
@@ -32,6 +39,7 @@ class Judged(NamedTuple):
     mse: np.ndarray  # (c, a, n)
     stored: np.ndarray  # (c, n, e) Ψ(z'): what recognition compares
     replayed: np.ndarray  # (c, a, n, e) Ψ(E(R(z'))): an attacker shows its picture to the client
+    diagnosed: np.ndarray  # (c, k, n) what the subject's diagnose says, k numbers
 
 
 class Measured(NamedTuple):
@@ -62,6 +70,8 @@ class Subject:
         that keeps a share of its own; others ignore them.
       replay: images -> embeddings (b,e) of whatever is shown to the client.
       unprotected: whether the item itself, stored as it is, comes first, as condition 0.
+      diagnose: the item, all that is stored (c,b,*stored) and the mask (b,) -> (c,k,b), any k
+        numbers about each stored item; None for none.
     """
 
     client: Callable[[jax.Array], jax.Array]
@@ -70,6 +80,7 @@ class Subject:
     recognise: Callable[[jax.Array, jax.Array], jax.Array]
     replay: Callable[[jax.Array], jax.Array]
     unprotected: bool = dataclasses.field(default=True, metadata={"static": True})
+    diagnose: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -123,7 +134,13 @@ def judge_batch(
     if subject.unprotected:
         stored = jnp.concatenate([item[None], stored])
 
-    def judge(stored: jax.Array):
+    if subject.diagnose:
+        diagnosed = subject.diagnose(item, stored, mask)  # (c, k, b)
+    else:
+        diagnosed = jnp.zeros((len(stored), 0, len(images)))
+
+    def judge(condition: tuple[jax.Array, jax.Array]):
+        stored, diagnosed = condition
         known = subject.recognise(stored, images)  # (b, e)
         none = jnp.zeros((0, len(images)))
         measures = [none, none, none, jnp.zeros((0, *known.shape))]
@@ -133,10 +150,10 @@ def judge_batch(
             columns = zip(*(_seen(p, images, subject.replay) for p in pictures), strict=True)
             measures = [jnp.stack(column) for column in columns]
         *like, replayed = measures
-        judged = Judged(*like, known, replayed)  # type: ignore[arg-type]
+        judged = Judged(*like, known, replayed, diagnosed)  # type: ignore[arg-type]
         return judged, jnp.round(pictures * 255).astype(jnp.uint8)
 
-    return lax.map(judge, stored)
+    return lax.map(judge, (stored, diagnosed))
 
 
 def _seen(picture: jax.Array, images: jax.Array, replay: Callable[[jax.Array], jax.Array]):

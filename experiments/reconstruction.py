@@ -41,7 +41,7 @@ class Models(NamedTuple):
 def models(system: advface_jax.System, shadow: str, attacker: str) -> Models:
     """The networks, with S and R by kind or by file. Errors as for ``System.decoder``."""
     return Models(
-        system.network, _decoder(system, shadow, "shadow"), _decoder(system, attacker, "attacker")
+        system.network, decoder(system, shadow, "shadow"), decoder(system, attacker, "attacker")
     )
 
 
@@ -53,9 +53,9 @@ def provenance(
         "weights": system.card["source"],
         "weights_sha256": system.card["sha256"],
         "shadow": Path(shadow).stem,
-        "shadow_sha256": _sum(models.shadow),
+        "shadow_sha256": digest(models.shadow),
         "attacker": Path(attacker).stem,
-        "attacker_sha256": _sum(models.attacker),
+        "attacker_sha256": digest(models.attacker),
     }
 
 
@@ -64,8 +64,8 @@ def seen_in_training(
 ) -> dict[str, dict[str, int] | None]:
     """``inputs.seen_in_training`` by the lists beside the two decoders."""
     lists = {
-        "shadow": _file(shadow, "shadow").with_suffix(".identities"),
-        "attacker": _file(attacker, "attacker").with_suffix(".identities"),
+        "shadow": file(shadow, "shadow").with_suffix(".identities"),
+        "attacker": file(attacker, "attacker").with_suffix(".identities"),
     }
     return inputs.seen_in_training(lists, crops, on_leak)
 
@@ -115,10 +115,12 @@ def cells(label: str, ours: Row, theirs: Mapping[str, float]) -> list[list[str]]
     return [line(label, ours), *([line("  in the paper", theirs)] if theirs else [])]
 
 
-def show(table: list[list[str]], out: Path, files: tuple[str, ...]) -> None:
+def show(
+    table: list[list[str]], out: Path, files: tuple[str, ...], header: tuple[str, ...] = HEADER
+) -> None:
     """The table to the terminal, and which files were written."""
     shown = Table(title="R's pictures of protected features; recognition; replay")
-    for i, name in enumerate(HEADER):
+    for i, name in enumerate(header):
         shown.add_column(name, justify="right" if i else "left")
     for row in table:
         shown.add_row(*row, style="dim" if row[0].startswith(" ") else None)
@@ -126,17 +128,17 @@ def show(table: list[list[str]], out: Path, files: tuple[str, ...]) -> None:
     cli.console.print("written: " + ", ".join(str(out / f) for f in files))
 
 
-def _decoder(system: advface_jax.System, source: str, role: Role) -> decoders.Decoder:
+def decoder(system: advface_jax.System, source: str, role: Role) -> decoders.Decoder:
     if source in decoders.KINDS:
         return system.decoder(source, role)
     return system.read_decoder(source)
 
 
-def _file(source: str, role: Role) -> Path:
+def file(source: str, role: Role) -> Path:
     return ASSETS / f"{source}-{role}.safetensors" if source in decoders.KINDS else Path(source)
 
 
-def _sum(decoder: decoders.Decoder) -> str:
+def digest(decoder: decoders.Decoder) -> str:
     """What tells two decoders of one name apart."""
     arrays = state.flatten(decoder)
     return hashlib.sha256(
