@@ -1,0 +1,164 @@
+"""Which of our measurements answers which number of the paper."""
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import paper
+from experiments.common import Row
+from experiments.paper import Number
+
+# Our rows for a row of the paper. Its one Random row has two readings; its DP is Laplace noise.
+OURS = {
+    "Unprotected": ("Unprotected",),
+    "Random": ("Random (ball)", "Random (walk)"),
+    "DP": ("Laplace",),
+    "DuetFace": ("DuetFace",),
+    "AdvFace": ("AdvFace",),
+    "AdvFace (offline)": ("AdvFace (offline)",),
+}
+# Which experiment answers a table: the first that measured the number; of its runs, the largest.
+ANSWERS = {
+    "1": ("defenses", "tradeoff"),
+    "2": ("accuracy", "defenses", "tradeoff"),
+    "§5.4": ("accuracy", "defenses", "tradeoff"),
+    "3": ("transfer", "accuracy", "defenses", "tradeoff"),
+    "4": ("transfer", "defenses", "tradeoff"),
+}
+PUBLISHED = {  # what a run must have been made with, where it says so, to stand beside the paper
+    "steps": 40,
+    "alpha": 0.2,
+    "bound": "total",
+    "method": "pgd",
+    "statistics": "batch",
+    "start": "shadow",
+}
+PAIRS = ("acc", "srra", "drop")  # measured over pairs; the other metrics over faces
+
+
+class Run(NamedTuple):
+    """A results file: its name, the experiment that wrote it, and what it holds."""
+
+    file: str
+    experiment: str
+    document: Mapping[str, Any]
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        return self.document["rows"]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.document["config"]
+
+
+class Ours(NamedTuple):
+    """Our value for a number of the paper, its 95% interval where it has one, and its source."""
+
+    value: float
+    interval: Sequence[float] | None
+    row: Row
+    run: Run
+
+    def items(self, metric: str) -> int:
+        """Over how many pairs or faces it is a mean."""
+        return self.row["pairs" if metric in PAIRS else "n"]
+
+
+def read(folder: Path) -> list[Run]:
+    """The results files under a folder, by name; other JSON files are counted in a warning.
+
+    Raises:
+      ValueError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder: give one with results of the experiments (.json)")
+    runs, others = [], []
+    for file in sorted(folder.rglob("*.json")):
+        try:
+            document = json.loads(file.read_text(encoding="utf-8"))
+            words = document["command"].split()
+            sound = words[:2] == ["python", "-m"] and isinstance(document["rows"], list)
+            if not sound or not {"date", "hardware"} <= document.keys() | document["config"].keys():
+                raise ValueError
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+            others.append(file.relative_to(folder).as_posix())
+            continue
+        name = words[2].removeprefix("experiments.")
+        runs.append(Run(file.relative_to(folder).as_posix(), name, document))
+    if others:
+        warnings.warn(
+            f"{folder}: {len(others)} JSON files are no results of an experiment, the first: "
+            f"{others[0]}",
+            stacklevel=2,
+        )
+    return runs
+
+
+def set_of(row: Row, run: Run) -> str | None:
+    """The set of a row. Before there were several, the paper preset meant LFW."""
+    old = "lfw" if run.config.get("preset") == "paper" else None
+    return row.get("set") or run.config.get("set") or old
+
+
+def kind_of(name: str | None) -> str | None:
+    """The kind of a decoder by its name: resrec of resrec-shadow-1."""
+    found = (name or "").split("-")[0]
+    return found if found in paper.KINDS else None
+
+
+def answers(number: Number, runs: Iterable[Run], method: str | None = None) -> list[Ours]:
+    """All our values for a number of the paper, the one that stands beside it first.
+
+    method: which of our readings of the paper's method; the first by default.
+    """
+    wanted = method or OURS[number.method][0]
+    order = ANSWERS[number.table]
+    found = []
+    for run in runs:
+        if run.experiment not in order or not _as_published(run.config, {}):
+            continue
+        for row in run.rows:
+            if row["method"] == wanted and _fits(row, run, number):
+                value = _value(number.metric, row, run)
+                if value is not None:
+                    interval = row.get(f"{number.metric}_ci")
+                    found.append(Ours(value, interval, row, run))
+    return sorted(
+        found,
+        key=lambda ours: (
+            order.index(ours.run.experiment),
+            -ours.items(number.metric),
+            ours.run.document["date"],
+            ours.run.file,
+        ),
+    )
+
+
+def _as_published(config: Mapping[str, Any], row: Row) -> bool:
+    return all((row | dict(config)).get(k, default) == default for k, default in PUBLISHED.items())
+
+
+def _fits(row: Row, run: Run, number: Number) -> bool:
+    if set_of(row, run) != number.set or row.get("enrolled_only") or "not_measured" in row:
+        return False
+    bounded = number.method not in ("Unprotected", "DuetFace")
+    if bounded and row.get("epsilon") is not None and abs(row["epsilon"] - paper.EPSILON) > 1e-6:
+        return False
+    shadow, attacker = (kind_of(row.get(k) or run.config.get(k)) for k in ("shadow", "attacker"))
+    if number.method.startswith("AdvFace") and shadow != number.shadow:
+        return False
+    # Recognition alone has no attacker; DuetFace's is a decoder of its own.
+    return number.attacker is None or number.method == "DuetFace" or attacker == number.attacker
+
+
+def _value(metric: str, row: Row, run: Run) -> float | None:
+    if metric != "drop":
+        return row.get(metric)
+    if row.get("drop") is not None:
+        return row["drop"]
+    bare = [r for r in run.rows if r["method"] == "Unprotected" and r.get("acc") is not None]
+    same = [r for r in bare if set_of(r, run) == set_of(row, run) and r["pairs"] == row["pairs"]]
+    return same[0]["acc"] - row["acc"] if same and row.get("acc") is not None else None

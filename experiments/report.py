@@ -1,0 +1,169 @@
+"""RESULTS.md: every number of the paper, ours beside it, and where ours comes from.
+
+    python -m experiments.report                      # from docs/results, which is committed
+    python -m experiments.report --results results --to results/RESULTS.md
+
+Nothing is measured here: the results files of the experiments are read.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from advface_jax import cli
+from experiments import ledger, paper, sections
+from experiments.expected import expectations
+from experiments.ledger import Run
+from experiments.readings import NUMBERED, READINGS, WARNING, notes
+from experiments.sections import shown
+from experiments.sets import TITLES
+
+REMARKS = "remarks.md"  # in the folder of results: why ours differs, by whoever measured
+HOW = {  # what measures a table that is not measured yet
+    "1": "python -m experiments.defenses --preset paper",
+    "2": "python -m experiments.accuracy --preset paper",
+    "§5.4": "python -m experiments.accuracy --preset paper",
+    "3": "python -m experiments.transfer --preset paper",
+    "4": "python -m experiments.transfer --preset paper",
+}
+
+
+def main(
+    results: Path = Path("docs/results"),
+    to: Path = Path("RESULTS.md"),
+) -> None:
+    """Write RESULTS.md from results files: all numbers of the paper, ours beside them.
+
+    Args:
+      results: Folder with the results files (.json) of the experiments, searched to the bottom,
+        and remarks.md, which is taken over.
+      to: The file to write.
+    """
+    runs = ledger.read(results)
+    text = render(results, runs)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_text(text, encoding="utf-8")
+    measured = sum(bool(ledger.answers(n, runs)) for n in paper.NUMBERS)
+    cli.answer.print(
+        f"{to}: {measured} of the paper's {len(paper.NUMBERS)} numbers measured, in {len(runs)} "
+        "results files",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def render(results: Path, runs: Sequence[Run]) -> str:
+    """The whole text, the same for the same files."""
+    remarks = results / REMARKS
+    why = remarks.read_text(encoding="utf-8").strip() if remarks.is_file() else ""
+    parts = [
+        "# Every number of the paper, and ours",
+        "Made by `python -m experiments.report` from the results files in "
+        f"`{results.as_posix()}`; edit those, not this. The paper is *Privacy-preserving "
+        "Adversarial Facial Features* (AdvFace, CVPR 2023). – is not measured, *italics* are ours "
+        "alone. The [ledger](#ledger) has each number with its interval, sample, run and the "
+        "[readings](#readings) taken; the [runs](#runs) have command, seed, hardware and date.",
+        WARNING,
+        *_tables(runs),
+        "## Figures",
+        sections.figures(),
+        "## Expected on LFW, and what came",
+        _expected(runs),
+        *(["### Where ours differs, and why", why] if why else []),
+        *sections.others(runs),
+        "## Ledger",
+        "Every number that the paper prints. 95 %: bootstrap over the faces (SSIM, PSNR, MSE) or "
+        "pairs (ACC, SRRA, drop) measured, thresholds held fixed; it knows nothing of other "
+        "trainings of S and R, for which see the spread over seeds where there is one. Of several "
+        "runs the one made for the table stands here, and of those the largest.",
+        _ledger(runs),
+        "## Readings",
+        "Where the paper is silent or its data are not at hand:",
+        "\n".join(f"{NUMBERED[name]}. {text}" for name, text in READINGS.items()),
+        "## Runs",
+        sections.runs(runs) if runs else "None.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _tables(runs: Sequence[Run]) -> list[str]:
+    parts = []
+    for title, table in (
+        ("Table 1: pictures and replay by defence (S = R = ResRec)", sections.table_1),
+        ("Table 2: recognition by defence, ACC %", sections.table_2),
+        ("Table 3: recognition by shadow, ACC %", sections.table_3),
+        ("Table 4: pictures by shadow and attacker", sections.table_4),
+    ):
+        parts.append(f"## {title}")
+        empty = []
+        for name in paper.SETS:
+            text = table(name, runs)
+            if text is None:
+                empty.append(TITLES[name])
+            else:
+                parts += [f"**{TITLES[name]}**", text]
+        if empty:
+            why = "data not at hand" if "LFW" not in empty else "see the ledger"
+            parts.append(
+                f"{', '.join(empty)}: not measured: {why}; the paper's numbers stand in the ledger."
+            )
+    return parts
+
+
+def _expected(runs: Sequence[Run]) -> str:
+    number = {run.file: i for i, run in enumerate(runs, 1)}
+    lines = []
+    for e in expectations(runs):
+        met = {True: "met", False: "**missed**", None: "–"}[e.met]
+        sources = sorted({number[ours.run.file] for ours in e.sources})
+        lines.append([e.wanted, e.came, met, ", ".join(map(str, sources)) or "–"])
+    return sections.table(("expected", "came", "", "run"), lines, left=3)
+
+
+def _ledger(runs: Sequence[Run]) -> str:
+    at = {run.file: i for i, run in enumerate(runs, 1)}
+    lines = []
+    for n in paper.NUMBERS:
+        for method in ledger.OURS[n.method]:
+            found = ledger.answers(n, runs, method)[:1]
+            ours, interval, over, run = _missing(n, runs), "–", "–", "–"
+            for one in found:
+                ours = shown(n.metric, one.value, ours=True)
+                if one.interval:
+                    interval = " to ".join(shown(n.metric, x, ours=True) for x in one.interval)
+                over = f"{one.items(n.metric):,} {'pairs' if n.metric in ledger.PAIRS else 'faces'}"
+                run = str(at[one.run.file])
+            lines.append(
+                [
+                    n.table,
+                    sections.NAMES.get(method, n.method),
+                    " → ".join(sections.KINDS[k] for k in (n.shadow, n.attacker) if k),
+                    TITLES[n.set],
+                    sections.METRICS[n.metric],
+                    shown(n.metric, n.value),
+                    ours,
+                    interval,
+                    over,
+                    run,
+                    ", ".join(map(str, notes(n))),
+                ]
+            )
+    header = ("table", "method", "S → R", "set", "metric", "paper", "ours", "95 %", "over", "run")
+    return sections.table((*header, "readings"), lines, left=5)
+
+
+def _missing(number: paper.Number, runs: Sequence[Run]) -> str:
+    """Why a number is not there, and what gives it."""
+    if number.set != "lfw" and not any(
+        ledger.set_of(row, run) == number.set for run in runs for row in run.rows
+    ):
+        return "not measured: data not at hand"
+    for run in runs:
+        for row in run.rows:
+            at = ledger.set_of(row, run) == number.set
+            if at and row["method"] == number.method and "not_measured" in row:
+                return f"not measured: {row['not_measured']}"
+    return f"not measured: `{HOW[number.table]}`"
+
+
+if __name__ == "__main__":
+    cli.start(main, "experiments.report")

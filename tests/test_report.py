@@ -1,0 +1,188 @@
+"""RESULTS.md: every number of the paper, ours where it was measured, and never stale."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments import expected, ledger, paper, report
+
+ROOT = Path(__file__).parents[1]
+
+
+def line(method, epsilon: float | None = 0.2, **numbers):
+    full = {"ssim": 0.3, "psnr": 8.0, "mse": 0.1, "acc": 0.97, "srra": 0.04}
+    return {"method": method, "epsilon": epsilon, **full, "n": 100, "pairs": 60, **numbers}
+
+
+def write(folder, name, rows, *, experiment="defenses", notes=None, **config):
+    config = {"preset": "paper", "set": "lfw", "shadow": "resrec", "attacker": "resrec"} | config
+    document = {
+        "rows": rows,
+        "config": {"seed": 7, "steps": 40, "alpha": 0.2, **config},
+        "notes": notes or {},
+        "command": f"python -m experiments.{experiment} --preset paper",
+        "seconds": 90.0,
+        "date": "2026-01-02",
+        "hardware": "an abacus",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(document))
+
+
+def rendered(folder):
+    return report.render(folder, ledger.read(folder))
+
+
+def ledger_rows(text):
+    body = text.split("## Ledger")[1].split("## Readings")[0]
+    lines = [x for x in body.splitlines() if x.startswith("| ")]
+    return [[c.strip() for c in x.strip("|").split("|")] for x in lines[2:]]
+
+
+def find(text, table, method, set, metric):
+    (row,) = [
+        r
+        for r in ledger_rows(text)
+        if (r[0], r[1], r[3]) == (table, method, set) and r[4].startswith(metric)
+    ]
+    return row
+
+
+def test_results_md_is_what_the_committed_files_render(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    folder = Path("docs/results")
+    assert (ROOT / "RESULTS.md").read_text(encoding="utf-8") == rendered(folder), (
+        "stale: run `python -m experiments.report`"
+    )
+    for file in folder.iterdir():
+        assert file.stat().st_size < 200_000, f"{file} is too large to be committed"
+        assert not re.search(r'["\s](/home|/root|/work|/tmp)/', file.read_text()), f"{file}: a path"
+
+
+def test_every_number_of_the_paper_is_in_the_ledger(tmp_path):
+    tmp_path.joinpath("empty").mkdir()
+    text = rendered(tmp_path / "empty")
+    rows = ledger_rows(text)
+    assert len(rows) == 147 + 15, "and Random's fifteen once more, by its other reading"
+    count = {"1": 60 + 12, "2": 18 + 3, "§5.4": 6, "3": 9, "4": 54}
+    assert {t: sum(r[0] == t for r in rows) for t in count} == count
+    for n in paper.NUMBERS:
+        (shown, *_) = {
+            r[5]
+            for r in rows
+            if r[0] == n.table
+            and r[3] == report.TITLES[n.set]
+            and r[4] == report.sections.METRICS[n.metric]
+            and r[2] == " → ".join(report.sections.KINDS[k] for k in (n.shadow, n.attacker) if k)
+            and r[1] in (n.method, *(report.sections.NAMES.get(o) for o in ledger.OURS[n.method]))
+        }
+        scale = 100 if n.metric in ledger.PAIRS else 1
+        assert float(shown) == pytest.approx(scale * n.value)
+    assert all("not measured" in r[6] for r in rows)
+    assert sum("data not at hand" in r[6] for r in rows) == 2 * len(rows) / 3
+    assert "`python -m experiments.transfer --preset paper`" in text
+
+
+def test_our_numbers_stand_beside_the_papers_with_interval_and_run(tmp_path):
+    rows = [
+        line("Unprotected", None, ssim=0.95, acc=0.99, set="cfp_fp"),
+        line("Random (walk)", ssim=0.7, set="cfp_fp"),
+        line("AdvFace", ssim=0.251, ssim_ci=[0.24, 0.26], set="cfp_fp"),
+        line("Mean face (floor)", None, ssim=0.51, acc=None, set="cfp_fp"),
+    ]
+    write(tmp_path, "cfp", rows, set="cfp_fp", notes={"faces_per_s": 2.0})
+    text = rendered(tmp_path)
+    row = find(text, "1", "AdvFace", "CFP-FP", "SSIM")
+    assert row[5:10] == ["0.23", "0.251", "0.240 to 0.260", "100 faces", "1"]
+    assert find(text, "1", "Random, walk", "CFP-FP", "SSIM")[6] == "0.700"
+    assert find(text, "1", "Random, ball", "CFP-FP", "SSIM")[6].startswith("not measured: `python")
+    assert find(text, "§5.4", "AdvFace", "CFP-FP", "ACC")[5:7] == ["2.57", "2.00"]
+    assert find(text, "1", "AdvFace", "LFW", "SSIM")[6].startswith("not measured: `python")
+    assert find(text, "1", "AdvFace", "AgeDB-30", "SSIM")[6] == "not measured: data not at hand"
+    assert "| *Mean face (floor)* | – | 0.510 |" in text
+    assert "| AdvFace | 0.23 | 0.251 | 5.98 | 8.00 |" in text
+    assert "| an abacus | 2.00 | 64 |" in text and "An extrapolation" in text
+    (run,) = [x for x in text.splitlines() if x.startswith("| 1 | `cfp.json`")]
+    for part in ("python -m experiments.defenses", "| 60 |", "| 7 |", "an abacus", "2026-01-02"):
+        assert part in run
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"row": {"epsilon": 0.1}},
+        {"row": {"enrolled_only": True}},
+        {"row": {"not_measured": "no network"}},
+        {"row": {"set": "agedb_30"}},
+        {"row": {"attacker": "urec-attacker"}},
+        {"row": {"shadow": "transrec"}},
+        {"config": {"steps": 10}},
+        {"config": {"bound": "step"}},
+        {"config": {"preset": "demo", "set": None}},
+        {"experiment": "ablations"},
+    ],
+)
+def test_what_was_measured_otherwise_does_not_stand_beside_the_paper(tmp_path, other):
+    row = line("AdvFace") | other.get("row", {})
+    experiment = other.get("experiment", "defenses")
+    write(tmp_path, "other", [row], experiment=experiment, **other.get("config", {}))
+    assert find(rendered(tmp_path), "1", "AdvFace", "LFW", "PSNR")[6].startswith("not measured")
+
+
+def test_the_run_made_for_the_table_goes_first_then_the_largest(tmp_path):
+    write(tmp_path, "a", [line("AdvFace", ssim=0.31, n=900)], experiment="tradeoff")
+    assert find(rendered(tmp_path), "1", "AdvFace", "LFW", "SSIM")[6] == "0.310"
+    write(tmp_path, "b", [line("AdvFace", ssim=0.32, n=50)])
+    assert find(rendered(tmp_path), "1", "AdvFace", "LFW", "SSIM")[6] == "0.320"
+    write(tmp_path / "deep", "c", [line("AdvFace", ssim=0.33, n=60)])
+    assert find(rendered(tmp_path), "1", "AdvFace", "LFW", "SSIM")[6] == "0.330"
+
+
+def test_expectations_are_held_against_what_came(tmp_path):
+    cells = [
+        line("AdvFace", ssim=round(0.2 + i / 100 + j / 20, 2), shadow=s, attacker=r)
+        for i, s in enumerate(paper.KINDS)
+        for j, r in enumerate(paper.KINDS)
+    ]
+    write(tmp_path, "transfer", cells, experiment="transfer")
+    rows = [
+        line("Unprotected", None, ssim=0.94, acc=0.99),
+        line("Random (ball)", ssim=0.93),
+        line("Laplace", ssim=0.80),
+        line("AdvFace", ssim=0.28, psnr=9.1, srra=0.05),
+    ]
+    write(tmp_path, "defenses", rows)
+    offline = line("AdvFace (offline)", acc=0.985, drop=0.005, drop_ci=[0.001, 0.009])
+    write(tmp_path, "accuracy", [rows[0], rows[-1], offline], experiment="accuracy")
+    found = {e.wanted: (e.came, e.met) for e in expected.expectations(ledger.read(tmp_path))}
+    mets = [met for _, met in found.values()]
+    assert mets == [True, True, False, True, False, True, False, False, False]
+    assert found["all nine cells of Table 4: SSIM ≤ .30"][0] == "7 of 9 measured; 0.200 to 0.320"
+    lost = found["AdvFace offline loses ≤ 0.4 points of ACC"][0]
+    assert lost == "0.50 points (0.10 points to 0.90 points)"
+    text = rendered(tmp_path)
+    assert "| AdvFace PSNR ≤ 9 dB | 9.10 dB | **missed** | 2 |" in text
+    assert "| Unprotected | 98.13 | 99.00 | – | – |" in text
+    assert "| AdvFace offline | 97.78 | 98.50 | 0.35 | 0.50 |" in text
+
+
+def test_remarks_are_taken_over_and_other_files_are_counted(tmp_path):
+    write(tmp_path, "a", [line("AdvFace")])
+    (tmp_path / "remarks.md").write_text("Because of the weather.\n")
+    (tmp_path / "card.json").write_text('{"rows": 3}')
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.warns(UserWarning, match="2 JSON files are no results .* the first: broken.json"):
+        runs = ledger.read(tmp_path)
+    text = report.render(tmp_path, runs)
+    assert "### Where ours differs, and why\n\nBecause of the weather." in text
+    with pytest.raises(ValueError, match="nowhere is no folder"):
+        ledger.read(tmp_path / "nowhere")
+
+
+def test_the_command_writes_the_file(tmp_path, capsys):
+    write(tmp_path / "results", "a", [line("AdvFace")])
+    report.main(tmp_path / "results", tmp_path / "deep" / "RESULTS.md")
+    assert (tmp_path / "deep" / "RESULTS.md").read_text() == rendered(tmp_path / "results")
+    assert "of the paper's 147 numbers measured, in 1 results files" in capsys.readouterr().out
