@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import numpy as np
@@ -73,16 +73,17 @@ class System:
         """A decoder from a file of ``write_decoder``, held against these weights.
 
         Raises:
-          ValueError: no such file, a damaged one, or one trained on the features of other weights.
+          ValueError: no such file, a damaged one, one trained on the features of other weights, or
+            on what a defence stores.
         """
-        decoder, card = read_decoder(path)
+        decoder, card = read_decoder(path, "none")
         if card["weights_sha256"] != self.card["sha256"]:
             raise ValueError(
                 f"{path} decodes the features of {card['weights']}; these weights are "
                 f"{self.card['source']}: train one with `python -m experiments.train_decoder "
                 f"--weights {self.card['source']} …`"
             )
-        return decoder
+        return cast(decoders.Decoder, decoder)
 
     def embed(self, images: ArrayLike, *, batch: int = 32) -> np.ndarray:
         """L2-normalised embeddings (n,e), float32, of images (n,160,160,3) in [0,1].
@@ -146,13 +147,14 @@ def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True
 
 def write_decoder(
     path: str | os.PathLike[str],
-    decoder: decoders.Decoder,
+    decoder: decoders.AnyDecoder,
     card: Mapping[str, Any],
     dtype: str = "float16",
 ) -> None:
     """Write a decoder as ``path`` (safetensors) and its card beside it (``.json``).
 
-    The card gets the decoder's config; it must name ``weights`` and ``weights_sha256``.
+    The card gets the decoder's config; it must name ``weights`` and ``weights_sha256`` (None where
+    no recogniser made what is decoded), and ``defense`` if it decodes what one stores.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,11 +164,17 @@ def write_decoder(
     path.with_suffix(".json").write_text(json.dumps(full, indent=2) + "\n")
 
 
-def read_decoder(path: str | os.PathLike[str]) -> tuple[decoders.Decoder, dict[str, Any]]:
+def read_decoder(
+    path: str | os.PathLike[str], defense: str | None = None
+) -> tuple[decoders.AnyDecoder, dict[str, Any]]:
     """A decoder (float32) and its card, from the files that ``write_decoder`` wrote.
 
+    ``defense`` is whose stored items it must decode, a name of ``train_decoder --defense`` ("none"
+    for unprotected features); None takes any.
+
     Raises:
-      ValueError: a missing or damaged file, or arrays that do not fit the card's config.
+      ValueError: a missing or damaged file, arrays that do not fit the card's config, or a decoder
+        of what another defence stores.
     """
     path = Path(path)
     for file in (path, path.with_suffix(".json")):
@@ -175,8 +183,18 @@ def read_decoder(path: str | os.PathLike[str]) -> tuple[decoders.Decoder, dict[s
     try:
         card = json.loads(path.with_suffix(".json").read_text())
         arrays = safetensors.numpy.load_file(path)
-        config = decoders.DecoderConfig(**card["config"])
+        config = decoders.read_config(card["config"])
         card["weights_sha256"]  # every card says whose features it decodes
     except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path} is damaged ({error}): copy or train it again") from error
+    made_for = card.get("defense", "none")
+    if defense is not None and defense != made_for:
+        raise ValueError(
+            f"{path} decodes {_stored(made_for)}; wanted a decoder of {_stored(defense)}: train "
+            f"one with `python -m experiments.train_decoder --defense {defense} …`"
+        )
     return state.fill(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), arrays), card
+
+
+def _stored(defense: str) -> str:
+    return "unprotected features" if defense == "none" else f"what the defence {defense} stores"

@@ -1,4 +1,4 @@
-"""Training a decoder on (feature, image) pairs: the L1 loss of the paper's Eq. 1 and 3."""
+"""Training a decoder on (what is stored, image) pairs: the L1 loss of the paper's Eq. 1 and 3."""
 
 import dataclasses
 import functools
@@ -11,7 +11,11 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from advface_jax import checks
+from advface_jax.defenses import Defense
 from advface_jax.models import decoders, facenet
+
+Front = facenet.Extractor | Defense
+"""What makes what is decoded, from images: E, or a defence on images. A pytree."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +27,8 @@ class TrainConfig:
       schedule: "constant", or "cosine": 5% linear warm-up, then down to 1% of the peak.
       batch: faces a step.
       epochs: passes over the faces.
-      flip: mirror each picture with probability 1/2, before its features are extracted.
-      seed: of the first weights, the order of the faces and the flips.
+      flip: mirror each picture with probability 1/2, before the front end sees it.
+      seed: of the first weights, the order of the faces, the flips, and a defence's noise.
     """
 
     learning_rate: float = 1e-4
@@ -52,13 +56,13 @@ class TrainState(NamedTuple):
 class Trainer(NamedTuple):
     """The static part: the decoder's structure, the optimiser, the config."""
 
-    graph: nnx.GraphDef[decoders.Decoder]
+    graph: nnx.GraphDef[decoders.AnyDecoder]
     optimizer: optax.GradientTransformation
     config: TrainConfig
 
 
 def start(
-    decoder_config: decoders.DecoderConfig, config: TrainConfig, faces: int
+    decoder_config: decoders.AnyConfig, config: TrainConfig, faces: int
 ) -> tuple[Trainer, TrainState]:
     """A fresh decoder and the optimiser for a training set of so many ``faces``.
 
@@ -90,19 +94,19 @@ def steps_per_epoch(faces: int, config: TrainConfig) -> int:
 
 @functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")
 def train_step(
-    state: TrainState, pixels: jax.Array, extractor: facenet.Extractor, trainer: Trainer
+    state: TrainState, pixels: jax.Array, front: Front, trainer: Trainer
 ) -> tuple[TrainState, jax.Array]:
     """One Adam step on pixels (b,160,160,3) uint8: the new state, and the mean absolute error."""
     images = pixels.astype(jnp.float32) / 255
+    key = jax.random.fold_in(jax.random.key(trainer.config.seed), state.step)
     if trainer.config.flip:
-        key = jax.random.fold_in(jax.random.key(trainer.config.seed), state.step)
         mirrored = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
         images = jnp.where(mirrored, images[:, :, ::-1], images)
-    z = extractor(images)
+    stored = see(front, images, jax.random.fold_in(key, 1))
 
     def loss(params: nnx.State):
         decoder = nnx.merge(trainer.graph, params, state.statistics, copy=True)
-        error = jnp.abs(decoder(z, "train") - images).mean()
+        error = jnp.abs(decoder(stored, "train") - images).mean()
         return error, nnx.split(decoder, nnx.Param, ...)[2]
 
     (error, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
@@ -111,18 +115,27 @@ def train_step(
     return TrainState(params, statistics, optimizer, state.step + 1), error  # type: ignore[arg-type]
 
 
-def finished(trainer: Trainer, state: TrainState) -> decoders.Decoder:
+def see(front: Front, images: jax.Array, key: jax.Array) -> jax.Array:
+    """What the decoder is given of images (b,160,160,3) in [0,1]; ``key`` is of the noise."""
+    return front(images, key=key) if isinstance(front, Defense) else front(images)
+
+
+def finished(trainer: Trainer, state: TrainState) -> decoders.AnyDecoder:
     """The decoder as trained so far."""
     return nnx.merge(trainer.graph, state.params, state.statistics, copy=True)
 
 
 @jax.jit
-def _reconstruct(pixels: jax.Array, extractor: facenet.Extractor, decoder: decoders.Decoder):
-    return decoder(extractor(pixels.astype(jnp.float32) / 255))
+def _reconstruct(
+    pixels: jax.Array, front: Front, decoder: decoders.AnyDecoder, key: jax.Array
+) -> jax.Array:
+    return decoder(see(front, pixels.astype(jnp.float32) / 255, key))
 
 
 def reconstruct(
-    pixels: ArrayLike, extractor: facenet.Extractor, decoder: decoders.Decoder
+    pixels: ArrayLike, front: Front, decoder: decoders.AnyDecoder, *, seed: int = 0
 ) -> jax.Array:
-    """R(E(x)) for pixels x (b,160,160,3) uint8, with the decoder's own statistics: images."""
-    return _reconstruct(jnp.asarray(pixels), extractor, decoder)
+    """R(E(x)) for pixels x (b,160,160,3) uint8, with the decoder's own statistics: images.
+
+    ``front`` stands for E; ``seed`` is of its noise, where it is a defence that draws at random."""
+    return _reconstruct(jnp.asarray(pixels), front, decoder, jax.random.key(seed))

@@ -1,5 +1,8 @@
 """Train a decoder on the features of a recogniser: S for the server, R for the attacker.
 
+Or, with --defense, on what another defence stores of an image: DuetFace's, PartialFace's or
+DCTDP's frequency channels.
+
     python -m experiments.train_decoder --decoder resrec --role shadow \\
         --faces celeba_A_shadow_160.zip --listing celeba_A_shadow_160.tsv \\
         --where lfw_lookalike=- --out runs/resrec-shadow
@@ -15,21 +18,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import advface_jax
-from advface_jax import cli, data, train
+from advface_jax import cli, data, defenses, train
 from advface_jax.data.listing import parse_where
-from advface_jax.models import decoders
+from advface_jax.models import channel_decoder, decoders
 from advface_jax.system import Role
 from experiments.decoder_training import Run
 
 HELD_OUT = 64  # faces at the end of the set, never trained on: their SSIM and PSNR are the report
 IN_MEMORY = 10_000  # more faces than these (0.8 GB of pixels) are read from the disk as needed
 Read = Literal["auto", "memory", "disk"]
+OnImages = Literal["none", "duetface", "partialface", "dctdp"]
+Kind = Literal["transrec", "resrec", "urec", "channelrec"]
 
 
 def main(
     out: Path,
     faces: str = "synthetic",
-    decoder: decoders.Kind = "resrec",
+    decoder: Kind | None = None,
+    defense: OnImages = "none",
     role: Role = "shadow",
     listing: Path | None = None,
     where: tuple[str, ...] = (),
@@ -49,7 +55,7 @@ def main(
     save_every: int = 200,
     restart: bool = False,
 ) -> None:
-    """Train a decoder (TransRec, ResRec or URec) to turn features back into faces.
+    """Train a decoder to turn features, or what a defence stores, back into faces.
 
     The loss is L1 (paper, Eq. 1 and 3), the optimiser Adam. The last 64 faces are held out and
     their SSIM and PSNR reported after each epoch. Interrupt it at will: the same command resumes.
@@ -58,19 +64,22 @@ def main(
       out: Folder for the decoder, its card, loss.png and the checkpoint.
       faces: 160×160 crops: a folder or zip of identity/image.jpg, an insightface pack (.rec), a
         prepared data set (tfds:NAME), or 'synthetic'.
-      decoder: transrec, resrec or urec.
+      decoder: transrec, resrec (the default) or urec, of features; channelrec, of the frequency
+        channels that --defense stores.
+      defense: Whose stored items are decoded: none (unprotected features of --weights); duetface,
+        partialface, dctdp: the channels that leave the client, with fresh noise in every step.
       role: shadow (the server's S) or attacker (R): give them different people.
       listing: Tab-separated list with columns file, identity, …
       where: Keep rows of the listing by COLUMN=VALUE, as lfw_lookalike=-
-      weights: A known name or a checkpoint folder of weights_convert.
+      weights: A known name or a checkpoint folder of weights_convert; of no use to --defense.
       width: Channels; by default the decoder's own.
-      depth: ResRec's blocks or URec's levels; by default the decoder's own.
+      depth: ResRec's blocks, URec's or ChannelRec's levels; by default the decoder's own.
       learning_rate: Adam's; with the cosine schedule 2e-3 needs few epochs.
       schedule: constant, or cosine (5% warm-up, down to 1%).
       batch: Faces a step.
       epochs: Passes over the faces.
       flip: Mirror half of the pictures.
-      seed: Of the weights, the order and the flips.
+      seed: Of the weights, the order, the flips, and the defence's noise.
       limit: Use only the first so many faces.
       resize: Take square pictures of other sizes too (insightface's have 112×112).
       read: memory decodes all faces first; disk decodes each when it is needed, ahead of its step;
@@ -79,8 +88,7 @@ def main(
       save_every: Steps between checkpoints.
       restart: Throw an earlier run in --out away.
     """
-    system = advface_jax.load(weights)
-    base = decoders.DecoderConfig.of(decoder)
+    front, origin, base = _front(defense, decoder, weights)
     size = dataclasses.replace(
         base,
         width=base.width if width is None else width,
@@ -95,8 +103,7 @@ def main(
         "decoder": dataclasses.asdict(size),
         "train": dataclasses.asdict(config),
         "role": role,
-        "weights": system.card["source"],
-        "weights_sha256": system.card["sha256"],
+        **origin,
         "faces": Path(faces).name,
         "where": list(where),
         "resize": resize,
@@ -110,14 +117,31 @@ def main(
         raise ValueError(f"got {len(crops)} faces; wanted more than the {HELD_OUT} held out")
     training, held = crops.select(range(n)), crops.select(range(n, len(crops)))
     del crops  # in memory they are there twice
-    run = Run(system, training, held, size, config, settings, out, save_every, workers)
+    run = Run(front, training, held, size, config, settings, out, save_every, workers)
     if not restart:
         run.resume()
-    if run.step == run.total and (out / f"{decoder}-{role}.safetensors").exists():
+    if run.step == run.total and (out / f"{base.kind}-{role}.safetensors").exists():
         cli.console.print(f"{out} holds the finished decoder; --restart trains it anew")
         return
     run.to_the_end()
-    run.write(decoder, role)
+    run.write(base.kind, role)
+
+
+def _front(
+    defense: OnImages, decoder: Kind | None, weights: str
+) -> tuple[train.Front, dict[str, Any], decoders.AnyConfig]:
+    """What makes the decoder's input, whence it comes, and the decoder's own size."""
+    kind = decoder or ("resrec" if defense == "none" else "channelrec")
+    if (kind == "channelrec") != (defense != "none"):
+        wanted = "transrec, resrec or urec" if defense == "none" else "channelrec"
+        raise ValueError(f"got --decoder {kind} with --defense {defense}; wanted {wanted}")
+    if kind == "channelrec":
+        front: defenses.Defense = getattr(defenses, defense)()
+        origin = {"weights": None, "weights_sha256": None, "defense": defense}
+        return front, origin, channel_decoder.ChannelDecoderConfig(front.stores[-1])
+    system = advface_jax.load(weights)
+    origin = {"weights": system.card["source"], "weights_sha256": system.card["sha256"]}
+    return system.extractor, origin, decoders.DecoderConfig.of(kind)
 
 
 def _where_to_read(faces: str, choice: dict[str, Any]) -> Literal["memory", "disk"]:

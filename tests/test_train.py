@@ -239,3 +239,16 @@ def test_too_few_faces_and_bad_conditions_are_refused(small, tmp_path):
     with pytest.raises(ValueError, match="got --where lfw; wanted COLUMN=VALUE"):
         run(tmp_path, where=("lfw",))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_step_computes_has_not_changed(system):
+    """The first losses of a run on features, as they were when decoders were trained for release
+    (AMD EPYC, jax 0.10.2): other front ends than E must leave its training alone."""
+    pixels = read_faces("synthetic", limit=4).images
+    config = train.TrainConfig(1e-2, "cosine", batch=4, epochs=4, seed=3)
+    trainer, now = train.start(SMALL, config, len(pixels))
+    losses = []
+    for _ in range(4):
+        now, loss = train.train_step(now, pixels, system.extractor, trainer)
+        losses.append(float(loss))
+    assert losses == pytest.approx([0.17370726, 0.17265885, 0.15293565, 0.14754811], rel=1e-5)

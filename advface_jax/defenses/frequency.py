@@ -103,13 +103,18 @@ def _block_dct(images: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=1)
 def _inverse_block_dct(f: jax.Array, present: tuple[int, ...]) -> jax.Array:
     b, n = f.shape[:2]
-    undo = jnp.asarray(_undo(n), jnp.float32)  # (n, n, 8)
+    undo = jnp.asarray(undo_axis(n), jnp.float32)  # (n, n, 8)
     full = jnp.zeros((b, n, n, CHANNELS), jnp.float32)
     full = full.at[..., np.array(present, int)].set(f.astype(jnp.float32))
     full = full.reshape(b, n, n, 3, BLOCK, BLOCK)
     across = jnp.einsum("qjv,bijcuv->biqcu", undo, full, precision=lax.Precision.HIGHEST)
     y = jnp.einsum("piu,biqcu->bpqc", undo, across, precision=lax.Precision.HIGHEST)
-    return _colours(y + _row(OFFSET), np.linalg.inv(255 * YCBCR)).astype(f.dtype)
+    return to_rgb(y + _row(OFFSET)).astype(f.dtype)
+
+
+def to_rgb(y: jax.Array) -> jax.Array:
+    """YCbCr (…,3) at 255, Cb and Cr about 0, to RGB at 1; not clipped."""
+    return _colours(y, np.linalg.inv(255 * YCBCR))
 
 
 def _colours(x: jax.Array, matrix: np.ndarray) -> jax.Array:
@@ -144,7 +149,13 @@ def _taps(n: int) -> np.ndarray:
     return np.stack([padded[i, :, i + a] for a in range(3)])
 
 
-@functools.lru_cache(maxsize=4)
-def _undo(n: int) -> np.ndarray:
-    """The least-squares inverse of one axis: (n pixels, n blocks, 8 frequencies)."""
-    return np.linalg.pinv(_axis(n).reshape(BLOCK * n, n)).reshape(n, n, BLOCK)
+@functools.lru_cache(maxsize=16)
+def undo_axis(n: int, frequencies: tuple[int, ...] = tuple(range(BLOCK))) -> np.ndarray:
+    """The least-squares inverse of one axis from some of its frequencies, float64.
+
+    (n pixels, n blocks, frequencies). Without frequency 0 a constant is lost, and nothing else: the
+    pixels come out with mean 0.
+    """
+    some = _axis(n)[:, list(frequencies)].reshape(-1, n)
+    # Far above rounding, far below the smallest true singular value (1e-3 of the largest).
+    return np.linalg.pinv(some, rcond=1e-9).reshape(n, n, -1)

@@ -6,13 +6,15 @@ default sizes reach the paper's quality of unprotected pictures (README, "Decode
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from advface_jax import checks
+from advface_jax.models.channel_decoder import ChannelDecoderConfig, ChannelRec
 from advface_jax.models.facenet import FEATURE_SHAPE, IMAGE_SIZE
 from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool
 
@@ -45,8 +47,19 @@ class DecoderConfig:
         }[kind]
 
 
-def decoder(config: DecoderConfig, *, rngs: nnx.Rngs) -> "Decoder":
+AnyConfig = DecoderConfig | ChannelDecoderConfig
+
+
+def read_config(card: Mapping[str, Any]) -> AnyConfig:
+    """A decoder's config from its card's. TypeError or ValueError for what no config has."""
+    channels = card.get("kind") == "channelrec"
+    return ChannelDecoderConfig(**card) if channels else DecoderConfig(**card)
+
+
+def decoder(config: AnyConfig, *, rngs: nnx.Rngs) -> "AnyDecoder":
     """Build a decoder with fresh weights. Raises ValueError for an unknown kind."""
+    if isinstance(config, ChannelDecoderConfig):
+        return ChannelRec(config, rngs=rngs)
     kinds = {"transrec": TransRec, "resrec": ResRec, "urec": URec}
     if config.kind not in kinds:
         raise ValueError(f"unknown decoder {config.kind!r}: choose one of {', '.join(kinds)}")
@@ -150,3 +163,6 @@ class URec(Decoder):
             y = up(y, statistics, mask, crop=skip.shape[1:3])
             y = merge(jnp.concatenate([skip, y], -1), statistics, mask)
         return y
+
+
+AnyDecoder = Decoder | ChannelRec
