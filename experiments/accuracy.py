@@ -179,8 +179,8 @@ def main(
     def beside(r: common.Row) -> dict[str, float]:
         if not as_published or r.get("enrolled_only"):
             return {}
-        kind = models.shadow.config.kind
-        return paper.beside(r["method"], r["epsilon"], kind, "resrec", set)
+        at = epsilon if "not_measured" in r else r["epsilon"]
+        return paper.beside(r["method"], at, models.shadow.config.kind, "resrec", set)
 
     table = [_cells(r, beside(r), beside(rows[0])) for r in rows]
     common.write_results(
@@ -267,12 +267,14 @@ def _cells(r: common.Row, theirs: dict[str, float], bare: dict[str, float]) -> l
 
 def _show(table: list[list[str]], out: Path) -> None:
     shown = Table(title="Recognition under each defence")
-    for i, name in enumerate(HEADER):
-        shown.add_column(name, justify="right" if i else "left")
-    for cells in table:
-        shown.add_row(*cells)
+    for name in (*HEADER[:2], *HEADER[4:]):  # for which a terminal is wide enough
+        shown.add_column(name, justify="right" if name else "left")
+    for name, *cells in table:
+        shown.add_row(name.partition(": ")[0], cells[0], *cells[3:])
     cli.answer.print(shown)
-    cli.console.print(f"written: {out / 'accuracy.md'}, {out / 'accuracy.json'}")
+    for name in (cells[0] for cells in table if ": " in cells[0]):
+        cli.console.print(name, markup=False, soft_wrap=True)
+    cli.console.print(f"written: {out / 'accuracy.md'}, {out / 'accuracy.json'}", soft_wrap=True)
 
 
 def _text(
