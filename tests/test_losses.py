@@ -1,0 +1,121 @@
+"""The losses of a recogniser, against hand-made cases and loops written out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from advface_jax.losses import cross_entropy, triplet_loss
+
+
+def unit(degrees):
+    angles = np.deg2rad(np.asarray(degrees, np.float64))
+    return np.stack([np.cos(angles), np.sin(angles)], -1).astype(np.float32)
+
+
+def by_loops(embeddings, labels, margin, mining, mask=None):
+    """FaceNet, section 3.2, and Hermans et al., Eq. 5, one triplet after the other."""
+    u, n = np.asarray(embeddings, np.float64), len(labels)
+    rows = [i for i in range(n) if mask is None or mask[i]]
+    losses = []
+    for a in rows:
+        positives = [i for i in rows if i != a and labels[i] == labels[a]]
+        negatives = [i for i in rows if labels[i] != labels[a]]
+        if not positives or not negatives:
+            continue
+        far = {i: ((u[a] - u[i]) ** 2).sum() for i in rows}
+        if mining == "batch-hard":
+            hardest = max(far[p] for p in positives) - min(far[i] for i in negatives)
+            losses.append(max(hardest + margin, 0))
+            continue
+        for p in positives:
+            beyond = [far[i] for i in negatives if far[i] > far[p]]
+            against = min(beyond) if beyond else max(far[i] for i in negatives)
+            losses.append(max(far[p] - against + margin, 0))
+    return float(np.mean(losses)) if losses else 0.0
+
+
+def drawn(seed, n=14, people=4, close=0.7):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, people, n)
+    u = rng.normal(size=(people, 6))[labels] * close + rng.normal(size=(n, 6))
+    return (u / np.linalg.norm(u, axis=1, keepdims=True)).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("mining", ["semi-hard", "batch-hard"])
+@pytest.mark.parametrize("seed", range(6))
+def test_triplets_are_those_of_the_loops(seed, mining):
+    embeddings, labels = drawn(seed)
+    mask = np.random.default_rng(seed).random(len(labels)) < 0.8
+    for some in (None, mask):
+        ours = triplet_loss(jnp.asarray(embeddings), labels, margin=0.3, mining=mining, mask=some)
+        assert float(ours) == pytest.approx(
+            by_loops(embeddings, labels, 0.3, mining, some), abs=1e-5
+        )
+
+
+def test_by_hand():
+    """Two images of one person 60° apart (|a - p|² = 1), one of another at 90° from the first."""
+    embeddings, labels = jnp.asarray(unit([0, 60, 90])), [7, 7, 9]
+    to_negative = [2.0, 2 - 2 * np.cos(np.pi / 6)]  # from the first, from the second
+    first = max(0, 1 - to_negative[0] + 0.2)  # 0: farther than the positive by the margin
+    second = 1 - to_negative[1] + 0.2  # nothing is farther than the positive: the farthest there is
+    assert float(triplet_loss(embeddings, labels)) == pytest.approx((first + second) / 2, abs=1e-6)
+    hard = triplet_loss(embeddings, labels, mining="batch-hard")
+    assert float(hard) == pytest.approx((first + second) / 2, abs=1e-6)
+
+
+def test_semi_hard_takes_the_nearest_beyond_the_positive_and_no_nearer_one():
+    embeddings, labels = jnp.asarray(unit([0, 60, 30, -65, 180])), [1, 1, 2, 3, 4]
+    far = 2 - 2 * np.cos(np.deg2rad([60, 65, 120]))
+    first = far[0] - far[1] + 0.2  # not the one at 30°, which is nearer than the positive
+    second = 0  # from 60° the nearest beyond 60° away is at 120°
+    assert float(triplet_loss(embeddings, labels)) == pytest.approx((first + second) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("mining", ["semi-hard", "batch-hard"])
+@pytest.mark.parametrize("labels", [[1, 1, 1, 1], [0, 1, 2, 3]])
+def test_without_a_triplet_loss_and_gradient_are_zero(labels, mining):
+    value, gradient = jax.value_and_grad(lambda u: triplet_loss(u, labels, mining=mining))(
+        jnp.asarray(unit([0, 10, 20, 30]))
+    )
+    assert value == 0 and np.array_equal(gradient, np.zeros((4, 2)))
+
+
+@pytest.mark.parametrize("mining", ["semi-hard", "batch-hard"])
+def test_a_step_along_the_gradient_parts_people(mining):
+    embeddings, labels = drawn(1, close=0.2)
+    u = jnp.asarray(embeddings)
+    value, gradient = jax.value_and_grad(lambda u: triplet_loss(u, labels, mining=mining))(u)
+    assert value > 0.05 and np.isfinite(gradient).all()
+    assert triplet_loss(u - 0.01 * gradient, labels, mining=mining) < value
+    # equal images of one person: a distance of 0, and no NaN
+    twice = jnp.asarray(unit([0, 0, 50]))
+    assert np.isfinite(jax.grad(lambda u: triplet_loss(u, [1, 1, 2], mining=mining))(twice)).all()
+
+
+def test_cross_entropy_is_that_of_the_formula():
+    rng = np.random.default_rng(0)
+    logits, labels = 3 * rng.normal(size=(5, 4)).astype(np.float32), np.array([0, 3, 1, 1, 2])
+    p = np.exp(logits.astype(np.float64))
+    p /= p.sum(1, keepdims=True)
+    each = -np.log(p[np.arange(5), labels])
+    assert float(cross_entropy(jnp.asarray(logits), labels)) == pytest.approx(each.mean(), rel=1e-5)
+    mask = np.array([1, 0, 1, 0, 1])
+    assert float(cross_entropy(jnp.asarray(logits), labels, mask)) == pytest.approx(
+        each[mask > 0].mean(), rel=1e-5
+    )
+
+
+def test_what_does_not_fit_is_refused():
+    u = jnp.asarray(unit([0, 10]))
+    with pytest.raises(ValueError, match=r"wanted \(b, n\) and \(b,\)"):
+        triplet_loss(u, [1, 2, 3])
+    with pytest.raises(ValueError, match="wanted whole numbers"):
+        cross_entropy(u, np.array([0.0, 1.0]))
+    with pytest.raises(ValueError, match="got margin=0; wanted"):
+        triplet_loss(u, [1, 2], margin=0)
+    with pytest.raises(ValueError, match="wanted 'semi-hard' or 'batch-hard'"):
+        triplet_loss(u, [1, 2], mining="hard")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"a mask of shape \(3,\); wanted \(2,\)"):
+        triplet_loss(u, [1, 2], mask=[1, 1, 1])
