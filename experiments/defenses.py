@@ -28,6 +28,11 @@ LABELS = {
     "Laplace": "Laplace noise (no DP guarantee)",  # wherever it is printed
     "AdvFace": "AdvFace (PGD)",
 }
+NOISE = (
+    "Random: two readings of the paper's one row: kept within ε in total (ball), or each step "
+    "within ε (walk). Laplace noise has scale ε; no sensitivity is known, so it is a noise "
+    "baseline and no guarantee of differential privacy."
+)
 DUETFACE = defenses.duetface()
 WANTS = f"needs a decoder and a recogniser over its {DUETFACE.stores[-1]} channels"
 
@@ -156,20 +161,21 @@ def main(
         kinds = models.shadow.config.kind, models.attacker.config.kind
         return paper.beside(r["method"], r["epsilon"], *kinds, set=set) if as_published else {}
 
-    table = [line for r in rows for line in reconstruction.cells(_label(r), r, beside(r))]
-    common.write_results(
+    table = reconstruction.write(
         out,
         "defenses",
+        f"Defences of a feature at ε = {epsilon:g}",
         rows,
-        command=cli.command("experiments.defenses"),
-        config=settings,
-        seconds=seconds,
+        [_label(r) for r in rows],
+        [beside(r) for r in rows],
+        settings=settings,
         notes={
             "paper": {r["method"]: beside(r) for r in rows if beside(r)},
             "seen_in_training": seen,  # null: no list of whom the decoder saw
             "faces_per_s": round(rate, 3),
         },
-        text=_text(table, rows, settings, seconds),
+        seconds=seconds,
+        remarks=(NOISE,),
     )
     shown = reconstruction.distinct(crops.identities[: pictures.shape[2]])
     mean = np.rint(crops.images.mean(0)).astype(np.uint8)
@@ -208,32 +214,6 @@ def _label(r: common.Row) -> str:
     method = str(r["method"])
     label = LABELS.get(method, method)
     return f"{label}: not measured: {r['not_measured']}" if "not_measured" in r else label
-
-
-def _text(
-    table: list[list[str]], rows: list[common.Row], settings: dict[str, Any], seconds: float
-) -> str:
-    where = common.surroundings()
-    alpha = "ε/10" if settings["alpha"] is None else f"{settings['alpha']:g}"
-    return "\n\n".join(
-        [
-            f"# Defences of a feature at ε = {settings['epsilon']:g}",
-            common.markdown(reconstruction.HEADER, table),
-            "SSIM, PSNR and MSE compare R's picture with the face. SRRA: R's picture of one image "
-            "accepted as another image of the same person, at the threshold of the row's own "
-            f"pairs; same image: as the image itself. {reconstruction.FLOOR}",
-            "Random: two readings of the paper's one row: kept within ε in total (ball), or each "
-            "step within ε (walk). Laplace noise has scale ε; no sensitivity is known, so it is a "
-            "noise baseline and no guarantee of differential privacy.",
-            f"S {settings['shadow']}, R {settings['attacker']}, {settings['steps']} steps, "
-            f"α = {alpha}, bound {settings['bound']}, batches of {settings['batch']} "
-            f"({settings['statistics']} statistics), {settings['precision']}, seed "
-            f"{settings['seed']}; {rows[0]['n']:,} faces, {rows[0]['pairs']:,} pairs in "
-            f"{settings['folds']} folds ({settings['faces']}); weights {settings['weights']}.",
-            f"`{cli.command('experiments.defenses')}`\n{where['hardware']}, jax "
-            f"{where['versions']['jax']}, {seconds / 60:.1f} min, {where['date']}.",
-        ]
-    )
 
 
 if __name__ == "__main__":

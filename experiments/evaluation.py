@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from advface_jax import checks, metrics
+from advface_jax import checks, metrics, sharding
 from advface_jax.data import Faces, Pairs
 from advface_jax.models.facenet import InceptionResNetV1
 from experiments.common import Row
@@ -147,8 +147,8 @@ def judge_batch(
         pictures = jnp.zeros((0, *images.shape))
         if subject.attackers:
             pictures = jnp.stack([attacker(stored) for attacker in subject.attackers])
-            columns = zip(*(_seen(p, images, subject.replay) for p in pictures), strict=True)
-            measures = [jnp.stack(column) for column in columns]
+            # One by one, so that the recogniser stands once in the program for all attackers.
+            measures = lax.map(lambda p: _seen(p, images, subject.replay), pictures)
         *like, replayed = measures
         judged = Judged(*like, known, replayed, diagnosed)  # type: ignore[arg-type]
         return judged, jnp.round(pictures * 255).astype(jnp.uint8)
@@ -172,11 +172,13 @@ def judge(
     progress: Callable[[int], None] = lambda n: None,
 ) -> Measured:
     """All faces, in batches of ``batch``; each finished batch is kept in the folder ``keep``, so
-    that a run with the same ``settings`` resumes.
+    that a run with the same ``settings`` resumes. A batch lies across all devices.
 
     A face's key comes of ``seed`` and its number: how faces are batched changes no noise.
     """
     checks.positive(batch=batch)
+    mesh = sharding.across(batch)
+    subject = sharding.replicate(subject, mesh)
     root = jax.random.key(seed)
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = keep / key
@@ -192,7 +194,8 @@ def judge(
             chosen = np.resize(np.arange(start, start + real), batch)  # padding repeats, masked
             mask = (np.arange(batch) < real).astype(np.float32)
             keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
-            judged, seen = judge_batch(faces.batch(chosen), mask, keys, subject)
+            given = sharding.split((faces.batch(chosen), mask, keys), mesh)
+            judged, seen = judge_batch(*given, subject)
             kept = {
                 name: np.asarray(array).take(range(real), FACES[name])
                 for name, array in judged._asdict().items()

@@ -1,6 +1,7 @@
 """How sure a row's numbers are: bootstrap intervals over what was measured."""
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,8 @@ def bootstrap(
         # A mean needs no item twice in memory: how often each was drawn times what it brings.
         means += _draws(len(members), number) @ (values[members] * weights[members])
     tail = (1 - LEVEL) / 2
-    return [float(x) for x in np.quantile(means, (tail, 1 - tail))]
+    ends = np.quantile(means, (tail, 1 - tail))
+    return [round(float(x), 9) for x in ends]  # sums of weights are 1 but for the last digit
 
 
 def _members(groups: np.ndarray | None, n: int) -> list[np.ndarray]:
@@ -44,3 +46,26 @@ def _draws(n: int, number: int) -> np.ndarray:
     """How often each of n items is drawn, in each resample: (1000, n) float32."""
     rng = np.random.default_rng([n, number])
     return rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float32)
+
+
+def spread(values: np.ndarray) -> dict[str, Any]:
+    """Mean, deviation and 95% interval (Student's t) over runs that differ by their seed alone.
+
+    values: (n,), one a run, as independent of each other as their seeds are. Of a single run
+    nothing but its value is known: ``sd`` and ``ci`` are None.
+    """
+    from scipy import stats  # half a second
+
+    values = np.asarray(values, np.float64)
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return {"mean": mean, "sd": None, "ci": None, "n": n, "values": values.tolist()}
+    sd = float(values.std(ddof=1))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * sd / n**0.5
+    return {
+        "mean": mean,
+        "sd": sd,
+        "ci": [mean - half, mean + half],
+        "n": n,
+        "values": values.tolist(),
+    }

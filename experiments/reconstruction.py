@@ -2,8 +2,9 @@
 
 import contextlib
 import hashlib
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +18,18 @@ from advface_jax.data import Faces, leaks
 from advface_jax.models import decoders, state
 from advface_jax.models.facenet import InceptionResNetV1
 from advface_jax.system import ASSETS, Role
-from experiments import inputs
+from experiments import common, inputs
 from experiments.common import Row
 from experiments.evaluation import Measured, Subject, judge
 
 SHOWN = ("ssim", "psnr", "mse", "acc", "srra", "srra_same_image")
 HEADER = ("", "SSIM", "PSNR", "MSE", "ACC %", "SRRA %", "same image %")
+KIND_NAMES = {"transrec": "TransRec", "resrec": "ResRec", "urec": "URec"}
+MEASURES = (
+    "SSIM, PSNR and MSE compare R's picture with the face. SRRA: R's picture of one image accepted "
+    "as another image of the same person, at the threshold of the row's own pairs; same image: as "
+    "the image itself."
+)
 FLOOR = (
     "The mean of these faces is what an attacker has without any feature: an SSIM below its own is "
     "a wrecked picture, which is not yet privacy. The attacker here does not know of the "
@@ -43,6 +50,62 @@ def models(system: advface_jax.System, shadow: str, attacker: str) -> Models:
     return Models(
         system.network, decoder(system, shadow, "shadow"), decoder(system, attacker, "attacker")
     )
+
+
+class Trained(NamedTuple):
+    """A decoder with what is known of its training."""
+
+    decoder: decoders.Decoder
+    role: Role
+    file: Path
+    seed: int | None  # of its training, where the card says it
+    name: str  # as it stands in a table: its kind, and what tells it from its like
+
+    @property
+    def kind(self) -> str:
+        return self.decoder.config.kind
+
+    def told(self) -> dict[str, Any]:
+        """For the settings of a results file."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "seed": self.seed,
+            "file": self.file.name,
+            "sha256": digest(self.decoder),
+        }
+
+
+def trained(system: advface_jax.System, sources: Sequence[str], role: Role) -> tuple[Trained, ...]:
+    """Several decoders of one role, by kind or by file, under names that differ.
+
+    Raises:
+      ValueError: no source, one that comes twice, or as for ``System.decoder``.
+    """
+    if not sources:
+        raise ValueError(f"got no {role}; wanted at least one: a kind or a .safetensors file")
+    found = []
+    for source in sources:
+        one, path = decoder(system, source, role), file(source, role)
+        seed = json.loads(path.with_suffix(".json").read_text()).get("train", {}).get("seed")
+        found.append(Trained(one, role, path, seed, KIND_NAMES[one.config.kind]))
+    sums = [digest(one.decoder) for one in found]
+    if twice := [s for s, d in zip(sources, sums, strict=True) if sums.count(d) > 1]:
+        raise ValueError(
+            f"got {', '.join(twice)} for {role}s, which are one decoder; wanted others"
+        )
+    tells = (
+        lambda one: f"seed {one.seed}",
+        lambda one: one.file.absolute().parent.name,
+        lambda one: one.file.stem,
+    )
+    for tell in tells:
+        names = [one.name for one in found]
+        found = [
+            one._replace(name=f"{one.name}, {tell(one)}") if names.count(one.name) > 1 else one
+            for one in found
+        ]
+    return tuple(found)
 
 
 def provenance(
@@ -113,6 +176,70 @@ def cells(label: str, ours: Row, theirs: Mapping[str, float]) -> list[list[str]]
         return cells
 
     return [line(label, ours), *([line("  in the paper", theirs)] if theirs else [])]
+
+
+def write(
+    out: Path,
+    name: str,
+    title: str,
+    rows: Sequence[Row],
+    labels: Sequence[str],
+    theirs: Sequence[Mapping[str, float]],
+    *,
+    settings: Mapping[str, Any],
+    notes: Mapping[str, Any],
+    seconds: float,
+    before: Sequence[str] = (),
+    remarks: Sequence[str] = (),
+) -> list[list[str]]:
+    """``NAME.json`` and ``NAME.md``: each row under its label, the paper's numbers for it below.
+
+    before, remarks: paragraphs before and after the table. Returns the table, for ``show``.
+    """
+    table = [
+        line
+        for label, ours, numbers in zip(labels, rows, theirs, strict=True)
+        for line in cells(label, ours, numbers)
+    ]
+    command, where = cli.command(f"experiments.{name}"), common.surroundings()
+    paragraphs = [
+        f"# {title}",
+        *before,
+        common.markdown(HEADER, table),
+        f"{MEASURES} {FLOOR}",
+        *remarks,
+        _setting(settings, rows[0]),
+        f"`{command}`\n{where['hardware']}, jax {where['versions']['jax']}, "
+        f"{seconds / 60:.1f} min, {where['date']}.",
+    ]
+    common.write_results(
+        out,
+        name,
+        rows,
+        command=command,
+        config=settings,
+        seconds=seconds,
+        notes=notes,
+        text="\n\n".join(paragraphs),
+    )
+    return table
+
+
+def _setting(settings: Mapping[str, Any], first: Row) -> str:
+    alpha = "ε/10" if settings["alpha"] is None else f"{settings['alpha']:g}"
+    method = f"{settings['method']}, " if "method" in settings else ""
+    return (
+        f"S {_named(settings, 'shadow')}, R {_named(settings, 'attacker')}, {settings['steps']} "
+        f"steps, {method}α = {alpha}, bound {settings['bound']}, batches of {settings['batch']} "
+        f"({settings['statistics']} statistics), {settings['precision']}, seed "
+        f"{settings['seed']}; {first['n']:,} faces, {first['pairs']:,} pairs in "
+        f"{settings['folds']} folds ({settings['faces']}); weights {settings['weights']}."
+    )
+
+
+def _named(settings: Mapping[str, Any], role: Role) -> str:
+    """The one decoder of that role, or all of them."""
+    return settings.get(role) or ", ".join(d["name"] for d in settings[f"{role}s"])
 
 
 def show(

@@ -147,20 +147,20 @@ def main(
         kinds = models.shadow.config.kind, models.attacker.config.kind
         return paper.beside(r["method"], r["epsilon"], *kinds, set=set) if as_published else {}
 
-    table = [cells for r in rows for cells in reconstruction.cells(_label(r), r, beside(r))]
-    common.write_results(
+    table = reconstruction.write(
         out,
         "tradeoff",
+        "ε against reconstruction, accuracy and replay",
         rows,
-        command=cli.command("experiments.tradeoff"),
-        config=settings,
-        seconds=seconds,
+        [_label(r) for r in rows],
+        [beside(r) for r in rows],
+        settings=settings,
         notes={
             "paper": {_label(r): beside(r) for r in rows if beside(r)},
             "seen_in_training": seen,  # null: no list of whom the decoder saw
             "faces_per_s": round(rate, 3),
         },
-        text=_text(table, rows, settings, seconds),
+        seconds=seconds,
     )
     plots.tradeoff(rows, out / "tradeoff.png", [beside(r) for r in rows])
     shown = reconstruction.distinct(crops.identities[: pictures.shape[2]])
@@ -175,30 +175,6 @@ def main(
 
 def _label(r: common.Row) -> str:
     return r["method"] if r["epsilon"] is None else f"{r['method']} ε = {r['epsilon']:.2f}"
-
-
-def _text(
-    table: list[list[str]], rows: list[common.Row], settings: dict[str, Any], seconds: float
-) -> str:
-    where = common.surroundings()
-    alpha = "ε/10" if settings["alpha"] is None else f"{settings['alpha']:g}"
-    return "\n\n".join(
-        [
-            "# ε against reconstruction, accuracy and replay",
-            common.markdown(reconstruction.HEADER, table),
-            "SSIM, PSNR and MSE compare R's picture with the face. SRRA: R's picture of one image "
-            "accepted as another image of the same person, at the threshold of the row's own "
-            f"pairs; same image: as the image itself. {reconstruction.FLOOR}",
-            f"S {settings['shadow']}, R {settings['attacker']}, {settings['steps']} steps, "
-            f"{settings['method']}, α = {alpha}, bound {settings['bound']}, batches of "
-            f"{settings['batch']} ({settings['statistics']} statistics), "
-            f"{settings['precision']}, seed {settings['seed']}; {rows[0]['n']:,} faces, "
-            f"{rows[0]['pairs']:,} pairs in {settings['folds']} folds ({settings['faces']}); "
-            f"weights {settings['weights']}.",
-            f"`{cli.command('experiments.tradeoff')}`\n{where['hardware']}, jax "
-            f"{where['versions']['jax']}, {seconds / 60:.1f} min, {where['date']}.",
-        ]
-    )
 
 
 if __name__ == "__main__":
