@@ -36,6 +36,12 @@ class System:
     card: Mapping[str, Any]
 
     @property
+    def features_sha256(self) -> str:
+        """Whose features E gives: the weights' own sum, or, where fine-tuning left E as it was,
+        that of the weights it started from; their decoders and feature sets fit then."""
+        return self.card.get("features_sha256", self.card["sha256"])
+
+    @property
     def extractor(self) -> facenet.Extractor:
         """E, the client's part: images (b,160,160,3) in [0,1] to z (b,77,77,64)."""
         return self.network.extractor
@@ -77,7 +83,7 @@ class System:
             on what a defence stores.
         """
         decoder, card = read_decoder(path, "none")
-        if card["weights_sha256"] != self.card["sha256"]:
+        if card["weights_sha256"] != self.features_sha256:
             raise ValueError(
                 f"{path} decodes the features of {card['weights']}; these weights are "
                 f"{self.card['source']}: train one with `python -m experiments.train_decoder "

@@ -140,7 +140,7 @@ def _front(
         origin = {"weights": None, "weights_sha256": None, "defense": defense}
         return front, origin, channel_decoder.ChannelDecoderConfig(front.stores[-1])
     system = advface_jax.load(weights)
-    origin = {"weights": system.card["source"], "weights_sha256": system.card["sha256"]}
+    origin = {"weights": system.card["source"], "weights_sha256": system.features_sha256}
     return system.extractor, origin, decoders.DecoderConfig.of(kind)
 
 

@@ -138,7 +138,7 @@ def _inputs(
     asked = ("weights", "weights_sha256", "epsilon", "steps", "alpha", "dtype", "shadow_sha256")
     if lacking := [k for k in asked if k not in found.card]:
         raise ValueError(f"the card of {faces} lacks {', '.join(lacking)}: copy the set again")
-    if found.card["weights_sha256"] != system.card["sha256"]:
+    if found.card["weights_sha256"] != system.features_sha256:
         raise ValueError(
             f"{faces} holds features of {found.card['weights']}; these weights are "
             f"{system.card['source']}: give --weights {found.card['weights']}"

@@ -90,7 +90,7 @@ def main(
         "epsilon": epsilon,
         **dataclasses.asdict(config),
         "weights": models.card["source"],
-        "weights_sha256": models.card["sha256"],
+        "weights_sha256": models.features_sha256,
         "shadow": dataclasses.asdict(decoder.config),
         "shadow_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "versions": {n: importlib.metadata.version(n) for n in ("advface_jax", "jax")},
