@@ -78,22 +78,32 @@ def training(
 
 
 def reconstructions(
-    originals: np.ndarray, pictures: np.ndarray, titles: Sequence[str], path: Path
+    originals: np.ndarray,
+    pictures: np.ndarray,
+    titles: Sequence[str],
+    path: Path,
+    down: bool = False,
 ) -> None:
-    """The paper's Fig. 3: a row a face, the original and then R's picture in each condition.
+    """The paper's Fig. 3: a row a face, the original and then R's picture in each condition; or,
+    ``down``, its Fig. 6: a column a face.
 
     originals (k,160,160,3) uint8; pictures (c,k,160,160,3) uint8; c titles.
     """
     plt = _pyplot()
-    k, columns = len(originals), len(titles) + 1
+    shown = np.concatenate([originals[None], pictures])  # (1 + c, k, 160, 160, 3)
+    names = ["original", *titles]
+    k, n = len(originals), len(names)
+    size = (1.25 * k + 1.6, 1.25 * n) if down else (1.25 * n, 1.25 * k + 0.3)
     figure, axes = plt.subplots(
-        k, columns, figsize=(1.25 * columns, 1.25 * k + 0.3), squeeze=False, layout="constrained"
+        *((n, k) if down else (k, n)), figsize=size, squeeze=False, layout="constrained"
     )
-    for i in range(k):
-        for axis, image in zip(axes[i], [originals[i], *pictures[:, i]], strict=True):
+    for name, some, line in zip(names, shown, axes if down else axes.T, strict=True):
+        for axis, image in zip(line, some, strict=True):
             axis.imshow(image)
-            axis.axis("off")
-    for axis, title in zip(axes[0], ["original", *titles], strict=True):
-        axis.set_title(title, fontsize=9)
+            axis.set(xticks=[], yticks=[], frame_on=False)
+        if down:
+            line[0].set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
+        else:
+            line[0].set_title(name, fontsize=9)
     figure.savefig(path, dpi=130)
     plt.close(figure)

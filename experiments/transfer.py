@@ -1,0 +1,290 @@
+"""The paper's Tables 3 and 4 and Fig. 6: AdvFace by one decoder against attackers with another.
+
+    python -m experiments.transfer                  # demo: faces of nobody, no data needed
+    python -m experiments.transfer --preset paper   # LFW's official pairs, beside the paper
+
+With files of one kind, trained by other seeds, the same tables give the spread over seeds:
+
+    python -m experiments.transfer --shadows resrec S1.safetensors --attackers resrec R1.safetensors
+
+Writes transfer.json, transfer.md and transfer.png into --out.
+"""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+import advface_jax
+from advface_jax import ProtectConfig, checks, cli, defenses
+from advface_jax.data import leaks
+from advface_jax.defenses.defense import EPSILON
+from advface_jax.models.decoders import KINDS
+from experiments import common, inputs, intervals, paper, plots, reconstruction
+from experiments.defenses import Each
+from experiments.evaluation import floor, of_features, row
+from experiments.reconstruction import Trained
+
+SPREAD = ("ssim", "psnr", "mse", "acc", "srra")
+Beside = Callable[[common.Row], Mapping[str, float]]
+
+
+def main(
+    preset: inputs.Preset = "demo",
+    set: paper.Set = "lfw",
+    out: Path = Path("results"),
+    weights: str = "facenet-512-q8",
+    faces: str | None = None,
+    listing: Path | None = None,
+    pairs: Path | None = None,
+    shadows: tuple[str, ...] = KINDS,
+    attackers: tuple[str, ...] = KINDS,
+    epsilon: float = EPSILON,
+    steps: int = ProtectConfig.steps,
+    alpha: float | None = ProtectConfig.alpha,
+    bound: Literal["total", "step"] = ProtectConfig.bound,
+    statistics: Literal["batch", "running", "example"] = ProtectConfig.statistics,
+    batch: int = 16,
+    limit: int | None = None,
+    seed: int = 0,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    on_leak: leaks.OnLeak = "warn",
+) -> None:
+    """Protect by each shadow decoder, attack with each attacker: does AdvFace carry over?
+
+    Every face is protected once by each shadow (S), and every attacker (R) turns the result back
+    into a picture: SSIM, PSNR and MSE against the face, SRRA of the replayed picture. ACC does not
+    depend on the attacker. The attackers are the paper's: they do not know of the protection.
+
+    Are all shadows of one kind, and all attackers, and more than one of either, then they differ
+    by the seeds of their training, and the spread over those is written, too.
+
+    Stopped? The same command resumes after the last finished batch.
+
+    Args:
+      preset: demo: 48 embedded faces of nobody. paper: the pairs of --set from --faces and
+        --pairs, or from the folder that the variable ADVFACE_DATA names, the paper's numbers
+        beside ours.
+      set: lfw, cfp_fp or agedb_30, with --preset paper.
+      out: Folder for the results.
+      weights: facenet-512-q8 (fetched at first use, 17 MB), another known name, or a folder of
+        weights_convert.
+      faces: Folder or zip of 160×160 crops as identity/image.jpg, or 'synthetic'.
+      listing: Tab-separated list of the faces, with columns file and identity.
+      pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
+        AgeDB-30's .mat. Without it balanced pairs are drawn from the identities.
+      shadows: AdvFace's S: any of transrec, resrec, urec, and .safetensors files of train_decoder.
+      attackers: The attackers' R: the same choices.
+      epsilon: The bound, in units of the feature.
+      steps: PGD iterations.
+      alpha: PGD step size, in units of the feature; None for ε/10.
+      bound: total: ε bounds the whole perturbation (Eq. 2). step: each step (Eq. 6 literally).
+      statistics: Whose statistics S's batch norm uses: of the batch (the paper), of its
+        training (running), or of each face (example).
+      batch: Faces protected together.
+      limit: At most so many pairs, as many same as different from every fold, in the list's
+        order.
+      seed: Of the pairs that are drawn where none are given. Nothing else is random.
+      precision: Of the PGD; bfloat16 is for accelerators.
+      on_leak: What to do when measured people were seen in training, as far as the lists beside
+        the decoders (NAME.identities) tell: warn, or refuse.
+    """
+    began = time.monotonic()
+    system = advface_jax.load(weights)
+    config = ProtectConfig(steps, alpha, bound, statistics=statistics)
+    checked = checks.epsilon(epsilon)
+    protecting = reconstruction.trained(system, shadows, "shadow")
+    attacking = reconstruction.trained(system, attackers, "attacker")
+    crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed, set=set)
+    lists = {f"{one.role} {one.name}": one.file for one in (*protecting, *attacking)}
+    lists = {name: file.with_suffix(".identities") for name, file in lists.items()}
+    seen = inputs.seen_in_training(lists, crops, on_leak)
+    settings = {
+        "experiment": "transfer",
+        **origin,
+        "weights": system.card["source"],
+        "weights_sha256": system.card["sha256"],
+        "shadows": [one.told() for one in protecting],
+        "attackers": [one.told() for one in attacking],
+        "epsilon": epsilon,
+        **dataclasses.asdict(config),
+        "batch": batch,
+        "precision": precision,
+        "versions": common.surroundings()["versions"],
+    }
+    compared = tuple(
+        defenses.advface(extractor=system.extractor, shadow=one.decoder, config=config)
+        for one in protecting
+    )
+    subject = of_features(
+        system.network, Each(compared, checked, precision), [one.decoder for one in attacking]
+    )
+    kept = out / ".batches-transfer"  # its own: each experiment removes its batches at its end
+    with reconstruction.exactly(precision):
+        judged, pictures, earlier, rate = reconstruction.measure(
+            crops, subject, batch=batch, seed=seed, keep=kept, settings=settings
+        )
+        rows = [
+            row("Unprotected", None, judged, 0, over, attacker=j, told=_told(origin, None, r))
+            for j, r in enumerate(attacking)
+        ]
+        rows += [
+            row("AdvFace", epsilon, judged, i, over, attacker=j, told=_told(origin, s, r))
+            for i, s in enumerate(protecting, 1)
+            for j, r in enumerate(attacking)
+        ]
+        rows.append(floor(crops, judged, subject.replay, over, told={"set": origin["set"]}))
+
+    seconds = earlier + time.monotonic() - began
+    as_published = preset == "paper" and config == ProtectConfig()
+
+    def beside(r: common.Row) -> dict[str, float]:
+        kinds = r.get("shadow") or "", r.get("attacker") or ""
+        return paper.beside(r["method"], r["epsilon"], *kinds, set=set) if as_published else {}
+
+    over_seeds = spread(rows, protecting, attacking)
+    table = reconstruction.write(
+        out,
+        "transfer",
+        f"AdvFace by one decoder against another, ε = {epsilon:g}",
+        rows,
+        [_label(r) for r in rows],
+        [beside(r) for r in rows],
+        settings=settings,
+        notes={
+            "paper": {_label(r): beside(r) for r in rows if beside(r)},
+            "seen_in_training": seen,  # null: no list of whom the decoder saw
+            "faces_per_s": round(rate, 3),
+            **({"spread": over_seeds} if over_seeds else {}),
+        },
+        seconds=seconds,
+        before=[
+            _accuracies(rows, beside),
+            *(_grid(rows, metric, beside) for metric in ("ssim", "psnr")),
+            *([_spread_text(over_seeds)] if over_seeds else []),
+        ],
+    )
+    shown = reconstruction.distinct(crops.identities[: pictures.shape[2]])
+    columns = pictures[:, :, shown].reshape(-1, len(shown), *pictures.shape[3:])
+    titles = [_label(r).replace(" → ", "\n→ ") for r in rows[:-1]]
+    plots.reconstructions(crops.images[shown], columns, titles, out / "transfer.png", down=True)
+    reconstruction.show(table, out, ("transfer.md", "transfer.json", "transfer.png"))
+    shutil.rmtree(kept)  # embeddings of every face: not for keeping
+
+
+def spread(
+    rows: Sequence[common.Row], protecting: Sequence[Trained], attacking: Sequence[Trained]
+) -> dict[str, Any] | None:
+    """How the numbers vary with the training of S and R; None where kinds differ, or one of each.
+
+    For each metric the protected cells' mean, standard deviation and 95% t-interval over the
+    shadows, attackers averaged (``over_shadows``); over the attackers, shadows averaged
+    (``over_attackers``); and over all cells, which share S and R and are not independent, so that
+    their interval is too narrow (``over_cells``). Unprotected: over the attackers, but for ACC,
+    which has none.
+    """
+    kinds = [{one.kind for one in some} for some in (protecting, attacking)]
+    if any(len(kind) > 1 for kind in kinds) or len(protecting) * len(attacking) == 1:
+        return None
+    found: dict[str, Any] = {
+        "shadow": protecting[0].kind,
+        "attacker": attacking[0].kind,
+        "shadows": [one.name for one in protecting],
+        "attackers": [one.name for one in attacking],
+        "unprotected": {},
+        "protected": {},
+    }
+    for metric in SPREAD:
+        bare = np.array([r[metric] for r in rows if r["method"] == "Unprotected"])
+        values = [r[metric] for r in rows if r["method"] == "AdvFace"]
+        cells = np.array(values).reshape(len(protecting), len(attacking))
+        bare, cells = (x[..., :1] if metric == "acc" else x for x in (bare, cells))
+        found["unprotected"][metric] = {"over_attackers": intervals.spread(bare)}
+        found["protected"][metric] = {
+            "over_shadows": intervals.spread(cells.mean(1)),
+            "over_attackers": intervals.spread(cells.mean(0)),
+            "over_cells": intervals.spread(cells.ravel()),
+        }
+    return found
+
+
+def _told(origin: Mapping[str, Any], shadow: Trained | None, attacker: Trained) -> common.Row:
+    """What a row says of its set and decoders: their kinds, as the paper has them, and names."""
+    return {
+        "set": origin["set"],
+        **{"shadow": shadow and shadow.kind, "attacker": attacker.kind},
+        **{"shadow_name": shadow and shadow.name, "attacker_name": attacker.name},
+        **{"shadow_seed": shadow and shadow.seed, "attacker_seed": attacker.seed},
+    }
+
+
+def _label(r: common.Row) -> str:
+    if not r.get("attacker"):
+        return r["method"]
+    return f"{r['shadow_name'] or r['method']} → {r['attacker_name']}"
+
+
+def _accuracies(rows: Sequence[common.Row], beside: Beside) -> str:
+    """Table 3: ACC by shadow."""
+    lines = []
+    for r in {r["shadow_name"]: r for r in reversed(rows[:-1])}.values():
+        low, high = (f"{100 * x:.2f}" for x in r["acc_ci"])
+        theirs = beside(r).get("acc")
+        name = r["shadow_name"] or r["method"]
+        printed = "–" if theirs is None else f"{100 * theirs:.2f}"
+        lines.append([name, f"{100 * r['acc']:.2f}", f"{low} to {high}", printed])
+    header = ("shadow", "ACC %", "95 % over pairs", "in the paper")
+    return "Recognition (Table 3)\n\n" + common.markdown(header, lines[::-1])
+
+
+def _grid(rows: Sequence[common.Row], metric: str, beside: Beside) -> str:
+    """Table 4: shadows down, attackers across; the paper's number in parentheses."""
+    digits = 3 if metric == "ssim" else 2
+    lines: dict[str, list[str]] = {}
+    for r in rows[:-1]:
+        theirs = beside(r).get(metric)
+        cell = f"{r[metric]:.{digits}f}" + ("" if theirs is None else f" ({theirs:.2f})")
+        lines.setdefault(r["shadow_name"] or r["method"], []).append(cell)
+    names = list(dict.fromkeys(r["attacker_name"] for r in rows[:-1]))
+    across = [f"mean face: {rows[-1][metric]:.{digits}f}", *("" for _ in names[1:])]
+    table = [[name, *cells] for name, cells in lines.items()] + [["", *across]]
+    title = (
+        f"{metric.upper()}: shadows down, attackers across (the paper's in parentheses; Table 4)"
+    )
+    return f"{title}\n\n" + common.markdown(("", *names), table)
+
+
+def _spread_text(found: Mapping[str, Any]) -> str:
+    def cell(value: Mapping[str, Any], scale: int, digits: int) -> str:
+        mean = f"{scale * value['mean']:.{digits}f}"
+        if value["sd"] is None:
+            return mean
+        low, high = (f"{scale * x:.{digits}f}" for x in value["ci"])
+        return f"{mean} ± {scale * value['sd']:.{digits}f} ({low} to {high})"
+
+    lines = []
+    for metric in SPREAD:
+        form = {"ssim": (1, 3), "psnr": (1, 2), "mse": (1, 4)}.get(metric, (100, 2))
+        protected = found["protected"][metric]
+        lines.append(
+            [
+                metric.upper() + (" %" if form[0] == 100 else ""),
+                cell(found["unprotected"][metric]["over_attackers"], *form),
+                *(cell(protected[f"over_{by}"], *form) for by in ("shadows", "attackers", "cells")),
+            ]
+        )
+    header = ("", "unprotected, over R", "over S (R averaged)", "over R (S averaged)", "all cells")
+    n = len(found["shadows"]), len(found["attackers"])
+    return (
+        f"Spread over the seeds of {n[0]} S ({', '.join(found['shadows'])}) and {n[1]} R "
+        f"({', '.join(found['attackers'])}): mean ± standard deviation (95 % t-interval; that of "
+        "all cells, which share S and R, is too narrow)\n\n" + common.markdown(header, lines)
+    )
+
+
+if __name__ == "__main__":
+    cli.start(main, "experiments.transfer")
