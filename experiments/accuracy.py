@@ -25,8 +25,8 @@ from advface_jax.defenses.defense import EPSILON
 from advface_jax.models import state
 from advface_jax.models.facenet import InceptionResNetV1
 from experiments import common, inputs, paper, reconstruction
-from experiments.defenses import Each
-from experiments.evaluation import Judged, Subject, row
+from experiments.defenses import NOISE, Each
+from experiments.evaluation import Judged, Subject, row, verdicts
 from experiments.intervals import bootstrap
 
 OFFLINE = "AdvFace (offline)"
@@ -152,11 +152,11 @@ def main(
         )
     online, *others = _apart(measured.judged, networks)
     tell = {"set": origin["set"], "shadow": settings["shadow"]}
-    bare, weigh = verdicts(online.stored[0], online.stored[0], over)
+    bare, weigh = _right(online.stored[0], online.stored[0], over)
 
     def line(method: str, judged: Judged, condition: int, enrolled_only: bool = False):
         probes = judged.stored[0 if enrolled_only else condition]
-        lost = bare - verdicts(judged.stored[condition], probes, over)[0]
+        lost = bare - _right(judged.stored[condition], probes, over)[0]
         told = {**tell, "drop": float(lost @ weigh), "drop_ci": bootstrap(lost, over.fold, weigh)}
         at = epsilon if condition else None
         return row(method, at, judged, condition, over, enrolled_only=enrolled_only, told=told)
@@ -201,16 +201,13 @@ def main(
     shutil.rmtree(kept)  # embeddings of every face: not for keeping
 
 
-def verdicts(
+def _right(
     stored: np.ndarray, probes: np.ndarray, pairs: data.Pairs
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which pairs are judged rightly (m,), 1 or 0, each fold by the threshold that the others
-    choose; and what each pair weighs in ACC, every fold weighing the same."""
+    """``evaluation.verdicts`` of embeddings (n,e)."""
     distances = metrics.squared_distance(stored[pairs.left], probes[pairs.right])
     verified = metrics.ten_fold_accuracy(distances, pairs.same, pairs.fold)
-    folds, which, sizes = np.unique(pairs.fold, return_inverse=True, return_counts=True)
-    right = (distances < np.asarray(verified.thresholds)[which]) == pairs.same
-    return right.astype(np.float64), 1 / (len(folds) * sizes[which])
+    return verdicts(distances, verified, pairs)
 
 
 def label(r: common.Row) -> str:
@@ -291,9 +288,7 @@ def _text(
             "same pairs of both; neither seeds of S nor of a training are in it. Both images of a "
             "pair are protected where nothing else is said. Accuracy says nothing of privacy: "
             "experiments.defenses attacks.",
-            "Random: two readings of the paper's one row: kept within ε in total (ball), or each "
-            "step within ε (walk). Laplace noise has scale ε; no sensitivity is known, so it is a "
-            "noise baseline and no guarantee of differential privacy.",
+            NOISE,
             f"S {settings['shadow']}, {settings['steps']} steps, α = {alpha}, bound "
             f"{settings['bound']}, batches of {settings['batch']} ({settings['statistics']} "
             f"statistics), {settings['precision']}, seed {settings['seed']}; {rows[0]['n']:,} "

@@ -267,6 +267,7 @@ def row(
     probes = stored if not enrolled_only else _bare(judged, unprotected)
     distances = metrics.squared_distance(stored[pairs.left], probes[pairs.right])
     verified = metrics.ten_fold_accuracy(distances, pairs.same, pairs.fold)
+    right, weights = verdicts(distances, verified, pairs)
     line: Row = {
         "method": method,
         "epsilon": epsilon,
@@ -276,7 +277,7 @@ def row(
         "n": judged.stored.shape[1],
         "pairs": len(pairs),
         "acc_std_of_folds": verified.std,
-        "acc_ci": _accuracy_interval(distances, verified, pairs),
+        "acc_ci": bootstrap(right, pairs.fold, weights),
         "threshold": verified.threshold,
         **({"enrolled_only": True} if enrolled_only else {}),
         **(told or {}),
@@ -308,13 +309,14 @@ def _bare(judged: Judged, unprotected: int | None) -> np.ndarray:
     return judged.stored[unprotected]
 
 
-def _accuracy_interval(
+def verdicts(
     distances: np.ndarray, verified: metrics.Verification, pairs: Pairs
-) -> list[float]:
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which pairs are judged rightly (m,), 1 or 0, each fold by the threshold that the others
+    choose; and what each pair weighs in ACC (m,), every fold weighing the same."""
     folds, which, sizes = np.unique(pairs.fold, return_inverse=True, return_counts=True)
     right = (distances < np.asarray(verified.thresholds)[which]) == pairs.same
-    weights = 1 / (len(folds) * sizes[which])  # every fold weighs the same
-    return bootstrap(right, pairs.fold, weights)
+    return right.astype(np.float64), 1 / (len(folds) * sizes[which])
 
 
 def replays(
