@@ -58,6 +58,83 @@ def tradeoff(rows: Sequence[Row], path: Path, theirs: Sequence[Mapping[str, floa
     plt.close(figure)
 
 
+def noises(rows: Sequence[Row], path: Path, theirs: Mapping[str, Mapping[str, float]]) -> None:
+    """SSIM of R's picture against its PSNR, a curve for each noise by growing strength, and the
+    paper's own points."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
+    bare = next(r for r in rows if r["method"] == "Unprotected")
+    for kind in dict.fromkeys(r["noise"] for r in rows if "noise" in r):
+        some = sorted((r for r in rows if r.get("noise") == kind), key=lambda r: r["strength"])
+        points = [(r["psnr"], r["ssim"]) for r in (bare, *some)]
+        axes.plot(*zip(*points, strict=True), "o-", label=kind.replace("_", "-"), markersize=4)
+        for r, point in zip(some, points[1:], strict=True):
+            axes.annotate(
+                f"{r['strength']:g}", point, xytext=(3, -9), textcoords="offset points", fontsize=7
+            )
+    axes.plot(bare["psnr"], bare["ssim"], "s", color="tab:gray", label="unprotected")
+    floor = next((r for r in rows if r["method"].startswith("Mean face")), None)
+    if floor:
+        axes.axhline(floor["ssim"], color="tab:gray", linestyle=":", label="mean face")
+    for (name, numbers), color in zip(theirs.items(), ("tab:red", "tab:purple"), strict=False):
+        axes.plot(
+            numbers["psnr"],
+            numbers["ssim"],
+            "*",
+            color=color,
+            markersize=13,
+            label=f"{name}, paper",
+        )
+    axes.set(
+        xlabel="PSNR of the attacker's picture, dB",
+        ylabel="SSIM of the attacker's picture",
+        title=f"noise on z: {bare['n']:,} faces, {bare['pairs']:,} pairs",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="best")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def ablations(rows: Sequence[Row], path: Path) -> None:
+    """A line a condition: SSIM of R's picture, ACC and SRRA with their 95% intervals, and dotted
+    where the default and the mean face lie."""
+    plt = _pyplot()
+    figure, panels = plt.subplots(
+        1, 3, figsize=(10, 1.2 + 0.24 * len(rows)), sharey=True, layout="constrained"
+    )
+    floor = next(r for r in rows if r["condition"].startswith("Mean face"))
+    base = next(r for r in rows if r["method"] == "AdvFace" and r["epsilon"])
+    parts = dict.fromkeys(r["ablation"] for r in rows)
+    shades = {part: f"C{i % 10}" if i else "black" for i, part in enumerate(parts)}
+    titles = {"ssim": "SSIM of R's picture", "acc": "ACC, %", "srra": "SRRA, %"}
+    for axes, (key, title) in zip(panels, titles.items(), strict=True):
+        scale = 1 if key == "ssim" else 100
+        for place, r in enumerate(rows):
+            if r.get(key) is None:
+                continue
+            low, high = (scale * x for x in r.get(f"{key}_ci") or (r[key], r[key]))
+            axes.plot((low, high), (place, place), "-", color=shades[r["ablation"]], alpha=0.5)
+            axes.plot(scale * r[key], place, "o", color=shades[r["ablation"]], markersize=4)
+        axes.axvline(scale * base[key], color="tab:gray", linewidth=0.8, label="default")
+        if floor.get(key) is not None:
+            axes.axvline(scale * floor[key], color="tab:gray", linestyle=":", label="mean face")
+        axes.set(title=title)
+        axes.grid(alpha=0.3)
+    for place in range(1, len(rows)):
+        if rows[place]["ablation"] != rows[place - 1]["ablation"]:
+            for axes in panels:
+                axes.axhline(place - 0.5, color="black", linewidth=0.3)
+    panels[0].set_yticks(range(len(rows)), [r["condition"] for r in rows], fontsize=8)
+    panels[0].invert_yaxis()
+    panels[0].legend(fontsize=7)
+    figure.suptitle(
+        f"one change at a time: {base['n']:,} faces, {base['pairs']:,} pairs", fontsize=10
+    )
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
 def training(
     losses: Sequence[float], quality: Sequence[Mapping[str, float]], per_epoch: int, path: Path
 ) -> None:

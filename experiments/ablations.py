@@ -1,0 +1,236 @@
+"""What the paper leaves open, a row each: every ablation changes one thing of its settings.
+
+    python -m experiments.ablations                  # demo: faces of nobody, no data needed
+    python -m experiments.ablations --preset paper   # LFW's official pairs
+
+Writes ablations.json, ablations.md and ablations.png into --out.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import advface_jax
+from advface_jax import ProtectConfig, checks, cli
+from advface_jax.data import leaks
+from advface_jax.defenses.defense import EPSILON
+from experiments import common, inputs, paper, plots, reconstruction
+from experiments.ablated import feature_scale, measure, names, read_decoders, told
+from experiments.conditions import PARTS, Condition, Part, conditions, default, runs, title
+
+MORE = ("cosine_to_unprotected", "negative_share", "shadow_l1")
+HEADER = (*reconstruction.HEADER, "cos to Ψ(z)", "z' < 0 %", "S moved")
+
+
+def main(
+    preset: inputs.Preset = "demo",
+    set: paper.Set = "lfw",
+    out: Path = Path("results"),
+    weights: str = "facenet-512-q8",
+    faces: str | None = None,
+    listing: Path | None = None,
+    pairs: Path | None = None,
+    shadow: str = "resrec",
+    attacker: str = "resrec",
+    only: tuple[Part, ...] = PARTS,
+    epsilon: float = EPSILON,
+    steps: int = ProtectConfig.steps,
+    statistics: Literal["batch", "running", "example"] = ProtectConfig.statistics,
+    batch: int = 16,
+    iterations: tuple[int, ...] = (10, 20, 40, 80),
+    batches: tuple[int, ...] = (1, 8, 32, 128),
+    scales: tuple[float, ...] = (0.3,),
+    shadow_files: tuple[str, ...] = (),
+    attacker_files: tuple[str, ...] = (),
+    limit: int | None = None,
+    seed: int = 0,
+    on_leak: leaks.OnLeak = "warn",
+) -> None:
+    """Change one thing of the paper's settings at a time: what does it do to the pictures?
+
+    alpha: steps of ε/10 instead of ε. bound: ε bounds each step. statistics: whose S's batch norm
+    uses. batch: faces protected together. start: the ball around z instead of z~. steps. pairs:
+    only the enrolled image of a pair is protected. clip: the attacker takes negative elements for
+    0. method: FGSM, MI-FGSM. scale: other ε; the table's text has ε in standard deviations of the
+    feature. decoder: other files for S and R, such as weaker ones or other seeds.
+
+    Two more columns than other tables: how many elements of z' are negative, which no feature of
+    E is; and how far S's own picture has moved from x~ (mean |S(z') - x~|, what the ascent
+    maximises). The attacker here, but for clip, does not know of the protection.
+
+    Stopped? The same command resumes after the last finished batch. Finished rows stay in --out
+    (.ablations, numbers only): with other --only or --batches, they are not measured again.
+
+    Args:
+      preset: demo: 48 embedded faces of nobody. paper: the pairs of --set from --faces and
+        --pairs, or from the folder that the variable ADVFACE_DATA names, with the paper's numbers
+        beside ours.
+      set: lfw, cfp_fp or agedb_30, with --preset paper.
+      out: Folder for the results.
+      weights: facenet-512-q8 (fetched at first use, 17 MB), another known name, or a folder of
+        weights_convert.
+      faces: Folder or zip of 160×160 crops as identity/image.jpg, or 'synthetic'.
+      listing: Tab-separated list of the faces, with columns file and identity.
+      pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
+        AgeDB-30's .mat. Without it balanced pairs are drawn from the identities.
+      shadow: The server's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
+      attacker: The attacker's R: the same choices.
+      only: Which ablations; the default's rows stand at the top in any case.
+      epsilon: The default's bound, in units of the feature.
+      steps: The default's PGD iterations.
+      statistics: The default's statistics of S's batch norm.
+      batch: The default's faces protected together.
+      iterations: Of the ablation steps.
+      batches: Of the ablation batch. The last batch holds what is left over.
+      scales: The bounds ε of the ablation scale.
+      shadow_files: Of the ablation decoder: further S, kinds or .safetensors files.
+      attacker_files: Further R.
+      limit: At most so many pairs, as many same as different from every fold, in the list's
+        order.
+      seed: Of the pairs that are drawn where none are given. Nothing else is random.
+      on_leak: What to do when measured people were seen in training, as far as the lists beside
+        the decoders (NAME.identities) tell: warn, or refuse.
+    """
+    checks.positive(steps=steps, batch=batch)
+    for n in iterations:
+        checks.positive(iterations=n)
+    for n in batches:
+        checks.positive(batches=n)
+    checks.epsilons((epsilon, *scales))
+    system = advface_jax.load(weights)
+    crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed, set=set)
+    base = default(ProtectConfig(steps, statistics=statistics), epsilon, batch, shadow, attacker)
+    wanted = conditions(
+        base,
+        only,
+        steps=iterations,
+        batches=batches,
+        epsilons=scales,
+        shadows=shadow_files,
+        attackers=attacker_files,
+    )
+    used = read_decoders(system, wanted)
+    lists = {
+        f"{role} {title(source)}": reconstruction.file(source, role).with_suffix(".identities")
+        for source, role in used
+    }
+    seen = inputs.seen_in_training(lists, crops, on_leak)
+    settings = {
+        "experiment": "ablations",
+        **origin,
+        "weights": system.card["source"],
+        "weights_sha256": system.card["sha256"],
+        "versions": common.surroundings()["versions"],
+    }
+    kept = {c: out / ".ablations" / f"{_key({**settings, **told(used, c)})}.json" for c in wanted}
+    with reconstruction.exactly("float32"):
+        batched = out / ".batches-ablations"
+        for run in runs([c for c in wanted if not kept[c].is_file()]):
+            lines = measure(run, system, used, crops, over, settings, batched, seed)
+            for c in run.rows:
+                _write(kept[c], lines[c])
+            shutil.rmtree(batched)  # embeddings of every face: not for keeping
+        scale = feature_scale(system.extractor, crops)
+    rows = [json.loads(kept[c].read_text()) | names(c) for c in wanted]
+    rows.insert(3, rows[0].pop("floor"))
+    seconds = sum(r.pop("seconds", 0.0) for r in rows)
+    published = preset == "paper" and base.config == ProtectConfig()
+    kinds = used[shadow, "shadow"].config.kind, used[attacker, "attacker"].config.kind
+
+    def beside(r: common.Row) -> dict[str, float]:
+        top = published and r["ablation"] == "default"
+        return paper.beside(r["method"], r["epsilon"], *kinds, set=set) if top else {}
+
+    table = [line for r in rows for line in _cells(r, beside(r))]
+    common.write_results(
+        out,
+        "ablations",
+        rows,
+        command=cli.command("experiments.ablations"),
+        config={**settings, **told(used, base), "only": list(only)},
+        seconds=seconds,
+        notes={
+            "paper": {r["condition"]: beside(r) for r in rows if beside(r)},
+            "feature": scale,
+            "seen_in_training": seen,  # null: no list of whom the decoder saw
+        },
+        text=_text(table, rows, base, scale, settings, seconds),
+    )
+    plots.ablations(rows, out / "ablations.png")
+    files = ("ablations.md", "ablations.json", "ablations.png")
+    reconstruction.show([line[: len(reconstruction.HEADER)] for line in table], out, files)
+
+
+def _key(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _write(file: Path, line: common.Row) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(line) + "\n")
+    unfinished.rename(file)
+
+
+def _cells(r: common.Row, theirs: Mapping[str, float]) -> list[list[str]]:
+    ours, *rest = reconstruction.cells(r["condition"], r, theirs)
+    more = []
+    for key in MORE:
+        value = r.get(key)
+        scale = 100 if key == "negative_share" else 1
+        more.append("–" if value is None else f"{scale * value:.{1 if scale == 100 else 3}f}")
+    return [[*ours, *more], *([*line, *["–"] * len(MORE)] for line in rest)]
+
+
+def _text(
+    table: list[list[str]],
+    rows: list[common.Row],
+    base: Condition,
+    scale: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    seconds: float,
+) -> str:
+    where = common.surroundings()
+    spread = scale["deviation"]
+    least, most = scale["deviation_of_channels"]
+    bounds = dict.fromkeys(r["epsilon"] for r in rows if r["epsilon"])
+    in_units = ", ".join(f"ε = {e:g} is {e / spread:.2f}" for e in bounds)
+    ci = next(r for r in rows if r["condition"] == base.label)
+    uneven = dict.fromkeys(
+        f"{r['left_over']} in batches of {r['batch']}" for r in rows if r.get("left_over")
+    )
+    return "\n\n".join(
+        [
+            "# What the paper leaves open, one change at a time",
+            common.markdown(HEADER, table),
+            f"Default: {base.steps} steps, α = {base.config.alpha:g}, ε = {base.epsilon:g} in "
+            f"total, start z~, S on {base.config.statistics} statistics, batches of {base.batch}, "
+            f"both images of a pair, S {Path(base.shadow).stem}, R {Path(base.attacker).stem}. "
+            "SRRA: R's picture of one image accepted as another image of the same person, at the "
+            f"threshold of the row's own pairs; same image: as the image itself. z' < 0: the share "
+            f"of negative elements. S moved: mean |S(z') − x~|, what the ascent maximises. "
+            f"{reconstruction.FLOOR}",
+            f"Intervals (95 %, bootstrap) of the default: SSIM {_interval(ci, 'ssim', 1, 3)}, PSNR "
+            f"{_interval(ci, 'psnr', 1, 2)}, ACC {_interval(ci, 'acc', 100, 2)} %, SRRA "
+            f"{_interval(ci, 'srra', 100, 2)} %; those of every row are in the JSON and the plot.",
+            f"The feature: mean {scale['mean']:.3f}, standard deviation {spread:.3f} (of single "
+            f"channels {least:.2f} to {most:.2f}), {100 * scale['zeros']:.0f} % zeros; in standard "
+            f"deviations {in_units}.",
+            *([f"In the last batch stood {', '.join(uneven)} faces."] if uneven else []),
+            f"Seed {settings['seed']}; {rows[0]['n']:,} faces, {rows[0]['pairs']:,} pairs in "
+            f"{settings['folds']} folds ({settings['faces']}); weights {settings['weights']}.",
+            f"`{cli.command('experiments.ablations')}`\n{where['hardware']}, jax "
+            f"{where['versions']['jax']}, {seconds / 60:.1f} min for all rows, {where['date']}.",
+        ]
+    )
+
+
+def _interval(r: common.Row, key: str, scale: float, digits: int) -> str:
+    return " to ".join(f"{scale * x:.{digits}f}" for x in r[f"{key}_ci"])
+
+
+if __name__ == "__main__":
+    cli.start(main, "experiments.ablations")
