@@ -54,10 +54,20 @@ def test_channels_become_an_image(statistics, small, stored):
 
 def test_the_scale_of_a_channel_does_not_matter_to_a_batch(small, stored):
     """Coefficients of a thousand and of a tenth begin alike."""
+    stored = 100 * stored  # the smallest of these smooth faces are a hundredth
     factors = jnp.asarray(np.geomspace(1, 100, 27), jnp.float32).reshape(1, 1, 1, -1)
     scaled = decode(small, stored * factors, "batch")
     assert np.abs(scaled - decode(small, stored, "batch")).mean() < 0.01
     assert np.abs(decode(small, stored) - decode(small, stored * factors)).mean() > 0.1
+
+
+def test_the_statistics_of_the_largest_channel_fit_half_precision():
+    """Decoders are kept in it, and DCTDP stores coefficients of a thousand."""
+    mix = channel_decoder.Mix(3, 2, decay=0.0, rngs=nnx.Rngs(0))
+    mix(jnp.full((1, 8, 8, 3), 1016.0), "train")
+    kept = {name: np.asarray(a).astype("f2") for name, a in state.flatten(mix).items()}
+    assert all(np.isfinite(a).all() for a in kept.values())
+    np.testing.assert_allclose(kept["size"], 1016, rtol=1e-3)
 
 
 def test_padding_has_no_part_in_a_batch(small, stored):

@@ -10,7 +10,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from advface_jax import checks
 from advface_jax.models.layers import BatchNorm, Conv, ConvBN, Statistics, max_pool
@@ -87,7 +86,8 @@ class Mix(nnx.Module):
     def __init__(self, channels: int, width: int, *, decay: float, rngs: nnx.Rngs):
         initial = nnx.initializers.he_normal()
         self.kernel = nnx.Param(initial(rngs.params(), (channels, width)))
-        self.power = nnx.BatchStat(jnp.ones(channels))
+        # Not its square, which half precision could not hold: decoders are kept in it.
+        self.size = nnx.BatchStat(jnp.ones(channels))
         self.bn = BatchNorm(width, scale=True, decay=decay)
         self.decay = decay
 
@@ -95,14 +95,14 @@ class Mix(nnx.Module):
         self, x: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
     ) -> jax.Array:
         """x (b,n,n,channels) to (b,n,n,width), ≥ 0; "example" takes the running scale."""
-        power = self.power[...]
+        size = self.size[...]
         if statistics in ("batch", "train"):
             some = x[:, :: self.EVERY, :: self.EVERY]  # (b, n/4, n/4, channels)
             weight = jnp.ones(x.shape[0]) if mask is None else mask
             of_each = jnp.square(some.astype(jnp.float32)).mean((1, 2))  # (b, channels)
-            power = (of_each * weight[:, None]).sum(0) / weight.sum()
+            size = jnp.sqrt((of_each * weight[:, None]).sum(0) / weight.sum())
         if statistics == "train":
-            self.power[...] = self.decay * self.power[...] + (1 - self.decay) * power
-        gain = lax.rsqrt(power + 1e-6)[:, None]  # (channels, 1)
-        y = jnp.dot(x, (self.kernel[...] * gain).astype(x.dtype))
+            self.size[...] = self.decay * self.size[...] + (1 - self.decay) * size
+        kernel = self.kernel[...] / (size + 1e-3)[:, None]  # (channels, width)
+        y = jnp.dot(x, kernel.astype(x.dtype))
         return jax.nn.relu(self.bn(y, statistics, mask))

@@ -1,0 +1,222 @@
+"""DuetFace's recogniser: who sees what, the mask, its training and its file."""
+
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import nnx
+from test_experiments import Pooled, filled
+
+import advface_jax
+from advface_jax import data, defenses, duetface
+from advface_jax.defenses import channels
+from advface_jax.models.duetface import DuetFace, DuetFaceConfig, Recogniser
+from advface_jax.system import System
+from experiments import train_duetface
+
+SMALL = DuetFaceConfig(mixed=4, width=4, depth=2, client=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def promotion():
+    """Optax's Adam raises a float to the power of an integer step count."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def body():
+    return filled(lambda: Pooled(rngs=nnx.Rngs(0)))
+
+
+@pytest.fixture(scope="module")
+def model() -> DuetFace:
+    model = DuetFace(SMALL, rngs=nnx.Rngs(0))
+    model.weight[...] = jnp.float32(0.5)  # as after training
+    return model
+
+
+@pytest.fixture(scope="module")
+def shares() -> tuple[jax.Array, jax.Array]:
+    images = data.read_faces("synthetic", limit=2).images / 255
+    return defenses.duetface_split(jnp.asarray(images, jnp.float32))
+
+
+@jax.jit
+def masks(model, kept):
+    return model.mask(kept)
+
+
+@jax.jit
+def features(model, stored, mask, body):
+    return model.features(stored, mask, body)
+
+
+def test_client_and_server_give_one_embedding(model, body, shares):
+    kept, stored = shares
+    embeddings = jax.jit(lambda r, *x: r(*x))(Recogniser(model, body), stored, kept)
+    assert embeddings.shape == (2, 64 * 49)
+    np.testing.assert_allclose(jnp.linalg.norm(embeddings, axis=-1), 1, atol=1e-5)
+    mask = masks(model, kept)
+    assert mask.shape == (2, 77, 77, 1)
+    np.testing.assert_allclose(mask.min((1, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(mask.max((1, 2, 3)), 1, atol=1e-3)
+    expected = body.server(features(model, stored, mask, body))
+    np.testing.assert_allclose(embeddings, expected, atol=1e-5)
+
+
+def test_the_mask_changes_the_servers_features_where_it_looks(model, body, shares):
+    kept, stored = shares
+    mask = masks(model, kept)
+    guided = features(model, stored, mask, body)
+    blind = features(model, stored, jnp.zeros_like(mask), body)
+    np.testing.assert_allclose(guided, blind * (1 + 0.5 * mask), rtol=1e-4, atol=1e-5)
+    assert np.abs(guided - blind).max() > 0.1
+    fresh = DuetFace(SMALL, rngs=nnx.Rngs(0))  # its weight is 0: the server begins on its own
+    np.testing.assert_allclose(features(fresh, stored, mask, body), blind, rtol=1e-5)
+
+
+def test_each_side_sees_its_own_channels_alone(model, body, shares):
+    """Another face's share at the client changes the mask only, and no channel is on both sides."""
+    kept, stored = shares
+    assert not set(channels.CLIENT_CHANNELS) & set(channels.SERVER_CHANNELS)
+    swapped = features(model, stored, masks(model, kept[::-1]), body)
+    blind = features(model, stored, jnp.zeros((2, 77, 77, 1)), body)
+    apart = np.asarray(swapped)[np.asarray(blind) > 1e-3] / np.asarray(blind)[blind > 1e-3]
+    assert apart.min() > 1 - 1e-3 and apart.max() < 1.5 + 1e-3  # 1 + weight · mask
+    assert np.abs(swapped - features(model, stored, masks(model, kept), body)).max() > 1e-3
+
+
+def test_an_item_does_not_depend_on_its_batch(model, body, shares):
+    kept, stored = shares
+    both = features(model, stored, masks(model, kept), body)
+    alone = features(model, stored[1:], masks(model, kept[1:]), body)
+    np.testing.assert_allclose(both[1:], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_shares_that_do_not_fit_are_refused(model, body, shares):
+    kept, stored = shares
+    with pytest.raises(ValueError, match=r"shape \(2, 160, 160, 162\); wanted \(b, 160, 160, 30\)"):
+        model.mask(stored)
+    mask = jnp.zeros((2, 77, 77, 1))
+    with pytest.raises(ValueError, match=r"shape \(2, 160, 160, 30\); wanted .* 162\)"):
+        model.features(kept, mask, body)
+    with pytest.raises(ValueError, match="got 2 stored items and 1 masks; wanted as many"):
+        model.features(stored, mask[:1], body)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        model.mask(kept * jnp.nan)
+    with pytest.raises(ValueError, match="got depth=6; wanted 0 to 5"):
+        DuetFaceConfig(depth=6)
+    wrongs: list[dict[str, Any]] = [{"learning_rate": 0.0}, {"embedding_epochs": -1}, {"batch": 0}]
+    for wrong in wrongs:
+        with pytest.raises(ValueError, match="^got .*; wanted "):
+            duetface.DistillConfig(**wrong)
+
+
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_distilling_brings_it_nearer_and_leaves_the_body_alone(embeddings, body):
+    pixels = data.read_faces("synthetic", limit=2).images
+    config = duetface.DistillConfig(learning_rate=2e-2, batch=2, flip=False)
+    distiller, now = duetface.start(SMALL, config, 15)
+    before = [np.asarray(a) for a in jax.tree.leaves(body)]
+    fresh = jax.tree.leaves(nnx.state(duetface.finished(distiller, now), nnx.Param))
+    fresh = [np.asarray(a) for a in fresh]
+    said = []
+    for _ in range(15):
+        now, numbers = duetface.distill_step(now, pixels, body, distiller, embeddings)
+        said.append(np.asarray(numbers))
+    assert np.mean(said[-3:], axis=0)[0] < 0.8 * said[0][0]
+    assert said[-1][1] > said[0][1] if embeddings else said[-1][1] == 0
+    trained = jax.tree.leaves(nnx.state(duetface.finished(distiller, now), nnx.Param))
+    still = [i for i, (a, b) in enumerate(zip(fresh, trained, strict=True)) if np.array_equal(a, b)]
+    assert not still, "every weight is trained: the mask's too, once its own weight has left 0"
+    for a, b in zip(before, jax.tree.leaves(body), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# -- the experiment ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def system(body):
+    return System(body, {"source": "random", "sha256": "00"})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def small(system):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(advface_jax, "load", lambda weights: system)
+        patch.setattr(train_duetface, "PEOPLE", 4)
+        patch.setattr(train_duetface, "PAIRS", 8)
+        patch.setattr(train_duetface, "DuetFaceConfig", lambda: SMALL)
+        yield
+
+
+def run(out, **changes):
+    settings: dict[str, Any] = {"batch": 2, "feature_epochs": 1, "limit": 26, "save_every": 2}
+    train_duetface.main(out, **settings | changes)
+
+
+@pytest.fixture(scope="module")
+def trained(small, tmp_path_factory):
+    out = tmp_path_factory.mktemp("duetface")
+    run(out)
+    return out
+
+
+def test_a_run_leaves_a_recogniser_and_its_card(trained, system, shares):
+    path = trained / "duetface.safetensors"
+    recogniser, card = duetface.read_duetface(path, system)
+    assert recogniser.body is system.network
+    assert "distilled" in card["training"] and "not trained as published" in card["training"]
+    assert card["weights_sha256"] == "00" and card["train"]["seed"] == 0
+    assert {"cosine", "acc", "acc_facenet", "mask_weight"} <= card["quality"].keys()
+    assert path.with_suffix(".identities").stat().st_size
+    kept_arrays = safetensors.numpy.load_file(path)
+    parts = {name.partition(".")[0] for name in kept_arrays}
+    assert parts == {"stem", "attention", "weight"}, "FaceNet is not in the file"
+    kept, stored = shares
+    assert jax.jit(lambda r, *x: r(*x))(recogniser, stored, kept).shape == (2, 64 * 49)
+    document = json.loads((trained / "train_duetface.json").read_text())
+    assert document["rows"][0]["ssim"] is None and document["rows"][0]["acc"] is not None
+    epochs = document["notes"]["quality"]
+    assert [q["epoch"] for q in epochs] == [1, 2], "towards z, then the embedding"
+
+
+def test_a_killed_run_resumes_bit_by_bit(small, trained, tmp_path, monkeypatch):
+    real, steps = duetface.distill_step, []
+
+    def mortal(*arguments):
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        steps.append(1)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(duetface, "distill_step", mortal)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
+    run(tmp_path)
+    name = "duetface.safetensors"
+    assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_other_settings_weights_and_damage_are_refused(small, trained, tmp_path):
+    with pytest.raises(ValueError, match="other settings: give another --out, or --restart"):
+        run(trained, learning_rate=1e-3)
+    with pytest.raises(ValueError, match="got 4 people; wanted more than the 4 held out"):
+        run(tmp_path / "few", limit=16)
+    other = System(None, {"source": "other", "sha256": "01"})  # type: ignore[arg-type]
+    path = trained / "duetface.safetensors"
+    with pytest.raises(ValueError, match="stands in front of random; these weights are other"):
+        duetface.read_duetface(path, other)
+    with pytest.raises(ValueError, match="no recogniser of DuetFace at .*nothing.safetensors"):
+        duetface.read_duetface(tmp_path / "nothing.safetensors", other)
+    (tmp_path / "d.safetensors").write_bytes(b"broken")
+    (tmp_path / "d.json").write_text(path.with_suffix(".json").read_text())
+    with pytest.raises(ValueError, match="is damaged"):
+        duetface.read_duetface(tmp_path / "d.safetensors", other)
