@@ -131,10 +131,34 @@ def answers(number: Number, runs: Iterable[Run], method: str | None = None) -> l
         key=lambda ours: (
             order.index(ours.run.experiment),
             -ours.items(number.metric),
+            ours.row.get("shadow_seed") or 0,
+            ours.row.get("attacker_seed") or 0,
             ours.run.document["date"],
             ours.run.file,
         ),
     )
+
+
+def over_seeds(number: Number, runs: Iterable[Run]) -> list[tuple[str, Mapping[str, Any], Run]]:
+    """How a number varies with the seeds of S and R: (of what, its spread, the run) of the first
+    run of transfer that measured several; ``intervals.spread`` has the keys."""
+    if number.table not in ("1", "2", "4") or number.method not in ("Unprotected", "AdvFace"):
+        return []
+    kinds = number.shadow, number.attacker or number.shadow
+    for run in runs:
+        found = run.document.get("notes", {}).get("spread")
+        if run.experiment != "transfer" or not found or not _as_published(run.config, {}):
+            continue
+        if run.config.get("set") != number.set or (found["shadow"], found["attacker"]) != kinds:
+            continue
+        of = found["protected" if number.method == "AdvFace" else "unprotected"].get(number.metric)
+        by = {"over_shadows": "S", "over_attackers": "R"}
+        return [
+            (name, of[key], run)
+            for key, name in by.items()
+            if of and key in of and (number.metric != "acc" or name == "S")
+        ]
+    return []
 
 
 def _as_published(config: Mapping[str, Any], row: Row) -> bool:

@@ -73,8 +73,9 @@ def render(results: Path, runs: Sequence[Run]) -> str:
         "## Ledger",
         "Every number that the paper prints. 95 %: bootstrap over the faces (SSIM, PSNR, MSE) or "
         "pairs (ACC, SRRA, drop) measured, thresholds held fixed; it knows nothing of other "
-        "trainings of S and R, for which see the spread over seeds where there is one. Of several "
-        "runs the one made for the table stands here, and of those the largest.",
+        "trainings of S and R. Seeds: the mean over so many S (or R) of other seeds, the other "
+        "averaged, with Student's 95 % interval. Of several runs the one made for the table "
+        "stands here, and of those the largest.",
         _ledger(runs),
         "## Readings",
         "Where the paper is silent or its data are not at hand:",
@@ -132,6 +133,7 @@ def _ledger(runs: Sequence[Run]) -> str:
                     interval = " to ".join(shown(n.metric, x, ours=True) for x in one.interval)
                 over = f"{one.items(n.metric):,} {'pairs' if n.metric in ledger.PAIRS else 'faces'}"
                 run = str(at[one.run.file])
+            seeds = _seeds(n, runs) if found else "–"
             lines.append(
                 [
                     n.table,
@@ -142,13 +144,26 @@ def _ledger(runs: Sequence[Run]) -> str:
                     shown(n.metric, n.value),
                     ours,
                     interval,
+                    seeds,
                     over,
                     run,
                     ", ".join(map(str, notes(n))),
                 ]
             )
-    header = ("table", "method", "S → R", "set", "metric", "paper", "ours", "95 %", "over", "run")
+    header = ("table", "method", "S → R", "set", "metric", "paper", "ours", "95 %")
+    header += ("seeds", "over", "run")
     return sections.table((*header, "readings"), lines, left=5)
+
+
+def _seeds(number: paper.Number, runs: Sequence[Run]) -> str:
+    """The means over S and over R, each with its interval."""
+    parts = []
+    for name, spread, _ in ledger.over_seeds(number, runs):
+        mean = shown(number.metric, spread["mean"], ours=True)
+        if spread["ci"]:
+            low, high = (shown(number.metric, x, ours=True) for x in spread["ci"])
+            parts.append(f"{spread['n']} {name}: {mean} ({low} to {high})")
+    return "; ".join(parts) or "–"
 
 
 def _missing(number: paper.Number, runs: Sequence[Run]) -> str:

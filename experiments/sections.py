@@ -1,6 +1,6 @@
 """The tables of RESULTS.md, one function each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments import paper
@@ -213,13 +213,38 @@ def _time(runs: Sequence[Run]) -> list[str]:
     ]
 
 
+def _decoders(config: Mapping[str, Any], role: str) -> str:
+    """The one of that role, or all of them."""
+    several = config.get(f"{role}s", ())
+    return str(config.get(role) or ", ".join(one["name"] for one in several))
+
+
+def _spread(run: Run) -> str | None:
+    found = run.document.get("notes", {}).get("spread")
+    if not found:
+        return None
+
+    def cell(metric: str, spread: Mapping[str, Any]) -> str:
+        mean, *ends = (shown(metric, x, ours=True) for x in (spread["mean"], *(spread["ci"] or ())))
+        return f"{mean} ({' to '.join(ends)})" if ends else mean
+
+    lines = []
+    for metric in ("ssim", "psnr", "mse", "acc", "srra"):
+        protected, bare = found["protected"][metric], found["unprotected"][metric]
+        cells = [bare["over_attackers"], protected["over_shadows"], protected["over_attackers"]]
+        lines.append([METRICS[metric], *(cell(metric, of) for of in cells)])
+    header = ("", "unprotected, over R", "AdvFace over S, R averaged", "AdvFace over R, S averaged")
+    several = f"S: {', '.join(found['shadows'])}; R: {', '.join(found['attackers'])}."
+    return _of(run, f"{table(header, lines)}\n\nMean (95 % of Student's t). {several}")
+
+
 def runs(found: Sequence[Run]) -> str:
     """Every results file, numbered as the ledger refers to it."""
     lines = []
     for number, run in enumerate(found, 1):
         document, config = run.document, run.config
         most = {k: max((r.get(k) or 0 for r in run.rows), default=0) for k in ("n", "pairs")}
-        decoders = " → ".join(str(config[k]) for k in ("shadow", "attacker") if config.get(k))
+        decoders = " → ".join(_decoders(config, role) for role in ("shadow", "attacker"))
         lines.append(
             [
                 str(number),
@@ -228,7 +253,7 @@ def runs(found: Sequence[Run]) -> str:
                 f"{most['n']:,}",
                 f"{most['pairs']:,}" if most["pairs"] else "–",
                 str(config.get("seed", "–")),
-                decoders or "–",
+                decoders.removeprefix(" → ").removesuffix(" → ") or "–",
                 document["hardware"],
                 document["date"],
                 f"{document.get('seconds', 0) / 60:.1f}",
@@ -238,6 +263,7 @@ def runs(found: Sequence[Run]) -> str:
     return table((*header, "min"), lines, left=3)
 
 
-OTHERS: tuple[tuple[str, str, Callable[[Run], str]], ...] = (
+OTHERS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (
+    ("Spread over the seeds of S and R", "transfer", _spread),
     ("Ablations: what the paper leaves open", "ablations", _ablations),
 )

@@ -8,6 +8,7 @@ import pytest
 
 from experiments import expected, ledger, paper, report
 
+RESREC = ["ResRec → ResRec", "LFW", "SSIM"]
 ROOT = Path(__file__).parents[1]
 
 
@@ -95,7 +96,7 @@ def test_our_numbers_stand_beside_the_papers_with_interval_and_run(tmp_path):
     write(tmp_path, "cfp", rows, set="cfp_fp", notes={"faces_per_s": 2.0})
     text = rendered(tmp_path)
     row = find(text, "1", "AdvFace", "CFP-FP", "SSIM")
-    assert row[5:10] == ["0.23", "0.251", "0.240 to 0.260", "100 faces", "1"]
+    assert row[5:11] == ["0.23", "0.251", "0.240 to 0.260", "–", "100 faces", "1"]
     assert find(text, "1", "Random, walk", "CFP-FP", "SSIM")[6] == "0.700"
     assert find(text, "1", "Random, ball", "CFP-FP", "SSIM")[6].startswith("not measured: `python")
     assert find(text, "§5.4", "AdvFace", "CFP-FP", "ACC")[5:7] == ["2.57", "2.00"]
@@ -138,6 +139,32 @@ def test_the_run_made_for_the_table_goes_first_then_the_largest(tmp_path):
     assert find(rendered(tmp_path), "1", "AdvFace", "LFW", "SSIM")[6] == "0.320"
     write(tmp_path / "deep", "c", [line("AdvFace", ssim=0.33, n=60)])
     assert find(rendered(tmp_path), "1", "AdvFace", "LFW", "SSIM")[6] == "0.330"
+
+
+def test_the_spread_over_seeds_has_its_table_and_its_column(tmp_path):
+    def spread(mean, *ci):
+        return {"mean": mean, "sd": 0.1, "ci": list(ci), "n": 3, "values": [mean] * 3}
+
+    one, other = spread(0.33, 0.31, 0.35), spread(0.33, 0.32, 0.34)
+    protected = {"over_shadows": one, "over_attackers": other, "over_cells": one}
+    metrics = ("ssim", "psnr", "mse", "acc", "srra")
+    found = {
+        "shadow": "resrec",
+        "attacker": "resrec",
+        "shadows": ["ResRec, seed 0", "ResRec, seed 1"],
+        "attackers": ["ResRec, seed 0"],
+        "protected": dict.fromkeys(metrics, protected),
+        "unprotected": dict.fromkeys(metrics, {"over_attackers": other}),
+    }
+    seeds = [{"shadow_seed": s, "attacker_seed": r} for s in (1, 0) for r in (1, 0)]
+    rows = [line("AdvFace", ssim=0.3 + i / 10, **at) for i, at in enumerate(seeds)]
+    write(tmp_path, "spread", rows, experiment="transfer", notes={"spread": found})
+    text = rendered(tmp_path)
+    row = [r for r in ledger_rows(text) if r[0] == "4" and r[2:5] == RESREC]
+    assert row[0][6] == "0.600", "the shipped decoders' own number, of seed 0"
+    assert row[0][8] == "3 S: 0.330 (0.310 to 0.350); 3 R: 0.330 (0.320 to 0.340)"
+    assert "## Spread over the seeds" in text and "S: ResRec, seed 0, ResRec, seed 1;" in text
+    assert "| ACC % | 33.00 (32.00 to 34.00) | 33.00 (31.00 to 35.00) |" in text
 
 
 def test_expectations_are_held_against_what_came(tmp_path):
