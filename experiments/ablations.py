@@ -209,10 +209,8 @@ def _text(
             f"Default: {base.steps} steps, α = {base.config.alpha:g}, ε = {base.epsilon:g} in "
             f"total, start z~, S on {base.config.statistics} statistics, batches of {base.batch}, "
             f"both images of a pair, S {Path(base.shadow).stem}, R {Path(base.attacker).stem}. "
-            "SRRA: R's picture of one image accepted as another image of the same person, at the "
-            f"threshold of the row's own pairs; same image: as the image itself. z' < 0: the share "
-            f"of negative elements. S moved: mean |S(z') − x~|, what the ascent maximises. "
-            f"{reconstruction.FLOOR}",
+            f"{reconstruction.MEASURES} z' < 0: the share of negative elements. S moved: mean "
+            f"|S(z') − x~|, what the ascent maximises. {reconstruction.FLOOR}",
             f"Intervals (95 %, bootstrap) of the default: SSIM {_interval(ci, 'ssim', 1, 3)}, PSNR "
             f"{_interval(ci, 'psnr', 1, 2)}, ACC {_interval(ci, 'acc', 100, 2)} %, SRRA "
             f"{_interval(ci, 'srra', 100, 2)} %; those of every row are in the JSON and the plot.",

@@ -68,6 +68,7 @@ def main(
     alpha: float | None = ProtectConfig.alpha,
     bound: Literal["total", "step"] = ProtectConfig.bound,
     statistics: Literal["batch", "running", "example"] = ProtectConfig.statistics,
+    start: Literal["z_tilde", "z"] = ProtectConfig.start,
     batch: int = 16,
     limit: int | None = None,
     seed: int = 0,
@@ -106,6 +107,8 @@ def main(
       bound: total: ε bounds AdvFace's whole perturbation (Eq. 2). step: each step (Eq. 6).
       statistics: Whose statistics S's batch norm uses: of the batch (the paper), of its
         training (running), or of each face (example).
+      start: Where the ascent starts, and around which point the bound holds: z_tilde (the paper),
+        or z, the client's own.
       batch: Faces protected together.
       limit: At most so many pairs, as many same as different from every fold, in the list's
         order.
@@ -117,7 +120,7 @@ def main(
     """
     began = time.monotonic()
     system = advface_jax.load(weights)
-    config = ProtectConfig(steps, alpha, bound, statistics=statistics)
+    config = ProtectConfig(steps, alpha, bound, statistics=statistics, start=start)
     checked = checks.epsilon(epsilon)
     crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed, set=set)
     models = reconstruction.models(system, shadow, attacker)

@@ -223,9 +223,10 @@ def _text(
             f"Where each noise takes R's picture down to the paper's {goal['psnr']:g} dB "
             "(interpolated between the strengths above):",
             common.markdown((f"at {goal['psnr']:g} dB", "SSIM", "ACC %"), found),
-            "SSIM, PSNR and MSE compare R's picture with the face. White noise (uniform, Gaussian) "
-            "is even in both directions; the others go one way. Uniform draws from [0, 0.2) in 40 "
-            "iterations, kept within 0.2 in total, are the shift by 0.2.",
+            "White noise (uniform, Gaussian) is even in both directions; the others go one way. "
+            "Uniform draws from [0, 0.2) in 40 iterations, kept within 0.2 in total, are the shift "
+            "by 0.2.",
+            f"{reconstruction.MEASURES} {reconstruction.FLOOR}",
             f"R {settings['attacker']}, seed {settings['seed']}; {rows[0]['n']:,} faces, "
             f"{rows[0]['pairs']:,} pairs in {settings['folds']} folds ({settings['faces']}); "
             f"weights {settings['weights']}.",

@@ -228,10 +228,11 @@ def write(
 def _setting(settings: Mapping[str, Any], first: Row) -> str:
     alpha = "ε/10" if settings["alpha"] is None else f"{settings['alpha']:g}"
     method = f"{settings['method']}, " if "method" in settings else ""
+    start = " around z" if settings.get("start") == "z" else ""
     return (
         f"S {_named(settings, 'shadow')}, R {_named(settings, 'attacker')}, {settings['steps']} "
-        f"steps, {method}α = {alpha}, bound {settings['bound']}, batches of {settings['batch']} "
-        f"({settings['statistics']} statistics), {settings['precision']}, seed "
+        f"steps, {method}α = {alpha}, bound {settings['bound']}{start}, batches of "
+        f"{settings['batch']} ({settings['statistics']} statistics), {settings['precision']}, seed "
         f"{settings['seed']}; {first['n']:,} faces, {first['pairs']:,} pairs in "
         f"{settings['folds']} folds ({settings['faces']}); weights {settings['weights']}."
     )
@@ -242,12 +243,10 @@ def _named(settings: Mapping[str, Any], role: Role) -> str:
     return settings.get(role) or ", ".join(d["name"] for d in settings[f"{role}s"])
 
 
-def show(
-    table: list[list[str]], out: Path, files: tuple[str, ...], header: tuple[str, ...] = HEADER
-) -> None:
+def show(table: list[list[str]], out: Path, files: tuple[str, ...]) -> None:
     """The table to the terminal, and which files were written."""
     shown = Table(title="R's pictures of protected features; recognition; replay")
-    for i, name in enumerate(header):
+    for i, name in enumerate(HEADER):
         shown.add_column(name, justify="right" if i else "left")
     for row in table:
         shown.add_row(*row, style="dim" if row[0].startswith(" ") else None)
@@ -256,12 +255,14 @@ def show(
 
 
 def decoder(system: advface_jax.System, source: str, role: Role) -> decoders.Decoder:
+    """One decoder, by kind or by file. Errors as for ``System.decoder`` and ``read_decoder``."""
     if source in decoders.KINDS:
         return system.decoder(source, role)
     return system.read_decoder(source)
 
 
 def file(source: str, role: Role) -> Path:
+    """Where that decoder lies."""
     return ASSETS / f"{source}-{role}.safetensors" if source in decoders.KINDS else Path(source)
 
 

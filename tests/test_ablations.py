@@ -298,8 +298,9 @@ def test_the_noises_stand_beside_each_other(flags):
     for wrong in wrongs:
         with pytest.raises(ValueError, match=r"^got --(shift|uniform) (0.0|nan); wanted positive"):
             random_row.main(**quick | wrong)
+    nothing: dict[str, Any] = dict.fromkeys(strengths, ())
     with pytest.raises(ValueError, match="^got no strength"):
-        random_row.main(**quick | {kind: () for kind in strengths})
+        random_row.main(**quick | nothing)
 
 
 def test_where_a_noise_crosses_the_paper_s_psnr():
