@@ -16,31 +16,27 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.table import Table
 
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, data, defenses, metrics
 from advface_jax.data import leaks
 from advface_jax.defenses.defense import EPSILON
+from advface_jax.duetface import read_duetface
 from advface_jax.models import state
 from advface_jax.models.facenet import InceptionResNetV1
-from experiments import common, inputs, paper, reconstruction
-from experiments.defenses import NOISE, Each
+from experiments import accuracy_text, common, inputs, paper, reconstruction
+from experiments.defenses import Each
+from experiments.duetface import of_duetface
 from experiments.evaluation import Judged, Subject, row, verdicts
 from experiments.intervals import bootstrap
 
-OFFLINE = "AdvFace (offline)"
+OFFLINE, DUETFACE = accuracy_text.OFFLINE, "DuetFace"
+TRAINED = ("training", "steps", "command", "date")  # of DuetFace's card
 BY_OFFLINE = " (Ψ retrained on protected features)"
-LABELS = {
-    "Laplace": "Laplace noise (no DP guarantee)",  # wherever it is printed
-    "AdvFace": "AdvFace online",
-    OFFLINE: "AdvFace offline",
-}
 WANTS = {
     OFFLINE: "give --offline FOLDER (python -m experiments.finetune --features …)",
-    "DuetFace": "give --duetface FOLDER (python -m experiments.train_duetface)",
+    DUETFACE: "give --duetface FOLDER (python -m experiments.train_duetface)",
 }
-HEADER = ("", "ACC %", "95 %", "deviation of folds", "lost, points", "95 %", "paper", "lost")
 
 
 @jax.tree_util.register_dataclass
@@ -60,6 +56,7 @@ def main(
     out: Path = Path("results"),
     weights: str = "facenet-512-q8",
     offline: Path | None = None,
+    duetface: Path | None = None,
     faces: str | None = None,
     listing: Path | None = None,
     pairs: Path | None = None,
@@ -96,6 +93,7 @@ def main(
       weights: facenet-512-q8 (fetched at first use, 17 MB), another known name, or a folder of
         weights_convert.
       offline: Folder that experiments.finetune left: Ψ retrained on protected features.
+      duetface: Folder that experiments.train_duetface left.
       faces: Folder or zip of 160×160 crops as identity/image.jpg, or 'synthetic'.
       listing: Tab-separated list of the faces, with columns file and identity.
       pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
@@ -120,21 +118,28 @@ def main(
     config = ProtectConfig(steps, alpha, bound, statistics=statistics)
     checked = checks.epsilon(epsilon)
     retrained = None if offline is None else _retrained(offline, system)
+    channels = duetface and read_duetface(duetface / "duetface.safetensors", system)
     crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed, set=set)
-    models = reconstruction.models(system, shadow, shadow)
-    seen = {"shadow": reconstruction.seen_in_training(shadow, shadow, crops, on_leak)["shadow"]}
+    decoder = reconstruction.decoder(system, shadow, "shadow")
+    lists = {"shadow": reconstruction.file(shadow, "shadow").with_suffix(".identities")}
+    lists |= {OFFLINE: offline / "weights.identities"} if offline else {}
+    lists |= {"DuetFace": duetface / "duetface.identities"} if duetface else {}
+    seen = inputs.seen_in_training(lists, crops, on_leak)
     compared = (
         defenses.ball(config.steps),
         defenses.walk(config.steps),
         defenses.laplace(),
-        defenses.advface(extractor=system.extractor, shadow=models.shadow, config=config),
+        defenses.advface(extractor=system.extractor, shadow=decoder, config=config),
     )
-    told = reconstruction.provenance(system, models, shadow, shadow)
     settings = {
         "experiment": "accuracy",
         **origin,
-        **{k: v for k, v in told.items() if not k.startswith("attacker")},
+        "weights": system.card["source"],
+        "weights_sha256": system.card["sha256"],
+        "shadow": Path(shadow).stem,
+        "shadow_sha256": reconstruction.digest(decoder),
         "offline": retrained and {k: retrained.card[k] for k in ("source", "sha256")},
+        "duetface": channels and {k: channels[1][k] for k in TRAINED},
         "defenses": [d.name for d in compared],
         "epsilon": epsilon,
         **dataclasses.asdict(config),
@@ -146,43 +151,52 @@ def main(
     store = Each(compared, checked, precision)
     subject = Subject(system.extractor, store, (), Servers(networks), system.network)
     kept = out / ".batches-accuracy"  # its own: each experiment removes its batches at its end
+    how: dict[str, Any] = {"batch": batch, "seed": seed, "keep": kept}
     with reconstruction.exactly(precision):
-        measured = reconstruction.measure(
-            crops, subject, batch=batch, seed=seed, keep=kept, settings=settings
+        measured = reconstruction.measure(crops, subject, **how, settings=settings)
+        duet = channels and reconstruction.measure(
+            crops, of_duetface(channels[0]), **how, settings={**settings, "of": "DuetFace"}
         )
     online, *others = _apart(measured.judged, networks)
     tell = {"set": origin["set"], "shadow": settings["shadow"]}
     bare, weigh = _right(online.stored[0], online.stored[0], over)
 
-    def line(method: str, judged: Judged, condition: int, enrolled_only: bool = False):
+    def line(
+        method: str,
+        judged: Judged,
+        condition: int = 0,
+        enrolled_only: bool = False,
+        unprotected: int | None = 0,
+    ) -> common.Row:
         probes = judged.stored[0 if enrolled_only else condition]
         lost = bare - _right(judged.stored[condition], probes, over)[0]
         told = {**tell, "drop": float(lost @ weigh), "drop_ci": bootstrap(lost, over.fold, weigh)}
         at = epsilon if condition else None
-        return row(method, at, judged, condition, over, enrolled_only=enrolled_only, told=told)
+        return row(method, at, judged, condition, over, 0, enrolled_only, unprotected, told)
 
     names = [d.name for d in compared]
+    advface = len(names)
     rows = [line(name, online, i) for i, name in enumerate(["Unprotected", *names])]
-    rows.insert(len(names), {**_not_measured("DuetFace"), **tell})
-    rows.append(line("AdvFace", online, len(names), enrolled_only=True))
+    duetted = line(DUETFACE, duet.judged, unprotected=None) if duet else _not_measured(DUETFACE)
+    rows.insert(advface, duetted | tell)  # the paper's order
+    rows.append(line("AdvFace", online, advface, enrolled_only=True))
     if others:
-        rows += [
-            line(OFFLINE, others[0], len(names)),
-            line(f"Unprotected{BY_OFFLINE}", others[0], 0),
-        ]
+        rows.append(line(OFFLINE, others[0], advface))
+        rows.append(line(f"Unprotected{BY_OFFLINE}", others[0]))
     else:
-        rows.append({**_not_measured(OFFLINE), **tell})
+        rows.append(_not_measured(OFFLINE) | tell)
 
-    seconds = measured.seconds + time.monotonic() - began
+    earlier = measured.seconds + (duet.seconds if duet else 0)
+    seconds = earlier + time.monotonic() - began
     as_published = preset == "paper" and config == ProtectConfig()
 
     def beside(r: common.Row) -> dict[str, float]:
         if not as_published or r.get("enrolled_only"):
             return {}
         at = epsilon if "not_measured" in r else r["epsilon"]
-        return paper.beside(r["method"], at, models.shadow.config.kind, "resrec", set)
+        return paper.beside(r["method"], at, decoder.config.kind, "resrec", set)
 
-    table = [_cells(r, beside(r), beside(rows[0])) for r in rows]
+    table = [accuracy_text.cells(r, beside(r), beside(rows[0])) for r in rows]
     common.write_results(
         out,
         "accuracy",
@@ -191,13 +205,13 @@ def main(
         config=settings,
         seconds=seconds,
         notes={
-            "paper": {label(r): beside(r).get("acc") for r in rows if beside(r)},
+            "paper": {accuracy_text.label(r): beside(r).get("acc") for r in rows if beside(r)},
             "seen_in_training": seen,  # null: no list of whom the decoder saw
             "faces_per_s": round(measured.rate, 3),
         },
-        text=_text(table, rows, settings, seconds),
+        text=accuracy_text.text(table, rows, settings, seconds),
     )
-    _show(table, out)
+    accuracy_text.show(table, out)
     shutil.rmtree(kept)  # embeddings of every face: not for keeping
 
 
@@ -208,12 +222,6 @@ def _right(
     distances = metrics.squared_distance(stored[pairs.left], probes[pairs.right])
     verified = metrics.ten_fold_accuracy(distances, pairs.same, pairs.fold)
     return verdicts(distances, verified, pairs)
-
-
-def label(r: common.Row) -> str:
-    """A row's name as it is printed."""
-    name = LABELS.get(r["method"], str(r["method"]))
-    return name + (", only the enrolled image protected" if r.get("enrolled_only") else "")
 
 
 def _retrained(folder: Path, system: advface_jax.System) -> advface_jax.System:
@@ -239,66 +247,6 @@ def _apart(judged: Judged, networks: tuple[InceptionResNetV1, ...]) -> list[Judg
 def _not_measured(method: str) -> common.Row:
     empty = dict.fromkeys(("epsilon", "ssim", "psnr", "mse", "acc", "srra"))
     return {"method": method, **empty, "n": 0, "not_measured": WANTS[method]}
-
-
-def _cells(r: common.Row, theirs: dict[str, float], bare: dict[str, float]) -> list[str]:
-    def points(value: float | None) -> str:
-        return "–" if value is None else f"{100 * value:.2f}"
-
-    def interval(name: str) -> str:
-        return " to ".join(points(x) for x in r.get(name) or ()) or "–"
-
-    told = f": not measured: {r['not_measured']}" if "not_measured" in r else ""
-    lost = bare["acc"] - theirs["acc"] if theirs and bare else None
-    return [
-        label(r) + told,
-        points(r["acc"]),
-        interval("acc_ci"),
-        points(r.get("acc_std_of_folds")),
-        points(r.get("drop")),
-        interval("drop_ci"),
-        points(theirs.get("acc")),
-        points(lost),
-    ]
-
-
-def _show(table: list[list[str]], out: Path) -> None:
-    shown = Table(title="Recognition under each defence")
-    for name in (*HEADER[:2], *HEADER[4:]):  # for which a terminal is wide enough
-        shown.add_column(name, justify="right" if name else "left")
-    for name, *cells in table:
-        shown.add_row(name.partition(": ")[0], cells[0], *cells[3:])
-    cli.answer.print(shown)
-    for name in (cells[0] for cells in table if ": " in cells[0]):
-        cli.console.print(name, markup=False, soft_wrap=True)
-    cli.console.print(f"written: {out / 'accuracy.md'}, {out / 'accuracy.json'}", soft_wrap=True)
-
-
-def _text(
-    table: list[list[str]], rows: list[common.Row], settings: dict[str, Any], seconds: float
-) -> str:
-    where = common.surroundings()
-    alpha = "ε/10" if settings["alpha"] is None else f"{settings['alpha']:g}"
-    return "\n\n".join(
-        [
-            f"# Recognition at ε = {settings['epsilon']:g}",
-            common.markdown(HEADER, table),
-            "ACC over folds, each judged by the threshold that the others choose. Lost: how far "
-            "below the unprotected features. 95 %: bootstrap over the pairs, of the loss over the "
-            "same pairs of both; neither seeds of S nor of a training are in it. Both images of a "
-            "pair are protected where nothing else is said. Accuracy says nothing of privacy: "
-            "experiments.defenses attacks.",
-            NOISE,
-            f"S {settings['shadow']}, {settings['steps']} steps, α = {alpha}, bound "
-            f"{settings['bound']}, batches of {settings['batch']} ({settings['statistics']} "
-            f"statistics), {settings['precision']}, seed {settings['seed']}; {rows[0]['n']:,} "
-            f"faces, {rows[0]['pairs']:,} pairs in {settings['folds']} folds "
-            f"({settings['faces']}); weights {settings['weights']}"
-            + (f", offline {settings['offline']['source']}." if settings["offline"] else "."),
-            f"`{cli.command('experiments.accuracy')}`\n{where['hardware']}, jax "
-            f"{where['versions']['jax']}, {seconds / 60:.1f} min, {where['date']}.",
-        ]
-    )
 
 
 if __name__ == "__main__":

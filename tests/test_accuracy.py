@@ -11,7 +11,9 @@ from flax import nnx
 from test_experiments import Pooled, filled
 
 import advface_jax
+from advface_jax.duetface import write_duetface
 from advface_jax.models import decoders
+from advface_jax.models.duetface import DuetFace, DuetFaceConfig
 from advface_jax.system import System, write_decoder
 from experiments import accuracy, evaluation, inputs, paper
 
@@ -63,10 +65,14 @@ def measured(flags, **others):
 def test_agedb_30_in_its_own_files_stands_beside_the_paper_s_agedb_30(flags, monkeypatch, tmp_path):
     set_files.agedb_30(tmp_path / "data")
     monkeypatch.setenv("ADVFACE_DATA", str(tmp_path / "data"))
-    offline = tmp_path / "offline"
-    rows, document, text = measured(
-        flags, preset="paper", set="agedb_30", offline=offline, steps=40
-    )
+    card = {"weights": "00", "weights_sha256": "00", "training": "none at all", "steps": 0}
+    model = DuetFace(DuetFaceConfig(width=4, depth=0), rngs=nnx.Rngs(0))
+    card |= {"command": "python", "date": "2026-01-01"}
+    write_duetface(tmp_path / "duetface" / "duetface.safetensors", model, card)
+    trained = {"offline": tmp_path / "offline", "duetface": tmp_path / "duetface"}
+    real = accuracy.ProtectConfig  # one step, as if that were the paper's: forty take long
+    monkeypatch.setattr(accuracy, "ProtectConfig", lambda *a, **k: real(*(a or (1,)), **k))
+    rows, document, text = measured(flags, preset="paper", set="agedb_30", **trained)
     names = [(r["method"], r.get("enrolled_only", False)) for r in rows]
     assert names == [
         ("Unprotected", False),
@@ -81,19 +87,19 @@ def test_agedb_30_in_its_own_files_stands_beside_the_paper_s_agedb_30(flags, mon
     ]
     assert all(r["set"] == "agedb_30" for r in rows)
     by = {r["method"]: r for r in rows if not r.get("enrolled_only")}
-    assert by["DuetFace"]["not_measured"] and by["DuetFace"]["acc"] is None
+    assert by["DuetFace"]["epsilon"] is None and "cosine_to_unprotected" not in by["DuetFace"]
     for r in rows:
-        if "not_measured" not in r:
-            assert r["pairs"] == 20 and r["n"] == 20 and r["ssim"] is None
-            assert r["drop"] == pytest.approx(rows[0]["acc"] - r["acc"])
-            low, high = r["drop_ci"]
-            assert low <= r["drop"] <= high
+        assert r["pairs"] == 20 and r["n"] == 20 and r["ssim"] is None
+        assert r["drop"] == pytest.approx(rows[0]["acc"] - r["acc"])
+        low, high = r["drop_ci"]
+        assert low <= r["drop"] <= high
     assert by["Unprotected"]["drop"] == 0 == by["Unprotected"]["drop_ci"][1]
     assert by["AdvFace (offline)"]["threshold"] != by["AdvFace"]["threshold"], "another Ψ"
     beside = document["notes"]["paper"]
     assert beside["Unprotected"] == paper.of("Unprotected", "agedb_30")["acc"] == 0.8757
     assert beside["AdvFace online"] == 0.8510 and beside["AdvFace offline"] == 0.8635
     assert "| 85.10 | 2.47 |" in text and "86.35 | 1.22 |" in text
+    assert "; DuetFace none at all." in text and beside["DuetFace"] == 0.8710
     assert document["config"]["offline"] == {"source": "01", "sha256": "01"}
 
 
@@ -119,6 +125,8 @@ def test_what_is_lost_is_counted_on_the_same_pairs(flags, monkeypatch):
     assert both["acc"] != only["acc"] or both["threshold"] != only["threshold"]
     assert rows[-1]["method"] == "AdvFace (offline)"
     assert "not measured: give --offline FOLDER" in text
+    (duetface,) = [r for r in rows if r["method"] == "DuetFace"]
+    assert duetface["acc"] is None and "--duetface FOLDER" in duetface["not_measured"]
     assert not document["notes"]["paper"] and rows[0]["set"] is None
     assert not list(flags["out"].glob(".batches*")), "embeddings of faces are not left behind"
 
