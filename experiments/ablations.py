@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import advface_jax
-from advface_jax import ProtectConfig, checks, cli
+from advface_jax import ProtectConfig, checks, cli, sharding
 from advface_jax.data import leaks
 from advface_jax.defenses.defense import EPSILON
 from experiments import common, inputs, paper, plots, reconstruction
@@ -112,6 +112,8 @@ def main(
         shadows=shadow_files,
         attackers=attacker_files,
     )
+    for size in dict.fromkeys(c.batch for c in wanted):
+        sharding.across(size)  # refuses a batch that the devices cannot share: now, not hours on
     used = read_decoders(system, wanted)
     lists = {
         f"{role} {title(source)}": reconstruction.file(source, role).with_suffix(".identities")
