@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from advface_jax import cli
-from experiments import ledger, paper, sections
+from experiments import findings, ledger, paper, sections
 from experiments.expected import expectations
 from experiments.ledger import Run
 from experiments.readings import NUMBERED, READINGS, WARNING, notes
@@ -69,7 +69,7 @@ def render(results: Path, runs: Sequence[Run]) -> str:
         "## Expected on LFW, and what came",
         _expected(runs),
         *(["### Where ours differs, and why", why] if why else []),
-        *sections.others(runs),
+        *findings.others(runs),
         "## Ledger",
         "Every number that the paper prints. 95 %: bootstrap over the faces (SSIM, PSNR, MSE) or "
         "pairs (ACC, SRRA, drop) measured, thresholds held fixed; it knows nothing of other "

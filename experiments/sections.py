@@ -1,10 +1,9 @@
 """The tables of RESULTS.md, one function each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import paper
-from experiments.common import Row
 from experiments.ledger import OURS, Run, answers, set_of
 from experiments.paper import Number, Set
 
@@ -23,7 +22,6 @@ NAMES = {
     "Laplace": "DP: Laplace noise, no DP guarantee",
     "AdvFace (offline)": "AdvFace offline",
 }
-LFW_FACES = 7701  # in the 6,000 pairs
 PICTURES = {
     "3": "`reconstructions.png` of `python -m experiments.tradeoff`; of faces of nobody: "
     "[docs/demo-reconstructions.png](docs/demo-reconstructions.png)",
@@ -96,18 +94,21 @@ def table_1(name: Set, runs: Sequence[Run]) -> str | None:
         for theirs, ours in _readings()
         if _numbers(table="1", method=theirs)
     ]
-    return _grid(rows, ("",), ("ssim", "psnr", "mse", "srra"), runs, _floor(name, runs))
+    return _grid(rows, ("",), ("ssim", "psnr", "mse", "srra"), runs, _alone(name, runs))
 
 
-def _floor(name: Set, runs: Sequence[Run]) -> list[list[str]]:
-    """The mean face of the run that AdvFace's line is from."""
+def _alone(name: Set, runs: Sequence[Run]) -> list[list[str]]:
+    """What the paper does not have, of the run that AdvFace's line is from; the mean face last."""
     (number,) = _numbers(table="1", method="AdvFace", set=name, metric="ssim")
+    metrics = ("ssim", "psnr", "mse", "srra")
     lines = []
     for ours in answers(number, runs)[:1]:
+        known = {method for readings in OURS.values() for method in readings}
         for row in ours.run.rows:
-            if row["method"].startswith("Mean face") and set_of(row, ours.run) == name:
-                cells = [shown(m, row[m], ours=True) for m in ("ssim", "psnr", "mse", "srra")]
-                lines.append(["*Mean face (floor)*", *(x for cell in cells for x in ("–", cell))])
+            other = row["method"] not in known and row.get("ssim") is not None
+            if other and set_of(row, ours.run) == name:
+                cells = [shown(m, row[m], True) if row.get(m) is not None else "–" for m in metrics]
+                lines.append([f"*{row['method']}*", *(x for cell in cells for x in ("–", cell))])
     return lines
 
 
@@ -158,84 +159,10 @@ def figures() -> str:
     return text + "\n\nPictures of real people stay where they are made; none is in the repository."
 
 
-def others(runs: Sequence[Run]) -> list[str]:
-    """What has no counterpart in the paper's tables: a section each, where it was measured."""
-    parts: list[str] = []
-    for title, experiment, build in OTHERS:
-        text = [t for run in runs if run.experiment == experiment if (t := build(run))]
-        if text:
-            parts += [f"## {title}", *text]
-    return [*parts, *_time(runs)]
-
-
-def _ablations(run: Run) -> str:
-    keys = ("ssim", "psnr", "acc", "srra", "srra_same_image")
-    header = ("", "SSIM", "PSNR dB", "ACC %", "SRRA %", "same image %", "changes")
-    lines = [
-        [r.get("condition", r["method"]), *_values(r, keys), r.get("ablation", "")]
-        for r in run.rows
-    ]
-    return _of(run, table(header, lines))
-
-
-def _values(row: Row, keys: Sequence[str]) -> list[str]:
-    def one(key: str) -> str:
-        value = row.get(key)
-        if not isinstance(value, (int, float)):
-            return "–" if value is None else str(value)
-        known = key.split("_")[0]
-        return shown(known, value, ours=True) if known in METRICS else f"{value:g}"
-
-    return [one(key) for key in keys]
-
-
-def _of(run: Run, text: str) -> str:
-    faces = max((r.get("n") or 0 for r in run.rows), default=0)
-    return f"{text}\n\n`{run.file}`, {faces:,} faces: `{run.document['command']}`"
-
-
-def _time(runs: Sequence[Run]) -> list[str]:
-    lines = []
-    for run in runs:
-        rate = run.document.get("notes", {}).get("faces_per_s")
-        if run.experiment == "defenses" and rate and run.config.get("preset") == "paper":
-            minutes = LFW_FACES / rate / 60
-            lines.append(
-                [run.document["hardware"], f"{rate:.2f}", f"{minutes:,.0f}", f"`{run.file}`"]
-            )
-    if not lines:
-        return []
-    text = table(("hardware", "faces/s", "minutes", "from"), lines)
-    return [
-        "## Time of a full LFW Table 1",
-        f"{text}\n\nAn extrapolation: the {LFW_FACES:,} faces of LFW's 6,000 pairs at the measured "
-        "rate of the median batch; compiling (under a minute or two) comes on top.",
-    ]
-
-
 def _decoders(config: Mapping[str, Any], role: str) -> str:
     """The one of that role, or all of them."""
     several = config.get(f"{role}s", ())
     return str(config.get(role) or ", ".join(one["name"] for one in several))
-
-
-def _spread(run: Run) -> str | None:
-    found = run.document.get("notes", {}).get("spread")
-    if not found:
-        return None
-
-    def cell(metric: str, spread: Mapping[str, Any]) -> str:
-        mean, *ends = (shown(metric, x, ours=True) for x in (spread["mean"], *(spread["ci"] or ())))
-        return f"{mean} ({' to '.join(ends)})" if ends else mean
-
-    lines = []
-    for metric in ("ssim", "psnr", "mse", "acc", "srra"):
-        protected, bare = found["protected"][metric], found["unprotected"][metric]
-        cells = [bare["over_attackers"], protected["over_shadows"], protected["over_attackers"]]
-        lines.append([METRICS[metric], *(cell(metric, of) for of in cells)])
-    header = ("", "unprotected, over R", "AdvFace over S, R averaged", "AdvFace over R, S averaged")
-    several = f"S: {', '.join(found['shadows'])}; R: {', '.join(found['attackers'])}."
-    return _of(run, f"{table(header, lines)}\n\nMean (95 % of Student's t). {several}")
 
 
 def runs(found: Sequence[Run]) -> str:
@@ -261,9 +188,3 @@ def runs(found: Sequence[Run]) -> str:
         )
     header = ("run", "file", "command", "faces", "pairs", "seed", "S → R", "hardware", "date")
     return table((*header, "min"), lines, left=3)
-
-
-OTHERS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (
-    ("Spread over the seeds of S and R", "transfer", _spread),
-    ("Ablations: what the paper leaves open", "ablations", _ablations),
-)

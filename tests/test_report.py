@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -193,6 +194,34 @@ def test_expectations_are_held_against_what_came(tmp_path):
     assert "| AdvFace PSNR ≤ 9 dB | 9.10 dB | **missed** | 2 |" in text
     assert "| Unprotected | 98.13 | 99.00 | – | – |" in text
     assert "| AdvFace offline | 97.78 | 98.50 | 0.35 | 0.50 |" in text
+
+
+def test_what_the_paper_has_no_table_for_has_a_section(tmp_path):
+    rows = [line("AdvFace"), line("AdvFace (FGSM)", ssim=0.5), line("Mean face (floor)", None)]
+    write(tmp_path, "defenses", rows)
+    told: dict[str, Any] = {"ablation": "alpha", "condition": "α = ε/10"}
+    changed = [line("AdvFace (α = ε/10)", ssim=0.412, srra_same_image=0.5, **told)]
+    write(tmp_path, "ablations", changed, experiment="ablations")
+    twins = [
+        line("Compact", acc=acc, acc_ci=[0.5, 0.9], trained_on="raw", measured_on=on)
+        for acc, on in ((0.75, "raw"), (0.7, "protected"))
+    ]
+    write(tmp_path, "reuse", twins, experiment="reuse")
+    reached = {"psnr": 22.81, "shift": {"ssim": 0.911}, "uniform": None}
+    noise = {"paper": {"Random": paper.of("Random")}, "at_the_paper_s_psnr": reached}
+    write(tmp_path, "random_row", [line("shift", None)], experiment="random_row", notes=noise)
+    before = line("held-out people, before", acc=0.91, separation=2.5)
+    write(tmp_path, "finetune", [before], experiment="finetune")
+    text = rendered(tmp_path)
+    for expected_line in (
+        "| *AdvFace (FGSM)* | – | 0.500 |",
+        "| α = ε/10 | 0.412 | 8.00 | 97.00 | 4.00 | 50.00 | alpha |",
+        "| Compact | 70.00 (50.00 to 90.00) | 75.00 (50.00 to 90.00) |",
+        "At the paper's 22.81 dB (interpolated): shift: SSIM 0.911; uniform: never.",
+        "| *Random in the paper* | 0.900 | 22.81 | 97.20 | 94.73 |",
+        "| held-out people, before | 91.00 | 2.500 | 60 |",
+    ):
+        assert expected_line in text
 
 
 def test_remarks_are_taken_over_and_other_files_are_counted(tmp_path):
