@@ -142,6 +142,9 @@ def test_of_a_pair_the_enrolled_image_alone_may_be_protected(judged):
     distances = ((found.stored[2][left] - found.stored[0][right]) ** 2).sum(1)
     assert line["threshold"] == np.ceil(distances[alternating].max() * 100) / 100 > 0.01
     assert line["enrolled_only"] and line["set"] == "lfw"
+    shown = [row("M", None, found, 0, pairs, attacker=a) for a in (0, 1)]
+    assert [r["srra_same_image"] for r in shown] == [1, 0], "each attacker shows its own pictures"
+    assert [r["srra"] for r in shown] == [1, 0] and shown[0]["srra_ci"] == [1, 1]
 
 
 def test_rows_carry_intervals_around_their_numbers(judged):
