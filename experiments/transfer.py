@@ -280,8 +280,8 @@ def _spread_text(found: Mapping[str, Any]) -> str:
     header = ("", "unprotected, over R", "over S (R averaged)", "over R (S averaged)", "all cells")
     n = len(found["shadows"]), len(found["attackers"])
     return (
-        f"Spread over the seeds of {n[0]} S ({', '.join(found['shadows'])}) and {n[1]} R "
-        f"({', '.join(found['attackers'])}): mean ± standard deviation (95 % t-interval; that of "
+        f"Spread over the seeds of {n[0]} S ({'; '.join(found['shadows'])}) and {n[1]} R "
+        f"({'; '.join(found['attackers'])}): mean ± standard deviation (95 % t-interval; that of "
         "all cells, which share S and R, is too narrow)\n\n" + common.markdown(header, lines)
     )
 
