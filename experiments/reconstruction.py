@@ -240,7 +240,7 @@ def _setting(settings: Mapping[str, Any], first: Row) -> str:
 
 def _named(settings: Mapping[str, Any], role: Role) -> str:
     """The one decoder of that role, or all of them."""
-    return settings.get(role) or ", ".join(d["name"] for d in settings[f"{role}s"])
+    return settings.get(role) or "; ".join(d["name"] for d in settings[f"{role}s"])
 
 
 def show(table: list[list[str]], out: Path, files: tuple[str, ...]) -> None:
