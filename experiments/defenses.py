@@ -20,7 +20,7 @@ import advface_jax
 from advface_jax import ProtectConfig, checks, cli, defenses
 from advface_jax.data import leaks
 from advface_jax.defenses.defense import EPSILON
-from experiments import common, inputs, paper, plots, reconstruction
+from experiments import channel_rows, common, inputs, paper, plots, reconstruction
 from experiments.evaluation import floor, of_features, row
 
 METHODS = ("pgd", "fgsm", "mifgsm")
@@ -33,8 +33,12 @@ NOISE = (
     "within ε (walk). Laplace noise has scale ε; no sensitivity is known, so it is a noise "
     "baseline and no guarantee of differential privacy."
 )
-DUETFACE = defenses.duetface()
-WANTS = f"needs a decoder and a recogniser over its {DUETFACE.stores[-1]} channels"
+CHANNELS = (
+    "DuetFace, PartialFace and DCTDP store channels of the image, and R is a decoder of those. "
+    "DuetFace's recogniser was distilled here from a FaceNet and is not the published one, which "
+    "was trained on millions of faces; the others have none. Solved: the attacker is linear "
+    "algebra, without any training, and guesses one brightness a colour."
+)
 
 
 @jax.tree_util.register_dataclass
@@ -63,6 +67,9 @@ def main(
     pairs: Path | None = None,
     shadow: str = "resrec",
     attacker: str = "resrec",
+    duetface: Path | None = None,
+    duetface_attacker: Path | None = None,
+    channels: tuple[Path, ...] = (),
     epsilon: float = EPSILON,
     steps: int = ProtectConfig.steps,
     alpha: float | None = ProtectConfig.alpha,
@@ -78,12 +85,13 @@ def main(
     """Compare the defences of a feature: reconstruction quality, accuracy, replay.
 
     Unprotected; random noise within ε in total (ball) and by steps (walk); Laplace noise, which
-    guarantees no differential privacy; AdvFace by PGD, FGSM and MI-FGSM; and the mean face, which
-    is an attacker's picture without any feature. The features of every face are defended, the
-    attacker's decoder R turns them back into pictures (SSIM, PSNR, MSE against the face), the
-    recogniser compares them in pairs (ACC), and R's pictures are shown to the recogniser (SRRA:
-    accepted as another image of the same person; "same image": as the very image). The attacker
-    here is the paper's: R was trained on unprotected features.
+    guarantees no differential privacy; DuetFace, with networks of its own; AdvFace by PGD, FGSM and
+    MI-FGSM; and the mean face, which is an attacker's picture without any feature. The features of
+    every face are defended, the attacker's decoder R turns them back into pictures (SSIM, PSNR, MSE
+    against the face), the recogniser compares them in pairs (ACC), and R's pictures are shown to
+    the recogniser (SRRA: accepted as another image of the same person; "same image": as the very
+    image). The attacker here is the paper's: R was trained on unprotected features, DuetFace's on
+    its channels.
 
     Stopped? The same command resumes after the last finished batch.
 
@@ -101,6 +109,11 @@ def main(
         AgeDB-30's .mat. Without it balanced pairs are drawn from the identities.
       shadow: AdvFace's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
       attacker: The attacker's R: the same choices.
+      duetface: Folder that experiments.train_duetface left; by default the shipped recogniser.
+      duetface_attacker: DuetFace's R, a file of train_decoder --defense duetface; by default the
+        shipped one.
+      channels: Further decoders, files of train_decoder --defense partialface or dctdp; each adds
+        a row of reconstruction alone, for no recogniser reads those channels.
       epsilon: The bound of every defence, in units of the feature; Laplace's scale.
       steps: Iterations of PGD, MI-FGSM and the random noise.
       alpha: Step size of PGD and MI-FGSM, in units of the feature; None for ε/10.
@@ -126,6 +139,11 @@ def main(
     models = reconstruction.models(system, shadow, attacker)
     seen = reconstruction.seen_in_training(shadow, attacker, crops, on_leak)
     compared = _defenses(models, config)
+    apart = channel_rows.read_duetface(system, duetface, duetface_attacker)
+    others = [] if isinstance(apart, str) else [apart]
+    others += [channel_rows.read_channels(file) for file in channels]
+    for networks in others:
+        seen |= channel_rows.seen_in_training(networks, crops, on_leak)
     settings = {
         "experiment": "defenses",
         **origin,
@@ -140,24 +158,25 @@ def main(
     store = Each(compared, checked, precision)
     subject = of_features(system.network, store, [models.attacker])
     kept = out / ".batches-defenses"  # its own: tradeoff removes .batches when it is done
+    how: dict[str, Any] = {"batch": batch, "seed": seed, "keep": kept, "settings": settings}
     with reconstruction.exactly(precision):
-        judged, pictures, earlier, rate = reconstruction.measure(
-            crops,
-            subject,
-            batch=batch,
-            seed=seed,
-            keep=kept,
-            settings=settings,
-        )
+        judged, pictures, earlier, rate = reconstruction.measure(crops, subject, **how)
         told = {k: settings[k] for k in ("set", "shadow", "attacker")}
         rows = [row("Unprotected", None, judged, 0, over, told=told)]
         rows += [
             row(d.name, epsilon, judged, i, over, told=told) for i, d in enumerate(compared, 1)
         ]
-        rows.insert(_after("Laplace", rows), _not_measured() | told)  # the paper's order
+        of_channels = [
+            channel_rows.measure(networks, crops, over, told=told, **how) for networks in others
+        ]
+        shots, at = [*pictures[:, 0]], _after("Laplace", rows)  # the paper's order
+        rows[at:at] = [r for found in of_channels for r in found.rows]
+        shots[at:at] = [shot for found in of_channels for shot in found.pictures]
+        if isinstance(apart, str):
+            rows.insert(at, _not_measured(apart) | told)
         rows.append(floor(crops, judged, subject.replay, over, told=told))
 
-    seconds = earlier + time.monotonic() - began
+    seconds = earlier + sum(f.seconds for f in of_channels) + time.monotonic() - began
     as_published = preset == "paper" and config == ProtectConfig()
 
     def beside(r: common.Row) -> dict[str, float]:
@@ -171,18 +190,18 @@ def main(
         rows,
         [_label(r) for r in rows],
         [beside(r) for r in rows],
-        settings=settings,
+        settings=settings | {"channels": [found.settings for found in of_channels]},
         notes={
             "paper": {r["method"]: beside(r) for r in rows if beside(r)},
             "seen_in_training": seen,  # null: no list of whom the decoder saw
             "faces_per_s": round(rate, 3),
         },
         seconds=seconds,
-        remarks=(NOISE,),
+        remarks=(NOISE, *([CHANNELS] if of_channels else [])),
     )
-    shown = reconstruction.distinct(crops.identities[: pictures.shape[2]])
+    shown = reconstruction.distinct(crops.identities[: len(shots[0])])
     mean = np.rint(crops.images.mean(0)).astype(np.uint8)
-    columns = [*pictures[:, 0, shown], np.broadcast_to(mean, (len(shown), *mean.shape))]
+    columns = [*(shot[shown] for shot in shots), np.broadcast_to(mean, (len(shown), *mean.shape))]
     names = [_label(r).replace(" (", "\n(") for r in rows[1:-1] if "not_measured" not in r]
     titles = ["unprotected", *names, "mean face"]
     plots.reconstructions(crops.images[shown], np.stack(columns), titles, out / "defenses.png")
@@ -204,9 +223,9 @@ def _defenses(models: reconstruction.Models, config: ProtectConfig) -> tuple[def
     )
 
 
-def _not_measured() -> common.Row:
+def _not_measured(why: str) -> common.Row:
     numbers = dict.fromkeys(("epsilon", "ssim", "psnr", "mse", "acc", "srra"))
-    return {"method": DUETFACE.name, **numbers, "n": 0, "not_measured": WANTS}
+    return {"method": "DuetFace", **numbers, "n": 0, "not_measured": why}
 
 
 def _after(method: str, rows: list[common.Row]) -> int:

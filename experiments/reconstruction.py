@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 from rich.table import Table
 
 import advface_jax
@@ -266,9 +267,9 @@ def file(source: str, role: Role) -> Path:
     return ASSETS / f"{source}-{role}.safetensors" if source in decoders.KINDS else Path(source)
 
 
-def digest(decoder: decoders.Decoder) -> str:
-    """What tells two decoders of one name apart."""
-    arrays = state.flatten(decoder)
+def digest(network: nnx.Module) -> str:
+    """What tells two networks of one name apart, as decoders."""
+    arrays = state.flatten(network)
     return hashlib.sha256(
         b"".join(np.asarray(arrays[k]).tobytes() for k in sorted(arrays))
     ).hexdigest()

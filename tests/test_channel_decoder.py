@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from test_experiments import filled
 from test_protect import on_a_cpu, slow_convolutions
 
 import advface_jax
 from advface_jax import defenses, train
 from advface_jax.data import read_faces
-from advface_jax.models import channel_decoder, decoders, state
+from advface_jax.models import channel_decoder, state
 from advface_jax.system import ASSETS, read_decoder
 from experiments import train_decoder
 
@@ -37,7 +38,7 @@ def stored() -> jax.Array:
 
 @pytest.fixture(scope="module")
 def small() -> channel_decoder.ChannelRec:
-    return decoders.decoder(SMALL, rngs=nnx.Rngs(0))  # type: ignore[return-value]
+    return filled(lambda: channel_decoder.ChannelRec(SMALL, rngs=nnx.Rngs(0)))  # type: ignore[return-value]
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -102,13 +103,12 @@ def test_every_weight_is_trained_and_the_loss_falls():
     assert all(not np.array_equal(fresh[name], trained[name]) for name in fresh)
 
 
-def test_each_step_draws_its_own_noise_and_the_seed_decides(monkeypatch):
+def test_each_step_draws_its_own_noise_and_the_seed_decides(small):
     images = jnp.asarray(read_faces("synthetic", limit=2).images / 255, jnp.float32)
     first, second = (train.see(PARTIALFACE, images, jax.random.key(i)) for i in (1, 3))
     assert np.abs(first - second).max() > 1
-    decoder = decoders.decoder(SMALL, rngs=nnx.Rngs(0))
     pixels = read_faces("synthetic", limit=2).images
-    one, again, other = (train.reconstruct(pixels, PARTIALFACE, decoder, seed=s) for s in (1, 1, 3))
+    one, again, other = (train.reconstruct(pixels, PARTIALFACE, small, seed=s) for s in (1, 1, 3))
     np.testing.assert_array_equal(one, again)
     assert np.abs(one - other).max() > 1e-3
 

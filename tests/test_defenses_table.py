@@ -9,6 +9,7 @@ import pytest
 import set_files
 from flax import nnx
 from PIL import Image
+from test_channel_rows import write_networks
 from test_experiments import FIELDS, Pooled, filled
 
 import advface_jax
@@ -77,7 +78,7 @@ def test_every_defence_of_a_feature_has_its_row(flags):
     assert all(r.keys() >= FIELDS for r in rows.values())
     missing = rows.pop("DuetFace")
     assert missing["n"] == 0 and {missing[k] for k in MEASURED} == {None}
-    assert "DuetFace: not measured: needs a decoder and a recogniser over its 162 channels" in text
+    assert "DuetFace: not measured: needs a recogniser" in text
     floor = rows.pop("Mean face (floor)")
     assert floor["acc"] is None and floor["ssim"] > 0 and "Mean face (floor)" in text
     for method, r in rows.items():
@@ -90,6 +91,32 @@ def test_every_defence_of_a_feature_has_its_row(flags):
     with Image.open(flags["out"] / "defenses.png") as picture:
         assert min(picture.size) > 100
         assert np.asarray(picture.convert("L")).std() > 5, "an empty picture"
+
+
+def test_defences_of_images_join_with_networks_of_their_own(flags, tmp_path):
+    write_networks(tmp_path)
+    alone, _, _ = measured(flags, steps=1)
+    files = {
+        "duetface": tmp_path,
+        "duetface_attacker": tmp_path / "duetface_attacker.safetensors",
+        "channels": (tmp_path / "partialface.safetensors",),
+    }
+    rows, document, text = measured(flags, steps=1, out=tmp_path / "joined", **files)
+    at = METHODS.index("DuetFace")
+    theirs = ["DuetFace", "DuetFace (solved, nothing trained)", "PartialFace"]
+    assert list(rows) == [*METHODS[:at], *theirs, *METHODS[at + 1 :]]
+    assert all(rows[m] == alone[m] for m in METHODS if m != "DuetFace")
+    assert rows[theirs[1]]["ssim"] > 0.85 and rows[theirs[0]]["acc"] is not None
+    assert rows["PartialFace"]["acc"] is None and "| PartialFace |" in text
+    assert "distilled" in text and "not measured" not in text
+    assert document["config"]["channels"][0]["defense"] == "duetface"
+    assert document["notes"]["seen_in_training"]["duetface: duetface"] is None
+    assert not list((tmp_path / "joined").glob(".*"))
+    sizes = []
+    for folder in (tmp_path / "joined", flags["out"]):
+        with Image.open(folder / "defenses.png") as picture:
+            sizes.append(picture.size)
+    assert sizes[0] > sizes[1], "their pictures stand in the figure"
 
 
 def test_each_condition_is_its_own_defence(flags):

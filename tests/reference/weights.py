@@ -32,7 +32,7 @@ def draw(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
     kind = name.rsplit(".", 1)[-1]
     if kind == "num_batches_tracked":
         return np.zeros(shape, np.int64)
-    if kind in ("var", "running_var", "scale"):
+    if kind in ("var", "running_var", "scale", "size"):
         value = 0.5 + u
     elif kind in ("mean", "running_mean", "bias"):
         value = 0.6 * u - 0.3
