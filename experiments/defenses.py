@@ -37,7 +37,7 @@ CHANNELS = (
     "DuetFace, PartialFace and DCTDP store channels of the image, and R is a decoder of those. "
     "DuetFace's recogniser was distilled here from a FaceNet and is not the published one, which "
     "was trained on millions of faces; the others have none. Solved: the attacker is linear "
-    "algebra, without any training, and guesses one brightness a colour."
+    "algebra, without any training, and guesses three numbers, the mean colour of public faces."
 )
 
 

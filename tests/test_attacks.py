@@ -42,6 +42,9 @@ def test_a_picture_with_black_and_white_leaves_no_constant_open():
     guessed = np.asarray(solve_channels(share(darker), mean=0.3))
     np.testing.assert_allclose(guessed.mean((1, 2)), 0.3, atol=1e-4)
     np.testing.assert_allclose(without_means(guessed), without_means(darker), atol=1e-4)
+    colour = np.array([0.1, 0.2, 0.3], "f4")  # the last two of which can be: the first is clipped
+    tinted = np.asarray(solve_channels(share(darker), mean=colour)).mean((1, 2))
+    np.testing.assert_allclose(tinted[:, 1:], [[0.2, 0.3]] * 2, atol=1e-4)
     nearest = np.asarray(solve_channels(share(darker), mean=0.9))
     np.testing.assert_allclose(nearest.max((1, 2)), 1, atol=1e-4)  # as far as [0,1] allows
 
@@ -73,8 +76,11 @@ def test_what_cannot_be_solved_is_refused_in_plain_words(faces):
         solve_channels(stored * np.nan)
     with pytest.raises(ValueError, match="two pixels or more"):
         solve_channels(stored[:, :1, :1])
-    with pytest.raises(ValueError, match="^got mean=1.5; wanted a brightness"):
-        solve_channels(stored, mean=1.5)
+    for mean in (1.5, (0.5, 0.5), np.nan):
+        with pytest.raises(
+            ValueError, match=r"^got mean=.*; wanted a brightness in \[0, 1\], or R"
+        ):
+            solve_channels(stored, mean=mean)
     with pytest.raises(ValueError, match="different numbers from 0 to 191"):
         solve_channels(stored, (0,) * 162)
     nine = tuple(64 * c + i for c in range(3) for i in range(40, 49))  # a row, no column

@@ -32,7 +32,9 @@ Lines = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def solve_channels(
-    stored: ArrayLike, present: Sequence[int] = SERVER_CHANNELS, mean: float = 0.5
+    stored: ArrayLike,
+    present: Sequence[int] = SERVER_CHANNELS,
+    mean: float | Sequence[float] | np.ndarray = 0.5,
 ) -> jax.Array:
     """Images from some of their frequency channels, up to a guessed constant a colour.
 
@@ -47,7 +49,8 @@ def solve_channels(
     Args:
       stored: (b,n,n,k), floating: what ``defenses.duetface`` or ``dctdp`` stores, any n ≥ 2.
       present: which of ``block_dct``'s 192 channels the k are, in their order.
-      mean: the guess, in [0, 1]: mid grey, or that of public faces.
+      mean: the guess, in [0, 1]: one number (mid grey), or (3,), the mean colour of public faces,
+        which is much the better one.
 
     Returns:
       (b,n,n,3) float32 in [0,1].
@@ -63,9 +66,10 @@ def solve_channels(
     if n < 2:
         raise ValueError(f"got channels of shape {f.shape}; wanted two pixels or more across")
     f = checks.features(f, (n, n, len(numbers)))
-    if not 0 <= mean <= 1:
-        raise ValueError(f"got mean={mean}; wanted a brightness in [0, 1]")
-    return _solve(f, jnp.float32(mean), numbers, lines)
+    guess = np.asarray(mean, np.float32)
+    if guess.shape not in ((), (3,)) or not ((guess >= 0) & (guess <= 1)).all():
+        raise ValueError(f"got mean={mean}; wanted a brightness in [0, 1], or R, G and B")
+    return _solve(f, jnp.asarray(np.broadcast_to(guess, (1, 1, 1, 3))), numbers, lines)
 
 
 def _whole(present: tuple[int, ...]) -> Lines:

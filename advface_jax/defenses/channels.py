@@ -2,7 +2,8 @@
 
 Each is the transform alone: what leaves the client. Ψ cannot read it; a recogniser of its own must
 be trained on it. None hides a picture from who solves for it: the enlargement by 8 repeats each
-pixel 64 times over, and DuetFace's 162 channels still fix the image up to one number a colour.
+pixel 64 times over, and DuetFace's 162 channels still fix the image up to one number a colour
+(``attacks.solve_channels``).
 """
 
 import dataclasses
