@@ -123,7 +123,7 @@ def _spread(run: Run) -> str | None:
         cells = [bare["over_attackers"], protected["over_shadows"], protected["over_attackers"]]
         lines.append([METRICS[metric], *(cell(metric, of) for of in cells)])
     header = ("", "unprotected, over R", "AdvFace over S, R averaged", "AdvFace over R, S averaged")
-    several = f"S: {', '.join(found['shadows'])}; R: {', '.join(found['attackers'])}."
+    several = f"S: {'; '.join(found['shadows'])}. R: {'; '.join(found['attackers'])}."
     return _of(run, f"{table(header, lines)}\n\nMean (95 % of Student's t). {several}")
 
 

@@ -77,6 +77,8 @@ def read(folder: Path) -> list[Run]:
         raise ValueError(f"{folder} is no folder: give one with results of the experiments (.json)")
     runs, others = [], []
     for file in sorted(folder.rglob("*.json")):
+        if any(part.startswith(".") for part in file.relative_to(folder).parts):
+            continue  # what experiments keep for themselves while they run
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
             words = document["command"].split()
@@ -130,6 +132,7 @@ def answers(number: Number, runs: Iterable[Run], method: str | None = None) -> l
         found,
         key=lambda ours: (
             order.index(ours.run.experiment),
+            "spread" in ours.run.document.get("notes", {}),  # one kind alone: its own table
             -ours.items(number.metric),
             ours.row.get("shadow_seed") or 0,
             ours.row.get("attacker_seed") or 0,

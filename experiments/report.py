@@ -103,9 +103,9 @@ def _tables(runs: Sequence[Run]) -> list[str]:
             else:
                 parts += [f"**{TITLES[name]}**", text]
         if empty:
-            why = "data not at hand" if "LFW" not in empty else "see the ledger"
+            reason = " (data not at hand)" if "LFW" not in empty else ""
             parts.append(
-                f"{', '.join(empty)}: not measured: {why}; the paper's numbers stand in the ledger."
+                f"Not measured{reason}: {', '.join(empty)}. The paper's numbers stand in the ledger."
             )
     return parts
 

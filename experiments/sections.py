@@ -162,7 +162,7 @@ def figures() -> str:
 def _decoders(config: Mapping[str, Any], role: str) -> str:
     """The one of that role, or all of them."""
     several = config.get(f"{role}s", ())
-    return str(config.get(role) or ", ".join(one["name"] for one in several))
+    return str(config.get(role) or "; ".join(one["name"] for one in several))
 
 
 def runs(found: Sequence[Run]) -> str:

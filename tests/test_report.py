@@ -164,7 +164,7 @@ def test_the_spread_over_seeds_has_its_table_and_its_column(tmp_path):
     row = [r for r in ledger_rows(text) if r[0] == "4" and r[2:5] == RESREC]
     assert row[0][6] == "0.600", "the shipped decoders' own number, of seed 0"
     assert row[0][8] == "3 S: 0.330 (0.310 to 0.350); 3 R: 0.330 (0.320 to 0.340)"
-    assert "## Spread over the seeds" in text and "S: ResRec, seed 0, ResRec, seed 1;" in text
+    assert "## Spread over the seeds" in text and "S: ResRec, seed 0; ResRec, seed 1. R:" in text
     assert "| ACC % | 33.00 (32.00 to 34.00) | 33.00 (31.00 to 35.00) |" in text
 
 
@@ -229,6 +229,7 @@ def test_remarks_are_taken_over_and_other_files_are_counted(tmp_path):
     (tmp_path / "remarks.md").write_text("Because of the weather.\n")
     (tmp_path / "card.json").write_text('{"rows": 3}')
     (tmp_path / "broken.json").write_text("{")
+    write(tmp_path / ".batches", "b", [line("AdvFace")])
     with pytest.warns(UserWarning, match="2 JSON files are no results .* the first: broken.json"):
         runs = ledger.read(tmp_path)
     text = report.render(tmp_path, runs)
