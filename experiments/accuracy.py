@@ -23,8 +23,9 @@ from advface_jax.data import leaks
 from advface_jax.defenses.defense import EPSILON
 from advface_jax.duetface import read_duetface
 from advface_jax.models import state
+from advface_jax.models.duetface import Recogniser
 from advface_jax.models.facenet import InceptionResNetV1
-from experiments import accuracy_text, common, inputs, paper, reconstruction
+from experiments import accuracy_text, channel_rows, common, inputs, paper, reconstruction
 from experiments.defenses import Each
 from experiments.duetface import of_duetface
 from experiments.evaluation import Judged, Subject, row, verdicts
@@ -93,7 +94,7 @@ def main(
       weights: facenet-512-q8 (fetched at first use, 17 MB), another known name, or a folder of
         weights_convert.
       offline: Folder that experiments.finetune left: Ψ retrained on protected features.
-      duetface: Folder that experiments.train_duetface left.
+      duetface: Folder that experiments.train_duetface left; by default the shipped recogniser.
       faces: Folder or zip of 160×160 crops as identity/image.jpg, or 'synthetic'.
       listing: Tab-separated list of the faces, with columns file and identity.
       pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
@@ -118,12 +119,14 @@ def main(
     config = ProtectConfig(steps, alpha, bound, statistics=statistics)
     checked = checks.epsilon(epsilon)
     retrained = None if offline is None else _retrained(offline, system)
-    channels = duetface and read_duetface(duetface / "duetface.safetensors", system)
+    channels = _duetface(duetface, system)
     crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed, set=set)
     decoder = reconstruction.decoder(system, shadow, "shadow")
     lists = {"shadow": reconstruction.file(shadow, "shadow").with_suffix(".identities")}
     lists |= {OFFLINE: offline / "weights.identities"} if offline else {}
-    lists |= {"DuetFace": duetface / "duetface.identities"} if duetface else {}
+    if channels:
+        file = (duetface or channel_rows.SHIPPED) / channel_rows.RECOGNISER
+        lists["DuetFace"] = file.with_suffix(".identities")
     seen = inputs.seen_in_training(lists, crops, on_leak)
     compared = (
         defenses.ball(config.steps),
@@ -222,6 +225,21 @@ def _right(
     distances = metrics.squared_distance(stored[pairs.left], probes[pairs.right])
     verified = metrics.ten_fold_accuracy(distances, pairs.same, pairs.fold)
     return verdicts(distances, verified, pairs)
+
+
+def _duetface(
+    folder: Path | None, system: advface_jax.System
+) -> tuple[Recogniser, dict[str, Any]] | None:
+    """The recogniser and its card; None where none is shipped for these weights."""
+    file = (folder or channel_rows.SHIPPED) / channel_rows.RECOGNISER
+    if folder is None and not file.is_file():
+        return None
+    try:
+        return read_duetface(file, system)
+    except ValueError:
+        if folder is None:  # the shipped one stands in front of other weights
+            return None
+        raise
 
 
 def _retrained(folder: Path, system: advface_jax.System) -> advface_jax.System:

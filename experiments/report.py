@@ -104,9 +104,8 @@ def _tables(runs: Sequence[Run]) -> list[str]:
                 parts += [f"**{TITLES[name]}**", text]
         if empty:
             reason = " (data not at hand)" if "LFW" not in empty else ""
-            parts.append(
-                f"Not measured{reason}: {', '.join(empty)}. The paper's numbers stand in the ledger."
-            )
+            which = ", ".join(empty)
+            parts.append(f"Not measured{reason}: {which}. The ledger has the paper's numbers.")
     return parts
 
 
