@@ -15,8 +15,8 @@ import advface_jax
 from advface_jax import data, defenses, duetface
 from advface_jax.defenses import channels
 from advface_jax.models.duetface import DuetFace, DuetFaceConfig, Recogniser
-from advface_jax.system import System
-from experiments import train_duetface
+from advface_jax.system import ASSETS, System, read_decoder
+from experiments import channel_rows, train_duetface
 
 SMALL = DuetFaceConfig(mixed=4, width=4, depth=2, client=2)
 
@@ -220,3 +220,16 @@ def test_other_settings_weights_and_damage_are_refused(small, trained, tmp_path)
     (tmp_path / "d.json").write_text(path.with_suffix(".json").read_text())
     with pytest.raises(ValueError, match="is damaged"):
         duetface.read_duetface(tmp_path / "d.safetensors", other)
+
+
+def test_what_is_shipped_fits_and_says_how_it_was_trained():
+    path = channel_rows.SHIPPED / channel_rows.RECOGNISER
+    assert path.stat().st_size < 300_000, "FaceNet is not in it"
+    beside = json.loads((ASSETS / "resrec-attacker.json").read_text())
+    shipped = {"source": beside["weights"], "sha256": beside["weights_sha256"]}
+    recogniser, card = duetface.read_duetface(path, System(None, shipped))  # type: ignore[arg-type]
+    assert recogniser.duetface.weight[...] != 0, "the mask has a part"
+    assert "not trained as published" in card["training"]
+    assert {"seed", "seconds", "faces_read"} <= card.keys() | card["train"].keys()
+    decoder, about = read_decoder(channel_rows.SHIPPED / channel_rows.DECODER, "duetface")
+    assert about["config"]["channels"] == 162 and about["train"]["seed"] == 0
