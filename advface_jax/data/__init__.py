@@ -2,6 +2,7 @@
 
 from advface_jax.data.faces import Faces, open_faces, read_faces
 from advface_jax.data.feature_sets import FeatureSet, open_features
+from advface_jax.data.grouped import Chosen, Grouped
 from advface_jax.data.loader import Batch, batches, epoch_order, to_device
 from advface_jax.data.pairs import (
     NamedPair,
@@ -18,8 +19,10 @@ from advface_jax.data.synthetic import synthetic_faces, synthetic_names
 
 __all__ = [
     "Batch",
+    "Chosen",
     "Faces",
     "FeatureSet",
+    "Grouped",
     "NamedPair",
     "Pairs",
     "Source",

@@ -1,0 +1,303 @@
+"""Features as a data set (paper, §4.4): a recogniser trained from nothing but protected ones.
+
+    python -m experiments.reuse --features FOLDER --faces celeba.zip --listing celeba.tsv \\
+        --preset paper --out results/reuse
+
+FOLDER is what `python -m advface_jax features` wrote, with labels; --faces are the pictures that it
+was made from. Writes reuse.json and reuse.md into --out, and both trainings.
+"""
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from rich.table import Table
+
+import advface_jax
+from advface_jax import cli, data, defenses, finetune
+from advface_jax.data.listing import parse_where
+from advface_jax.models.compact import Compact
+from advface_jax.models.facenet import Extractor
+from experiments import common, inputs, paper, reconstruction
+from experiments.defenses import Each
+from experiments.evaluation import Subject, row
+from experiments.labelled_features import (
+    features_with_labels,
+    protection,
+    same_faces,
+    same_shadow,
+)
+from experiments.recogniser_training import Run, hold_out, names_sum
+
+CONDITIONS = ("raw", "protected")  # of what is measured, as evaluation.judge orders them
+NAMES = {
+    "protected": "Compact network, trained on protected features",
+    "raw": "Compact network, trained on raw features",
+    "facenet": "FaceNet's Ψ, trained on millions of pictures",
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Several:
+    """Several networks over the same stored features, their embeddings side by side."""
+
+    networks: tuple[nnx.Module, ...]
+
+    def __call__(self, stored: jax.Array, images: jax.Array) -> jax.Array:
+        return jnp.concatenate([network(stored) for network in self.networks], -1)  # type: ignore[operator]
+
+
+def main(
+    out: Path,
+    features: Path,
+    faces: str,
+    listing: Path | None = None,
+    where: tuple[str, ...] = (),
+    weights: str = "facenet-512-q8",
+    shadow: str = "resrec",
+    epochs: int = 30,
+    learning_rate: float = 1e-3,
+    people: int = 16,
+    images: int = 4,
+    held_people: int = 32,
+    preset: inputs.Preset = "demo",
+    set: paper.Set = "lfw",
+    measured: str | None = None,
+    pairs: Path | None = None,
+    limit: int | None = 300,
+    batch: int = 16,
+    seed: int = 0,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    workers: int = 2,
+    save_every: int = 200,
+    restart: bool = False,
+) -> None:
+    """Train one small network on protected features, its twin on raw ones, and compare them.
+
+    Both start from the same weights and see the same people for as many steps. Each is then
+    measured on protected and on raw features of other faces, beside FaceNet's own Ψ. A few thousand
+    faces are far too few for a good recogniser: what counts is how far the two lie apart.
+
+    Args:
+      out: Folder for the results and the trainings.
+      features: Folder that `python -m advface_jax features` wrote, with labels.
+      faces: The 160×160 crops that it was made from: a folder, zip, pack, tfds:NAME, 'synthetic'.
+      listing: Tab-separated list of them, with columns file, identity, …
+      where: Keep rows of the listing by COLUMN=VALUE, as lfw_lookalike=-
+      weights: A known name or a checkpoint folder, whose E made the features.
+      shadow: The S that the set was protected with, which protects the measured faces too:
+        transrec, resrec, urec, or a .safetensors file.
+      epochs: Passes over the training faces.
+      learning_rate: Adam's, × 0.94 after each epoch.
+      people: People in a batch.
+      images: Images of each of them in a batch.
+      held_people: People of the training set held out, to watch the trainings by.
+      preset: demo: measure on 48 embedded faces of nobody. paper: on the pairs of --set.
+      set: lfw, cfp_fp or agedb_30, with --preset paper.
+      measured: Faces to measure on, instead of the preset's: as --faces.
+      pairs: Their pairs, as for the other experiments.
+      limit: At most so many pairs; protecting their faces takes most of the time.
+      batch: Faces protected together.
+      seed: Of the weights, the order, who is held out, and pairs that are drawn.
+      precision: Of the protection; bfloat16 is for accelerators.
+      workers: Threads that read features ahead.
+      save_every: Steps between checkpoints.
+      restart: Throw earlier trainings in --out away.
+    """
+    began = time.monotonic()
+    system = advface_jax.load(weights)
+    found = features_with_labels(system, features)
+    how, epsilon = protection(found)
+    models = reconstruction.models(system, shadow, shadow)
+    same_shadow(found, shadow)
+    crops = data.read_faces(faces, listing=listing, where=parse_where(where))
+    same_faces(found, crops)
+    config = finetune.FinetuneConfig(
+        classifier_epochs=0,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        people=people,
+        images=images,
+        flip=False,  # features cannot be mirrored, and both trainings are to be alike
+        seed=seed,
+    )
+    run_settings = {
+        "finetune": dataclasses.asdict(config),
+        "weights_sha256": system.features_sha256,
+        "held_people": held_people,
+    }
+    taught = {
+        name: _train(
+            name, items, extractor, config, run_settings, out, workers, save_every, restart
+        )
+        for name, items, extractor in (
+            ("protected", found, None),
+            ("raw", crops, system.extractor),
+        )
+    }
+    measured_faces, over, origin = inputs.read(preset, measured, None, pairs, limit, seed, set=set)
+    settings = {
+        "experiment": "reuse",
+        **origin,
+        "weights": system.card["source"],
+        "weights_sha256": system.card["sha256"],
+        "features": features.name,
+        "features_names_sha256": names_sum(found),
+        "shadow": Path(shadow).stem,
+        "shadow_sha256": reconstruction.digest(models.shadow),
+        "epsilon": epsilon,
+        **dataclasses.asdict(how),
+        "training": run_settings,
+        "networks": {name: _sum(run) for name, run in taught.items()},
+        "batch": batch,
+        "precision": precision,
+        "versions": common.surroundings()["versions"],
+    }
+    servers = {name: run.learner.server for name, run in taught.items()}
+    defence = defenses.advface(extractor=system.extractor, shadow=models.shadow, config=how)
+    store = Each((defence,), jnp.float32(epsilon), precision)
+    recognise = Several((*servers.values(), system.server))
+    subject = Subject(system.extractor, store, (), recognise, system.network)
+    kept = out / ".batches-reuse"
+    with reconstruction.exactly(precision):
+        judged, _, seconds, rate = reconstruction.measure(
+            measured_faces, subject, batch=batch, seed=seed, keep=kept, settings=settings
+        )
+    sizes = [s.embedding_size for s in servers.values()] + [system.network.config.embedding_size]  # type: ignore[union-attr]
+    rows = []
+    for name, stored in zip(
+        (*servers, "facenet"), np.split(judged.stored, np.cumsum(sizes)[:-1], axis=-1), strict=True
+    ):
+        one = judged._replace(stored=stored)
+        for i, condition in enumerate(CONDITIONS):
+            told = {"set": origin["set"], "trained_on": name, "measured_on": condition}
+            rows.append(row(NAMES[name], epsilon if i else None, one, i, over, told=told))
+    spent = time.monotonic() - began + seconds
+    table = [
+        [NAMES[name], *(_cell(rows, name, condition) for condition in reversed(CONDITIONS))]
+        for name in NAMES
+    ]
+    common.write_results(
+        out,
+        "reuse",
+        rows,
+        command=cli.command("experiments.reuse"),
+        config=settings,
+        seconds=spent,
+        notes={
+            "trainings": {
+                name: {
+                    "faces": len(run.pupils.training),
+                    "people": run.pupils.classes,
+                    "steps": run.total,
+                    "seconds": round(run.seconds, 1),
+                    "faces_per_s": run.rate,
+                    "held_out": run.quality,
+                    "losses": run.losses,
+                    "refused": run.refused,
+                }
+                for name, run in taught.items()
+            },
+            "faces_per_s": round(rate, 3),
+        },
+        text=_text(table, rows, settings, taught, spent),
+    )
+    _show(table, out)
+    shutil.rmtree(kept)  # embeddings of every face: not for keeping
+
+
+def _train(
+    name: str,
+    items: data.Faces | data.FeatureSet,
+    extractor: Extractor | None,
+    config: finetune.FinetuneConfig,
+    settings: dict[str, Any],
+    out: Path,
+    workers: int,
+    save_every: int,
+    restart: bool,
+) -> Run:
+    pupils = hold_out(items, settings["held_people"], config.seed)
+    server = Compact(rngs=nnx.Rngs(config.seed))
+    logits = finetune.classifier(Compact.embedding_size, pupils.classes, config.seed)
+    run = Run(
+        finetune.Learner(server, logits),
+        extractor,
+        pupils,
+        config,
+        {**settings, "trained_on": name, "names_sha256": names_sum(items)},
+        out / name,
+        save_every=save_every,
+        measure_every=5,
+        workers=workers if extractor is None else 0,
+    )
+    if not restart:
+        run.resume()
+    if run.step < run.total:
+        run.to_the_end(f"on {name} features")
+    return run
+
+
+def _sum(run: Run) -> str:
+    return reconstruction.digest(run.learner.server)  # type: ignore[arg-type]
+
+
+def _cell(rows: list[common.Row], trained: str, measured: str) -> str:
+    (r,) = (r for r in rows if (r["trained_on"], r["measured_on"]) == (trained, measured))
+    low, high = (f"{100 * x:.1f}" for x in r["acc_ci"])
+    return f"{100 * r['acc']:.2f} ({low} to {high})"
+
+
+HEADER = ("", "ACC % on protected features", "ACC % on raw features")
+
+
+def _show(table: list[list[str]], out: Path) -> None:
+    shown = Table(title="A recogniser from features alone")
+    for i, name in enumerate(HEADER):
+        shown.add_column(name, justify="right" if i else "left")
+    for cells in table:
+        shown.add_row(*cells)
+    cli.answer.print(shown)
+    cli.console.print(f"written: {out / 'reuse.md'}, {out / 'reuse.json'}")
+
+
+def _text(
+    table: list[list[str]],
+    rows: list[common.Row],
+    settings: dict[str, Any],
+    taught: dict[str, Run],
+    seconds: float,
+) -> str:
+    where, run = common.surroundings(), taught["protected"]
+    return "\n\n".join(
+        [
+            "# A recogniser trained from a packaged set of protected features",
+            common.markdown(HEADER, table),
+            f"Compact network: {_size(run):,} weights, trained from nothing on "
+            f"{len(run.pupils.training):,} faces of {run.pupils.classes} people, {run.total:,} "
+            f"steps of {run.config.batch}: far too little for a good recogniser, so that its rows "
+            "are to be compared with each other and not with FaceNet's. In brackets: 95% bootstrap "
+            "over the pairs; another seed of the training would differ too.",
+            f"ε = {settings['epsilon']:g}, {settings['steps']} steps, S {settings['shadow']}; "
+            f"{rows[0]['n']:,} faces, {rows[0]['pairs']:,} pairs ({settings['faces']}); seed "
+            f"{settings['seed']}.",
+            f"`{cli.command('experiments.reuse')}`\n{where['hardware']}, jax "
+            f"{where['versions']['jax']}, {seconds / 60:.1f} min, {where['date']}.",
+        ]
+    )
+
+
+def _size(run: Run) -> int:
+    """How many weights the network has, without its classifier."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(run.learner.server, nnx.Param)))
+
+
+if __name__ == "__main__":
+    cli.start(main, "experiments.reuse")

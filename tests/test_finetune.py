@@ -1,0 +1,422 @@
+"""Fine-tuning: what changes and what does not, a killed run, the weights that it leaves."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+from reference import weights
+
+import advface_jax
+from advface_jax import checkpoint, data, finetune
+from advface_jax.data import feature_writing
+from advface_jax.data.leaks import find_leaks, read_identities
+from advface_jax.models import compact, decoders, facenet, state
+from advface_jax.models.layers import BatchNorm, Statistics
+from advface_jax.system import System, load, write_decoder
+from experiments import finetune as experiment
+from experiments import recogniser_training
+from experiments.recogniser_weights import publish, weights_sum
+
+SHAPE = (77, 77, 64)
+
+
+class Tiny(nnx.Module):
+    """A Ψ that compiles in no time: colours in a few places, batch norm, one layer."""
+
+    embedding_size = 8
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        self.bn = BatchNorm(64 * 4, scale=False)
+        self.linear = nnx.Linear(64 * 4, self.embedding_size, rngs=rngs)
+
+    def stages(self, z, statistics: Statistics = "running"):
+        pooled = z[:, ::50, ::50].reshape(len(z), -1)
+        yield "bottleneck", (x := self.linear(self.bn(pooled, statistics)))
+        yield "embedding", x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+
+    def __call__(self, z, statistics: Statistics = "running"):
+        return dict(self.stages(z, statistics))["embedding"]
+
+
+class Small(nnx.Module):
+    """E, and Tiny for Ψ."""
+
+    config = facenet.FaceNetConfig(embedding_size=Tiny.embedding_size)
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        self.extractor = facenet.Extractor(rngs=rngs)
+        self.server = Tiny(rngs=rngs)
+
+    def __call__(self, images):
+        return self.server(self.extractor(images))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def promotion():
+    """Optax's Adam raises a float to the power of an integer step count."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def system() -> System:
+    network = state.fill(
+        lambda: Small(rngs=nnx.Rngs(0)),
+        weights.fill(5, state.shapes(lambda: Small(rngs=nnx.Rngs(0)))),
+    )
+    return System(network, {"source": "random", "sha256": "00"})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """13 people, 3 images each: a person's feature is one picture with noise."""
+    folder = tmp_path_factory.mktemp("features")
+    crops = data.Faces(
+        tuple(f"{i}.png" for i in range(39)),
+        tuple(f"p{i % 13}" for i in range(39)),
+        np.arange(39, dtype=np.uint8)[:, None, None, None] * np.ones((1, 160, 160, 3), np.uint8),
+    )
+
+    def protect(pixels, mask):
+        z = []
+        for number in pixels[:, 0, 0, 0]:
+            person = np.random.default_rng(number % 13).random(SHAPE, np.float32)
+            z.append(person + np.random.default_rng(number).random(SHAPE, np.float32))
+        return np.stack(z)
+
+    for name, labels in (("set", "original"), ("unlabelled", "none")):
+        feature_writing.write_features(
+            folder / name,
+            crops,
+            protect,
+            card={"epsilon": 0.2, "weights": "random", "weights_sha256": "00"},
+            batch=13,
+            dtype="bf16",
+            labels=labels,  # type: ignore[arg-type]
+            names=False,
+            seed=0,
+            shard_size=13,
+            workers=0,
+        )
+    return folder
+
+
+SETTINGS: dict[str, Any] = {
+    "classifier_epochs": 3,
+    "epochs": 3,
+    "classifier_rate": 0.05,
+    "learning_rate": 0.02,
+    "people": 4,
+    "images": 3,
+    "held_people": 4,
+    "workers": 0,
+    "save_every": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def small():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(advface_jax, "load", lambda weights, fold: system())
+        yield
+
+
+def run(out, **changes: Any):
+    experiment.main(out, **{**SETTINGS, **changes})
+    return checkpoint.restore(out)
+
+
+@pytest.fixture(scope="module")
+def unbroken(small, features, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "offline"
+    run(out, features=features / "set")
+    return out
+
+
+def test_offline_mode_changes_the_server_and_leaves_e(unbroken):
+    tree, card = checkpoint.restore(unbroken)
+    arrays, before = checkpoint.flatten(tree), state.flatten(system().network)
+    assert arrays.keys() == before.keys()
+    for name, old in before.items():
+        assert np.array_equal(old, arrays[name]) == name.startswith("extractor."), name
+    assert card["sha256"] == weights_sum(arrays) != "00"
+    assert card["features_sha256"] == "00" and card["base"] == {"source": "random", "sha256": "00"}
+    assert card["embedding_size"] == 8 and card["folded"] is False and card["classes"] is None
+    assert {"date", "hardware", "command", "training"} <= card.keys()
+    seen = read_identities(unbroken / "weights.identities")
+    assert len(find_leaks(seen, [f"p{i}" for i in range(13)]).identities) == 9
+
+
+def test_what_a_run_tells(unbroken):
+    document = json.loads((unbroken / "finetune.json").read_text())
+    notes = document["notes"]
+    assert len(notes["losses"]) == 6 and len(notes["classifier_cross_entropy"]) == 3
+    assert [q["epoch"] for q in notes["quality"]] == [0, 1, 2, 3]
+    entropy = [e for _, e in notes["losses"]]
+    assert np.mean(entropy[-2:]) < 0.7 * entropy[0], entropy
+    assert notes["classifier_cross_entropy"][-1] < notes["classifier_cross_entropy"][0]
+    assert notes["quality"][-1]["separation"] > notes["quality"][0]["separation"]
+    before, after = document["rows"]
+    assert before["acc"] == notes["quality"][0]["acc"] and after["pairs"] == 24
+    config = document["config"]
+    assert (config["people"], config["faces_trained"], config["faces_held"]) == (9, 27, 12)
+    assert not (unbroken / ".classifier").exists(), "embeddings of people are not for keeping"
+    assert "held-out people, after" in (unbroken / "finetune.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("where", "survived"),
+    [("bottleneck", 0), ("bottleneck", 1), ("advance", 2), ("train_step", 0), ("train_step", 3)],
+)
+def test_a_killed_run_resumes_bit_by_bit(
+    where, survived, unbroken, features, tmp_path, monkeypatch
+):
+    """Killed while the frozen network is run, in the classifier's epochs, in the steps."""
+    of = finetune.ClassifierTraining if where == "advance" else finetune
+    calls, original = [], getattr(of, where)
+
+    def mortal(*arguments):
+        if len(calls) == survived:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(recogniser_training, "EMBEDDED", 20)  # two batches
+    monkeypatch.setattr(recogniser_training, "SAVE_SECONDS", -1)
+    out = tmp_path / "offline"
+    with monkeypatch.context() as patch:
+        patch.setattr(of, where, mortal)
+        with pytest.raises(KeyboardInterrupt):
+            run(out, features=features / "set")
+    assert not (out / "card.json").exists()
+    counted = []
+    monkeypatch.setattr(of, where, lambda *a: (counted.append(1), original(*a))[1])
+    run(out, features=features / "set")
+    ours, theirs = (checkpoint.flatten(checkpoint.restore(o)[0]) for o in (out, unbroken))
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    ours, theirs = (json.loads((o / "finetune.json").read_text())["notes"] for o in (out, unbroken))
+    assert ours["losses"] == theirs["losses"]
+    assert ours["classifier_cross_entropy"] == theirs["classifier_cross_entropy"]
+    if where == "advance":
+        assert len(counted) == 1, "the epochs before the kill were kept"
+    if where == "train_step":
+        assert len(counted) == 6 - survived
+
+
+def test_a_finished_run_is_not_trained_again_and_another_is_refused(
+    unbroken, features, monkeypatch
+):
+    before = (unbroken / "card.json").read_bytes()
+    with pytest.raises(ValueError, match=r"other settings \(finetune\): give another --out"):
+        run(unbroken, features=features / "set", learning_rate=0.1)
+    monkeypatch.setattr(finetune, "train_step", None)  # would fail if it were called
+    run(unbroken, features=features / "set")
+    assert (unbroken / "card.json").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faces")
+    rng = np.random.default_rng(0)
+    for person in range(8):
+        base = rng.integers(0, 200, (8, 8, 3))
+        (folder / f"p{person}").mkdir()
+        for i in range(3):
+            pixels = (base + rng.integers(0, 50, (8, 8, 3))).repeat(20, 0).repeat(20, 1)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"p{person}" / f"{i}.png")
+    return folder
+
+
+SMALLER = {"classifier_epochs": 0, "epochs": 1, "people": 2, "images": 2}
+
+
+def test_part_all_trains_e_too_and_says_that_its_decoders_fit_no_more(small, crops, tmp_path):
+    tree, card = run(tmp_path / "whole", faces=str(crops), part="all", **SMALLER)
+    arrays, before = checkpoint.flatten(tree), state.flatten(system().network)
+    same = [name for name, old in before.items() if np.array_equal(old, arrays[name])]
+    assert not same, "kernels, biases and statistics of batch norm"
+    assert "features_sha256" not in card
+
+
+def test_pictures_can_train_the_server_alone(small, crops, tmp_path):
+    tree, card = run(tmp_path / "server", faces=str(crops), **SMALLER)
+    arrays, before = checkpoint.flatten(tree), state.flatten(system().network)
+    for name, old in before.items():
+        assert np.array_equal(old, arrays[name]) == name.startswith("extractor."), name
+    assert card["features_sha256"] == "00"
+
+
+def test_a_broken_picture_is_listed_and_has_no_part(small, crops, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "IN_MEMORY", 0)  # read from the disk as they are needed
+    folder = tmp_path / "faces"
+    for path in crops.rglob("*.png"):
+        (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (folder / path.parent.name / path.name).write_bytes(path.read_bytes())
+    broken = [f"p{i}/1.png" for i in range(8)]  # of those held out and of the others
+    for name in broken:
+        (folder / name).write_bytes(b"broken")
+    run(tmp_path / "out", faces=str(folder), **SMALLER | {"classifier_epochs": 1})
+    document = json.loads((tmp_path / "out" / "finetune.json").read_text())
+    assert document["notes"]["refused"].keys() == set(broken)
+    assert document["rows"][0]["pairs"] < 24
+    assert np.isfinite(document["notes"]["losses"]).all()
+
+
+def test_bad_input_is_one_sentence(small, features, crops, tmp_path):
+    def refused(match, **flags):
+        with pytest.raises(ValueError, match=match):
+            run(tmp_path / "out", **flags)
+
+    given = features / "set"
+    refused("written without labels, which a training needs", features=features / "unlabelled")
+    refused("holds no set of features", features=tmp_path)
+    refused("either --features FOLDER .* or --faces")
+    refused("either --features FOLDER .* or --faces", features=given, faces=str(crops))
+    refused("cannot be trained on them: give --part server", features=given, part="all")
+    refused("choose pictures: leave them out", features=given, where=("a=b",))
+    refused(r"12 faces of 4 people, 4 of .* --held-people 4; wanted", faces=str(crops), limit=12)
+    one = tmp_path / "one"
+    one.mkdir()
+    (one / "p0").symlink_to(crops / "p0")
+    refused("of 1 people", faces=str(one / "p0"), limit=1)
+    refused("wanted 2 or more, else there is no triplet", features=given, people=1)
+    refused("wanted a positive number", features=given, learning_rate=0)
+    with pytest.raises(ValueError, match="of other|these weights are"):
+        experiment.features_with_labels(
+            System(system().network, {"source": "x", "sha256": "1"}), given
+        )
+    checkpoint.save(tmp_path / "else", {"a": np.ones(1)}, {})
+    with pytest.raises(ValueError, match="checkpoint of something else: give another --out"):
+        run(tmp_path / "else", features=given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_rate_falls_by_the_factor_after_each_epoch():
+    rate = finetune.rate(2.0, 0.94, 7)
+    assert [float(np.asarray(rate(step))) for step in (0, 6, 7, 13, 14)] == pytest.approx(
+        [2, 2, 2 * 0.94, 2 * 0.94, 2 * 0.94**2]
+    )
+
+
+def test_features_of_a_stand_in_change_nothing_but_statistics():
+    """Its loss does not count: the gradient is that of the others."""
+    rng = np.random.default_rng(0)
+    z = rng.random((6, *SHAPE), np.float32)
+    labels, mask = np.array([0, 0, 1, 1, 0, 1]), np.array([1, 1, 1, 1, 0, 0], np.float32)
+
+    class Plain(Tiny):
+        def stages(self, z, statistics: Statistics = "running"):
+            return super().stages(z, "running")
+
+    def losses(z, labels, mask):
+        learner = finetune.Learner(Plain(rngs=nnx.Rngs(0)), finetune.classifier(8, 2, 0))  # type: ignore[arg-type]
+        tuner, now = finetune.start(learner, finetune.FinetuneConfig(), 1)
+        now, told = finetune.train_step(now, z, labels, mask, None, tuner)
+        return np.array([float(x) for x in told]), jax.tree.leaves(now.params)
+
+    ours, params = losses(z, labels, mask)
+    theirs, expected = losses(z[:4], labels[:4], mask[:4])
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    for a, b in zip(params, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+ACROSS = """
+import jax, numpy as np
+from flax import nnx
+from test_finetune import SHAPE, Tiny
+from advface_jax import finetune, sharding
+
+rng = np.random.default_rng(0)
+given = rng.random((4, *SHAPE), np.float32), np.array([0, 1, 0, 1]), np.ones(4, np.float32)
+
+def step(mesh):
+    learner = finetune.Learner(Tiny(rngs=nnx.Rngs(0)), finetune.classifier(8, 2, 0))
+    tuner, now = finetune.start(learner, finetune.FinetuneConfig(), 1)
+    now = sharding.replicate(now, mesh)
+    now, told = finetune.train_step(now, *sharding.split(given, mesh), None, tuner)
+    return [float(x) for x in told], jax.tree.leaves((now.params, now.statistics))
+
+mesh = sharding.across(4)
+assert mesh is not None and len(mesh.devices) == 4
+(one, params), (four, split) = step(None), step(mesh)
+np.testing.assert_allclose(four, one, rtol=1e-4)
+assert one[0] > 0, "people of the batch's ends make triplets"
+for a, b in zip(split, params, strict=True):
+    assert a.sharding.is_fully_replicated
+    np.testing.assert_allclose(a, b, atol=1e-6)
+"""
+
+
+def test_a_batch_across_devices_is_one_batch():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    subprocess.run(
+        [sys.executable, "-c", ACROSS],
+        check=True,
+        cwd=Path(__file__).parent,
+        env={**os.environ, **flags},
+    )
+
+
+def test_the_weights_left_are_read_by_load_with_their_decoders(tmp_path):
+    def build():
+        return facenet.InceptionResNetV1(rngs=nnx.Rngs(0))
+
+    arrays = {k: np.zeros(s, np.float32) for k, s in state.shapes(build).items()}
+    card = {"source": "offline", "sha256": "11", "embedding_size": 512, "classes": None}
+    card |= {"standardization": "fixed", "folded": False}
+    decoder = decoders.decoder(decoders.DecoderConfig("transrec", 2, 0), rngs=nnx.Rngs(0))
+    file = tmp_path / "transrec-shadow.safetensors"
+    write_decoder(file, decoder, {"weights": "base", "weights_sha256": "00"})
+    publish(tmp_path / "offline", arrays, card)
+    (tmp_path / "offline" / "notes.txt").touch()
+    system = load(tmp_path / "offline", fold=False)
+    with pytest.raises(ValueError, match="decodes the features of base"):
+        system.read_decoder(file)
+    publish(tmp_path / "offline", arrays, card | {"features_sha256": "00"})
+    system = load(tmp_path / "offline", fold=False)
+    assert system.read_decoder(file).config.width == 2
+    assert (tmp_path / "offline" / "notes.txt").exists(), "what else lies there stays"
+
+
+def test_the_sum_knows_names_and_numbers():
+    a = {"x": np.ones(2, np.float32), "y": np.zeros(2, np.float32)}
+    assert weights_sum(a) == weights_sum(dict(reversed(a.items())))
+    assert weights_sum(a) != weights_sum({"x": a["y"], "y": a["x"]})
+    assert len(weights_sum(a)) == len(hashlib.sha256().hexdigest())
+
+
+def test_the_compact_network_is_small_and_its_gradients_are_fast():
+    server = compact.Compact(rngs=nnx.Rngs(0))
+    count = sum(np.size(v) for k, v in state.flatten(server).items() if ".bn." not in k)
+    assert 6e5 < count < 8e5
+    learner = finetune.Learner(server, finetune.classifier(128, 2, 0))
+    tuner, now = finetune.start(learner, finetune.FinetuneConfig(learning_rate=3e-3), 1)
+    rng = np.random.default_rng(0)
+    labels = np.array([0, 0, 1, 1])
+    z = rng.random((2, *SHAPE), np.float32)[labels] + rng.random((4, *SHAPE), np.float32)
+    given = (z, labels, np.ones(4, np.float32), None, tuner)
+    program = finetune.train_step.lower(now, *given).compile()
+    text, costs = program.as_text() or "", program.cost_analysis() or {}
+    assert text and "wrapped_convolution" not in text and "01oi" not in text
+    cost = costs["flops"] / len(z) / 1e9
+    assert cost < 0.45, f"{cost} GFLOP a face and step"
+    values = []
+    for _ in range(8):
+        now, told = finetune.train_step(now, *given)
+        values.append(float(sum(told)))
+    assert values[-1] < 0.5 * values[0], values
+    embedding = np.asarray(finetune.finished(tuner, now).server(jnp.asarray(z)))
+    assert embedding.shape == (4, 128)
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, rtol=1e-5)
+    with pytest.raises(ValueError, match="features z"):
+        server(jnp.zeros((1, 3, 3, 64)))

@@ -1,0 +1,115 @@
+"""A recogniser from packaged features: packaged, trained and measured on faces of nobody."""
+
+import json
+
+import jax
+import pytest
+from flax import nnx
+from PIL import Image
+from reference import weights
+from test_finetune import Small, Tiny
+
+import advface_jax
+from advface_jax import data
+from advface_jax.commands import features
+from advface_jax.models import decoders, state
+from advface_jax.system import System, write_decoder
+from experiments import inputs, reuse
+
+
+def filled(build, seed):
+    return state.fill(build, weights.fill(seed, state.shapes(build)))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The flags of a quick run over a set that the features command packaged."""
+    folder = tmp_path_factory.mktemp("reuse")
+    network = filled(lambda: Small(rngs=nnx.Rngs(0)), 5)
+    system = System(network, {"source": "random", "sha256": "00"})  # type: ignore[arg-type]
+    config = decoders.DecoderConfig("transrec", width=4, depth=0)
+    decoder = filled(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), 1)
+    shadow = folder / "transrec-shadow.safetensors"
+    write_decoder(shadow, decoder, {"weights": "random", "weights_sha256": "00"})
+    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+        patch.setattr(advface_jax, "load", lambda weights: system)
+        patch.setattr(reuse, "Compact", Tiny)
+        patch.setattr(inputs, "DEMO_PEOPLE", 4)
+        patch.setattr(inputs, "DEMO_PICTURES", 2)
+        faces = data.read_faces("synthetic")
+        for name in sorted(faces.names)[:28]:  # seven people
+            (folder / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
+            pixels = faces.images[faces.names.index(name)]
+            Image.fromarray(pixels).save((folder / "faces" / name).with_suffix(".png"))
+        features.main(
+            str(folder / "faces"),
+            folder / "set",
+            steps=1,
+            shadow=str(shadow),
+            labels="original",
+            batch=8,
+            seed=0,
+            shard_size=32,
+            workers=0,
+        )
+        yield {
+            "out": folder / "out",
+            "features": folder / "set",
+            "faces": str(folder / "faces"),
+            "shadow": str(shadow),
+            "epochs": 2,
+            "people": 4,
+            "images": 2,
+            "held_people": 4,
+            "batch": 8,
+            "workers": 0,
+        }
+
+
+def test_both_networks_are_measured_on_both_kinds_of_features(place, monkeypatch):
+    reuse.main(**place)
+    document = json.loads((place["out"] / "reuse.json").read_text())
+    rows = document["rows"]
+    assert [(r["trained_on"], r["measured_on"]) for r in rows] == [
+        (trained, measured)
+        for trained in ("protected", "raw", "facenet")
+        for measured in ("raw", "protected")
+    ]
+    assert all(0 <= r["acc"] <= 1 and r["n"] == 8 and r["pairs"] for r in rows)
+    assert [r["epsilon"] for r in rows] == [None, 0.2] * 3
+    assert document["config"]["steps"] == 1, "protected as the set was"
+    trainings = document["notes"]["trainings"]
+    ours, raw = trainings["protected"], trainings["raw"]
+    assert (ours["faces"], ours["people"], ours["steps"]) == (
+        raw["faces"],
+        raw["people"],
+        raw["steps"],
+    )
+    assert ours["losses"] != raw["losses"] and len(ours["losses"]) == ours["steps"]
+    assert [q["epoch"] for q in ours["held_out"]] == [0, 2]
+    text = (place["out"] / "reuse.md").read_text()
+    assert "far too little" in text and text.count("FaceNet's Ψ") == 1
+    assert not list(place["out"].glob(".batches*")), "embeddings are not for keeping"
+
+    # Again: nothing is trained, and the numbers are the same.
+    monkeypatch.setattr(reuse.finetune, "train_step", None)
+    reuse.main(**place)
+    again = json.loads((place["out"] / "reuse.json").read_text())["rows"]
+    assert [r["acc"] for r in again] == [r["acc"] for r in rows]
+
+
+def test_other_faces_or_another_s_are_refused(place, tmp_path):
+    def refused(match, **flags):
+        with pytest.raises(ValueError, match=match):
+            reuse.main(**place | {"out": tmp_path / "out"} | flags)
+
+    other = decoders.decoder(decoders.DecoderConfig("transrec", 2, 0), rngs=nnx.Rngs(1))
+    file = tmp_path / "other-shadow.safetensors"
+    write_decoder(file, other, {"weights": "random", "weights_sha256": "00"})
+    refused("protected with another S", shadow=str(file))
+    folder = tmp_path / "faces" / "somebody"
+    folder.mkdir(parents=True)
+    Image.fromarray(data.read_faces("synthetic", limit=1).images[0]).save(folder / "1.png")
+    refused("wanted the same faces", faces=str(folder.parent))
+    refused("holds no set of features", features=tmp_path)
+    assert not (tmp_path / "out").exists()
