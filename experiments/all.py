@@ -1,0 +1,127 @@
+"""Everything that the data at hand allow: each table and figure, what they need first, the report.
+
+    python -m experiments.all                       # demo: faces of nobody, no data needed
+    python -m experiments.all --preset paper        # what lies where ADVFACE_DATA points
+    python -m experiments.all --preset paper --dry-run
+
+Writes each step's results into a folder of its own in --out, and RESULTS.md beside them.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from rich.table import Table
+
+from advface_jax import checks, cli
+from experiments import inputs, plan
+from experiments.plan import Step
+
+Verdict = Literal["done, skipped", "to do", "made", "failed", "waits", "not at hand"]
+
+
+class Outcome(NamedTuple):
+    """What became of a step, and why where that is not plain."""
+
+    step: Step
+    verdict: Verdict
+    why: str = ""
+
+
+def main(
+    preset: inputs.Preset = "demo",
+    out: Path = Path("results"),
+    limit: int | None = None,
+    only: tuple[str, ...] = (),
+    dry_run: bool = False,
+) -> None:
+    """Run every experiment whose data are at hand, one after the other; go on after a failed one.
+
+    A step is skipped when its result is there, was made by the same command, and is not older
+    than what it needs. Stopped? The same command goes on: at the next step, and inside a step
+    where that can resume. The exit status is not 0 when a step failed.
+
+    Args:
+      preset: demo: faces of nobody. paper: the sets, the training faces and all steps for which
+        the folder that the variable ADVFACE_DATA names has files (docs/datasets.md).
+      out: Folder for the results, one folder a step.
+      limit: Measure at most so many pairs of each set; training goes on with all faces.
+      only: Names of steps (see --dry-run), to run these and no others.
+      dry_run: List the steps, and whether they are done, to do, or lack something.
+    """
+    if limit is not None:
+        checks.positive(limit=limit)
+    steps = _chosen(plan.steps(preset, out, limit), only)
+    outcomes = follow(steps, dry_run)
+    _show(outcomes, dry_run)
+    failed = [o.step.name for o in outcomes if o.verdict == "failed"]
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(steps)} steps failed: {', '.join(failed)}")
+
+
+def follow(steps: Sequence[Step], dry_run: bool = False) -> list[Outcome]:
+    """Run the steps in order, each unless it is done or lacks something."""
+    by_name = {step.name: step for step in steps}
+    outcomes: dict[str, Outcome] = {}
+    for number, step in enumerate(steps, 1):
+        outcome = _verdict(step, by_name, outcomes)
+        if outcome.verdict == "to do" and not dry_run:
+            cli.console.print(f"[bold]{number}/{len(steps)} {step.name}[/]: {step.command}")
+            outcome = _run(step)
+        if not dry_run and outcome.verdict in ("failed", "done, skipped"):
+            cli.console.print(f"{step.name}: {outcome.verdict} {outcome.why}", markup=False)
+        outcomes[step.name] = outcome
+    return list(outcomes.values())
+
+
+def _verdict(step: Step, by_name: dict[str, Step], outcomes: dict[str, Outcome]) -> Outcome:
+    if lacking := plan.lacks(step):
+        return Outcome(step, "not at hand", lacking)
+    before = [outcomes[name] for name in step.needs if name in outcomes]
+    for outcome in before:
+        if outcome.verdict in ("failed", "waits", "not at hand"):
+            return Outcome(step, "waits", f"for {outcome.step.name}")
+    # In a dry run what is needed may be to do still, and then so is this.
+    anew = any(outcome.verdict in ("to do", "made") for outcome in before)
+    after = tuple(by_name[name].result for name in step.needs if name in by_name)
+    if not anew and plan.is_done(step, after):
+        return Outcome(step, "done, skipped")
+    return Outcome(step, "to do")
+
+
+def _run(step: Step) -> Outcome:
+    """The step in a process of its own, with this one's terminal."""
+    done = subprocess.run([sys.executable, "-m", *step.module.split(), *step.words], check=False)
+    if done.returncode == 130:
+        raise KeyboardInterrupt  # the step was told to stop, not this one
+    if done.returncode:
+        return Outcome(step, "failed", f"exit status {done.returncode}")
+    if not step.result.is_file():
+        return Outcome(step, "failed", f"left no {step.result}")
+    return Outcome(step, "made")
+
+
+def _chosen(steps: list[Step], only: Sequence[str]) -> list[Step]:
+    names = [step.name for step in steps]
+    if unknown := [name for name in only if name not in names]:
+        raise ValueError(f"got --only {', '.join(unknown)}; the steps are {', '.join(names)}")
+    return [step for step in steps if not only or step.name in only]
+
+
+def _show(outcomes: Sequence[Outcome], dry_run: bool) -> None:
+    shown = Table(title="The plan" if dry_run else "What became of the plan")
+    for name in ("step", "", "why", "result"):
+        shown.add_column(name)
+    for step, verdict, why in outcomes:
+        shown.add_row(step.name, verdict, why, str(step.result))
+    cli.answer.print(shown)
+    if dry_run:
+        for step, verdict, _ in outcomes:
+            if verdict in ("to do", "waits"):
+                cli.answer.print(step.command, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.start(main, "experiments.all")
