@@ -58,7 +58,7 @@ def render(results: Path, runs: Sequence[Run]) -> str:
     parts = [
         "# Every number of the paper, and ours",
         "Made by `python -m experiments.report` from the results files in "
-        f"`{results.as_posix()}`; edit those, not this. The paper is *Privacy-preserving "
+        f"`{results.name if results.is_absolute() else results.as_posix()}`; edit those, not this. The paper is *Privacy-preserving "
         "Adversarial Facial Features* (AdvFace, CVPR 2023). – is not measured, *italics* are ours "
         "alone. The [ledger](#ledger) has each number with its interval, sample, run and the "
         "[readings](#readings) taken; the [runs](#runs) have command, seed, hardware and date.",
