@@ -28,7 +28,7 @@ from experiments.evaluation import Subject, row
 
 SHIPPED = ASSETS.parent / "duetface"
 RECOGNISER, DECODER = "duetface.safetensors", "channelrec-attacker.safetensors"
-SOLVED = "solved, nothing trained"
+SOLVED = "solved"
 NAMES = {"duetface": "DuetFace", "partialface": "PartialFace", "dctdp": "DCTDP"}
 MEAN_COLOUR = (0.595, 0.441, 0.365)
 """R, G, B of the 3,158 faces of CelebA B from which R learnt: what the one who solves guesses."""

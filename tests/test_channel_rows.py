@@ -67,7 +67,7 @@ def test_duetface_has_two_rows_and_its_own_recogniser(system, folder, faces, tmp
     decoded, solved = (found := rows_of(networks, faces, tmp_path)).rows
     assert (decoded["method"], solved["method"]) == (
         "DuetFace",
-        "DuetFace (solved, nothing trained)",
+        "DuetFace (solved)",
     )
     assert decoded["attacker"] == "channelrec" and solved["attacker"] == "solve_channels"
     assert decoded["shadow"] is None and decoded["n"] == 8 and decoded["epsilon"] is None

@@ -103,7 +103,7 @@ def test_defences_of_images_join_with_networks_of_their_own(flags, tmp_path):
     }
     rows, document, text = measured(flags, steps=1, out=tmp_path / "joined", **files)
     at = METHODS.index("DuetFace")
-    theirs = ["DuetFace", "DuetFace (solved, nothing trained)", "PartialFace"]
+    theirs = ["DuetFace", "DuetFace (solved)", "PartialFace"]
     assert list(rows) == [*METHODS[:at], *theirs, *METHODS[at + 1 :]]
     assert all(rows[m] == alone[m] for m in METHODS if m != "DuetFace")
     assert rows[theirs[1]]["ssim"] > 0.85 and rows[theirs[0]]["acc"] is not None
