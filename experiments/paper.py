@@ -176,6 +176,3 @@ def beside(
         and n.shadow == shadow
         and (n.table == "3" or (n.table == "4" and n.attacker == attacker))
     }
-
-
-RANDOM, DP = of("Random"), of("DP")

@@ -54,14 +54,15 @@ def main(
 def render(results: Path, runs: Sequence[Run]) -> str:
     """The whole text, the same for the same files."""
     remarks = results / REMARKS
+    place = results.name if results.is_absolute() else results.as_posix()
     why = remarks.read_text(encoding="utf-8").strip() if remarks.is_file() else ""
     parts = [
         "# Every number of the paper, and ours",
-        "Made by `python -m experiments.report` from the results files in "
-        f"`{results.name if results.is_absolute() else results.as_posix()}`; edit those, not this. The paper is *Privacy-preserving "
-        "Adversarial Facial Features* (AdvFace, CVPR 2023). – is not measured, *italics* are ours "
-        "alone. The [ledger](#ledger) has each number with its interval, sample, run and the "
-        "[readings](#readings) taken; the [runs](#runs) have command, seed, hardware and date.",
+        f"Made by `python -m experiments.report` from the results files in `{place}`; edit those, "
+        "not this. The paper is *Privacy-preserving Adversarial Facial Features* (AdvFace, CVPR "
+        "2023). – is not measured, *italics* are ours alone. The [ledger](#ledger) has each number "
+        "with its interval, sample, run and the [readings](#readings) taken; the [runs](#runs) "
+        "have command, seed, hardware and date.",
         WARNING,
         *_tables(runs),
         "## Figures",

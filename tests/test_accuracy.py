@@ -71,7 +71,7 @@ def test_agedb_30_in_its_own_files_stands_beside_the_paper_s_agedb_30(flags, mon
     write_duetface(tmp_path / "duetface" / "duetface.safetensors", model, card)
     trained = {"offline": tmp_path / "offline", "duetface": tmp_path / "duetface"}
     real = accuracy.ProtectConfig  # one step, as if that were the paper's: forty take long
-    monkeypatch.setattr(accuracy, "ProtectConfig", lambda *a, **k: real(*(a or (1,)), **k))
+    monkeypatch.setattr(accuracy, "ProtectConfig", lambda *a, **k: real(*a, **k) if a else real(1))
     rows, document, text = measured(flags, preset="paper", set="agedb_30", **trained)
     names = [(r["method"], r.get("enrolled_only", False)) for r in rows]
     assert names == [

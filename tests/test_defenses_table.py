@@ -195,7 +195,7 @@ def test_the_papers_numbers_stand_beside_ours(flags, pairs):
     theirs = document["notes"]["paper"]
     beside = {"Unprotected", "Random (ball)", "Random (walk)", "Laplace", "DuetFace", "AdvFace"}
     assert theirs.keys() == beside
-    assert theirs["Random (walk)"] == paper.RANDOM and theirs["Laplace"] == paper.DP
+    assert theirs["Random (walk)"] == paper.of("Random") and theirs["Laplace"] == paper.of("DP")
     lines = text.splitlines()
     (at,) = (i for i, line in enumerate(lines) if line.startswith("| DuetFace"))
     assert lines[at + 1] == "|   in the paper | 0.850 | 20.92 | 0.0090 | 98.02 | 95.17 | – |"
@@ -207,7 +207,7 @@ def test_cfp_fp_in_its_own_files_stands_beside_the_papers_cfp_fp(flags, monkeypa
     set_files.cfp_fp(tmp_path / "data")
     monkeypatch.setenv("ADVFACE_DATA", str(tmp_path / "data"))
     real = defenses.ProtectConfig  # two steps, as if they were the paper's: forty take long
-    monkeypatch.setattr(defenses, "ProtectConfig", lambda *a, **k: real(*(a or (2,)), **k))
+    monkeypatch.setattr(defenses, "ProtectConfig", lambda *a, **k: real(*a, **k) if a else real(2))
     rows, document, text = measured(flags, preset="paper", set="cfp_fp", batch=10)
     assert all(r["set"] == "cfp_fp" for r in rows.values())
     assert rows["AdvFace"]["pairs"] == 20 and document["config"]["folds"] == 10
@@ -218,7 +218,7 @@ def test_cfp_fp_in_its_own_files_stands_beside_the_papers_cfp_fp(flags, monkeypa
 
 
 def test_the_paper_has_no_number_for_another_bound_or_attacker():
-    assert paper.beside("Random (ball)", 0.2, "urec", "resrec") == paper.RANDOM
+    assert paper.beside("Random (ball)", 0.2, "urec", "resrec") == paper.of("Random")
     assert paper.beside("Laplace", 0.2, "resrec", "urec") == {"acc": 0.9627}
     assert paper.beside("DuetFace", None, "resrec", "resrec")["srra"] == 0.9517
     assert not paper.beside("Random (ball)", 0.1, "resrec", "resrec")
