@@ -111,10 +111,14 @@ def kind_of(name: str | None) -> str | None:
     return found if found in paper.KINDS else None
 
 
-def answers(number: Number, runs: Iterable[Run], method: str | None = None) -> list[Ours]:
+def answers(
+    number: Number, runs: Iterable[Run], method: str | None = None, largest: bool = False
+) -> list[Ours]:
     """All our values for a number of the paper, the one that stands beside it first.
 
-    method: which of our readings of the paper's method; the first by default.
+    method: which of our readings of the paper's method; the first by default. largest: the one
+    over most faces or pairs first, whichever experiment measured it; by default that of the
+    experiment made for the table, so that a table's rows are over the same faces.
     """
     wanted = method or OURS[number.method][0]
     order = ANSWERS[number.table]
@@ -131,6 +135,7 @@ def answers(number: Number, runs: Iterable[Run], method: str | None = None) -> l
     return sorted(
         found,
         key=lambda ours: (
+            -ours.items(number.metric) * largest,
             order.index(ours.run.experiment),
             "spread" in ours.run.document.get("notes", {}),  # one kind alone: its own table
             -ours.items(number.metric),

@@ -76,7 +76,8 @@ def render(results: Path, runs: Sequence[Run]) -> str:
         "pairs (ACC, SRRA, drop) measured, thresholds held fixed; it knows nothing of other "
         "trainings of S and R. Seeds: the mean over so many S (or R) of other seeds, the other "
         "averaged, with Student's 95 % interval. Of several runs the one made for the table "
-        "stands here, and of those the largest.",
+        "stands here, and of those the largest. An interval without width says that no pair of "
+        "those measured changed sides; up to 3 in so many may still.",
         _ledger(runs),
         "## Readings",
         "Where the paper is silent or its data are not at hand:",
