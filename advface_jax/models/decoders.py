@@ -7,7 +7,7 @@ default sizes reach the paper's quality of unprotected pictures (README, "Decode
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,10 @@ def read_config(card: Mapping[str, Any]) -> AnyConfig:
     return ChannelDecoderConfig(**card) if channels else DecoderConfig(**card)
 
 
+@overload
+def decoder(config: DecoderConfig, *, rngs: nnx.Rngs) -> "Decoder": ...
+@overload
+def decoder(config: AnyConfig, *, rngs: nnx.Rngs) -> "AnyDecoder": ...
 def decoder(config: AnyConfig, *, rngs: nnx.Rngs) -> "AnyDecoder":
     """Build a decoder with fresh weights. Raises ValueError for an unknown kind."""
     if isinstance(config, ChannelDecoderConfig):
