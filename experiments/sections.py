@@ -28,7 +28,8 @@ PICTURES = {
     "4": "`tradeoff.png` of the same; LFW: [docs/lfw-tradeoff.png](docs/lfw-tradeoff.png)",
     "5": "`defenses.png` of `python -m experiments.defenses`; of faces of nobody: "
     "[docs/demo-defenses.jpg](docs/demo-defenses.jpg)",
-    "6": "`transfer.png` of `python -m experiments.transfer`",
+    "6": "`transfer.png` of `python -m experiments.transfer`; of faces of nobody: "
+    "[docs/demo-transfer.jpg](docs/demo-transfer.jpg)",
 }
 
 
