@@ -47,6 +47,9 @@ class FinetuneConfig:
     classifier_epochs: int = 50
     epochs: int = 50
     classifier_rate: float = 1e-3
+    # Of 1e-6, 3e-6, 5e-6 and 1e-5 the one that kept the people held out of CelebA A furthest apart.
+    # A network and a classifier that fit already give next to no gradient, of which Adam makes
+    # steps of full length.
     learning_rate: float = 1e-6
     decay: float = 0.94
     people: int = 8
