@@ -15,9 +15,8 @@ from typing import Any, Literal
 
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, sharding
-from advface_jax.data import leaks
 from advface_jax.defenses.defense import EPSILON
-from experiments import common, inputs, paper, plots, reconstruction
+from experiments import common, flags, inputs, paper, plots, reconstruction
 from experiments.ablated import feature_scale, measure, names, read_decoders, told
 from experiments.conditions import PARTS, Condition, Part, conditions, default, runs, title
 
@@ -26,28 +25,18 @@ HEADER = (*reconstruction.HEADER, "cos to Ψ(z)", "z' < 0 %", "S moved")
 
 
 def main(
-    preset: inputs.Preset = "demo",
-    set: paper.Set = "lfw",
-    out: Path = Path("results"),
-    weights: str = "facenet-512-q8",
-    faces: str | None = None,
-    listing: Path | None = None,
-    pairs: Path | None = None,
+    sample: flags.OfSample,
     shadow: str = "resrec",
     attacker: str = "resrec",
     only: tuple[Part, ...] = PARTS,
     epsilon: float = EPSILON,
     steps: int = ProtectConfig.steps,
     statistics: Literal["batch", "running", "example"] = ProtectConfig.statistics,
-    batch: int = 16,
     iterations: tuple[int, ...] = (10, 20, 40, 80),
     batches: tuple[int, ...] = (1, 8, 32, 128),
     scales: tuple[float, ...] = (0.3,),
     shadow_files: tuple[str, ...] = (),
     attacker_files: tuple[str, ...] = (),
-    limit: int | None = None,
-    seed: int = 0,
-    on_leak: leaks.OnLeak = "warn",
 ) -> None:
     """Change one thing of the paper's settings at a time: what does it do to the pictures?
 
@@ -65,44 +54,29 @@ def main(
     (.ablations, numbers only): with other --only or --batches, they are not measured again.
 
     Args:
-      preset: demo: 48 embedded faces of nobody. paper: the pairs of --set from --faces and
-        --pairs, or from the folder that the variable ADVFACE_DATA names, with the paper's numbers
-        beside ours.
-      set: lfw, cfp_fp or agedb_30, with --preset paper.
-      out: Folder for the results.
-      weights: facenet-512-q8 (fetched at first use, 17 MB), another known name, or a folder of
-        weights_convert.
-      faces: Folder or zip of 160×160 crops as identity/image.jpg, or 'synthetic'.
-      listing: Tab-separated list of the faces, with columns file and identity.
-      pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
-        AgeDB-30's .mat. Without it balanced pairs are drawn from the identities.
       shadow: The server's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
       attacker: The attacker's R: the same choices.
       only: Which ablations; the default's rows stand at the top in any case.
       epsilon: The default's bound, in units of the feature.
       steps: The default's PGD iterations.
       statistics: The default's statistics of S's batch norm.
-      batch: The default's faces protected together.
       iterations: Of the ablation steps.
       batches: Of the ablation batch. The last batch holds what is left over.
       scales: The bounds ε of the ablation scale.
       shadow_files: Of the ablation decoder: further S, kinds or .safetensors files.
       attacker_files: Further R.
-      limit: At most so many pairs, as many same as different from every fold, in the list's
-        order.
-      seed: Of the pairs that are drawn where none are given. Nothing else is random.
-      on_leak: What to do when measured people were seen in training, as far as the lists beside
-        the decoders (NAME.identities) tell: warn, or refuse.
     """
-    checks.positive(steps=steps, batch=batch)
+    checks.positive(steps=steps, batch=sample.batch)
     for n in iterations:
         checks.positive(iterations=n)
     for n in batches:
         checks.positive(batches=n)
     checks.epsilons((epsilon, *scales))
-    system = advface_jax.load(weights)
-    crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed, set=set)
-    base = default(ProtectConfig(steps, statistics=statistics), epsilon, batch, shadow, attacker)
+    system = advface_jax.load(sample.weights)
+    crops, over, origin = sample.read()
+    base = default(
+        ProtectConfig(steps, statistics=statistics), epsilon, sample.batch, shadow, attacker
+    )
     wanted = conditions(
         base,
         only,
@@ -119,7 +93,7 @@ def main(
         f"{role} {title(source)}": reconstruction.file(source, role).with_suffix(".identities")
         for source, role in used
     }
-    seen = inputs.seen_in_training(lists, crops, on_leak)
+    seen = inputs.seen_in_training(lists, crops, sample.on_leak)
     settings = {
         "experiment": "ablations",
         **origin,
@@ -127,11 +101,13 @@ def main(
         "weights_sha256": system.card["sha256"],
         "versions": common.surroundings()["versions"],
     }
-    kept = {c: out / ".ablations" / f"{_key({**settings, **told(used, c)})}.json" for c in wanted}
+    kept = {
+        c: sample.out / ".ablations" / f"{_key({**settings, **told(used, c)})}.json" for c in wanted
+    }
     with reconstruction.exactly("float32"):
-        batched = out / ".batches-ablations"
+        batched = sample.out / ".batches-ablations"
         for run in runs([c for c in wanted if not kept[c].is_file()]):
-            lines = measure(run, system, used, crops, over, settings, batched, seed)
+            lines = measure(run, system, used, crops, over, settings, batched, sample.seed)
             for c in run.rows:
                 _write(kept[c], lines[c])
             shutil.rmtree(batched)  # embeddings of every face: not for keeping
@@ -139,16 +115,16 @@ def main(
     rows = [json.loads(kept[c].read_text()) | names(c) for c in wanted]
     rows.insert(3, rows[0].pop("floor"))
     seconds = sum(r.pop("seconds", 0.0) for r in rows)
-    published = preset == "paper" and base.config == ProtectConfig()
+    published = sample.preset == "paper" and base.config == ProtectConfig()
     kinds = used[shadow, "shadow"].config.kind, used[attacker, "attacker"].config.kind
 
     def beside(r: common.Row) -> dict[str, float]:
         top = published and r["ablation"] == "default"
-        return paper.beside(r["method"], r["epsilon"], *kinds, set=set) if top else {}
+        return paper.beside(r["method"], r["epsilon"], *kinds, set=sample.set) if top else {}
 
     table = [line for r in rows for line in _cells(r, beside(r))]
     common.write_results(
-        out,
+        sample.out,
         "ablations",
         rows,
         command=cli.command("experiments.ablations"),
@@ -161,9 +137,9 @@ def main(
         },
         text=_text(table, rows, base, scale, settings, seconds),
     )
-    plots.ablations(rows, out / "ablations.png")
+    plots.ablations(rows, sample.out / "ablations.png")
     files = ("ablations.md", "ablations.json", "ablations.png")
-    reconstruction.show([line[: len(reconstruction.HEADER)] for line in table], out, files)
+    reconstruction.show([line[: len(reconstruction.HEADER)] for line in table], sample.out, files)
 
 
 def _key(settings: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import dataclasses
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,12 @@ import numpy as np
 
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, data, defenses, metrics
-from advface_jax.data import leaks
 from advface_jax.defenses.defense import EPSILON
 from advface_jax.duetface import read_duetface
 from advface_jax.models import state
 from advface_jax.models.duetface import Recogniser
 from advface_jax.models.facenet import InceptionResNetV1
-from experiments import accuracy_text, channel_rows, common, inputs, paper, reconstruction
+from experiments import accuracy_text, channel_rows, common, flags, inputs, paper, reconstruction
 from experiments.defenses import Each
 from experiments.duetface import of_duetface
 from experiments.evaluation import Judged, Subject, row, verdicts
@@ -52,26 +51,12 @@ class Servers:
 
 
 def main(
-    preset: inputs.Preset = "demo",
-    set: paper.Set = "lfw",
-    out: Path = Path("results"),
-    weights: str = "facenet-512-q8",
+    sample: flags.OfSample,
+    ascent: flags.OfAscent,
     offline: Path | None = None,
     duetface: Path | None = None,
-    faces: str | None = None,
-    listing: Path | None = None,
-    pairs: Path | None = None,
     shadow: str = "resrec",
     epsilon: float = EPSILON,
-    steps: int = ProtectConfig.steps,
-    alpha: float | None = ProtectConfig.alpha,
-    bound: Literal["total", "step"] = ProtectConfig.bound,
-    statistics: Literal["batch", "running", "example"] = ProtectConfig.statistics,
-    batch: int = 16,
-    limit: int | None = None,
-    seed: int = 0,
-    precision: Literal["float32", "bfloat16"] = "float32",
-    on_leak: leaks.OnLeak = "warn",
 ) -> None:
     """Compare how well the recogniser tells people apart under each defence.
 
@@ -86,48 +71,25 @@ def main(
     Stopped? The same command resumes after the last finished batch.
 
     Args:
-      preset: demo: 48 embedded faces of nobody. paper: the pairs of --set from --faces and
-        --pairs, or from the folder that the variable ADVFACE_DATA names, the paper's numbers
-        beside ours.
-      set: lfw, cfp_fp or agedb_30, with --preset paper.
-      out: Folder for the results.
-      weights: facenet-512-q8 (fetched at first use, 17 MB), another known name, or a folder of
-        weights_convert.
       offline: Folder that experiments.finetune left: Ψ retrained on protected features.
       duetface: Folder that experiments.train_duetface left; by default the shipped recogniser.
-      faces: Folder or zip of 160×160 crops as identity/image.jpg, or 'synthetic'.
-      listing: Tab-separated list of the faces, with columns file and identity.
-      pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
-        AgeDB-30's .mat. Without it balanced pairs are drawn from the identities.
       shadow: AdvFace's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
       epsilon: The bound of every defence, in units of the feature; Laplace's scale.
-      steps: Iterations of PGD and the random noise.
-      alpha: Step size of PGD, in units of the feature; None for ε/10.
-      bound: total: ε bounds AdvFace's whole perturbation (Eq. 2). step: each step (Eq. 6).
-      statistics: Whose statistics S's batch norm uses: of the batch (the paper), of its
-        training (running), or of each face (example).
-      batch: Faces protected together.
-      limit: At most so many pairs, as many same as different from every fold, in the list's
-        order.
-      seed: Of the noise, and of the pairs that are drawn where none are given.
-      precision: Of the defences; bfloat16 is for accelerators.
-      on_leak: What to do when measured people were seen in training, as far as the list beside
-        S (NAME.identities) tells: warn, or refuse.
     """
     began = time.monotonic()
-    system = advface_jax.load(weights)
-    config = ProtectConfig(steps, alpha, bound, statistics=statistics)
+    system = advface_jax.load(sample.weights)
+    config = ascent.config()
     checked = checks.epsilon(epsilon)
     retrained = None if offline is None else _retrained(offline, system)
     channels = _duetface(duetface, system)
-    crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed, set=set)
+    crops, over, origin = sample.read()
     decoder = reconstruction.decoder(system, shadow, "shadow")
     lists = {"shadow": reconstruction.file(shadow, "shadow").with_suffix(".identities")}
     lists |= {OFFLINE: offline / "weights.identities"} if offline else {}
     if channels:
         file = (duetface or channel_rows.SHIPPED) / channel_rows.RECOGNISER
         lists["DuetFace"] = file.with_suffix(".identities")
-    seen = inputs.seen_in_training(lists, crops, on_leak)
+    seen = inputs.seen_in_training(lists, crops, sample.on_leak)
     compared = (
         defenses.ball(config.steps),
         defenses.walk(config.steps),
@@ -146,16 +108,18 @@ def main(
         "defenses": [d.name for d in compared],
         "epsilon": epsilon,
         **dataclasses.asdict(config),
-        "batch": batch,
-        "precision": precision,
+        "batch": sample.batch,
+        "precision": ascent.precision,
         "versions": common.surroundings()["versions"],
     }
     networks = (system.network, *([retrained.network] if retrained else []))
-    store = Each(compared, checked, precision)
+    store = Each(compared, checked, ascent.precision)
     subject = Subject(system.extractor, store, (), Servers(networks), system.network)
-    kept = out / ".batches-accuracy"  # its own: each experiment removes its batches at its end
-    how: dict[str, Any] = {"batch": batch, "seed": seed, "keep": kept}
-    with reconstruction.exactly(precision):
+    kept = (
+        sample.out / ".batches-accuracy"
+    )  # its own: each experiment removes its batches at its end
+    how: dict[str, Any] = {"batch": sample.batch, "seed": sample.seed, "keep": kept}
+    with reconstruction.exactly(ascent.precision):
         measured = reconstruction.measure(crops, subject, **how, settings=settings)
         duet = channels and reconstruction.measure(
             crops, of_duetface(channels[0]), **how, settings={**settings, "of": "DuetFace"}
@@ -191,17 +155,17 @@ def main(
 
     earlier = measured.seconds + (duet.seconds if duet else 0)
     seconds = earlier + time.monotonic() - began
-    as_published = preset == "paper" and config == ProtectConfig()
+    as_published = sample.preset == "paper" and config == ProtectConfig()
 
     def beside(r: common.Row) -> dict[str, float]:
         if not as_published or r.get("enrolled_only"):
             return {}
         at = epsilon if "not_measured" in r else r["epsilon"]
-        return paper.beside(r["method"], at, decoder.config.kind, "resrec", set)
+        return paper.beside(r["method"], at, decoder.config.kind, "resrec", sample.set)
 
     table = [accuracy_text.cells(r, beside(r), beside(rows[0])) for r in rows]
     common.write_results(
-        out,
+        sample.out,
         "accuracy",
         rows,
         command=cli.command("experiments.accuracy"),
@@ -214,7 +178,7 @@ def main(
         },
         text=accuracy_text.text(table, rows, settings, seconds),
     )
-    accuracy_text.show(table, out)
+    accuracy_text.show(table, sample.out)
     shutil.rmtree(kept)  # embeddings of every face: not for keeping
 
 

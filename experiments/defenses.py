@@ -10,7 +10,7 @@ import dataclasses
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,8 @@ import numpy as np
 
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, defenses
-from advface_jax.data import leaks
 from advface_jax.defenses.defense import EPSILON
-from experiments import channel_rows, common, inputs, paper, plots, reconstruction
+from experiments import channel_rows, common, flags, paper, plots, reconstruction
 from experiments.evaluation import floor, of_features, row
 
 METHODS = ("pgd", "fgsm", "mifgsm")
@@ -58,29 +57,14 @@ class Each:
 
 
 def main(
-    preset: inputs.Preset = "demo",
-    set: paper.Set = "lfw",
-    out: Path = Path("results"),
-    weights: str = "facenet-512-q8",
-    faces: str | None = None,
-    listing: Path | None = None,
-    pairs: Path | None = None,
+    sample: flags.OfSample,
+    ascent: flags.OfAscent,
     shadow: str = "resrec",
     attacker: str = "resrec",
     duetface: Path | None = None,
     duetface_attacker: Path | None = None,
     channels: tuple[Path, ...] = (),
     epsilon: float = EPSILON,
-    steps: int = ProtectConfig.steps,
-    alpha: float | None = ProtectConfig.alpha,
-    bound: Literal["total", "step"] = ProtectConfig.bound,
-    statistics: Literal["batch", "running", "example"] = ProtectConfig.statistics,
-    start: Literal["z_tilde", "z"] = ProtectConfig.start,
-    batch: int = 16,
-    limit: int | None = None,
-    seed: int = 0,
-    precision: Literal["float32", "bfloat16"] = "float32",
-    on_leak: leaks.OnLeak = "warn",
 ) -> None:
     """Compare the defences of a feature: reconstruction quality, accuracy, replay.
 
@@ -96,17 +80,6 @@ def main(
     Stopped? The same command resumes after the last finished batch.
 
     Args:
-      preset: demo: 48 embedded faces of nobody. paper: the pairs of --set from --faces and
-        --pairs, or from the folder that the variable ADVFACE_DATA names, with the paper's numbers
-        beside ours.
-      set: lfw, cfp_fp or agedb_30, with --preset paper.
-      out: Folder for the results.
-      weights: facenet-512-q8 (fetched at first use, 17 MB), another known name, or a folder of
-        weights_convert.
-      faces: Folder or zip of 160×160 crops as identity/image.jpg, or 'synthetic'.
-      listing: Tab-separated list of the faces, with columns file and identity.
-      pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
-        AgeDB-30's .mat. Without it balanced pairs are drawn from the identities.
       shadow: AdvFace's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
       attacker: The attacker's R: the same choices.
       duetface: Folder that experiments.train_duetface left; by default the shipped recogniser.
@@ -115,35 +88,20 @@ def main(
       channels: Further decoders, files of train_decoder --defense partialface or dctdp; each adds
         a row of reconstruction alone, for no recogniser reads those channels.
       epsilon: The bound of every defence, in units of the feature; Laplace's scale.
-      steps: Iterations of PGD, MI-FGSM and the random noise.
-      alpha: Step size of PGD and MI-FGSM, in units of the feature; None for ε/10.
-      bound: total: ε bounds AdvFace's whole perturbation (Eq. 2). step: each step (Eq. 6).
-      statistics: Whose statistics S's batch norm uses: of the batch (the paper), of its
-        training (running), or of each face (example).
-      start: Where the ascent starts, and around which point the bound holds: z_tilde (the paper),
-        or z, the client's own.
-      batch: Faces protected together.
-      limit: At most so many pairs, as many same as different from every fold, in the list's
-        order.
-      seed: Of the noise, and of the pairs that are drawn where none are given. A face's noise
-        comes of the seed and its number, whatever its batch.
-      precision: Of the defences; bfloat16 is for accelerators.
-      on_leak: What to do when measured people were seen in training, as far as the lists beside
-        the decoders (NAME.identities) tell: warn, or refuse.
     """
     began = time.monotonic()
-    system = advface_jax.load(weights)
-    config = ProtectConfig(steps, alpha, bound, statistics=statistics, start=start)
+    system = advface_jax.load(sample.weights)
+    config = ascent.config()
     checked = checks.epsilon(epsilon)
-    crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed, set=set)
+    crops, over, origin = sample.read()
     models = reconstruction.models(system, shadow, attacker)
-    seen = reconstruction.seen_in_training(shadow, attacker, crops, on_leak)
+    seen = reconstruction.seen_in_training(shadow, attacker, crops, sample.on_leak)
     compared = _defenses(models, config)
     apart = channel_rows.read_duetface(system, duetface, duetface_attacker)
     others = [] if isinstance(apart, str) else [apart]
     others += [channel_rows.read_channels(file) for file in channels]
     for networks in others:
-        seen |= channel_rows.seen_in_training(networks, crops, on_leak)
+        seen |= channel_rows.seen_in_training(networks, crops, sample.on_leak)
     settings = {
         "experiment": "defenses",
         **origin,
@@ -151,15 +109,20 @@ def main(
         "defenses": [d.name for d in compared],
         "epsilon": epsilon,
         **{k: v for k, v in dataclasses.asdict(config).items() if k != "method"},
-        "batch": batch,
-        "precision": precision,
+        "batch": sample.batch,
+        "precision": ascent.precision,
         "versions": common.surroundings()["versions"],
     }
-    store = Each(compared, checked, precision)
+    store = Each(compared, checked, ascent.precision)
     subject = of_features(system.network, store, [models.attacker])
-    kept = out / ".batches-defenses"  # its own: tradeoff removes .batches when it is done
-    how: dict[str, Any] = {"batch": batch, "seed": seed, "keep": kept, "settings": settings}
-    with reconstruction.exactly(precision):
+    kept = sample.out / ".batches-defenses"  # its own: tradeoff removes .batches when it is done
+    how: dict[str, Any] = {
+        "batch": sample.batch,
+        "seed": sample.seed,
+        "keep": kept,
+        "settings": settings,
+    }
+    with reconstruction.exactly(ascent.precision):
         judged, pictures, earlier, rate = reconstruction.measure(crops, subject, **how)
         told = {k: settings[k] for k in ("set", "shadow", "attacker")}
         rows = [row("Unprotected", None, judged, 0, over, told=told)]
@@ -177,14 +140,16 @@ def main(
         rows.append(floor(crops, judged, subject.replay, over, told=told))
 
     seconds = earlier + sum(f.seconds for f in of_channels) + time.monotonic() - began
-    as_published = preset == "paper" and config == ProtectConfig()
+    as_published = sample.preset == "paper" and config == ProtectConfig()
 
     def beside(r: common.Row) -> dict[str, float]:
         kinds = models.shadow.config.kind, models.attacker.config.kind
-        return paper.beside(r["method"], r["epsilon"], *kinds, set=set) if as_published else {}
+        return (
+            paper.beside(r["method"], r["epsilon"], *kinds, set=sample.set) if as_published else {}
+        )
 
     table = reconstruction.write(
-        out,
+        sample.out,
         "defenses",
         f"Defences of a feature at ε = {epsilon:g}",
         rows,
@@ -204,8 +169,10 @@ def main(
     columns = [*(shot[shown] for shot in shots), np.broadcast_to(mean, (len(shown), *mean.shape))]
     names = [_label(r).replace(" (", "\n(") for r in rows[1:-1] if "not_measured" not in r]
     titles = ["unprotected", *names, "mean face"]
-    plots.reconstructions(crops.images[shown], np.stack(columns), titles, out / "defenses.png")
-    reconstruction.show(table, out, ("defenses.md", "defenses.json", "defenses.png"))
+    plots.reconstructions(
+        crops.images[shown], np.stack(columns), titles, sample.out / "defenses.png"
+    )
+    reconstruction.show(table, sample.out, ("defenses.md", "defenses.json", "defenses.png"))
     shutil.rmtree(kept)  # embeddings of every face: not for keeping
 
 

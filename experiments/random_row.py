@@ -19,8 +19,7 @@ from jax import lax
 
 import advface_jax
 from advface_jax import checks, cli
-from advface_jax.data import leaks
-from experiments import common, inputs, paper, plots, reconstruction
+from experiments import common, flags, inputs, paper, plots, reconstruction
 from experiments.evaluation import floor, of_features, row
 
 # name: (noise of strength 1 from a key, how strength s stands in a table: {0} is s, {1} 2s)
@@ -54,22 +53,12 @@ class Noisy:
 
 
 def main(
-    preset: inputs.Preset = "demo",
-    set: paper.Set = "lfw",
-    out: Path = Path("results"),
-    weights: str = "facenet-512-q8",
-    faces: str | None = None,
-    listing: Path | None = None,
-    pairs: Path | None = None,
+    sample: flags.OfSample,
     attacker: str = "resrec",
     uniform: tuple[float, ...] = (0.2, 0.5, 0.8, 1.2),
     gaussian: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7),
     shift: tuple[float, ...] = (0.1, 0.2, 0.26, 0.32),
     one_sided: tuple[float, ...] = (0.1, 0.2, 0.26, 0.32),
-    batch: int = 16,
-    limit: int | None = None,
-    seed: int = 0,
-    on_leak: leaks.OnLeak = "warn",
 ) -> None:
     """Ask which noise gives the paper's Random row: SSIM .90 and PSNR 22.81 dB at once.
 
@@ -81,40 +70,23 @@ def main(
     Stopped? The same command resumes after the last finished batch.
 
     Args:
-      preset: demo: 48 embedded faces of nobody. paper: the pairs of --set from --faces and
-        --pairs, or from the folder that the variable ADVFACE_DATA names, with the paper's numbers
-        beside ours.
-      set: lfw, cfp_fp or agedb_30, with --preset paper.
-      out: Folder for the results.
-      weights: facenet-512-q8 (fetched at first use, 17 MB), another known name, or a folder of
-        weights_convert.
-      faces: Folder or zip of 160×160 crops as identity/image.jpg, or 'synthetic'.
-      listing: Tab-separated list of the faces, with columns file and identity.
-      pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
-        AgeDB-30's .mat. Without it balanced pairs are drawn from the identities.
       attacker: The attacker's R: transrec, resrec, urec, or a .safetensors file of train_decoder.
       uniform: Bounds ε of noise that is uniform in ±ε, in units of the feature.
       gaussian: Standard deviations of Gaussian noise.
       shift: What is added to every element.
       one_sided: Means s of noise that is uniform in [0, 2s].
-      batch: Faces computed together.
-      limit: At most so many pairs, as many same as different from every fold, in the list's
-        order.
-      seed: Of the noise, and of the pairs that are drawn where none are given.
-      on_leak: What to do when measured people were seen in training, as far as the list beside
-        the decoder (NAME.identities) tells: warn, or refuse.
     """
     began = time.monotonic()
     asked = {"uniform": uniform, "gaussian": gaussian, "shift": shift, "one_sided": one_sided}
     swept = {kind: _strengths(kind, values) for kind, values in asked.items() if values}
-    checks.positive(batch=batch)
+    checks.positive(batch=sample.batch)
     if not swept:
         raise ValueError("got no strength of any noise; wanted one or more, as --shift 0.2 0.26")
-    system = advface_jax.load(weights)
-    crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed, set=set)
+    system = advface_jax.load(sample.weights)
+    crops, over, origin = sample.read()
     decoder = reconstruction.decoder(system, attacker, "attacker")
     list_of = reconstruction.file(attacker, "attacker").with_suffix(".identities")
-    seen = inputs.seen_in_training({"attacker": list_of}, crops, on_leak)
+    seen = inputs.seen_in_training({"attacker": list_of}, crops, sample.on_leak)
     settings = {
         "experiment": "random_row",
         **origin,
@@ -123,15 +95,15 @@ def main(
         "attacker": Path(attacker).stem,
         "attacker_sha256": reconstruction.digest(decoder),
         "noises": {kind: list(values) for kind, values in swept.items()},
-        "batch": batch,
+        "batch": sample.batch,
         "versions": common.surroundings()["versions"],
     }
     store = Noisy(tuple(jnp.asarray(v, jnp.float32) for v in swept.values()), tuple(swept))
     subject = of_features(system.network, store, [decoder])
-    kept = out / ".batches-random-row"
+    kept = sample.out / ".batches-random-row"
     with reconstruction.exactly("float32"):
         measured = reconstruction.measure(
-            crops, subject, batch=batch, seed=seed, keep=kept, settings=settings
+            crops, subject, batch=sample.batch, seed=sample.seed, keep=kept, settings=settings
         )
         told = {k: settings[k] for k in ("set", "attacker")}
         rows = [row("Unprotected", None, measured.judged, 0, over, told=told)]
@@ -144,14 +116,18 @@ def main(
         rows.append(floor(crops, measured.judged, subject.replay, over, told=told))
 
     seconds = measured.seconds + time.monotonic() - began
-    theirs = {name: paper.of(name, set) for name in ("Random", "DP")} if preset == "paper" else {}
-    goal = paper.of("Random", set)
+    theirs = (
+        {name: paper.of(name, sample.set) for name in ("Random", "DP")}
+        if sample.preset == "paper"
+        else {}
+    )
+    goal = paper.of("Random", sample.set)
     reached = {kind: crossing(rows, kind, goal["psnr"]) for kind in swept}
     table = [cells for r in rows for cells in reconstruction.cells(r["method"], r, {})]
     for name, numbers in theirs.items():
         table += reconstruction.cells(f"  {name} in the paper", numbers, {})
     common.write_results(
-        out,
+        sample.out,
         "random_row",
         rows,
         command=cli.command("experiments.random_row"),
@@ -164,8 +140,8 @@ def main(
         },
         text=_text(table, rows, reached, goal, settings, seconds),
     )
-    plots.noises(rows, out / "random_row.png", theirs)
-    reconstruction.show(table, out, ("random_row.md", "random_row.json", "random_row.png"))
+    plots.noises(rows, sample.out / "random_row.png", theirs)
+    reconstruction.show(table, sample.out, ("random_row.md", "random_row.json", "random_row.png"))
     shutil.rmtree(kept)  # embeddings of every face: not for keeping
 
 

@@ -9,16 +9,14 @@ Writes tradeoff.json, tradeoff.md, tradeoff.png and reconstructions.png into --o
 import dataclasses
 import shutil
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, protect_sweep
-from advface_jax.data import leaks
 from advface_jax.models.decoders import Decoder
-from experiments import common, inputs, paper, plots, reconstruction
+from experiments import common, flags, paper, plots, reconstruction
 from experiments.evaluation import floor, of_features, row
 
 EPSILONS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
@@ -47,27 +45,12 @@ class Sweep:
 
 
 def main(
-    preset: inputs.Preset = "demo",
-    set: paper.Set = "lfw",
-    out: Path = Path("results"),
-    weights: str = "facenet-512-q8",
-    faces: str | None = None,
-    listing: Path | None = None,
-    pairs: Path | None = None,
+    sample: flags.OfSample,
+    ascent: flags.OfAscent,
     shadow: str = "resrec",
     attacker: str = "resrec",
     epsilons: tuple[float, ...] = EPSILONS,
-    steps: int = ProtectConfig.steps,
-    alpha: float | None = ProtectConfig.alpha,
     method: Literal["pgd", "fgsm", "mifgsm"] = ProtectConfig.method,
-    bound: Literal["total", "step"] = ProtectConfig.bound,
-    statistics: Literal["batch", "running", "example"] = ProtectConfig.statistics,
-    start: Literal["z_tilde", "z"] = ProtectConfig.start,
-    batch: int = 16,
-    limit: int | None = None,
-    seed: int = 0,
-    precision: Literal["float32", "bfloat16"] = "float32",
-    on_leak: leaks.OnLeak = "warn",
 ) -> None:
     """Sweep the bound ε of AdvFace: reconstruction quality, accuracy, replay.
 
@@ -81,61 +64,36 @@ def main(
     Stopped? The same command resumes after the last finished batch.
 
     Args:
-      preset: demo: 48 embedded faces of nobody, about a minute. paper: the pairs of
-        --set from --faces and --pairs, or from the folder that the variable ADVFACE_DATA names,
-        with the paper's numbers beside ours.
-      set: lfw, cfp_fp or agedb_30, with --preset paper.
-      out: Folder for the results.
-      weights: facenet-512-q8 (fetched at first use, 17 MB), another known name, or a folder of
-        weights_convert.
-      faces: Folder or zip of 160×160 crops as identity/image.jpg, or 'synthetic'.
-      listing: Tab-separated list of the faces, with columns file and identity.
-      pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
-        AgeDB-30's .mat. Without it balanced pairs are drawn from the identities.
       shadow: The server's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
       attacker: The attacker's R: the same choices.
       epsilons: The bounds, in units of the feature.
-      steps: PGD iterations.
-      alpha: PGD step size, in units of the feature; None for ε/10.
       method: pgd (the paper), fgsm (one step of size ε) or mifgsm.
-      bound: total: ε bounds the whole perturbation (Eq. 2). step: each step (Eq. 6 literally).
-      statistics: Whose statistics S's batch norm uses: of the batch (the paper), of its
-        training (running), or of each face (example).
-      start: Where the ascent starts, and around which point the bound holds: z_tilde (the paper),
-        or z, the client's own.
-      batch: Faces protected together.
-      limit: At most so many pairs, as many same as different from every fold, in the list's
-        order.
-      seed: Of the pairs that are drawn where none are given. Nothing else is random.
-      precision: Of the PGD; bfloat16 is for accelerators.
-      on_leak: What to do when measured people were seen in training, as far as the lists beside
-        the decoders (NAME.identities) tell: warn, or refuse.
     """
     began = time.monotonic()
-    system = advface_jax.load(weights)
-    config = ProtectConfig(steps, alpha, bound, method=method, statistics=statistics, start=start)
+    system = advface_jax.load(sample.weights)
+    config = ascent.config(method)
     bounds = checks.epsilons(epsilons)
-    crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed, set=set)
+    crops, over, origin = sample.read()
     models = reconstruction.models(system, shadow, attacker)
-    seen = reconstruction.seen_in_training(shadow, attacker, crops, on_leak)
+    seen = reconstruction.seen_in_training(shadow, attacker, crops, sample.on_leak)
     settings = {
         **origin,
         **reconstruction.provenance(system, models, shadow, attacker),
         "epsilons": list(epsilons),
         **dataclasses.asdict(config),
-        "batch": batch,
-        "precision": precision,
+        "batch": sample.batch,
+        "precision": ascent.precision,
         "versions": common.surroundings()["versions"],
     }
-    store = Sweep(bounds, system.extractor, models.shadow, config, precision)
+    store = Sweep(bounds, system.extractor, models.shadow, config, ascent.precision)
     subject = of_features(system.network, store, [models.attacker])
-    with reconstruction.exactly(precision):
+    with reconstruction.exactly(ascent.precision):
         judged, pictures, earlier, rate = reconstruction.measure(
             crops,
             subject,
-            batch=batch,
-            seed=seed,
-            keep=out / ".batches",
+            batch=sample.batch,
+            seed=sample.seed,
+            keep=sample.out / ".batches",
             settings=settings,
         )
         told = {k: settings[k] for k in ("set", "shadow", "attacker")}
@@ -144,14 +102,16 @@ def main(
         rows.append(floor(crops, judged, subject.replay, over, told=told))
 
     seconds = earlier + time.monotonic() - began
-    as_published = preset == "paper" and config == ProtectConfig()
+    as_published = sample.preset == "paper" and config == ProtectConfig()
 
     def beside(r: common.Row) -> dict[str, float]:
         kinds = models.shadow.config.kind, models.attacker.config.kind
-        return paper.beside(r["method"], r["epsilon"], *kinds, set=set) if as_published else {}
+        return (
+            paper.beside(r["method"], r["epsilon"], *kinds, set=sample.set) if as_published else {}
+        )
 
     table = reconstruction.write(
-        out,
+        sample.out,
         "tradeoff",
         "ε against reconstruction, accuracy and replay",
         rows,
@@ -165,15 +125,15 @@ def main(
         },
         seconds=seconds,
     )
-    plots.tradeoff(rows, out / "tradeoff.png", [beside(r) for r in rows])
+    plots.tradeoff(rows, sample.out / "tradeoff.png", [beside(r) for r in rows])
     shown = reconstruction.distinct(crops.identities[: pictures.shape[2]])
     titles = ["unprotected", *(f"ε = {e:g}" for e in epsilons)]
     plots.reconstructions(
-        crops.images[shown], pictures[:, 0, shown], titles, out / "reconstructions.png"
+        crops.images[shown], pictures[:, 0, shown], titles, sample.out / "reconstructions.png"
     )
     files = ("tradeoff.md", "tradeoff.json", "tradeoff.png", "reconstructions.png")
-    reconstruction.show(table, out, files)
-    shutil.rmtree(out / ".batches")  # embeddings of every face: not for keeping
+    reconstruction.show(table, sample.out, files)
+    shutil.rmtree(sample.out / ".batches")  # embeddings of every face: not for keeping
 
 
 def _label(r: common.Row) -> str:

@@ -14,17 +14,15 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, defenses
-from advface_jax.data import leaks
 from advface_jax.defenses.defense import EPSILON
 from advface_jax.models.decoders import KINDS
-from experiments import common, inputs, intervals, paper, plots, reconstruction
+from experiments import common, flags, inputs, intervals, paper, plots, reconstruction
 from experiments.defenses import Each
 from experiments.evaluation import floor, of_features, row
 from experiments.reconstruction import Trained
@@ -34,25 +32,11 @@ Beside = Callable[[common.Row], Mapping[str, float]]
 
 
 def main(
-    preset: inputs.Preset = "demo",
-    set: paper.Set = "lfw",
-    out: Path = Path("results"),
-    weights: str = "facenet-512-q8",
-    faces: str | None = None,
-    listing: Path | None = None,
-    pairs: Path | None = None,
+    sample: flags.OfSample,
+    ascent: flags.OfAscent,
     shadows: tuple[str, ...] = KINDS,
     attackers: tuple[str, ...] = KINDS,
     epsilon: float = EPSILON,
-    steps: int = ProtectConfig.steps,
-    alpha: float | None = ProtectConfig.alpha,
-    bound: Literal["total", "step"] = ProtectConfig.bound,
-    statistics: Literal["batch", "running", "example"] = ProtectConfig.statistics,
-    batch: int = 16,
-    limit: int | None = None,
-    seed: int = 0,
-    precision: Literal["float32", "bfloat16"] = "float32",
-    on_leak: leaks.OnLeak = "warn",
 ) -> None:
     """Protect by each shadow decoder, attack with each attacker: does AdvFace carry over?
 
@@ -66,43 +50,20 @@ def main(
     Stopped? The same command resumes after the last finished batch.
 
     Args:
-      preset: demo: 48 embedded faces of nobody. paper: the pairs of --set from --faces and
-        --pairs, or from the folder that the variable ADVFACE_DATA names, the paper's numbers
-        beside ours.
-      set: lfw, cfp_fp or agedb_30, with --preset paper.
-      out: Folder for the results.
-      weights: facenet-512-q8 (fetched at first use, 17 MB), another known name, or a folder of
-        weights_convert.
-      faces: Folder or zip of 160×160 crops as identity/image.jpg, or 'synthetic'.
-      listing: Tab-separated list of the faces, with columns file and identity.
-      pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
-        AgeDB-30's .mat. Without it balanced pairs are drawn from the identities.
       shadows: AdvFace's S: any of transrec, resrec, urec, and .safetensors files of train_decoder.
       attackers: The attackers' R: the same choices.
       epsilon: The bound, in units of the feature.
-      steps: PGD iterations.
-      alpha: PGD step size, in units of the feature; None for ε/10.
-      bound: total: ε bounds the whole perturbation (Eq. 2). step: each step (Eq. 6 literally).
-      statistics: Whose statistics S's batch norm uses: of the batch (the paper), of its
-        training (running), or of each face (example).
-      batch: Faces protected together.
-      limit: At most so many pairs, as many same as different from every fold, in the list's
-        order.
-      seed: Of the pairs that are drawn where none are given. Nothing else is random.
-      precision: Of the PGD; bfloat16 is for accelerators.
-      on_leak: What to do when measured people were seen in training, as far as the lists beside
-        the decoders (NAME.identities) tell: warn, or refuse.
     """
     began = time.monotonic()
-    system = advface_jax.load(weights)
-    config = ProtectConfig(steps, alpha, bound, statistics=statistics)
+    system = advface_jax.load(sample.weights)
+    config = ascent.config()
     checked = checks.epsilon(epsilon)
     protecting = reconstruction.trained(system, shadows, "shadow")
     attacking = reconstruction.trained(system, attackers, "attacker")
-    crops, over, origin = inputs.read(preset, faces, listing, pairs, limit, seed, set=set)
+    crops, over, origin = sample.read()
     lists = {f"{one.role} {one.name}": one.file for one in (*protecting, *attacking)}
     lists = {name: file.with_suffix(".identities") for name, file in lists.items()}
-    seen = inputs.seen_in_training(lists, crops, on_leak)
+    seen = inputs.seen_in_training(lists, crops, sample.on_leak)
     settings = {
         "experiment": "transfer",
         **origin,
@@ -112,8 +73,8 @@ def main(
         "attackers": [one.told() for one in attacking],
         "epsilon": epsilon,
         **dataclasses.asdict(config),
-        "batch": batch,
-        "precision": precision,
+        "batch": sample.batch,
+        "precision": ascent.precision,
         "versions": common.surroundings()["versions"],
     }
     compared = tuple(
@@ -121,12 +82,16 @@ def main(
         for one in protecting
     )
     subject = of_features(
-        system.network, Each(compared, checked, precision), [one.decoder for one in attacking]
+        system.network,
+        Each(compared, checked, ascent.precision),
+        [one.decoder for one in attacking],
     )
-    kept = out / ".batches-transfer"  # its own: each experiment removes its batches at its end
-    with reconstruction.exactly(precision):
+    kept = (
+        sample.out / ".batches-transfer"
+    )  # its own: each experiment removes its batches at its end
+    with reconstruction.exactly(ascent.precision):
         judged, pictures, earlier, rate = reconstruction.measure(
-            crops, subject, batch=batch, seed=seed, keep=kept, settings=settings
+            crops, subject, batch=sample.batch, seed=sample.seed, keep=kept, settings=settings
         )
         rows = [
             row("Unprotected", None, judged, 0, over, attacker=j, told=_told(origin, None, r))
@@ -140,15 +105,17 @@ def main(
         rows.append(floor(crops, judged, subject.replay, over, told={"set": origin["set"]}))
 
     seconds = earlier + time.monotonic() - began
-    as_published = preset == "paper" and config == ProtectConfig()
+    as_published = sample.preset == "paper" and config == ProtectConfig()
 
     def beside(r: common.Row) -> dict[str, float]:
         kinds = r.get("shadow") or "", r.get("attacker") or ""
-        return paper.beside(r["method"], r["epsilon"], *kinds, set=set) if as_published else {}
+        return (
+            paper.beside(r["method"], r["epsilon"], *kinds, set=sample.set) if as_published else {}
+        )
 
     over_seeds = spread(rows, protecting, attacking)
     table = reconstruction.write(
-        out,
+        sample.out,
         "transfer",
         f"AdvFace by one decoder against another, ε = {epsilon:g}",
         rows,
@@ -171,8 +138,10 @@ def main(
     shown = reconstruction.distinct(crops.identities[: pictures.shape[2]])
     columns = pictures[:, :, shown].reshape(-1, len(shown), *pictures.shape[3:])
     titles = [_label(r).replace(" → ", "\n→ ") for r in rows[:-1]]
-    plots.reconstructions(crops.images[shown], columns, titles, out / "transfer.png", down=True)
-    reconstruction.show(table, out, ("transfer.md", "transfer.json", "transfer.png"))
+    plots.reconstructions(
+        crops.images[shown], columns, titles, sample.out / "transfer.png", down=True
+    )
+    reconstruction.show(table, sample.out, ("transfer.md", "transfer.json", "transfer.png"))
     shutil.rmtree(kept)  # embeddings of every face: not for keeping
 
 

@@ -16,62 +16,40 @@ import numpy as np
 
 import advface_jax
 from advface_jax import checks, cli, data, metrics
-from advface_jax.data import leaks
-from experiments import common, inputs, paper
+from experiments import common, flags, inputs
 
 
 def main(
-    preset: inputs.Preset = "demo",
-    set: paper.Set = "lfw",
-    out: Path = Path("results"),
-    weights: str = "facenet-512-q8",
-    faces: str | None = None,
-    listing: Path | None = None,
-    pairs: Path | None = None,
-    batch: int = 32,
-    limit: int | None = None,
+    sample: flags.OfSample,
     flip: bool = False,
     resize: bool = False,
     trained_on: Path | None = None,
-    on_leak: leaks.OnLeak = "warn",
-    seed: int = 0,
 ) -> None:
     """Ten-fold verification accuracy of FaceNet weights on faces, or on shared features.
 
+    Shared features are a folder that `python -m advface_jax features` wrote, given as --faces.
+
     Args:
-      preset: demo: 48 embedded faces of nobody. paper: the pairs of --set from --faces and
-        --pairs, or from the folder that the variable ADVFACE_DATA names.
-      set: lfw, cfp_fp or agedb_30, with --preset paper.
-      out: Folder for the results.
-      weights: facenet-512-q8, facenet-128, another known name, or a folder of weights_convert.
-      faces: 160×160 crops: a folder or zip of identity/image.jpg, insightface's .bin (with its
-        pairs), a prepared data set (tfds:NAME), 'synthetic'; or a folder that `python -m
-        advface_jax features` wrote.
-      listing: Tab-separated list of the faces, with columns file and identity.
-      pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
-        AgeDB-30's .mat. By default those that the faces come with, else drawn from the identities.
-      batch: Faces at a time.
-      limit: At most so many pairs, as many same as different from every fold.
       flip: Embed each picture and its mirror image; their normalised sum is the embedding.
       resize: Take square pictures of other sizes too; packs of insightface always are.
       trained_on: Whom the weights saw: NAME.identities of train_decoder, or a list with columns
         file and identity.
-      on_leak: What to do when measured people were seen in training: warn, or refuse.
-      seed: Of the pairs that are drawn where none are given.
     """
     began = time.monotonic()
-    checks.positive(batch=batch)
-    system = advface_jax.load(weights)
-    crops, over, origin = _inputs(system, preset, faces, listing, pairs, limit, seed, resize, set)
+    checks.positive(batch=sample.batch)
+    system = advface_jax.load(sample.weights)
+    crops, over, origin = _inputs(system, sample, resize)
     shared: dict[str, Any] = {}
     if isinstance(crops, data.FeatureSet):
         if flip or trained_on:
-            raise ValueError(f"{faces} holds features: they cannot be mirrored, and name nobody")
+            raise ValueError(
+                f"{sample.faces} holds features: they cannot be mirrored, and name nobody"
+            )
     elif trained_on:
         if not trained_on.is_file():
             raise ValueError(f"{trained_on} does not exist: give NAME.identities, or a listing")
-        shared = inputs.seen_in_training({"the recogniser": trained_on}, crops, on_leak)
-    embeddings = _embeddings(system, crops, batch, flip)
+        shared = inputs.seen_in_training({"the recogniser": trained_on}, crops, sample.on_leak)
+    embeddings = _embeddings(system, crops, sample.batch, flip)
     distances = metrics.squared_distance(embeddings[over.left], embeddings[over.right])
     verified = metrics.ten_fold_accuracy(distances, over.same, over.fold)
     row = {
@@ -105,7 +83,7 @@ def main(
     call = cli.command("experiments.verify")
     text += f"\n\n`{call}`\n{where['hardware']}, {seconds / 60:.1f} min, {where['date']}."
     common.write_results(
-        out,
+        sample.out,
         "verify",
         [row],
         command=call,
@@ -115,25 +93,18 @@ def main(
         text=text,
     )
     cli.answer.print(
-        f"{cells[0]}: {cells[1]} % on {cells[3]} pairs; written: {out / 'verify.json'}, "
-        f"{out / 'verify.md'}",
+        f"{cells[0]}: {cells[1]} % on {cells[3]} pairs; written: {sample.out / 'verify.json'}, "
+        f"{sample.out / 'verify.md'}",
         soft_wrap=True,
     )
 
 
 def _inputs(
-    system: advface_jax.System,
-    preset: inputs.Preset,
-    faces: str | None,
-    listing: Path | None,
-    pairs: Path | None,
-    limit: int | None,
-    seed: int,
-    resize: bool,
-    set: paper.Set,
+    system: advface_jax.System, sample: flags.Sample, resize: bool
 ) -> tuple[data.Faces | data.FeatureSet, data.Pairs, dict[str, Any]]:
+    faces, pairs = sample.faces, sample.pairs
     if faces is None or not (Path(faces) / "card.json").is_file():
-        return inputs.read(preset, faces, listing, pairs, limit, seed, resize, set)
+        return sample.read(resize)
     found = data.open_features(faces)
     asked = ("weights", "weights_sha256", "epsilon", "steps", "alpha", "dtype", "shadow_sha256")
     if lacking := [k for k in asked if k not in found.card]:
@@ -144,13 +115,18 @@ def _inputs(
             f"{system.card['source']}: give --weights {found.card['weights']}"
         )
     if pairs is not None:
-        over = data.index_pairs(data.subset(data.read_pairs(pairs), limit), found)
+        over = data.index_pairs(data.subset(data.read_pairs(pairs), sample.limit), found)
     elif found.identities:
-        over = inputs.draw(found, limit, seed)
+        over = inputs.draw(found, sample.limit, sample.seed)
     else:
         raise ValueError(f"{faces} was written without labels: no pairs can be drawn from it")
     card = {k: found.card[k] for k in asked[2:]}
-    told = {"features": Path(faces).name, "pairs": str(pairs and pairs.name), "seed": seed, **card}
+    told = {
+        "features": Path(faces).name,
+        "pairs": str(pairs and pairs.name),
+        "seed": sample.seed,
+        **card,
+    }
     return found, over, told
 
 

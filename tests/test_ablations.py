@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import flat
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,7 +73,7 @@ def test_every_ablation_is_a_row_beside_the_default(short, tmp_path):
         "shadow_files": (str(tmp_path / "other-shadow.safetensors"),),
         "attacker_files": (str(tmp_path / "other-attacker.safetensors"),),
     }
-    ablations.main(**short, **more)
+    flat.call(ablations.main, **short, **more)
     rows, document = results(short["out"])
     folder = tmp_path.name
     assert list(rows) == [
@@ -128,7 +129,7 @@ def test_every_ablation_is_a_row_beside_the_default(short, tmp_path):
 
 def test_without_batch_statistics_the_batch_does_not_matter(short):
     """Padding included: 8 faces in batches of 3 and of 4."""
-    ablations.main(**short, statistics="running", only=("batch",))
+    flat.call(ablations.main, **short, statistics="running", only=("batch",))
     rows, _ = results(short["out"])
     base, other = rows["AdvFace, default"], rows["batches of 4"]
     for key in ("ssim", "psnr", "mse", "shadow_l1", "cosine_to_unprotected"):
@@ -146,12 +147,12 @@ def test_what_is_finished_is_not_measured_again(short, monkeypatch):
 
     monkeypatch.setattr(evaluation, "judge_batch", counted)
     with pytest.raises(KeyboardInterrupt):
-        ablations.main(**short, only=())
+        flat.call(ablations.main, **short, only=())
     monkeypatch.setattr(evaluation, "judge_batch", lambda *a: batches.append(a) or real(*a))
-    ablations.main(**short, only=())
+    flat.call(ablations.main, **short, only=())
     first, _ = results(short["out"])
     assert len(batches) == 3, "8 faces in batches of 3: each batch once, none twice"
-    ablations.main(**short, only=("batch",))
+    flat.call(ablations.main, **short, only=("batch",))
     second, _ = results(short["out"])
     assert len(batches) == 5, "two batches of 4 more"
     assert all(second[name] == r for name, r in first.items()) and "batches of 4" in second
@@ -169,7 +170,7 @@ def test_what_is_finished_is_not_measured_again(short, monkeypatch):
 )
 def test_flags_that_make_no_sense_are_refused(short, wrong, message):
     with pytest.raises(ValueError, match=message):
-        ablations.main(**short | wrong)
+        flat.call(ablations.main, **short | wrong)
 
 
 # -- what they are made of --------------------------------------------------------------------
@@ -282,7 +283,7 @@ def test_the_noises_stand_beside_each_other(flags):
         "one_sided": (0.3,),
     }
     quick: dict[str, Any] = {k: flags[k] for k in ("out", "attacker")} | strengths
-    random_row.main(**quick, batch=3)
+    flat.call(random_row.main, **quick, batch=3)
     rows, document = results(flags["out"], "random_row")
     labels = ["uniform in ±0.5", "all + 0.1", "all + 2", "uniform in [0, 0.6]"]
     assert list(rows) == ["Unprotected", *labels, "Mean face (floor)"]
@@ -297,10 +298,10 @@ def test_the_noises_stand_beside_each_other(flags):
     wrongs: list[dict[str, Any]] = [{"shift": (0.0,)}, {"uniform": (float("nan"),)}]
     for wrong in wrongs:
         with pytest.raises(ValueError, match=r"^got --(shift|uniform) (0.0|nan); wanted positive"):
-            random_row.main(**quick | wrong)
+            flat.call(random_row.main, **quick | wrong)
     nothing: dict[str, Any] = dict.fromkeys(strengths, ())
     with pytest.raises(ValueError, match="^got no strength"):
-        random_row.main(**quick | nothing)
+        flat.call(random_row.main, **quick | nothing)
 
 
 def test_where_a_noise_crosses_the_paper_s_psnr():

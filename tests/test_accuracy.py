@@ -2,6 +2,7 @@
 
 import json
 
+import flat
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,7 +58,7 @@ def flags(tmp_path, monkeypatch):
 
 
 def measured(flags, **others):
-    accuracy.main(**flags | others)
+    flat.call(accuracy.main, **flags | others)
     document = json.loads((flags["out"] / "accuracy.json").read_text())
     return document["rows"], document, (flags["out"] / "accuracy.md").read_text()
 
@@ -133,4 +134,4 @@ def test_what_is_lost_is_counted_on_the_same_pairs(flags, monkeypatch):
 
 def test_another_e_is_no_offline_mode(flags, tmp_path):
     with pytest.raises(ValueError, match="holds a network with another E than 00"):
-        accuracy.main(**flags, offline=tmp_path / "foreign")
+        flat.call(accuracy.main, **flags, offline=tmp_path / "foreign")

@@ -2,6 +2,7 @@
 
 import json
 
+import flat
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +67,7 @@ def pairs(tmp_path):
 
 
 def measured(flags, **others):
-    defenses.main(**flags | others)
+    flat.call(defenses.main, **flags | others)
     out = (flags | others)["out"]
     document = json.loads((out / "defenses.json").read_text())
     return {r["method"]: r for r in document["rows"]}, document, (out / "defenses.md").read_text()
@@ -172,7 +173,7 @@ def test_a_stopped_table_takes_up_where_it_was(flags, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "judge_batch", counted)
         with pytest.raises(KeyboardInterrupt):
-            defenses.main(**flags)
+            flat.call(defenses.main, **flags)
     monkeypatch.setattr(evaluation, "judge_batch", lambda *a: batches.append(a) or real(*a))
     rows, _, _ = measured(flags)
     assert len(batches) == 3, "8 faces in batches of 3: each batch once, none twice"
@@ -235,4 +236,4 @@ def test_the_paper_has_no_number_for_another_bound_or_attacker():
 )
 def test_flags_that_make_no_sense_are_refused(flags, wrong, message):
     with pytest.raises(ValueError, match=message):
-        defenses.main(**flags | wrong)
+        flat.call(defenses.main, **flags | wrong)

@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 
+import flat
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +68,7 @@ def flags(tmp_path, monkeypatch):
 
 
 def test_tradeoff_leaves_a_table_and_pictures(flags):
-    tradeoff.main(**flags)
+    flat.call(tradeoff.main, **flags)
     document = json.loads((flags["out"] / "tradeoff.json").read_text())
     rows = document["rows"]
     assert [(r["method"], r["epsilon"]) for r in rows] == [
@@ -91,9 +92,9 @@ def test_tradeoff_leaves_a_table_and_pictures(flags):
 
 
 def test_padding_and_batches_change_no_unprotected_number(flags):
-    tradeoff.main(**flags)
+    flat.call(tradeoff.main, **flags)
     whole = flags | {"out": flags["out"].with_name("whole"), "batch": 8}
-    tradeoff.main(**whole)
+    flat.call(tradeoff.main, **whole)
     first, second = (
         json.loads((f["out"] / "tradeoff.json").read_text())["rows"][0] for f in (flags, whole)
     )
@@ -112,47 +113,47 @@ def test_a_stopped_tradeoff_takes_up_where_it_was(flags, monkeypatch):
 
     monkeypatch.setattr(evaluation, "judge_batch", counted)
     with pytest.raises(KeyboardInterrupt):
-        tradeoff.main(**flags)
+        flat.call(tradeoff.main, **flags)
     monkeypatch.setattr(evaluation, "judge_batch", lambda *a: batches.append(a) or real(*a))
-    tradeoff.main(**flags)
+    flat.call(tradeoff.main, **flags)
     assert len(batches) == 3, "8 faces in batches of 3: each batch once, none twice"
     rows = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"]
     assert not (flags["out"] / ".batches").exists(), "embeddings of faces are not left behind"
     fresh = flags | {"out": flags["out"].with_name("fresh")}
-    tradeoff.main(**fresh)
+    flat.call(tradeoff.main, **fresh)
     assert rows == json.loads((fresh["out"] / "tradeoff.json").read_text())["rows"]
 
 
 def test_a_damaged_batch_is_measured_again(flags, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(tradeoff.shutil, "rmtree", lambda folder: None)
-        tradeoff.main(**flags)
+        flat.call(tradeoff.main, **flags)
     rows = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"]
     files = list((flags["out"] / ".batches").rglob("*.npz"))
     assert len(files) == 3
     for file in files:
         file.write_bytes(file.read_bytes()[:1000])
-    tradeoff.main(**flags)
+    flat.call(tradeoff.main, **flags)
     assert rows == json.loads((flags["out"] / "tradeoff.json").read_text())["rows"]
 
 
 def test_the_paper_preset_says_what_it_wants(flags, monkeypatch):
     monkeypatch.delenv("ADVFACE_DATA", raising=False)
     with pytest.raises(ValueError, match="give --faces .* and --pairs .*ADVFACE_DATA"):
-        tradeoff.main(**flags, preset="paper")
+        flat.call(tradeoff.main, **flags, preset="paper")
     with pytest.raises(ValueError, match="no decoder at .*nowhere"):
-        tradeoff.main(**flags | {"shadow": "nowhere.safetensors"})
+        flat.call(tradeoff.main, **flags | {"shadow": "nowhere.safetensors"})
 
 
 def test_another_decoder_of_the_same_name_is_measured_anew(flags, monkeypatch, tmp_path):
     monkeypatch.setattr(tradeoff.shutil, "rmtree", lambda folder: None)
-    tradeoff.main(**flags)
+    flat.call(tradeoff.main, **flags)
     first = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"][0]
     other = tmp_path / "other" / "transrec-attacker.safetensors"
     config = decoders.DecoderConfig("transrec", width=4, depth=0)
     decoder = filled(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), 9)
     write_decoder(other, decoder, {"weights": "random", "weights_sha256": "00"})
-    tradeoff.main(**flags | {"attacker": str(other)})
+    flat.call(tradeoff.main, **flags | {"attacker": str(other)})
     second = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"][0]
     assert first["psnr"] != second["psnr"]
 
@@ -168,11 +169,11 @@ def test_another_decoder_of_the_same_name_is_measured_anew(flags, monkeypatch, t
 )
 def test_flags_that_make_no_sense_are_refused(flags, wrong, message):
     with pytest.raises(ValueError, match=message):
-        tradeoff.main(**flags | wrong)
+        flat.call(tradeoff.main, **flags | wrong)
 
 
 def test_limit_limits_the_faces_too(flags):
-    tradeoff.main(**flags | {"limit": 4})
+    flat.call(tradeoff.main, **flags | {"limit": 4})
     row = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"][0]
     assert row["pairs"] == 4 and row["n"] < 8
 
@@ -190,10 +191,10 @@ def test_the_paper_stands_beside_our_rows():
 
 
 def test_verify_measures_the_recogniser(flags):
-    verify.main(out=flags["out"], batch=3)
+    flat.call(verify.main, out=flags["out"], batch=3)
     (row,) = json.loads((flags["out"] / "verify.json").read_text())["rows"]
     assert row["n"] == 8 and row["weights"] == "random"
-    tradeoff.main(**flags)
+    flat.call(tradeoff.main, **flags)
     bare = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"][0]
     assert row["acc"] == pytest.approx(bare["acc"])
 
@@ -215,7 +216,7 @@ def test_verify_takes_the_pairs_that_the_faces_come_with(flags, tmp_path):
     carried = data.read_pairs(pack)
     rows = "".join(f"{i % 2 + 1}\t{p.same:d}\t{p.left}\t{p.right}\n" for i, p in enumerate(carried))
     (tmp_path / "pairs.tsv").write_text("fold\tsame\tfile1\tfile2\n" + rows)
-    verify.main(out=flags["out"], faces=str(pack), pairs=tmp_path / "pairs.tsv")
+    flat.call(verify.main, out=flags["out"], faces=str(pack), pairs=tmp_path / "pairs.tsv")
     row, document = measured(flags["out"])
     assert row["pairs"] == 4 and row["n"] == 8 and document["config"]["resized"]
     (crops, over, origin) = inputs.read("demo", str(pack), None, None, None, 0)
@@ -226,7 +227,7 @@ def test_verify_takes_the_pairs_that_the_faces_come_with(flags, tmp_path):
 
 
 def test_the_mirror_image_joins_the_embedding(flags):
-    verify.main(out=flags["out"], flip=True)
+    flat.call(verify.main, out=flags["out"], flip=True)
     row, document = measured(flags["out"])
     assert document["config"]["flip"] and row["n"] == 8
     faces = data.read_faces("synthetic", names=data.synthetic_names(4, 2))
@@ -258,7 +259,7 @@ def test_shared_features_verify_as_those_in_memory(flags, tmp_path):
     rows = [(1, 1, 0, 1), (1, 0, 0, 4), (2, 1, 5, 6), (2, 0, 1, 5)]
     text = "".join(f"{f}\t{s}\t{names[a]}\t{names[b]}\n" for f, s, a, b in rows)
     pairs.write_text("fold\tsame\tfile1\tfile2\n" + text)
-    verify.main(out=flags["out"], faces=str(out), pairs=pairs, batch=3)
+    flat.call(verify.main, out=flags["out"], faces=str(out), pairs=pairs, batch=3)
     row, _ = measured(flags["out"])
     assert row["epsilon"] == 0.2 and row["method"] == "AdvFace" and row["pairs"] == 4
     system = advface_jax.load("random")
@@ -269,12 +270,12 @@ def test_shared_features_verify_as_those_in_memory(flags, tmp_path):
     read = verify._embeddings(system, data.open_features(out), 3, False)[:3]
     assert np.allclose(read, system.server(z_adv), atol=1e-3)
     with pytest.raises(ValueError, match="cannot be mirrored"):
-        verify.main(out=flags["out"], faces=str(out), pairs=pairs, flip=True)
+        flat.call(verify.main, out=flags["out"], faces=str(out), pairs=pairs, flip=True)
     card = json.loads((out / "card.json").read_text())
     del card["weights_sha256"]
     (out / "card.json").write_text(json.dumps(card))
     with pytest.raises(ValueError, match="lacks weights_sha256"):
-        verify.main(out=flags["out"], faces=str(out), pairs=pairs)
+        flat.call(verify.main, out=flags["out"], faces=str(out), pairs=pairs)
 
 
 def test_people_seen_in_training_are_counted_or_refused(flags, tmp_path):
@@ -283,13 +284,13 @@ def test_people_seen_in_training_are_counted_or_refused(flags, tmp_path):
     with pytest.warns(
         UserWarning, match="the training of attacker .*1 of the evaluation's 4 people"
     ):
-        tradeoff.main(**flags)
+        flat.call(tradeoff.main, **flags)
     notes = json.loads((flags["out"] / "tradeoff.json").read_text())["notes"]
     assert notes["seen_in_training"]["shadow"] is None
     assert notes["seen_in_training"]["attacker"]["shared_identities"] == 1
     with pytest.raises(ValueError, match="1 of the evaluation's 4 people were seen in training"):
-        tradeoff.main(**flags, on_leak="refuse")
+        flat.call(tradeoff.main, **flags, on_leak="refuse")
     listing = tmp_path / "people.tsv"
     listing.write_text(f"file\tidentity\n1.jpg\t{who}\n")
     with pytest.raises(ValueError, match="the training of the recogniser"):
-        verify.main(out=flags["out"], trained_on=listing, on_leak="refuse")
+        flat.call(verify.main, out=flags["out"], trained_on=listing, on_leak="refuse")

@@ -2,6 +2,7 @@
 
 import json
 
+import flat
 import numpy as np
 import pytest
 from flax import nnx
@@ -50,7 +51,7 @@ def flags(tmp_path, written):
 
 
 def measured(flags, **others):
-    transfer.main(**flags | others)
+    flat.call(transfer.main, **flags | others)
     out = (flags | others)["out"]
     document = json.loads((out / "transfer.json").read_text())
     return document["rows"], document, (out / "transfer.md").read_text()
@@ -84,7 +85,7 @@ def test_every_shadow_meets_every_attacker(flags):
 def test_a_cell_is_what_the_sweep_measures(flags):
     rows, *_ = measured(flags)
     one = {"shadow": flags["shadows"][1], "attacker": flags["attackers"][0], "epsilons": (0.2,)}
-    tradeoff.main(**{k: flags[k] for k in ("out", "steps", "batch")} | one)
+    flat.call(tradeoff.main, **{k: flags[k] for k in ("out", "steps", "batch")} | one)
     bare, swept, floor = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"]
     for ours, theirs in ((rows[0], bare), (rows[4], swept), (rows[6], floor)):
         for key in ("ssim", "psnr", "mse", "acc", "srra"):
@@ -123,7 +124,7 @@ def test_a_stopped_grid_takes_up_where_it_was(flags, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "judge_batch", counted)
         with pytest.raises(KeyboardInterrupt):
-            transfer.main(**flags)
+            flat.call(transfer.main, **flags)
     monkeypatch.setattr(evaluation, "judge_batch", lambda *a: batches.append(a) or real(*a))
     measured(flags)
     assert len(batches) == 3, "8 faces in batches of 3: each batch once, none twice"
@@ -156,9 +157,9 @@ def test_the_papers_cells_stand_beside_ours(flags, tmp_path):
 )
 def test_flags_that_make_no_sense_are_refused(flags, wrong, message):
     with pytest.raises(ValueError, match=message):
-        transfer.main(**flags | wrong)
+        flat.call(transfer.main, **flags | wrong)
 
 
 def test_one_decoder_twice_is_no_second_seed(flags):
     with pytest.raises(ValueError, match="transrec-shadow.*are one decoder; wanted others"):
-        transfer.main(**flags | {"shadows": flags["shadows"][:1] * 2})
+        flat.call(transfer.main, **flags | {"shadows": flags["shadows"][:1] * 2})
