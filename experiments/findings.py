@@ -124,7 +124,8 @@ def _spread(run: Run) -> str | None:
         lines.append([METRICS[metric], *(cell(metric, of) for of in cells)])
     header = ("", "unprotected, over R", "AdvFace over S, R averaged", "AdvFace over R, S averaged")
     several = f"S: {'; '.join(found['shadows'])}. R: {'; '.join(found['attackers'])}."
-    return _of(run, f"{table(header, lines)}\n\nMean (95 % of Student's t). {several}")
+    t = "Mean (95 % of Student's t, which knows of no end of a share at 0 or 100 %)."
+    return _of(run, f"{table(header, lines)}\n\n{t} {several}")
 
 
 OTHERS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (
