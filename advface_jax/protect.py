@@ -108,6 +108,25 @@ def protect_sweep(
     return _sweep(z, checks.epsilons(epsilons), mask, extractor, shadow, config)
 
 
+def lowered(
+    z: jax.Array | jax.ShapeDtypeStruct,
+    epsilon: ArrayLike,
+    *,
+    extractor: Extractor,
+    shadow: Decoder,
+    config: ProtectConfig = ProtectConfig(),
+    mask: jax.Array | jax.ShapeDtypeStruct | None = None,
+) -> jax.stages.Lowered:
+    """The program that ``protect`` runs, or ``protect_sweep`` for several ε, not yet compiled: to
+    ask for its memory, its cost or its text. Compiled here, it is not compiled again by a call.
+
+    z and mask may be shapes with nothing in them; arguments are not checked.
+    """
+    bound = jnp.asarray(epsilon, jnp.float32)
+    program = _sweep if bound.ndim else _protect
+    return program.lower(z, bound, mask, extractor, shadow, config)
+
+
 def shadow_round_trip(
     z: ArrayLike,
     *,

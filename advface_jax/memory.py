@@ -1,0 +1,182 @@
+"""How many faces fit into a device's memory at once, by what the compiler says of the program.
+
+What a program of ``protect`` takes grows linearly with its batch, so two small ones, compiled and
+not run, tell of any size. Nothing here allocates.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from advface_jax import checks
+from advface_jax.models.facenet import FEATURE_SHAPE
+from advface_jax.protect import Decoder, Extractor, ProtectConfig, lowered
+
+SHARE = 0.8
+"""Of the free memory; the rest is for what no compiler counts, as libraries' scratch space."""
+PAPER = ProtectConfig()
+PROBES = (2, 4)  # one face alone is laid out differently
+
+
+class Footprint(NamedTuple):
+    """Bytes of a program on a device: with b faces fixed + b · per_face."""
+
+    fixed: float
+    per_face: float
+
+    def of(self, batch: int) -> float:
+        return self.fixed + batch * self.per_face
+
+    def fitting(self, room: float) -> int:
+        """The most faces within ``room`` bytes, 0 where there is not space for one."""
+        return max(0, int((room - self.fixed) // self.per_face))
+
+
+def needed(program: jax.stages.Compiled) -> int | None:
+    """Bytes on each device while a program runs: temporaries, arguments and results; None where
+    the compiler does not say."""
+    found = program.memory_analysis()
+    if found is None:
+        return None
+    parts = found.temp_size_in_bytes, found.argument_size_in_bytes, found.output_size_in_bytes
+    return sum(parts) - found.alias_size_in_bytes
+
+
+def footprint(
+    *,
+    extractor: Extractor,
+    shadow: Decoder,
+    config: ProtectConfig = PAPER,
+    n_epsilon: int = 1,
+    dtype: str = "float32",
+) -> Footprint:
+    """What ``protect`` (``protect_sweep`` for several ε) needs of a device, from two programs
+    compiled for a few faces; they take the seconds that compiling takes.
+
+    Raises:
+      ValueError: n_epsilon is no number of 1 or more, or the compiler does not tell.
+    """
+    checks.positive(n_epsilon=n_epsilon)
+    epsilon = np.zeros(() if n_epsilon == 1 else n_epsilon)
+    sizes = []
+    for batch in PROBES:
+        z = jax.ShapeDtypeStruct((batch, *FEATURE_SHAPE), dtype)
+        program = lowered(z, epsilon, extractor=extractor, shadow=shadow, config=config)
+        size = needed(program.compile())
+        if size is None:
+            raise ValueError(
+                f"the compiler for {jax.default_backend()} tells nothing of a program's memory: "
+                "choose the batch by hand"
+            )
+        sizes.append(size)
+    (few, many), (small, large) = PROBES, sizes
+    per_face = (large - small) / (many - few)
+    return Footprint(small - few * per_face, per_face)
+
+
+def available(device: Any = None) -> int | None:
+    """Bytes that are free on a device (the first, if none is given), None where nobody tells.
+
+    Of a CPU it is the machine's free memory, or what is left of this process group's own limit.
+    """
+    device = device or jax.local_devices()[0]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    if device.platform != "cpu":
+        return None
+    found = [room for room in (_free(), _left_in_group()) if room is not None]
+    return min(found) if found else None
+
+
+def _free() -> int | None:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        # Not the free pages: those that hold cached files can be had, too.
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvail"))
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return (
+            os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        )  # who knows what is used
+    return None
+
+
+def _left_in_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What a container or a batch system leaves (cgroup v2); None where it sets no limit."""
+    with contextlib.suppress(OSError, ValueError):
+        limit = int((folder / "memory.max").read_text())  # "max": none
+        return limit - int((folder / "memory.current").read_text())
+    return None
+
+
+def largest_batch(
+    *,
+    extractor: Extractor,
+    shadow: Decoder,
+    config: ProtectConfig = PAPER,
+    n_epsilon: int = 1,
+    dtype: str = "float32",
+    devices: int = 1,
+    room: float | None = None,
+    most: int | None = None,
+) -> int:
+    """The largest batch of ``protect`` that fits: a multiple of ``devices``, which share it.
+
+    Args:
+      extractor, shadow, config: as for ``protect``.
+      n_epsilon: of several it is ``protect_sweep``'s.
+      dtype: of z.
+      devices: how many share the batch.
+      room: bytes on each device; without it 0.8 of what is free now.
+      most: no more than so many faces.
+
+    Raises:
+      ValueError: not one face a device fits (it says what that takes), or nobody tells how much
+        there is.
+    """
+    checks.positive(devices=devices, **({} if most is None else {"most": most}))
+    size = footprint(
+        extractor=extractor, shadow=shadow, config=config, n_epsilon=n_epsilon, dtype=dtype
+    )
+    room = _room() if room is None else room
+    batch = devices * size.fitting(room)
+    if not batch:
+        raise ValueError(
+            f"not one face fits: it takes {_mb(size.of(1))} of a device, and there is room for "
+            f"{_mb(room)}: free some memory, take a smaller decoder or fewer ε at once"
+        )
+    return batch if most is None else max(devices, min(batch, most - most % devices))
+
+
+def check(program: jax.stages.Compiled, batch: int, room: float | None = None) -> None:
+    """Refuse a compiled program that will not fit, before it runs.
+
+    batch: its faces on each device. room: bytes there; without it 0.8 of what is free now, and
+    where nobody tells how much that is, or how much the program needs, it passes.
+
+    Raises:
+      ValueError: it does not fit; it says how many faces would.
+    """
+    room = (available() or 0) * SHARE if room is None else room
+    size = needed(program)
+    if size is None or not room or size <= room:
+        return
+    raise ValueError(
+        f"got a batch of {batch} for a device: it takes {_mb(size)}, and there is room for "
+        f"{_mb(room)}: at most about {int(batch * room / size)} fit"
+    )
+
+
+def _room() -> float:
+    free = available()
+    if free is None:
+        raise ValueError("this device does not tell how much memory it has: give room=…, in bytes")
+    return SHARE * free
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:,.0f} MB"
