@@ -1,4 +1,5 @@
-"""A batch across all devices: each holds a part of the faces and all of the networks.
+"""A batch across all devices, of one host or several: each device holds a part of the faces and
+all of the networks.
 
 Under ``jax.jit`` a program over such a batch is the one-device program, split by the compiler:
 means over the batch, as those of S's batch norm, are over all devices. Nothing else has to change.
@@ -12,6 +13,37 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "batch"
 Tree = TypeVar("Tree")
+
+
+def join(hosts: str) -> None:
+    """Make this process one of several that compute together; before anything else of JAX.
+
+    hosts: "auto" where JAX finds the others by itself (Cloud TPU pods, Slurm, Open MPI,
+    Kubernetes), else ADDRESS:PORT,COUNT,INDEX: where process 0 listens, how many processes there
+    are, and which of them this is.
+
+    Raises:
+      ValueError: neither of those; nothing to be found; another use of JAX came before.
+    """
+    wanted = f"got hosts {hosts!r}; wanted 'auto', or ADDRESS:PORT,COUNT,INDEX as 10.0.0.1:8476,2,0"
+    given: dict[str, Any] = {}
+    if hosts != "auto":
+        address, *numbers = hosts.split(",")
+        if ":" not in address or len(numbers) != 2 or not all(n.isdecimal() for n in numbers):
+            raise ValueError(wanted)
+        count, index = map(int, numbers)
+        if index >= count:
+            raise ValueError(f"{wanted}: the last INDEX of {count} is {count - 1}")
+        given = {"coordinator_address": address, "num_processes": count, "process_id": index}
+    try:
+        jax.distributed.initialize(**given)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{wanted}, before any other use of JAX ({error})") from error
+
+
+def leads() -> bool:
+    """Whether this process is the one that speaks and writes for all (process 0)."""
+    return jax.process_index() == 0
 
 
 def across(batch: int) -> Mesh | None:
@@ -48,5 +80,25 @@ def replicate(tree: Tree, mesh: Mesh | None) -> Tree:
     return _put(tree, mesh, PartitionSpec())
 
 
+def whole(array: jax.Array) -> np.ndarray:
+    """All of an array, on every host, wherever its parts lie."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils  # for several hosts only
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
 def _put(tree: Any, mesh: Mesh | None, spec: PartitionSpec) -> Any:
-    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, spec))
+    if mesh is None:
+        return tree
+    place = NamedSharding(mesh, spec)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, place)
+
+    def parts(array: Any) -> jax.Array:
+        # Every host has the whole batch and gives its own devices their part: nothing is sent.
+        full = array if isinstance(array, np.ndarray) else np.asarray(array)
+        return jax.make_array_from_callback(full.shape, place, lambda index: full[index])
+
+    return jax.tree.map(parts, tree)

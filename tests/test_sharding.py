@@ -1,7 +1,9 @@
-"""A batch across eight devices is computed as on one; the devices are forced on a CPU."""
+"""A batch across eight devices, or two hosts, is computed as on one device; the devices are forced
+on a CPU, and the hosts are two processes on it."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,8 @@ from advface_jax.protect import shadow_round_trip
 def filled(build, seed):
     return state.fill(build, weights.fill(seed, state.shapes(build)))
 
+if len(sys.argv) > 1:
+    sharding.join(sys.argv[1])
 config = decoders.DecoderConfig("transrec", width=4, depth=0)
 extractor = filled(lambda: facenet.Extractor(rngs=nnx.Rngs(0)), 5)
 shadow = filled(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), 1)
@@ -56,7 +60,9 @@ def apart(a, b):
 print(json.dumps({
     "devices": [len(a.sharding.device_set) for a in one + eight],
     "whole": [a.sharding.is_fully_replicated for a in eight],
-    "apart": [apart(a, b) for a, b in zip(eight, one)],
+    "apart": [apart(sharding.whole(a), b) for a, b in zip(eight, one)],
+    "hosts": jax.process_count(),
+    "leads": sharding.leads(),
     "alone": [apart(a[:1], b[:1]) for a, b in zip(alone, one)],
 }))
 """
@@ -90,18 +96,56 @@ print(json.dumps({
 """
 
 
-def with_devices(code, *arguments, devices=8):
+# Every collective of the compiled ``protect``, by S's statistics: [what, how many numbers].
+COLLECTIVES = """
+import importlib, json, math, re
+import jax, jax.numpy as jnp, numpy as np
+from flax import nnx
+from advface_jax import ProtectConfig, sharding
+from advface_jax.models import decoders, facenet
+
+protect = importlib.import_module("advface_jax.protect")
+extractor, mesh = facenet.Extractor(rngs=nnx.Rngs(0)), sharding.across(8)
+what = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
+found = {}
+for kind in decoders.KINDS:
+    shadow = decoders.decoder(decoders.DecoderConfig(kind, width=8, depth=1), rngs=nnx.Rngs(0))
+    z, mask = sharding.split((np.zeros((8, 77, 77, 64), "f4"), np.ones(8, "f4")), mesh)
+    networks = sharding.replicate((extractor, shadow), mesh)
+    for statistics in ("batch", "example"):
+        config = ProtectConfig(steps=2, statistics=statistics)
+        program = protect._protect.lower(z, jnp.float32(0.2), mask, *networks, config).compile()
+        lines = re.findall(rf"= ([^=]*?) ({what})(?:-start)?[(]", program.as_text())
+        found[f"{kind} {statistics}"] = [
+            [name, max(math.prod(map(int, filter(None, s.split(",")))) for s in
+                       re.findall(r"[[]([0-9,]*)[]]", shapes))]
+            for shapes, name in lines
+        ]
+print(json.dumps(found))
+"""
+
+
+def start(code, *arguments, devices=8):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     surroundings = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         cwd=TESTS,
         env={**surroundings, "PYTHONPATH": str(TESTS)},
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+
+
+def answer(process):
+    told, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    return json.loads(told.splitlines()[-1])
+
+
+def with_devices(code, *arguments, devices=8):
+    return answer(start(code, *arguments, devices=devices))
 
 
 def test_eight_devices_compute_what_one_does():
@@ -111,6 +155,47 @@ def test_eight_devices_compute_what_one_does():
     assert found["devices"] == [1, 1, 8, 8] and found["whole"] == [False, False]
     assert max(found["apart"]) < 1e-5
     assert min(found["alone"]) > 1e-2, "parts of this batch have other statistics than the whole"
+
+
+def test_two_hosts_compute_what_one_device_does():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    hosts = [start(COMPARE, f"127.0.0.1:{port},2,{i}", devices=2) for i in range(2)]
+    found = [answer(host) for host in hosts]
+    assert [f["hosts"] for f in found] == [2, 2] and [f["leads"] for f in found] == [True, False]
+    for f in found:
+        assert f["devices"] == [1, 1, 4, 4] and f["whole"] == [False, False]
+        assert max(f["apart"]) < 1e-5
+
+
+def test_devices_exchange_statistics_and_nothing_else():
+    """Sums of as many numbers as a layer has channels, and not even those where every face has
+    statistics of its own."""
+    for name, collectives in with_devices(COLLECTIVES).items():
+        if name.endswith("example"):
+            assert not collectives, name
+        else:
+            assert collectives, name
+            assert {what for what, _ in collectives} == {"all-reduce"}, name
+            assert max(numbers for _, numbers in collectives) <= 16, name  # two channels of URec
+
+
+@pytest.mark.parametrize("hosts", ["here", "10.0.0.1,2,0", "10.0.0.1:80,2", "10.0.0.1:80,2,x"])
+def test_hosts_that_nobody_can_join_are_refused(hosts):
+    with pytest.raises(ValueError, match=r"wanted 'auto', or ADDRESS:PORT,COUNT,INDEX"):
+        sharding.join(hosts)
+
+
+def test_a_host_beyond_the_last_is_refused():
+    with pytest.raises(ValueError, match="the last INDEX of 2 is 1"):
+        sharding.join("10.0.0.1:80,2,2")
+
+
+def test_hosts_join_before_anything_else_of_jax():
+    jax.devices()
+    with pytest.raises(ValueError, match="before any other use of JAX"):
+        sharding.join("127.0.0.1:80,2,0")
 
 
 def test_tables_are_judged_on_all_devices(tmp_path):

@@ -109,7 +109,9 @@ class Decoder(nnx.Module):
         y = self.conv_2a(y, statistics, mask)  # (b, 79, 79, w)
         # E never sees the image's last row and column, so its mirror cannot place them: they are
         # decoded from a repetition of the last feature row and column.
-        y = jnp.pad(y, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")  # (b, 80, 80, w)
+        # (jnp.pad's edge mode would touch the batch axis, too, which may lie across devices.)
+        y = jnp.concatenate([y, y[:, -1:]], 1)
+        y = jnp.concatenate([y, y[:, :, -1:]], 2)  # (b, 80, 80, w)
         y = self.conv_1a(y)[:, :IMAGE_SIZE, :IMAGE_SIZE]  # (b, 161, 161, 3) -> 160
         return jax.nn.sigmoid(y)
 
