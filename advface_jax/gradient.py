@@ -128,7 +128,8 @@ def ball(z0: jax.Array, epsilon: jax.Array | float) -> tuple[jax.Array, jax.Arra
     z0 ± ε can round to a number that lies further than ε away; such a bound moves one float
     inwards, so that in exact arithmetic, too, no difference exceeds ε.
     """
-    exact = jnp.asarray(epsilon, jnp.float32)
+    # Together, so that a loop over ε does not keep all that could be known of z0 beforehand.
+    z0, exact = lax.optimization_barrier((z0, jnp.asarray(epsilon, jnp.float32)))
     epsilon = exact.astype(z0.dtype)
     above = epsilon.astype(jnp.float32) > exact  # bfloat16 may have rounded ε itself upwards
     epsilon = jnp.where(above, jnp.nextafter(epsilon, jnp.zeros_like(epsilon)), epsilon)
@@ -164,7 +165,8 @@ def _advance(
     alpha = rounded / 10 if config.alpha is None else jnp.asarray(config.alpha, z0.dtype)
     if config.bound == "step":
         return lambda z, direction: z + jnp.minimum(alpha, rounded) * jnp.sign(direction)
-    return lambda z, direction: jnp.clip(z + alpha * jnp.sign(direction), *ball(z0, epsilon))
+    bounds = ball(z0, epsilon)
+    return lambda z, direction: jnp.clip(z + alpha * jnp.sign(direction), *bounds)
 
 
 def _gradient(loss_or_vjp: Objective, z0: jax.Array, epsilon: jax.Array | float) -> Objective:

@@ -321,6 +321,19 @@ def test_protection_has_no_slow_convolution(kind, extractor, shadows, z):
 
 
 @on_a_cpu
+def test_a_sweep_takes_no_more_than_twice_the_memory_of_one_bound(extractor, shadow, z):
+    from advface_jax.protect import _protect, _sweep
+
+    def temporary(program, epsilon):
+        epsilon = jnp.asarray(epsilon, jnp.float32)
+        lowered = program.lower(z, epsilon, None, extractor, shadow, TWO_STEPS)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    one, seven = temporary(_protect, 0.1), temporary(_sweep, np.linspace(0, 0.3, 7))
+    assert 0 < one <= seven <= 2 * one
+
+
+@on_a_cpu
 def test_the_guard_sees_what_plain_autodiff_does():
     """Without our own derivative the input gradient in a loop is on the slow path."""
 
