@@ -21,7 +21,8 @@ from advface_jax.protect import ascent
 from advface_jax.system import Role
 from experiments import common, reconstruction
 from experiments.conditions import Condition, Run
-from experiments.evaluation import floor, of_features, row
+from experiments.evaluation import of_features
+from experiments.rows import floor, row
 
 Decoders = Mapping[tuple[str, Role], Decoder]
 
@@ -180,8 +181,8 @@ def measure(
     settings: Mapping[str, Any],
     keep: Path,
     seed: int,
-) -> dict[Condition, common.Row]:
-    """The rows of a run, whose finished batches ``keep`` holds so that it can go on."""
+) -> tuple[dict[Condition, common.Row], Path]:
+    """The rows of a run, and the folder in ``keep`` that holds its finished batches."""
     shadows = tuple(used[f.shadow, "shadow"] for f in run.families)
     store = Protections(
         system.extractor,
@@ -227,4 +228,4 @@ def measure(
         if method == "Unprotected":
             notes = {"set": settings["set"], "ablation": c.part, "condition": "Mean face (floor)"}
             lines[c]["floor"] = floor(crops, judged, subject.replay, over, told=notes)
-    return lines
+    return lines, measured.folder

@@ -8,7 +8,6 @@ Writes ablations.json, ablations.md and ablations.png into --out.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from advface_jax.defenses.defense import EPSILON
 from experiments import common, flags, inputs, paper, plots, reconstruction
 from experiments.ablated import feature_scale, measure, names, read_decoders, told
 from experiments.conditions import PARTS, Condition, Part, conditions, default, runs, title
+from experiments.evaluation import discard
 
 MORE = ("cosine_to_unprotected", "negative_share", "shadow_l1")
 HEADER = (*reconstruction.HEADER, "cos to Ψ(z)", "z' < 0 %", "S moved")
@@ -105,12 +105,13 @@ def main(
         c: sample.out / ".ablations" / f"{_key({**settings, **told(used, c)})}.json" for c in wanted
     }
     with reconstruction.exactly("float32"):
-        batched = sample.out / ".batches-ablations"
         for run in runs([c for c in wanted if not kept[c].is_file()]):
-            lines = measure(run, system, used, crops, over, settings, batched, sample.seed)
+            lines, folder = measure(
+                run, system, used, crops, over, settings, sample.how["keep"], sample.seed
+            )
             for c in run.rows:
                 _write(kept[c], lines[c])
-            shutil.rmtree(batched)  # embeddings of every face: not for keeping
+            discard(folder)
         scale = feature_scale(system.extractor, crops)
     rows = [json.loads(kept[c].read_text()) | names(c) for c in wanted]
     rows.insert(3, rows[0].pop("floor"))

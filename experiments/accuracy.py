@@ -8,7 +8,6 @@ Writes accuracy.json and accuracy.md into --out.
 """
 
 import dataclasses
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,9 @@ from advface_jax.models.facenet import InceptionResNetV1
 from experiments import accuracy_text, channel_rows, common, flags, inputs, paper, reconstruction
 from experiments.defenses import Each
 from experiments.duetface import of_duetface
-from experiments.evaluation import Judged, Subject, row, verdicts
+from experiments.evaluation import Judged, Subject, discard
 from experiments.intervals import bootstrap
+from experiments.rows import row, verdicts
 
 OFFLINE, DUETFACE = accuracy_text.OFFLINE, "DuetFace"
 TRAINED = ("training", "steps", "command", "date")  # of DuetFace's card
@@ -104,7 +104,11 @@ def main(
         "shadow": Path(shadow).stem,
         "shadow_sha256": reconstruction.digest(decoder),
         "offline": retrained and {k: retrained.card[k] for k in ("source", "sha256")},
-        "duetface": channels and {k: channels[1][k] for k in TRAINED},
+        "duetface": channels
+        and {
+            **{k: channels[1][k] for k in TRAINED},
+            "sha256": reconstruction.digest(channels[0].duetface),
+        },
         "defenses": [d.name for d in compared],
         "epsilon": epsilon,
         **dataclasses.asdict(config),
@@ -115,14 +119,10 @@ def main(
     networks = (system.network, *([retrained.network] if retrained else []))
     store = Each(compared, checked, ascent.precision)
     subject = Subject(system.extractor, store, (), Servers(networks), system.network)
-    kept = (
-        sample.out / ".batches-accuracy"
-    )  # its own: each experiment removes its batches at its end
-    how: dict[str, Any] = {"batch": sample.batch, "seed": sample.seed, "keep": kept}
     with reconstruction.exactly(ascent.precision):
-        measured = reconstruction.measure(crops, subject, **how, settings=settings)
+        measured = reconstruction.measure(crops, subject, settings=settings, **sample.how)
         duet = channels and reconstruction.measure(
-            crops, of_duetface(channels[0]), **how, settings={**settings, "of": "DuetFace"}
+            crops, of_duetface(channels[0]), **sample.how, settings={**settings, "of": "DuetFace"}
         )
     online, *others = _apart(measured.judged, networks)
     tell = {"set": origin["set"], "shadow": settings["shadow"]}
@@ -179,13 +179,13 @@ def main(
         text=accuracy_text.text(table, rows, settings, seconds),
     )
     accuracy_text.show(table, sample.out)
-    shutil.rmtree(kept)  # embeddings of every face: not for keeping
+    discard(measured.folder, *([duet.folder] if duet else []))
 
 
 def _right(
     stored: np.ndarray, probes: np.ndarray, pairs: data.Pairs
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``evaluation.verdicts`` of embeddings (n,e)."""
+    """``rows.verdicts`` of embeddings (n,e)."""
     distances = metrics.squared_distance(stored[pairs.left], probes[pairs.right])
     verified = metrics.ten_fold_accuracy(distances, pairs.same, pairs.fold)
     return verdicts(distances, verified, pairs)

@@ -24,14 +24,15 @@ from advface_jax.models.duetface import Recogniser
 from advface_jax.system import ASSETS, read_decoder
 from experiments import common, inputs, reconstruction
 from experiments.duetface import Images, of_duetface
-from experiments.evaluation import Subject, row
+from experiments.evaluation import Subject
+from experiments.rows import row
 
 SHIPPED = ASSETS.parent / "duetface"
 RECOGNISER, DECODER = "duetface.safetensors", "channelrec-attacker.safetensors"
 SOLVED = "solved"
 NAMES = {"duetface": "DuetFace", "partialface": "PartialFace", "dctdp": "DCTDP"}
 MEAN_COLOUR = (0.595, 0.441, 0.365)
-"""R, G, B of the 3,158 faces of CelebA B from which R learnt: what the one who solves guesses."""
+"""R, G, B of CelebA B (3,158 faces, nobody in LFW): what the one who solves guesses."""
 SOLVABLE = {"duetface": channels.SERVER_CHANNELS, "dctdp": channels.DCTDP_CHANNELS}
 KEPT = ("method", "epsilon", "n", "pairs", "ssim", "psnr", "mse")  # of a row without recogniser
 
@@ -52,6 +53,8 @@ class Rows(NamedTuple):
     pictures: np.ndarray  # (rows, faces, 160, 160, 3) uint8
     settings: dict[str, Any]  # what tells these networks from others
     seconds: float  # of earlier sittings
+    rate: float  # faces a second
+    folder: Path  # the kept batches
 
 
 def read_duetface(
@@ -188,4 +191,4 @@ def measure(
             kept = {k: v for k, v in line.items() if k.removesuffix("_ci") in (*KEPT, *also)}
             line = {**kept, "acc": None, "srra": None}
         rows.append(line)
-    return Rows(rows, measured.pictures[0], ours, measured.seconds)
+    return Rows(rows, measured.pictures[0], ours, measured.seconds, measured.rate, measured.folder)

@@ -7,7 +7,6 @@ Writes defenses.json, defenses.md and defenses.png into --out.
 """
 
 import dataclasses
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ import advface_jax
 from advface_jax import ProtectConfig, checks, cli, defenses
 from advface_jax.defenses.defense import EPSILON
 from experiments import channel_rows, common, flags, paper, plots, reconstruction
-from experiments.evaluation import floor, of_features, row
+from experiments.evaluation import discard, of_features
+from experiments.rows import floor, row
 
 METHODS = ("pgd", "fgsm", "mifgsm")
 LABELS = {
@@ -115,15 +115,9 @@ def main(
     }
     store = Each(compared, checked, ascent.precision)
     subject = of_features(system.network, store, [models.attacker])
-    kept = sample.out / ".batches-defenses"  # its own: tradeoff removes .batches when it is done
-    how: dict[str, Any] = {
-        "batch": sample.batch,
-        "seed": sample.seed,
-        "keep": kept,
-        "settings": settings,
-    }
+    how = {**sample.how, "settings": settings}
     with reconstruction.exactly(ascent.precision):
-        judged, pictures, earlier, rate = reconstruction.measure(crops, subject, **how)
+        judged, pictures, earlier, rate, folder = reconstruction.measure(crops, subject, **how)
         told = {k: settings[k] for k in ("set", "shadow", "attacker")}
         rows = [row("Unprotected", None, judged, 0, over, told=told)]
         rows += [
@@ -159,7 +153,7 @@ def main(
         notes={
             "paper": {r["method"]: beside(r) for r in rows if beside(r)},
             "seen_in_training": seen,  # null: no list of whom the decoder saw
-            "faces_per_s": round(rate, 3),
+            "faces_per_s": round(1 / (1 / rate + sum(1 / f.rate for f in of_channels)), 3),
         },
         seconds=seconds,
         remarks=(NOISE, *([CHANNELS] if of_channels else [])),
@@ -173,7 +167,7 @@ def main(
         crops.images[shown], np.stack(columns), titles, sample.out / "defenses.png"
     )
     reconstruction.show(table, sample.out, ("defenses.md", "defenses.json", "defenses.png"))
-    shutil.rmtree(kept)  # embeddings of every face: not for keeping
+    discard(folder, *(f.folder for f in of_channels))
 
 
 def _defenses(models: reconstruction.Models, config: ProtectConfig) -> tuple[defenses.Defense, ...]:

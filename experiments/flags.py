@@ -2,11 +2,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from advface_jax import ProtectConfig
+from advface_jax import ProtectConfig, checks
 from advface_jax.data import leaks
 from experiments import inputs, paper
 
@@ -50,8 +50,17 @@ class Sample:
     seed: int = 0
     on_leak: leaks.OnLeak = "warn"
 
+    @property
+    def how(self) -> dict[str, Any]:
+        """Keywords of ``evaluation.judge``; a stopped run goes on from the batches it kept."""
+        return {"batch": self.batch, "seed": self.seed, "keep": self.out / ".batches"}
+
     def read(self, resize: bool = False) -> inputs.Inputs:
-        """The faces and the pairs. Errors as for ``inputs.read``."""
+        """The faces and the pairs. ValueError as for ``inputs.read``, for an empty batch, and
+        where ``out`` is a file."""
+        checks.positive(batch=self.batch)
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"got --out {self.out}, which is a file; wanted a folder")
         return inputs.read(
             self.preset,
             self.faces,

@@ -8,7 +8,6 @@ Writes random_row.json, random_row.md and random_row.png into --out.
 
 import dataclasses
 import math
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from jax import lax
 import advface_jax
 from advface_jax import checks, cli
 from experiments import common, flags, inputs, paper, plots, reconstruction
-from experiments.evaluation import floor, of_features, row
+from experiments.evaluation import discard, of_features
+from experiments.rows import floor, row
 
 # name: (noise of strength 1 from a key, how strength s stands in a table: {0} is s, {1} 2s)
 NOISES = {
@@ -100,11 +100,8 @@ def main(
     }
     store = Noisy(tuple(jnp.asarray(v, jnp.float32) for v in swept.values()), tuple(swept))
     subject = of_features(system.network, store, [decoder])
-    kept = sample.out / ".batches-random-row"
     with reconstruction.exactly("float32"):
-        measured = reconstruction.measure(
-            crops, subject, batch=sample.batch, seed=sample.seed, keep=kept, settings=settings
-        )
+        measured = reconstruction.measure(crops, subject, settings=settings, **sample.how)
         told = {k: settings[k] for k in ("set", "attacker")}
         rows = [row("Unprotected", None, measured.judged, 0, over, told=told)]
         for kind, values in swept.items():
@@ -142,7 +139,7 @@ def main(
     )
     plots.noises(rows, sample.out / "random_row.png", theirs)
     reconstruction.show(table, sample.out, ("random_row.md", "random_row.json", "random_row.png"))
-    shutil.rmtree(kept)  # embeddings of every face: not for keeping
+    discard(measured.folder)
 
 
 def crossing(rows: list[common.Row], kind: str, psnr: float) -> dict[str, float] | None:

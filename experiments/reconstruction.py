@@ -32,9 +32,9 @@ MEASURES = (
     "the image itself."
 )
 FLOOR = (
-    "The mean of these faces is what an attacker has without any feature: an SSIM below its own is "
-    "a wrecked picture, which is not yet privacy. The attacker here does not know of the "
-    "protection."
+    "The mean of these faces stands for what an attacker has without any feature (theirs, of other "
+    "faces, is a little further off): an SSIM below its own is a wrecked picture, which is not yet "
+    "privacy. The attacker here does not know of the protection."
 )
 
 

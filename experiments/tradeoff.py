@@ -7,7 +7,6 @@ Writes tradeoff.json, tradeoff.md, tradeoff.png and reconstructions.png into --o
 """
 
 import dataclasses
-import shutil
 import time
 from typing import Any, Literal
 
@@ -17,7 +16,8 @@ import advface_jax
 from advface_jax import ProtectConfig, checks, cli, protect_sweep
 from advface_jax.models.decoders import Decoder
 from experiments import common, flags, paper, plots, reconstruction
-from experiments.evaluation import floor, of_features, row
+from experiments.evaluation import discard, of_features
+from experiments.rows import floor, row
 
 EPSILONS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 
@@ -88,13 +88,8 @@ def main(
     store = Sweep(bounds, system.extractor, models.shadow, config, ascent.precision)
     subject = of_features(system.network, store, [models.attacker])
     with reconstruction.exactly(ascent.precision):
-        judged, pictures, earlier, rate = reconstruction.measure(
-            crops,
-            subject,
-            batch=sample.batch,
-            seed=sample.seed,
-            keep=sample.out / ".batches",
-            settings=settings,
+        judged, pictures, earlier, rate, folder = reconstruction.measure(
+            crops, subject, settings=settings, **sample.how
         )
         told = {k: settings[k] for k in ("set", "shadow", "attacker")}
         rows = [row("Unprotected", None, judged, 0, over, told=told)]
@@ -133,7 +128,7 @@ def main(
     )
     files = ("tradeoff.md", "tradeoff.json", "tradeoff.png", "reconstructions.png")
     reconstruction.show(table, sample.out, files)
-    shutil.rmtree(sample.out / ".batches")  # embeddings of every face: not for keeping
+    discard(folder)
 
 
 def _label(r: common.Row) -> str:

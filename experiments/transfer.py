@@ -11,7 +11,6 @@ Writes transfer.json, transfer.md and transfer.png into --out.
 """
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,8 +23,9 @@ from advface_jax.defenses.defense import EPSILON
 from advface_jax.models.decoders import KINDS
 from experiments import common, flags, inputs, intervals, paper, plots, reconstruction
 from experiments.defenses import Each
-from experiments.evaluation import floor, of_features, row
+from experiments.evaluation import discard, of_features
 from experiments.reconstruction import Trained
+from experiments.rows import floor, row
 
 SPREAD = ("ssim", "psnr", "mse", "acc", "srra")
 Beside = Callable[[common.Row], Mapping[str, float]]
@@ -86,12 +86,9 @@ def main(
         Each(compared, checked, ascent.precision),
         [one.decoder for one in attacking],
     )
-    kept = (
-        sample.out / ".batches-transfer"
-    )  # its own: each experiment removes its batches at its end
     with reconstruction.exactly(ascent.precision):
-        judged, pictures, earlier, rate = reconstruction.measure(
-            crops, subject, batch=sample.batch, seed=sample.seed, keep=kept, settings=settings
+        judged, pictures, earlier, rate, folder = reconstruction.measure(
+            crops, subject, settings=settings, **sample.how
         )
         rows = [
             row("Unprotected", None, judged, 0, over, attacker=j, told=_told(origin, None, r))
@@ -142,7 +139,7 @@ def main(
         crops.images[shown], columns, titles, sample.out / "transfer.png", down=True
     )
     reconstruction.show(table, sample.out, ("transfer.md", "transfer.json", "transfer.png"))
-    shutil.rmtree(kept)  # embeddings of every face: not for keeping
+    discard(folder)
 
 
 def spread(

@@ -124,7 +124,7 @@ def test_every_ablation_is_a_row_beside_the_default(short, tmp_path):
     assert set(table) == {len(ablations.HEADER) + 1}, "a | inside a cell breaks the table"
     with Image.open(short["out"] / "ablations.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 5, "an empty picture"
-    assert not (short["out"] / ".batches-ablations").exists(), "embeddings are not left behind"
+    assert not (short["out"] / ".batches").exists(), "embeddings are not left behind"
 
 
 def test_without_batch_statistics_the_batch_does_not_matter(short):
@@ -294,7 +294,7 @@ def test_the_noises_stand_beside_each_other(flags):
     assert "at 22.81 dB" in text and "Random in the paper | 0.900 | 97.20" in text
     with Image.open(flags["out"] / "random_row.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 5, "an empty picture"
-    assert not (flags["out"] / ".batches-random-row").exists()
+    assert not (flags["out"] / ".batches").exists()
     wrongs: list[dict[str, Any]] = [{"shift": (0.0,)}, {"uniform": (float("nan"),)}]
     for wrong in wrongs:
         with pytest.raises(ValueError, match=r"^got --(shift|uniform) (0.0|nan); wanted positive"):

@@ -1,5 +1,6 @@
 """The plan behind RESULTS.md: what is done is skipped, what fails holds up nobody else."""
 
+import dataclasses
 import importlib
 import inspect
 import json
@@ -150,7 +151,8 @@ def parses(step):
     stand_in.__signature__ = inspect.signature(main)  # type: ignore[attr-defined]
     stand_in.__annotations__ = main.__annotations__
     tyro.cli(stand_in, args=list(step.words))
-    return taken
+    groups = [vars(taken.pop(k)) for k, v in [*taken.items()] if dataclasses.is_dataclass(v)]
+    return {k: v for group in (taken, *groups) for k, v in group.items()}
 
 
 @pytest.mark.parametrize("preset", ["demo", "paper"])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from advface_jax import data, metrics
-from experiments import evaluation, intervals
-from experiments.evaluation import Subject, judge, row
+from experiments import evaluation, intervals, rows
+from experiments.evaluation import Subject, judge
+from experiments.rows import row
 
 PAIRS = data.Pairs(
     np.array([0, 1, 2, 0, 3, 1]),
@@ -84,7 +85,7 @@ def judged(tmp_path_factory):
 
 
 def test_every_attacker_sees_every_condition(judged):
-    found, pictures, _, rate = judged
+    found, pictures, _, rate, _ = judged
     assert found.ssim.shape == (3, 2, 6) and found.stored.shape == (3, 6, 192)
     assert found.replayed.shape == (3, 2, 6, 192) and pictures.shape == (3, 2, 4, 160, 160, 3)
     images = faces(6).images / np.float32(255)
@@ -106,7 +107,7 @@ def test_one_program_serves_all_batches(tmp_path):
 
 
 def test_without_attackers_recognition_is_measured_alone(judged, tmp_path):
-    found, pictures, _, _ = judge(faces(6), subject(()), batch=4, keep=tmp_path, settings={})
+    found, pictures, *_ = judge(faces(6), subject(()), batch=4, keep=tmp_path, settings={})
     assert found.ssim.shape == (3, 0, 6) and found.replayed.shape == (3, 0, 6, 192)
     assert pictures.shape == (3, 0, 4, 160, 160, 3)
     assert np.allclose(found.stored, judged.judged.stored, atol=1e-6)
@@ -181,7 +182,7 @@ def test_spread_over_seeds_is_students():
 
 
 def test_the_mean_face_is_the_same_picture_for_all(judged):
-    line = evaluation.floor(faces(6), judged.judged, subject().replay, PAIRS)
+    line = rows.floor(faces(6), judged.judged, subject().replay, PAIRS)
     images = faces(6).images / np.float32(255)
     assert line["mse"] == pytest.approx(((images - images.mean(0)) ** 2).mean(), rel=1e-3)
     assert line["mse_ci"][0] < line["mse"] < line["mse_ci"][1] and line["acc"] is None

@@ -115,10 +115,14 @@ def test_a_stopped_tradeoff_takes_up_where_it_was(flags, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         flat.call(tradeoff.main, **flags)
     monkeypatch.setattr(evaluation, "judge_batch", lambda *a: batches.append(a) or real(*a))
+    other = flags["out"] / ".batches" / "another" / "000000.npz"  # of a run that was stopped, too
+    other.parent.mkdir()
+    other.touch()
     flat.call(tradeoff.main, **flags)
     assert len(batches) == 3, "8 faces in batches of 3: each batch once, none twice"
     rows = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"]
-    assert not (flags["out"] / ".batches").exists(), "embeddings of faces are not left behind"
+    left = list((flags["out"] / ".batches").rglob("*.npz"))
+    assert left == [other], "embeddings of faces are not left behind, but those of stopped runs"
     fresh = flags | {"out": flags["out"].with_name("fresh")}
     flat.call(tradeoff.main, **fresh)
     assert rows == json.loads((fresh["out"] / "tradeoff.json").read_text())["rows"]
@@ -126,7 +130,7 @@ def test_a_stopped_tradeoff_takes_up_where_it_was(flags, monkeypatch):
 
 def test_a_damaged_batch_is_measured_again(flags, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(tradeoff.shutil, "rmtree", lambda folder: None)
+        patch.setattr(tradeoff, "discard", lambda *folders: None)
         flat.call(tradeoff.main, **flags)
     rows = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"]
     files = list((flags["out"] / ".batches").rglob("*.npz"))
@@ -146,7 +150,7 @@ def test_the_paper_preset_says_what_it_wants(flags, monkeypatch):
 
 
 def test_another_decoder_of_the_same_name_is_measured_anew(flags, monkeypatch, tmp_path):
-    monkeypatch.setattr(tradeoff.shutil, "rmtree", lambda folder: None)
+    monkeypatch.setattr(tradeoff, "discard", lambda *folders: None)
     flat.call(tradeoff.main, **flags)
     first = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"][0]
     other = tmp_path / "other" / "transrec-attacker.safetensors"
