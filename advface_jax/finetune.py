@@ -138,7 +138,7 @@ def train_step(
     """One Adam step: the new state and the losses before it.
 
     batch: pixels (b,160,160,3) uint8, or features (b,77,77,64) float32, on which Ψ alone trains.
-    labels: int (b,). mask: (b,), 0 for stand-ins, whose loss does not count.
+    labels: int (b,). mask: (b,), 0 for stand-ins, which count neither in a loss nor in batch norm.
     extractor: the frozen E for pixels, where the learner has none of its own; else None.
     """
     config = tuner.config
@@ -153,8 +153,8 @@ def train_step(
 
     def loss(params: nnx.State):
         learner = nnx.merge(tuner.graph, params, state.statistics, copy=True)
-        z = batch if learner.extractor is None else learner.extractor(batch, "train")
-        stages = dict(learner.server.stages(z, "train"))
+        z = batch if learner.extractor is None else learner.extractor(batch, "train", mask)
+        stages = dict(learner.server.stages(z, "train", mask))
         parts = Losses(
             losses.triplet_loss(
                 stages["embedding"], labels, margin=config.margin, mining=config.mining, mask=mask

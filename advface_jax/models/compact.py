@@ -43,14 +43,16 @@ class Compact(nnx.Module):
         self.bottleneck = nnx.Linear(WIDTHS[-1], self.embedding_size, rngs=rngs)
 
     def stages(
-        self, z: jax.Array, statistics: Statistics = "running"
+        self, z: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
     ) -> Iterator[tuple[str, jax.Array]]:
-        x = self.stem(max_pool(z, 3, 2), statistics)  # (b, 38, 38, 32)
+        x = self.stem(max_pool(z, 3, 2), statistics, mask)  # (b, 38, 38, 32)
         for i, down in enumerate(self.down):
-            x = down(x, statistics)  # (b, 18, 18, 64), (b, 8, 8, 128), (b, 3, 3, 256)
+            x = down(x, statistics, mask)  # (b, 18, 18, 64), (b, 8, 8, 128), (b, 3, 3, 256)
             if i < len(self.blocks):
                 first, second = self.blocks[i]
-                x = jax.nn.relu(x + second(first(x, statistics), statistics, relu=False))
+                x = jax.nn.relu(
+                    x + second(first(x, statistics, mask), statistics, mask, relu=False)
+                )
         yield "pool", (x := x.mean((1, 2)))  # (b, 256)
         yield "bottleneck", (x := self.bottleneck(x))  # (b, 128)
         yield "embedding", x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)

@@ -66,15 +66,17 @@ class Extractor(nnx.Module):
         self.conv2d_2b = layer(32, 64, 3, padding="same")
 
     def stages(
-        self, images: jax.Array, statistics: Statistics = "running"
+        self, images: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
     ) -> Iterator[tuple[str, jax.Array]]:
         x = standardize(images, self.standardization)
-        yield "conv2d_1a", (x := self.conv2d_1a(x, statistics))  # (b, 79, 79, 32)
-        yield "conv2d_2a", (x := self.conv2d_2a(x, statistics))  # (b, 77, 77, 32)
-        yield "conv2d_2b", self.conv2d_2b(x, statistics)  # (b, 77, 77, 64)
+        yield "conv2d_1a", (x := self.conv2d_1a(x, statistics, mask))  # (b, 79, 79, 32)
+        yield "conv2d_2a", (x := self.conv2d_2a(x, statistics, mask))  # (b, 77, 77, 32)
+        yield "conv2d_2b", self.conv2d_2b(x, statistics, mask)  # (b, 77, 77, 64)
 
-    def __call__(self, images: jax.Array, statistics: Statistics = "running") -> jax.Array:
-        return _last(self.stages(checks.images(images), statistics))
+    def __call__(
+        self, images: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
+    ) -> jax.Array:
+        return _last(self.stages(checks.images(images), statistics, mask))
 
 
 class Block(nnx.Module):
@@ -98,8 +100,10 @@ class Block(nnx.Module):
         self.scale = 1.0 if config.folded else scale
         self.relu = relu
 
-    def __call__(self, x: jax.Array, statistics: Statistics = "running") -> jax.Array:
-        y = x + self.scale * self.up(_concatenate(self, x, statistics))
+    def __call__(
+        self, x: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
+    ) -> jax.Array:
+        y = x + self.scale * self.up(_concatenate(self, x, statistics, mask))
         return jax.nn.relu(y) if self.relu else y
 
 
@@ -111,16 +115,20 @@ class Reduction(nnx.Module):
             setattr(self, f"branch_{i}", branch[0] if len(branch) == 1 else branch)
         self.branches = len(branches)
 
-    def __call__(self, x: jax.Array, statistics: Statistics = "running") -> jax.Array:
-        return jnp.concatenate([_concatenate(self, x, statistics), max_pool(x, 3, 2)], -1)
+    def __call__(
+        self, x: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
+    ) -> jax.Array:
+        return jnp.concatenate([_concatenate(self, x, statistics, mask), max_pool(x, 3, 2)], -1)
 
 
-def _concatenate(block: Block | Reduction, x: jax.Array, statistics: Statistics) -> jax.Array:
+def _concatenate(
+    block: Block | Reduction, x: jax.Array, statistics: Statistics, mask: jax.Array | None
+) -> jax.Array:
     outputs = []
     for i in range(block.branches):
         branch, y = getattr(block, f"branch_{i}"), x
         for layer in [branch] if isinstance(branch, ConvBN) else branch:
-            y = layer(y, statistics)
+            y = layer(y, statistics, mask)
         outputs.append(y)
     return jnp.concatenate(outputs, -1)
 
@@ -136,9 +144,11 @@ class Bottleneck(nnx.Module):
             else BatchNorm(config.embedding_size, scale=False, decay=config.bn_decay)
         )
 
-    def __call__(self, x: jax.Array, statistics: Statistics = "running") -> jax.Array:
+    def __call__(
+        self, x: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
+    ) -> jax.Array:
         y = self.linear(x)
-        return y if self.bn is None else self.bn(y, statistics)
+        return y if self.bn is None else self.bn(y, statistics, mask)
 
 
 class Server(nnx.Module):
@@ -201,26 +211,26 @@ class Server(nnx.Module):
         self.bottleneck = Bottleneck(config, rngs=rngs)
 
     def stages(
-        self, z: jax.Array, statistics: Statistics = "running"
+        self, z: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
     ) -> Iterator[tuple[str, jax.Array]]:
         yield "maxpool_3a", (x := max_pool(z, 3, 2))  # (b, 38, 38, 64)
-        yield "conv2d_3b", (x := self.conv2d_3b(x, statistics))  # (b, 38, 38, 80)
-        yield "conv2d_4a", (x := self.conv2d_4a(x, statistics))  # (b, 36, 36, 192)
-        yield "conv2d_4b", (x := self.conv2d_4b(x, statistics))  # (b, 17, 17, 256)
+        yield "conv2d_3b", (x := self.conv2d_3b(x, statistics, mask))  # (b, 38, 38, 80)
+        yield "conv2d_4a", (x := self.conv2d_4a(x, statistics, mask))  # (b, 36, 36, 192)
+        yield "conv2d_4b", (x := self.conv2d_4b(x, statistics, mask))  # (b, 17, 17, 256)
         for block in self.repeat_1:
-            x = block(x, statistics)
+            x = block(x, statistics, mask)
         yield "repeat_1", x  # (b, 17, 17, 256)
-        yield "mixed_6a", (x := self.mixed_6a(x, statistics))  # (b, 8, 8, 896)
+        yield "mixed_6a", (x := self.mixed_6a(x, statistics, mask))  # (b, 8, 8, 896)
         for block in self.repeat_2:
-            x = block(x, statistics)
+            x = block(x, statistics, mask)
         yield "repeat_2", x  # (b, 8, 8, 896)
-        yield "mixed_7a", (x := self.mixed_7a(x, statistics))  # (b, 3, 3, 1792)
+        yield "mixed_7a", (x := self.mixed_7a(x, statistics, mask))  # (b, 3, 3, 1792)
         for block in self.repeat_3:
-            x = block(x, statistics)
+            x = block(x, statistics, mask)
         yield "repeat_3", x  # (b, 3, 3, 1792)
-        yield "block8", (x := self.block8(x, statistics))  # (b, 3, 3, 1792)
+        yield "block8", (x := self.block8(x, statistics, mask))  # (b, 3, 3, 1792)
         yield "pool", (x := x.mean((1, 2)))  # (b, 1792)
-        yield "bottleneck", (x := self.bottleneck(x, statistics))  # (b, e)
+        yield "bottleneck", (x := self.bottleneck(x, statistics, mask))  # (b, e)
         yield "embedding", x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
 
     def __call__(self, z: jax.Array, statistics: Statistics = "running") -> jax.Array:
