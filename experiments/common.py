@@ -67,7 +67,7 @@ def write_results(
         "seconds": round(seconds, 1),
         **surroundings(),
     }
-    (out / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
+    (out / f"{name}.json").write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
     (out / f"{name}.md").write_text(text + "\n")
 
 

@@ -9,6 +9,7 @@ the result of an unbroken run.
 """
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -89,7 +90,7 @@ def main(
     """
     # Batch norm is trained on, where the weights have it; 8-bit ones come without.
     system = advface_jax.load(weights, fold=False)
-    if (out / "card.json").is_file() and not (out / "finetune.json").is_file():
+    if (out / "card.json").is_file() and _kind(out / "card.json") != "fine-tuned":
         raise ValueError(f"{out} holds a checkpoint of something else: give another --out")
     items, origin = _items(system, features, faces, listing, where, part, limit, resize)
     config = finetune.FinetuneConfig(
@@ -151,6 +152,14 @@ def main(
         return
     run.to_the_end()
     write(run, system)
+
+
+def _kind(card: Path) -> str | None:
+    """What the checkpoint of a card is; None where the card is damaged."""
+    try:
+        return json.loads(card.read_text(encoding="utf-8")).get("kind")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _items(

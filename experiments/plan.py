@@ -109,7 +109,7 @@ def steps(preset: Preset, out: Path, limit: int | None) -> list[Step]:
         found = _measurements(out, "demo", None, limit, [])
         return [*found, _report(out)]
     place = Path(os.environ.get("ADVFACE_DATA") or "ADVFACE_DATA")
-    trained = [*_decoders(out, place), *_recognisers(out, place)]
+    trained = [*_decoders(out, place), *_recognisers(out, place, limit)]
     found = list(trained)
     for name in paper.SETS:
         found += _measurements(out, "paper", name, limit, trained)
@@ -150,7 +150,7 @@ def resrec(width: int) -> tuple[str, ...]:
     return ("--decoder", "resrec", "--width", str(width), "--depth", "1")
 
 
-def _recognisers(out: Path, place: Path) -> list[Step]:
+def _recognisers(out: Path, place: Path, limit: int | None) -> list[Step]:
     """The protected features of A, Ψ retrained on them, and DuetFace's networks."""
     flags, files = _people(place, SHADOW)
     zipped, *others = flags[1:]
@@ -181,6 +181,7 @@ def _recognisers(out: Path, place: Path) -> list[Step]:
             "experiments.reuse",
             *("--features", str(features), *flags),
             *(("--preset", "paper") if sets.at_hand("lfw") else ()),
+            *(("--limit", str(limit)) if limit else ()),
             needs=("features",),
         ),
         step("duetface", "experiments.train_duetface", *flags),

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,9 +77,13 @@ def bottlenecks(
     parts: list[np.ndarray] = []
     refused: dict[int, str] = {}
     while keep and (file := keep / f"{len(parts):06d}.npz").is_file():
-        with np.load(file) as kept:
-            parts.append(kept["values"])
-            refused |= dict(zip(kept["refused"].tolist(), kept["reasons"].tolist(), strict=True))
+        try:
+            with np.load(file) as kept:
+                part, why = kept["values"], zip(kept["refused"], kept["reasons"], strict=True)
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
+            break  # damaged: it is computed again
+        parts.append(part)
+        refused |= {int(i): str(reason) for i, reason in why}
     with cli.bar("faces") as bar:
         done = sum(map(len, parts))
         task = bar.add_task(title, total=len(items), completed=done, note="")
@@ -148,7 +153,7 @@ class Run:
         self.losses: list[list[float]] = []  # (triplet, cross-entropy) of each step
         self.quality: list[dict[str, float]] = []
         self.refused: dict[str, str] = {}
-        self.rate = float("nan")  # faces/s of this sitting
+        self.rate: float | None = None  # faces/s of this sitting; None where it had no step
 
     def begin(self, learner: finetune.Learner) -> None:
         """Start from these weights."""

@@ -67,7 +67,7 @@ def write(run: Run, system: advface_jax.System) -> None:
         f"\n\nMeasured on {run.settings['held_people']} people of the training set who were held "
         "out. Separation: the distance of the means of same and different pairs' squared distances "
         f"over their deviation.\n\n`{card['command']}`\n{card['hardware']}, "
-        f"{run.seconds / 60:.1f} min, {run.rate:.1f} faces/s, {card['date']}."
+        f"{run.seconds / 60:.1f} min, {run.rate or 0:.1f} faces/s, {card['date']}."
     )
     common.write_results(
         out,

@@ -8,7 +8,6 @@ was made from. Writes reuse.json and reuse.md into --out, and both trainings.
 """
 
 import dataclasses
-import shutil
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +20,13 @@ from rich.table import Table
 
 import advface_jax
 from advface_jax import cli, data, defenses, finetune
+from advface_jax.data import leaks
 from advface_jax.data.listing import parse_where
 from advface_jax.models.compact import Compact
 from advface_jax.models.facenet import Extractor
 from experiments import common, inputs, paper, reconstruction
 from experiments.defenses import Each
-from experiments.evaluation import Subject, row
+from experiments.evaluation import Subject, discard
 from experiments.labelled_features import (
     features_with_labels,
     protection,
@@ -34,6 +34,7 @@ from experiments.labelled_features import (
     same_shadow,
 )
 from experiments.recogniser_training import Run, hold_out, names_sum
+from experiments.rows import row
 
 CONDITIONS = ("raw", "protected")  # of what is measured, as evaluation.judge orders them
 NAMES = {
@@ -78,6 +79,7 @@ def main(
     workers: int = 2,
     save_every: int = 200,
     restart: bool = False,
+    on_leak: leaks.OnLeak = "warn",
 ) -> None:
     """Train one small network on protected features, its twin on raw ones, and compare them.
 
@@ -110,11 +112,17 @@ def main(
       workers: Threads that read features ahead.
       save_every: Steps between checkpoints.
       restart: Throw earlier trainings in --out away.
+      on_leak: What to do when measured people are among the training's: warn, or refuse.
     """
     began = time.monotonic()
     system = advface_jax.load(weights)
     found = features_with_labels(system, features)
     how, epsilon = protection(found)
+    if found.card.get("labels") != "original":
+        raise ValueError(
+            f"{features} was written with labels {found.card.get('labels')!r}; wanted 'original', "
+            "by which the same people are held out of both: make it anew with --labels original"
+        )
     models = reconstruction.models(system, shadow, shadow)
     same_shadow(found, shadow)
     crops = data.read_faces(faces, listing=listing, where=parse_where(where))
@@ -133,16 +141,21 @@ def main(
         "weights_sha256": system.features_sha256,
         "held_people": held_people,
     }
+    protected = {
+        "epsilon": epsilon,
+        **dataclasses.asdict(how),
+        **{k: found.card.get(k) for k in ("dtype", "shadow_sha256")},
+    }
     taught = {
-        name: _train(
-            name, items, extractor, config, run_settings, out, workers, save_every, restart
-        )
-        for name, items, extractor in (
-            ("protected", found, None),
-            ("raw", crops, system.extractor),
+        name: _train(name, items, extractor, config, settings, out, workers, save_every, restart)
+        for name, items, extractor, settings in (
+            ("protected", found, None, {**run_settings, "protection": protected}),
+            ("raw", crops, system.extractor, run_settings),
         )
     }
     measured_faces, over, origin = inputs.read(preset, measured, None, pairs, limit, seed, set=set)
+    shared = leaks.find_leaks(crops, measured_faces)
+    leaks.settle(shared, "the training", on_leak)
     settings = {
         "experiment": "reuse",
         **origin,
@@ -165,9 +178,9 @@ def main(
     store = Each((defence,), jnp.float32(epsilon), precision)
     recognise = Several((*servers.values(), system.server))
     subject = Subject(system.extractor, store, (), recognise, system.network)
-    kept = out / ".batches-reuse"
+    kept = out / ".batches"
     with reconstruction.exactly(precision):
-        judged, _, seconds, rate = reconstruction.measure(
+        judged, _, seconds, rate, folder = reconstruction.measure(
             measured_faces, subject, batch=batch, seed=seed, keep=kept, settings=settings
         )
     sizes = [s.embedding_size for s in servers.values()] + [system.network.config.embedding_size]  # type: ignore[union-attr]
@@ -192,6 +205,7 @@ def main(
         config=settings,
         seconds=spent,
         notes={
+            "seen_in_training": {"trainings": shared.counts()},
             "trainings": {
                 name: {
                     "faces": len(run.pupils.training),
@@ -210,7 +224,7 @@ def main(
         text=_text(table, rows, settings, taught, spent),
     )
     _show(table, out)
-    shutil.rmtree(kept)  # embeddings of every face: not for keeping
+    discard(folder)
 
 
 def _train(

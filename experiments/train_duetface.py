@@ -29,6 +29,7 @@ from advface_jax.defenses import duetface_split
 from advface_jax.models.duetface import DuetFaceConfig, Recogniser
 from advface_jax.models.facenet import InceptionResNetV1
 from experiments import common, inputs
+from experiments.recogniser_training import names_sum
 
 PEOPLE = 16  # the last in the list, never trained on: the report is of them
 PAIRS = 600  # at most, of those people's faces
@@ -100,6 +101,7 @@ def main(
         "weights_sha256": system.card["sha256"],
         "faces": Path(faces).name,
         "where": list(where),
+        "names_sha256": names_sum(crops),
         "resize": resize,
         "faces_read": len(crops),
         "faces_skipped": len(crops.skipped),

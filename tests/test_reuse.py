@@ -1,6 +1,7 @@
 """A recogniser from packaged features: packaged, trained and measured on faces of nobody."""
 
 import json
+import shutil
 
 import jax
 import pytest
@@ -37,7 +38,7 @@ def place(tmp_path_factory):
         patch.setattr(inputs, "DEMO_PEOPLE", 4)
         patch.setattr(inputs, "DEMO_PICTURES", 2)
         faces = data.read_faces("synthetic")
-        for name in sorted(faces.names)[:28]:  # seven people
+        for name in sorted(faces.names)[-28:]:  # seven people, whom demo does not measure
             (folder / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
             pixels = faces.images[faces.names.index(name)]
             Image.fromarray(pixels).save((folder / "faces" / name).with_suffix(".png"))
@@ -96,6 +97,24 @@ def test_both_networks_are_measured_on_both_kinds_of_features(place, monkeypatch
     reuse.main(**place)
     again = json.loads((place["out"] / "reuse.json").read_text())["rows"]
     assert [r["acc"] for r in again] == [r["acc"] for r in rows]
+
+
+def test_a_training_on_features_protected_otherwise_is_not_taken_up(place, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(place["features"], other)
+    card = json.loads((other / "card.json").read_text())
+    (other / "card.json").write_text(json.dumps(card | {"epsilon": 0.3}))
+    with pytest.raises(ValueError, match=r"other settings \(protection\)"):
+        reuse.main(**place | {"features": other})
+    (other / "card.json").write_text(json.dumps(card | {"labels": "pseudonyms"}))
+    with pytest.raises(ValueError, match="written with labels 'pseudonyms'; wanted 'original'"):
+        reuse.main(**place | {"features": other})
+
+
+def test_people_of_the_training_among_the_measured_are_told(place, tmp_path):
+    flags = place | {"out": tmp_path / "out", "measured": place["faces"], "epochs": 1}
+    with pytest.raises(ValueError, match="7 people were seen in training"):
+        reuse.main(**flags, on_leak="refuse")
 
 
 def test_other_faces_or_another_s_are_refused(place, tmp_path):
