@@ -17,10 +17,12 @@ READINGS = {
     "scale": "Pictures are in [0,1] as in the paper; FaceNet's own standardisation, which its "
     "released weights expect, lies inside the network.",
     "decoder": "The decoders' sizes are in an appendix that is not public. Here ResRec has 16 "
-    "channels and one block, TransRec mirrors E with 32, URec has 16, 32 and 64.",
+    "channels and one block, TransRec mirrors E with 32, URec has 16, 32 and 64. The shipped S and "
+    "R of a kind began with the same weights, which an attacker would not: see the spread.",
     "srra": "SRRA is undefined. R's picture of one image goes through the whole recogniser and is "
     "accepted as *another* image of the same person, at the threshold that the row's own pairs "
-    "choose. (Against the very image, and at fixed false accept rates: in the rows' files.)",
+    "choose; what is replayed is not protected in its turn. (Against the very image, and at fixed "
+    "false accept rates: in the rows' files.)",
     "dp": "DP's sensitivity is not given. Budget 1 and the same bound make Laplace noise of scale "
     "0.2: a noise baseline, no guarantee of differential privacy.",
     "random": "Random has two readings: 40 uniform steps of at most 0.2, kept within 0.2 in total "
@@ -37,7 +39,8 @@ READINGS = {
     "result depends on its batch, whose size the paper does not say: 16, unless the run says "
     "otherwise.",
     "offline": "Offline mode retrains Ψ on protected features of CelebA A and its labels, since "
-    "CASIA-WebFace is not at hand; E and the features stay.",
+    "CASIA-WebFace is not at hand; E and the features stay. The learning rate was chosen on the "
+    "same people held out of CelebA A that the training is measured on.",
 }
 NUMBERED = {name: number for number, name in enumerate(READINGS, 1)}
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import paper
-from experiments.ledger import OURS, Run, answers, set_of
+from experiments.ledger import OURS, Ours, Run, answers, set_of
 from experiments.paper import Number, Set
 
 METRICS = {
@@ -69,15 +69,24 @@ def _grid(
     numbers are filled up. more: whole lines below.
     """
     lines, measured = [], False
+    behind: dict[int, str] = {}
     for names, numbers in rows:
         cells = [cell for n, method in numbers for cell in _both(n, runs, method)]
         measured |= any(cell != "–" for cell in cells[1::2])
+        behind |= {runs.index(o.run): _over(o) for n, m in numbers for o in answers(n, runs, m)[:1]}
         lines.append([*names, *cells])
     if not measured:
         return None
     full = [*header, *(title for m in metrics for title in (f"{METRICS[m]}, paper", "ours"))]
     filled = [[*line, *["–"] * (len(full) - len(line))] for line in (*lines, *more)]
-    return table(full, filled, left=len(header))
+    told = "; ".join(f"run {i + 1}: {over}" for i, over in sorted(behind.items()))
+    return f"{table(full, filled, left=len(header))}\n\nOurs by {told}."
+
+
+def _over(ours: Ours) -> str:
+    """What a value was measured over."""
+    faces, pairs = int(ours.row["n"]), int(ours.row["pairs"])
+    return f"{faces:,} faces, {pairs:,} pairs, of which one is {100 / pairs:.2g} points of ACC"
 
 
 def _readings() -> list[tuple[str, str]]:
@@ -182,10 +191,24 @@ def runs(found: Sequence[Run]) -> str:
                 f"{most['pairs']:,}" if most["pairs"] else "–",
                 str(config.get("seed", "–")),
                 decoders.removeprefix(" → ").removesuffix(" → ") or "–",
+                str(config.get("weights", "–")),
+                str(config.get("batch", "–")),
                 document["hardware"],
                 document["date"],
                 f"{document.get('seconds', 0) / 60:.1f}",
             ]
         )
-    header = ("run", "file", "command", "faces", "pairs", "seed", "S → R", "hardware", "date")
+    header = (
+        "run",
+        "file",
+        "command",
+        "faces",
+        "pairs",
+        "seed",
+        "S → R",
+        "Ψ",
+        "batch",
+        "hardware",
+        "date",
+    )
     return table((*header, "min"), lines, left=3)
