@@ -5,6 +5,7 @@ Under ``jax.jit`` a program over such a batch is the one-device program, split b
 means over the batch, as those of S's batch norm, are over all devices. Nothing else has to change.
 """
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -46,8 +47,9 @@ def leads() -> bool:
     return jax.process_index() == 0
 
 
-def across(batch: int) -> Mesh | None:
-    """All devices in a row, for batches of ``batch`` items; None where there is but one.
+def across(batch: int, devices: Sequence[Any] | None = None) -> Mesh | None:
+    """All devices in a row, or those given, for batches of ``batch`` items; None where there is
+    but one.
 
     A batch that the devices cannot share equally is refused, rather than left on one of them: a
     run would take as many times longer without a word, and another size of batch changes what is
@@ -56,7 +58,7 @@ def across(batch: int) -> Mesh | None:
     Raises:
       ValueError: ``batch`` is no multiple of the number of devices.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     n = len(devices)
     if n == 1:
         return None
