@@ -242,8 +242,9 @@ def main():
                 if do == "load":
                     cases[case] = Case(**asked)
                     found, wall, _ = _timed(cases[case].check)
-                    cases[case].run(2)  # a second call of a compiled program may compile again
-                    answer(check_s=wall, **found)
+                    # A second call of a compiled program may compile again.
+                    _, more, _ = _timed(functools.partial(cases[case].run, 2))
+                    answer(compile_s=wall + more, **found)
                 else:
                     _, wall, cpu = _timed(functools.partial(cases[case].run, asked["steps"]))
                     answer(wall=wall, cpu=cpu, peak_bytes=_peak_bytes())

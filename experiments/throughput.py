@@ -1,0 +1,183 @@
+"""How fast ``protect`` is here: faces a second, processor time, memory, share of the roofline.
+
+    python -m experiments.throughput                              # about two minutes on two cores
+    python -m experiments.throughput --batch 1 8 32 --peer torch --peer-python DIR/bin/python
+
+Writes throughput.json, throughput.md, throughput.png and roofline.png into --out.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import time
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import advface_jax
+from advface_jax import ProtectConfig, checks, cli, data, memory
+from experiments import bench, common, reconstruction, roofline, throughput_text
+from experiments import peer as peers
+from experiments.bench import Bench, Case, Precision
+
+MOST = 256  # --batch auto takes no more, where more would fit
+
+
+def main(
+    decoder: tuple[str, ...] = ("transrec", "resrec", "urec"),
+    batch: tuple[str, ...] = ("1", "8"),
+    steps: tuple[int, ...] = (ProtectConfig.steps,),
+    dtype: tuple[Literal["float32", "bfloat16"], ...] = ("float32",),
+    precision: tuple[Precision, ...] = ("default",),
+    devices: tuple[int, ...] = (1,),
+    n_epsilon: tuple[int, ...] = (1,),
+    epsilon: float = 0.2,
+    repeats: int = 5,
+    latency: int = 20,
+    peer: Literal["torch"] | None = None,
+    peer_python: Path | None = None,
+    peer_variants: tuple[peers.Variant, ...] = ("eager", "compile", "step+channels_last"),
+    profile: Path | None = None,
+    weights: str = "facenet-512-q8",
+    out: Path = Path("results"),
+) -> None:
+    """Measure the speed of AdvFace's protection on this machine.
+
+    Every combination of the lists below is timed: each once to warm up, then all in turn, there and
+    back, --repeats times; the table has medians and quartiles. An iteration's time is the
+    difference between runs of all and of a fifth of the steps, so that the shadow round trip, done
+    once for a batch, is not in it; faces/s are of the whole call. Beside it stands what the
+    iteration would take at this machine's own speed of multiplying and of copying, measured in the
+    same turns: the share of the roofline.
+
+    On a machine that others use, too, compare processor time (core-ms) and not the clock, pinned to
+    one core: `taskset -c 0 python -m experiments.throughput`. docs/performance.md tells more.
+
+    Args:
+      decoder: S: transrec, resrec, urec, or .safetensors files of train_decoder.
+      batch: Faces protected together; auto: as many as fit into memory, 256 at most.
+      steps: PGD iterations.
+      dtype: Of the features, and of all arithmetic but batch norm's statistics.
+      precision: Of float32 products, as in jax.default_matmul_precision: accelerators round by
+        default; with highest they do not. A CPU never does.
+      devices: How many share the batch.
+      n_epsilon: Bounds at once: 1 is protect, several are protect_sweep.
+      epsilon: The bound, in units of the feature. Speed does not depend on it.
+      repeats: Runs of each combination that count.
+      latency: Runs of one face alone, on its own statistics (the online mode: p50 and p95); 0 for
+        none.
+      peer: torch: the same work in PyTorch, in turn with ours, once its first gradient was found
+        to be ours. Of one device and one ε.
+      peer_python: A Python that has torch and numpy; without it, this one.
+      peer_variants: eager, compile (the network), step (the iteration compiled as a whole),
+        max-autotune (likewise); each also with +channels_last.
+      profile: Folder for a trace of jax.profiler, from one more run of each combination.
+      weights: Whose E, and decoders by kind: facenet-512-q8 (fetched at first use, 17 MB), another
+        known name, or a folder of weights_convert.
+      out: Folder for the results.
+    """
+    began = time.monotonic()
+    checks.positive(repeats=repeats, latency=latency + 1)
+    if not 1 <= min(devices, default=0) <= max(devices) <= len(jax.devices()):
+        raise ValueError(
+            f"got --devices {' '.join(map(str, devices))}; here are {len(jax.devices())}"
+        )
+    system = advface_jax.load(weights)
+    shadows = {kind: reconstruction.decoder(system, kind, "shadow") for kind in decoder}
+    pictures = jnp.asarray(data.synthetic_faces(8, 1).images / 255, jnp.float32)
+    z = np.asarray(jax.jit(lambda e, x: e(x))(system.extractor, pictures))
+    subject = Bench(system, shadows, z, checks.epsilon(epsilon).item())
+    lists = itertools.product(decoder, batch, steps, dtype, precision, devices, n_epsilon)
+    cases = [_sized(subject, size, Case(kind, 0, *how)) for kind, size, *how in lists]  # type: ignore[arg-type]
+
+    with contextlib.ExitStack() as stack:
+        entries = [bench.ours(subject, case) for case in _told(cases, "compile")]
+        about = {}
+        if peer == "torch":
+            other, folder = stack.enter_context(peers.start(peer_python))
+            about = other.about
+            alike = [c for c in cases if c.devices == c.n_epsilon == 1]
+            pairs = list(itertools.product(alike, peer_variants))
+            entries += [
+                bench.theirs(subject, case, variant, other, folder)
+                for case, variant in _told(pairs, "torch: compile, compare")
+            ]
+        whole, iterations, machine = bench.measure(entries, repeats)
+    work = {(c.decoder, c.dtype): roofline.iteration(shadows[c.decoder], c.dtype) for c in cases}
+    rows = [
+        bench.row(e, w, i, work[e.case.decoder, e.case.dtype], machine, jax.devices()[0])
+        for e, w, i in zip(entries, whole, iterations, strict=True)
+    ]
+    if latency:
+        alone = [Case(d, 1, steps[0], dtype[0], precision[0], 1, 1, "example") for d in decoder]
+        rows += bench.latency(subject, alone, latency)
+    if profile is not None:
+        with jax.profiler.trace(str(profile)):
+            for entry in entries[: len(cases)]:
+                entry.run(entry.case.steps)
+
+    stats = jax.local_devices()[0].memory_stats() or {}
+    notes = {
+        "ceilings": {
+            "matmul_flop_per_s": {" ".join(k): s for k, s in machine.matmul.items()},
+            "copy_bytes_per_s": machine.copy,
+        },
+        "work_of_an_iteration": {
+            f"{kind} {dtype}": {
+                **w._asdict(),
+                "flops_counted_by_xla": roofline.counted(shadows[kind]),
+            }
+            for (kind, dtype), w in work.items()
+        },
+        "device_peak_mb_of_all": stats.get("peak_bytes_in_use", 0) / 1e6 or None,
+        "peer": about,
+    }
+    call = cli.command("experiments.throughput")
+    seconds = time.monotonic() - began
+    text = throughput_text.text(rows, notes, call, seconds)
+    config = {"epsilon": epsilon, "repeats": repeats, "latency": latency, "weights": weights}
+    common.write_results(
+        out,
+        "throughput",
+        rows,
+        command=call,
+        config={**config, "seed": None},
+        seconds=seconds,
+        notes=notes,
+        text=text,
+    )
+    throughput_text.plots(rows, notes, out)
+    cli.answer.print(text, markup=False, highlight=False, soft_wrap=True)
+    files = ("throughput.md", "throughput.json", "throughput.png", "roofline.png")
+    cli.console.print(f"written: {', '.join(str(out / f) for f in files)}", soft_wrap=True)
+
+
+def _sized(subject: Bench, size: str, case: Case) -> Case:
+    """The case with its batch, a number or "auto"."""
+    if size != "auto":
+        if not size.isdecimal() or size == "0":
+            raise ValueError(f"got --batch {size}; wanted numbers of 1 or more, or auto")
+        return dataclasses.replace(case, batch=int(size))
+    fitting = memory.largest_batch(
+        extractor=subject.system.extractor,
+        shadow=subject.decoders[case.decoder],
+        config=case.config(case.steps),
+        n_epsilon=case.n_epsilon,
+        dtype=case.dtype,
+        devices=case.devices,
+        most=MOST,
+    )
+    return dataclasses.replace(case, batch=fitting)
+
+
+def _told(things, title: str):
+    """The things one by one, under a bar."""
+    with cli.bar("cases") as bar:
+        yield from bar.track(things, task_id=bar.add_task(title, total=len(things), note=""))
+
+
+if __name__ == "__main__":
+    cli.start(main, "experiments.throughput")
