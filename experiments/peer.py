@@ -111,15 +111,16 @@ def start(python: Path | None) -> Iterator[tuple[Peer, Path]]:
                 )
         except OSError as error:
             raise ValueError(f"cannot start --peer-python {python}: {error}") from error
-        try:
-            yield Peer(process, log), Path(folder)
-        finally:
-            if process.stdin:
-                process.stdin.close()
+        with process:  # closes its pipes and waits for its end
             try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
+                yield Peer(process, log), Path(folder)
+            finally:
+                if process.stdin:
+                    process.stdin.close()  # which ends it, and the compilers that it started
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
 
 
 def write(

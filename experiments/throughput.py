@@ -86,11 +86,13 @@ def main(
             f"got --devices {' '.join(map(str, devices))}; here are {len(jax.devices())}"
         )
     system = advface_jax.load(weights)
-    shadows = {kind: reconstruction.decoder(system, kind, "shadow") for kind in decoder}
+    shadows = {Path(d).stem: reconstruction.decoder(system, d, "shadow") for d in decoder}
+    if len(shadows) < len(decoder):
+        raise ValueError(f"got --decoder {' '.join(decoder)}; wanted each name once")
     pictures = jnp.asarray(data.synthetic_faces(8, 1).images / 255, jnp.float32)
     z = np.asarray(jax.jit(lambda e, x: e(x))(system.extractor, pictures))
     subject = Bench(system, shadows, z, checks.epsilon(epsilon).item())
-    lists = itertools.product(decoder, batch, steps, dtype, precision, devices, n_epsilon)
+    lists = itertools.product(shadows, batch, steps, dtype, precision, devices, n_epsilon)
     cases = [_sized(subject, size, Case(kind, 0, *how)) for kind, size, *how in lists]  # type: ignore[arg-type]
 
     with contextlib.ExitStack() as stack:
@@ -112,7 +114,7 @@ def main(
         for e, w, i in zip(entries, whole, iterations, strict=True)
     ]
     if latency:
-        alone = [Case(d, 1, steps[0], dtype[0], precision[0], 1, 1, "example") for d in decoder]
+        alone = [Case(d, 1, steps[0], dtype[0], precision[0], 1, 1, "example") for d in shadows]
         rows += bench.latency(subject, alone, latency)
     if profile is not None:
         with jax.profiler.trace(str(profile)):

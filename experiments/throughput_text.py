@@ -130,11 +130,12 @@ def _roofline(rows: Sequence[common.Row], notes: Mapping[str, Any], path: Path) 
     figure, axes = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
     copy = notes["ceilings"]["copy_bytes_per_s"][0]
     placed = [r for r in rows if r["flop_per_s"]]
-    around = [r["flop_per_s"] / r["bytes_per_s"] for r in placed] or [1.0]
-    ends = min(around) / 8, max(around) * 8
+    peaks = [peak[0] for peak in notes["ceilings"]["matmul_flop_per_s"].values()]
+    shown = [peak / copy for peak in peaks]  # the knees
+    shown += [r["flop_per_s"] / r["bytes_per_s"] for r in placed]
+    ends = min(shown) / 4, max(shown) * 4
     for i, (kind, peak) in enumerate(notes["ceilings"]["matmul_flop_per_s"].items()):
-        knee = peak[0] / copy
-        at = sorted({ends[0], min(max(knee, ends[0]), ends[1]), ends[1]})
+        at = ends[0], peak[0] / copy, ends[1]
         roof = [min(peak[0], copy * x) for x in at]
         axes.plot(at, roof, "-", color="black", alpha=1 / (1 + i), label=f"ceiling, {kind}")
     for r in placed:
@@ -146,8 +147,9 @@ def _roofline(rows: Sequence[common.Row], notes: Mapping[str, Any], path: Path) 
         yscale="log",
         xlabel="FLOP per byte that an iteration must move",
         ylabel="FLOP/s",
+        ylim=(min([*peaks, *(r["flop_per_s"] for r in placed)]) / 4, 2 * max(peaks)),
     )
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
     axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=130)
     plt.close(figure)

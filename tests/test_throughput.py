@@ -1,0 +1,326 @@
+"""The benchmark: what its numbers mean. Nothing here asserts how long anything takes."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+from reference import weights
+
+import advface_jax
+from advface_jax import memory, sharding
+from advface_jax.models import decoders, facenet, state
+from advface_jax.system import System, write_decoder
+from experiments import bench, peer, roofline, throughput, timing
+from experiments.bench import Case, Entry, Machine
+from experiments.timing import Sample, Spread
+
+CASE = Case("transrec", 4, 40, "float32", "default", 1, 1)
+DEVICE = SimpleNamespace(platform="gpu", device_kind="a device")
+FIELDS = {"impl", "decoder", "batch", "steps", "dtype", "precision", "devices", "n_epsilon"}
+FIELDS |= {"device", "faces_per_s", "core_ms_per_iteration_face", "roofline_share", "compile_s"}
+
+
+def filled(build, seed):
+    return state.fill(build, weights.fill(seed, state.shapes(build)))
+
+
+def small(kind, seed=1):
+    config = decoders.DecoderConfig(kind, width=4, depth=0 if kind == "transrec" else 1)
+    return filled(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), seed)
+
+
+# -- the arithmetic of a row --------------------------------------------------------------------
+
+
+WHOLE, ITERATION = [Sample(2.0, 3.0)], [Sample(0.04, 0.06)]
+
+
+def row(case=CASE, whole=WHOLE, iteration=ITERATION, device=DEVICE):
+    machine = Machine({("float32", "default"): Spread(1e9, 1e9, 1e9)}, Spread(1e8, 1e8, 1e8))
+    entry = Entry("advface_jax", case, lambda steps: Sample(0, 0), {"compile_s": 1.0})
+    return bench.row(entry, whole, iteration, roofline.Work(2e6, 1e5), machine, device)
+
+
+def test_a_row_is_for_one_face_and_one_iteration():
+    found = row()
+    assert found.keys() >= FIELDS and found["impl"] == "advface_jax" and found["batch"] == 4
+    assert found["faces_per_s"] == pytest.approx(2)
+    assert found["core_ms_per_iteration_face"] == pytest.approx(15)
+    assert found["wall_ms_per_iteration_face"] == pytest.approx(10)
+    assert found["flop_per_s"] == pytest.approx(2e8) and found["bytes_per_s"] == pytest.approx(1e7)
+    # At best 2 ms for the arithmetic, 1 ms for the bytes, side by side; it took 10.
+    assert found["roofline_share"] == pytest.approx(0.2) and found["bound_by"] == "arithmetic"
+
+
+def test_several_bounds_are_more_work_for_the_same_faces():
+    one, three = row(), row(case=Case("transrec", 4, 40, "float32", "default", 1, 3))
+    assert three["faces_per_s"] == one["faces_per_s"]
+    assert three["core_ms_per_iteration_face"] == pytest.approx(
+        one["core_ms_per_iteration_face"] / 3
+    )
+
+
+def test_more_devices_have_higher_ceilings_unless_a_cpu_was_cut_into_them():
+    two = Case("transrec", 4, 40, "float32", "default", 2, 1)
+    assert row(case=two)["roofline_share"] == pytest.approx(0.1)
+    cpu = SimpleNamespace(platform="cpu", device_kind="cpu")
+    assert row(case=two, device=cpu)["roofline_share"] == pytest.approx(0.2)
+
+
+def test_medians_and_quartiles():
+    found = row(whole=[Sample(4 / rate, 1) for rate in (1, 2, 3, 4, 100)])
+    assert found["faces_per_s"] == pytest.approx(3) and found["n"] == 5
+    assert found["faces_per_s_quartiles"] == pytest.approx([2, 4])
+
+
+def test_what_noise_has_swallowed_is_no_number():
+    found = row(iteration=[Sample(-0.1, 0.01)])
+    assert found["roofline_share"] is None and found["flop_per_s"] is None
+    json.dumps(found, allow_nan=False)
+
+
+def test_an_iteration_is_the_difference_of_two_runs():
+    long, short = [Sample(5, 9), Sample(6, 9)], [Sample(1, 1), Sample(4, 5)]
+    assert timing.marginal(long, short, 4) == [Sample(1, 2), Sample(0.5, 1)]
+    assert [Case("", 1, n, "", "default", 1, 1).few for n in (1, 2, 9, 40)] == [0, 1, 1, 8]
+    one = Case("", 1, 1, "", "default", 1, 1)
+    assert bench.per_iteration({(0, 1): long}, 0, one) == long, "of one step: the whole run"
+
+
+def test_runs_take_turns_there_and_back_after_a_warm_up():
+    said = []
+
+    def run(name):
+        said.append(name)
+        return Sample(len(said), 0)
+
+    runs = {name: functools.partial(run, name) for name in "abc"}
+    found = timing.interleaved(runs, 2, lambda: None)
+    assert "".join(said) == "abc" + "abc" + "cba"
+    assert [s.wall for s in found["a"]] == [4, 9], "the warm-up does not count"
+
+
+# -- the roofline -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", decoders.KINDS)
+def test_the_work_of_an_iteration_is_what_xla_counts(kind):
+    config = decoders.DecoderConfig.of(kind)
+    decoder = filled(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), 1)
+    work = roofline.iteration(decoder)
+    assert 0.96 < work.flops / roofline.counted(decoder) < 1, "all but batch norm and the like"
+    assert work.bytes > 8 * 77 * 77 * 64 * 4
+    half = roofline.iteration(decoder, "bfloat16")
+    assert (half.flops, half.bytes) == (work.flops, work.bytes / 2)
+
+
+def test_a_convolution_is_counted_by_hand():
+    """3×3 of 2 channels over 4×4 places, padded: 16·9 products less those on the edge's zeros; and
+    the mirror of stride 2, where each of 3×3 inputs meets each of 9 taps."""
+
+    def both(x, k):
+        same = jax.lax.conv_general_dilated(
+            x, k, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        up = jax.lax.conv_general_dilated(
+            x[:, :3, :3],
+            k,
+            (1, 1),
+            ((2, 2), (2, 2)),
+            lhs_dilation=(2, 2),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return same, up
+
+    jaxpr = jax.make_jaxpr(jax.jit(both))(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5)))
+    counts = [roofline._multiplications(e) for e in roofline._convolutions(jaxpr.jaxpr)]
+    assert counts == [10 * 10 * 2 * 5, 9 * 9 * 2 * 5]
+
+
+def test_the_slower_of_arithmetic_and_memory_sets_the_least_time():
+    work = roofline.Work(100.0, 10.0)
+    assert work.least_seconds(10, 10) == 10 and work.bound(10, 10) == "arithmetic"
+    assert work.least_seconds(1000, 1) == 10 and work.bound(1000, 1) == "memory"
+
+
+def test_ceilings_are_above_zero(monkeypatch):
+    monkeypatch.setattr(roofline, "LONG_ENOUGH", 0.0)
+    product, copy = roofline.matmul("float32"), roofline.copy()
+    assert product.amount == 2 * 2048**3 and product.run().shape == (2048, 2048)
+    assert product.amount / timing.timed(product.run).wall > 0
+    before = float(copy.run()[0])
+    assert float(copy.run()[0]) == before + 1, "each run writes the array anew"
+    assert copy.amount == 2 * 4 * copy.run().size
+
+
+# -- the whole ----------------------------------------------------------------------------------
+
+
+class Plain(nnx.Module):
+    """A recogniser of which only E is used."""
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        self.extractor = facenet.Extractor(facenet.FaceNetConfig(folded=True), rngs=rngs)
+
+
+@pytest.fixture
+def flags(tmp_path, monkeypatch):
+    network = filled(lambda: Plain(rngs=nnx.Rngs(0)), 5)
+    system = System(network, {"source": "random", "sha256": "00"})  # type: ignore[arg-type]
+    monkeypatch.setattr(advface_jax, "load", lambda weights: system)
+    monkeypatch.setattr(roofline, "LONG_ENOUGH", 0.0)
+    path = tmp_path / "small.safetensors"
+    write_decoder(path, small("transrec"), {"weights": "random", "weights_sha256": "00"})
+    return {
+        "decoder": (str(path),),
+        "steps": (2,),
+        "repeats": 1,
+        "latency": 1,
+        "out": tmp_path / "out",
+    }
+
+
+def test_a_tiny_run_leaves_rows_a_table_and_pictures(flags, monkeypatch, capsys):
+    monkeypatch.setattr(memory, "footprint", lambda **_: memory.Footprint(0, 1e6))
+    monkeypatch.setattr(throughput, "MOST", 2)
+    throughput.main(**flags, batch=("1", "auto"))
+    document = json.loads((flags["out"] / "throughput.json").read_text())
+    first, second, online = document["rows"]
+    assert [r["batch"] for r in (first, second, online)] == [1, 2, 1]
+    for r in (first, second):
+        assert r.keys() >= FIELDS and r["decoder"] == "small", "no path of a machine"
+        assert r["faces_per_s"] > 0 and r["temp_mb_per_face"] > 1 and r["compile_s"] > 0
+        assert r["iteration_from_steps"] == [1, 2]
+    assert online["latency_ms_p95"] >= online["latency_ms_p50"] > 0
+    assert online["statistics"] == "example"
+    ceilings = document["notes"]["ceilings"]
+    assert ceilings["matmul_flop_per_s"]["float32 default"][0] > 0
+    assert ceilings["copy_bytes_per_s"][0] > 0
+    assert {"command", "date", "hardware", "versions", "seconds"} <= document.keys()
+    text = (flags["out"] / "throughput.md").read_text()
+    assert f"{first['faces_per_s']:.2f}" in text and "p95" in text
+    assert text.splitlines()[0] in capsys.readouterr().out
+    for name in ("throughput.png", "roofline.png"):
+        with Image.open(flags["out"] / name) as picture:
+            assert np.asarray(picture.convert("L")).std() > 5, "an empty picture"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"batch": ("0",)}, "got --batch 0; wanted numbers of 1 or more, or auto"),
+        ({"batch": ("many",)}, "got --batch many"),
+        ({"devices": (1000,)}, "got --devices 1000; here are"),
+        ({"repeats": 0}, "got repeats=0"),
+        ({"decoder": ("a/transrec", "transrec")}, "no decoder at a/transrec"),
+        ({"decoder": ("transrec", "transrec")}, "wanted each name once"),
+    ],
+)
+def test_flags_that_make_no_sense_are_told_so(flags, wrong, told):
+    with pytest.raises(ValueError, match=told):
+        throughput.main(**(flags | wrong))
+
+
+def test_what_does_not_fit_is_refused_before_it_runs(flags, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda device=None: 1e6)
+    with pytest.raises(ValueError, match="got a batch of 2 for a device: .* room for 1 MB"):
+        throughput.main(**flags, batch=("2",))
+
+
+def test_some_of_the_devices():
+    assert sharding.across(3, jax.devices()[:1]) is None
+    with pytest.raises(ValueError, match="got batches of 3 for 2 devices"):
+        sharding.across(3, [0, 1])
+
+
+# -- PyTorch's side -----------------------------------------------------------------------------
+
+
+def test_a_python_without_torch_is_told_so(tmp_path, monkeypatch):
+    script = tmp_path / "peer.py"
+    script.write_text("raise ImportError('No module named torch')")
+    monkeypatch.setattr(peer, "SCRIPT", script)
+    with (
+        pytest.raises(ValueError, match=r"ended: .*No module named torch.*--peer-python"),
+        peer.start(None),
+    ):
+        pass
+    with pytest.raises(ValueError, match="cannot start --peer-python"), peer.start(tmp_path / "no"):
+        pass
+
+
+def test_what_the_other_side_says_is_passed_on(tmp_path, monkeypatch):
+    script = tmp_path / "peer.py"
+    script.write_text(
+        "import json, sys\nprint(json.dumps({'torch': '9'}), flush=True)\n"
+        "for line in sys.stdin:\n"
+        "    asked = json.loads(line)\n"
+        "    answer = {'wall': asked['steps'], 'cpu': 2, 'peak_bytes': 3}\n"
+        "    if asked['case'] == 'bad': answer = {'error': 'out of luck'}\n"
+        "    print(json.dumps(answer), flush=True)\n"
+    )
+    monkeypatch.setattr(peer, "SCRIPT", script)
+    with peer.start(Path(sys.executable)) as (other, _):
+        assert other.about == {"torch": "9"}
+        assert other.run("good", 7) == (Sample(7, 2), 3)
+        with pytest.raises(ValueError, match="failed: out of luck"):
+            other.run("bad", 1)
+
+
+@pytest.mark.parametrize(
+    ("signs", "error", "agrees"),
+    [(1.0, 1e-6, True), (0.5, 1e-6, False), (1.0, 0.9, False), (1.0, float("nan"), False)],
+)
+def test_other_work_is_not_timed(signs, error, agrees):
+    found = {"equal_signs": signs, "gradient_error": error}
+    if agrees:
+        peer.refuse_disagreement(found, "float32", "torch")
+    else:
+        with pytest.raises(ValueError, match="torch does something else: .* it is not timed"):
+            peer.refuse_disagreement(found, "float32", "torch")
+
+
+@pytest.fixture(scope="session")
+def torch_python():
+    """A Python with torch: ADVFACE_TORCH_PYTHON, or this one."""
+    python = os.environ.get("ADVFACE_TORCH_PYTHON")
+    found = subprocess.run([python or sys.executable, "-c", "import torch"], capture_output=True)
+    if found.returncode and python:
+        pytest.fail(f"ADVFACE_TORCH_PYTHON={python} has no torch: correct it or unset it")
+    if found.returncode:
+        pytest.skip("no torch here; ADVFACE_TORCH_PYTHON may name a Python that has it")
+    return Path(python or sys.executable)
+
+
+def test_torch_computes_what_we_compute(torch_python, tmp_path):
+    extractor = filled(lambda: Plain(rngs=nnx.Rngs(0)), 5).extractor
+    z = jax.jit(lambda e, x: e(x))(extractor, weights.images(1, 2))
+    file = tmp_path / "case.npz"
+    how = {"file": str(file), "precision": "highest", "alpha": 0.2, "epsilon": 0.2}
+    with peer.start(torch_python) as (other, _):
+        for kind in decoders.KINDS:
+            peer.write(file, z, extractor=extractor, shadow=small(kind))
+            for variant in ("eager", "eager+channels_last"):
+                more = {"kind": kind, "variant": variant}
+                found = other.ask("load", kind, dtype="float32", **how, **more)
+                peer.refuse_disagreement(found, "float32", kind)
+                assert found["equal_signs"] > 0.999 and found["gradient_error"] < 1e-2
+                assert max(found["x_tilde_error"], found["z_tilde_error"]) < 1e-4
+                sample, peak = other.run(kind, 2)
+                assert sample.wall > 0 and sample.cpu > 0 and peak > 1e6
+        arrays = dict(np.load(file))
+        arrays["shadow.conv_1a.kernel"] = arrays["shadow.conv_1a.kernel"][::-1]
+        np.savez(file, **arrays)
+        found = other.ask("load", "mirrored", dtype="float32", **how, kind="urec", variant="eager")
+        with pytest.raises(ValueError, match="does something else"):
+            peer.refuse_disagreement(found, "float32", "urec")
