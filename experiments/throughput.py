@@ -85,10 +85,10 @@ def main(
         raise ValueError(
             f"got --devices {' '.join(map(str, devices))}; here are {len(jax.devices())}"
         )
+    if len({Path(d).stem for d in decoder}) < len(decoder):
+        raise ValueError(f"got --decoder {' '.join(decoder)}; wanted each name once")
     system = advface_jax.load(weights)
     shadows = {Path(d).stem: reconstruction.decoder(system, d, "shadow") for d in decoder}
-    if len(shadows) < len(decoder):
-        raise ValueError(f"got --decoder {' '.join(decoder)}; wanted each name once")
     pictures = jnp.asarray(data.synthetic_faces(8, 1).images / 255, jnp.float32)
     z = np.asarray(jax.jit(lambda e, x: e(x))(system.extractor, pictures))
     subject = Bench(system, shadows, z, checks.epsilon(epsilon).item())
