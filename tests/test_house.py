@@ -39,6 +39,7 @@ MAY_IMPORT = {
         "advface_jax.gradient",
         "advface_jax.models",
     ),
+    "advface_jax.memory": ("advface_jax.checks", "advface_jax.models", "advface_jax.protect"),
     "advface_jax.protect": ("advface_jax.checks", "advface_jax.gradient", "advface_jax.models"),
     # Photographs need a network to become faces; data knows none, so the finder lives beside it.
     "advface_jax.detection": (
