@@ -1,0 +1,123 @@
+"""The reading of a TPU's compiled program, and, where libtpu is installed, such a program."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import aot
+
+ROOT = Path(__file__).parents[1]
+
+# Lines of an optimised module for v5e, shortened; the loop has a collective and a nested call.
+COMPILED = """\
+HloModule jit__protect, is_scheduled=true
+
+%fused_computation.7 (param_0.1: bf16[8,40,40,128]) -> bf16[8,40,40,128] {
+  ROOT %multiply.1 = bf16[8,40,40,128]{3,0,2,1:T(8,128)(2,1)} multiply(%param_0.1, %param_0.1)
+}
+
+%wide.region_8.43.sunk (wide_param: (s32[], bf16[8,39,39,256])) -> (s32[], bf16[8,39,39,256]) {
+  %fusion.1 = bf16[8,40,40,128]{3,0,2,1:T(8,128)(2,1)S(1)} fusion(%a), kind=kOutput, calls=%fused_computation.7, backend_config={"window_config":{"estimated_cycles":"39147","iteration_bounds":["1"]}}
+  %all-reduce.2 = f32[256]{0:T(256)} all-reduce(%b), channel_id=1, to_apply=%add, backend_config={"estimated_cycles":"1828"}
+  %all-reduce-start.3 = f32[256]{0:T(256)} all-reduce-start(%c), to_apply=%add
+  %all-reduce-done.3 = f32[256]{0:T(256)} all-reduce-done(%all-reduce-start.3)
+  ROOT %tuple.4 = (s32[], bf16[8,39,39,256]) tuple(%i, %d)
+}
+
+%condition.9 (p: (s32[], bf16[8,39,39,256])) -> pred[] {
+  ROOT %compare.1 = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main.45 (z: bf16[8,77,77,64]) -> bf16[8,77,77,64] {
+  %copy.1 = bf16[8,77,77,64]{3,0,2,1} copy(%z), backend_config={"window_config":{"estimated_cycles":"73040"}}
+  %while.3 = (s32[], bf16[8,39,39,256]) while(%tuple.82), condition=%condition.9, body=%wide.region_8.43.sunk
+  ROOT %copy.60 = bf16[8,77,77,64]{2,3,1,0} copy(%e), backend_config={"window_config":{"estimated_cycles":"1000"}}
+}
+"""  # noqa: E501
+
+
+def made(formulation: str, cycles: int) -> dict:
+    return {
+        "decoder": "transrec",
+        "width": 32,
+        "depth": 0,
+        "batch": 8,
+        "dtype": "bfloat16",
+        "device": "v5e:1x1",
+        "formulation": formulation,
+        "cycles_per_iteration": cycles,
+        "faces_per_s": 1234.5,
+        "gflop_per_iteration": 5.4,
+        "temporary_mb": 26.1,
+        "collectives": {"all-reduce": 2} if formulation == "packed" else {},
+    }
+
+
+def test_cycles_are_those_of_the_loop_and_of_the_rest():
+    assert aot.cycles(COMPILED) == (39147 + 1828, 73040 + 1000)
+
+
+def test_collectives_are_counted_once_each():
+    counted = aot.collectives(COMPILED)
+    assert counted["all-reduce"] == 2 and not counted["all-gather"]
+
+
+@pytest.mark.parametrize("spoilt", ["", COMPILED.replace("estimated_cycles", "other_cycles")])
+def test_a_program_without_estimates_is_refused(spoilt):
+    with pytest.raises(ValueError, match="got a compiled program with 0 loops.*; wanted one"):
+        aot.cycles(spoilt)
+
+
+def test_the_table_has_the_share_of_plain_and_the_clock():
+    text = aot.table([made("plain", 1000), made("packed", 250)])
+    assert "| packed | 250 | 0.25 | 1,234 |" in text and "2 all-reduce |" in text
+    assert "v5e 1.5 GHz (197 TFLOP/s" in text and "v6e" not in text
+
+
+def test_without_libtpu_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"without libtpu.*; wanted.*pip install 'advface_jax\[tpu\]'"
+    ):
+        aot.devices("v5e:1x1")
+
+
+@pytest.mark.parametrize("topology", ["v5e", "v9:1x1", "v5e:0", "v5e:axb", "8"])
+def test_other_topologies_are_refused(topology, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(ValueError, match="got topology .*; wanted a chip .*v5e:2x2"):
+        aot.devices(topology)
+
+
+# In a process of its own, for libtpu says things on its own standard error.
+ESTIMATE = """
+import sys
+from experiments import aot
+for row in aot.rows(["v5e:1x1"], ["transrec"], steps=2):
+    print(row["formulation"], row["cycles_per_iteration"], sum(row["collectives"].values()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="the TPU's compiler is not installed: pip install 'advface_jax[tpu]'",
+)
+def test_packed_takes_half_of_plains_cycles_at_most():
+    done = subprocess.run(
+        [sys.executable, "-c", ESTIMATE],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 0, done.stderr
+    found = {
+        line.split()[0]: [int(n) for n in line.split()[1:]] for line in done.stdout.splitlines()
+    }
+    assert 0 < found["packed"][0] <= 0.56 * found["plain"][0]
+    assert found["packed"][1] == found["plain"][1] == 0, "one device has nothing to exchange"

@@ -1,0 +1,154 @@
+"""Decoders over packed maps are the decoders: the same image, the same first gradient."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from reference import weights
+
+from advface_jax import ProtectConfig, protect
+from advface_jax.models import decoders, facenet, packed, packed_decoders, state
+
+# Kind, its depth, and the pixels of a cell.
+CASES = {
+    "transrec": ("transrec", 0, (2, 2)),
+    "resrec": ("resrec", 1, (2, 4)),
+    "urec": ("urec", 2, (2, 4)),
+    "single pixels": ("transrec", 0, (1, 1)),
+    "pairs": ("resrec", 1, (1, 2)),
+    "16 pixels": ("urec", 2, (4, 4)),
+    "without levels": ("urec", 0, (2, 2)),
+}
+
+
+def filled(build, seed):
+    return state.fill(build, weights.fill(seed, state.shapes(build)))
+
+
+@functools.cache
+def new_decoder(kind, depth) -> decoders.Decoder:
+    config = decoders.DecoderConfig(kind, width=4, depth=depth)
+    return filled(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), 7)
+
+
+QUICK = {"xla_backend_optimization_level": 0}  # compiling is what takes the time here
+
+
+@functools.partial(jax.jit, static_argnames=("cell", "statistics"), compiler_options=QUICK)
+def image_and_gradient(decoder, z, signs, mask, cell, statistics):
+    """S(z), and the gradient of its sum with ``signs`` (b,160,160,3); plain, where cell is None."""
+    form = packed_decoders.form(decoder, "plain", z.dtype)
+    if cell:
+        form = packed_decoders.packed(decoder, z.dtype, cell)
+
+    def image(q):
+        return form.image(form.decode(q, statistics, mask))
+
+    x, vjp = jax.vjp(image, form.pack(z))
+    signs = signs if mask is None else signs * mask[:, None, None, None]
+    return x, form.unpack(vjp(signs)[0])
+
+
+def assert_same(case, mask, statistics):
+    kind, depth, cell = CASES[case]
+    z = jnp.asarray(weights.features(1, 2 if mask is None else len(mask)))
+    noise = weights.uniform(3, "signs", (len(z), 160, 160, 3)) - 0.5
+    signs, mask = jnp.sign(jnp.asarray(noise, jnp.float32)), mask and jnp.asarray(mask)
+    (x, g), (x_plain, g_plain) = (
+        [np.asarray(a) for a in image_and_gradient(decoder, z, signs, mask, how, statistics)]
+        for decoder in [new_decoder(kind, depth)]
+        for how in (cell, None)
+    )
+    real = [i for i in range(len(z)) if mask is None or mask[i]]
+    np.testing.assert_allclose(x[real], x_plain[real], atol=2e-5)
+    if mask is not None:
+        assert not g[[i for i in range(len(z)) if i not in real]].any()
+    # A ReLU or a maximum that tips over at its edge changes the gradient of some pixels around it;
+    # the first and the last pixels are where padding and repetition would show.
+    error = np.abs(g - g_plain)[real] / np.abs(g_plain[real]).max()
+    first, last = slice(None, 2), slice(-2, None)
+    for part in (
+        error,
+        *(error[:, e] for e in (first, last)),
+        *(error[:, :, e] for e in (first, last)),
+    ):
+        assert np.quantile(part, 0.9) < 5e-5
+    assert np.linalg.norm(g - g_plain) < 0.01 * np.linalg.norm(g_plain)
+
+
+@pytest.mark.parametrize("statistics", ["batch", "running", "example"])
+@pytest.mark.parametrize("case", ["transrec", "resrec", "urec"])
+def test_image_and_first_gradient_are_those_of_the_plain_decoder(case, statistics):
+    assert_same(case, None if statistics == "running" else [1.0, 0.0, 1.0], statistics)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in decoders.KINDS])
+def test_cells_of_every_size(case):
+    assert_same(case, None, "batch")
+
+
+def test_maps_come_back_as_they_were():
+    x = jnp.arange(2 * 7 * 7 * 3, dtype=jnp.float32).reshape(2, 7, 7, 3)
+    for cell, first in (((1, 1), 0), ((2, 2), -1), ((2, 4), -3), ((4, 4), 2)):
+        grid = packed.Grid.of(7, cell, first)
+        there = packed.pack(x, grid)
+        np.testing.assert_array_equal(packed.unpack(there, grid), x)
+        assert there.sum() == x.sum(), "outside the map stand zeros"
+        inside = grid.inside(3)
+        assert (there.size == x[:2].size) if inside is None else inside.sum() == x[0].size
+
+
+def test_cells_that_fit_no_stride_are_refused():
+    with pytest.raises(ValueError, match="got cells of 2 and 2 pixels.*stride of 2; wanted"):
+        packed.taps(packed.Axis(38, 2), packed.Axis(77, 2), 3, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("width", "cell"), [(4, (4, 4)), (16, (2, 4)), (32, (2, 2)), (48, (1, 2)), (200, (1, 1))]
+)
+def test_cells_fill_128_channels(width, cell):
+    assert packed_decoders.cell_of(width) == cell
+
+
+@pytest.mark.parametrize("start", ["z_tilde", "z"])
+def test_protect_packed_is_protect(start):
+    """One step; further ones amplify the last digit, for they take the gradient's sign."""
+    networks = {
+        "extractor": filled(lambda: facenet.Extractor(rngs=nnx.Rngs(0)), 5),
+        "shadow": new_decoder("transrec", 0),
+    }
+    z = networks["extractor"](jnp.asarray(weights.images(1, 3)))
+    mask = jnp.asarray([1.0, 1.0, 0.0])
+    plain, packed_ = (
+        protect(
+            z,
+            **networks,
+            epsilon=0.1,
+            mask=mask,
+            config=ProtectConfig(steps=1, start=start, formulation=how),
+        )
+        for how in ("plain", "packed")
+    )
+    assert packed_.shape == z.shape and packed_.dtype == z.dtype
+    assert (np.abs(plain - packed_)[:2] < 1e-3).mean() > (0.999 if start == "z_tilde" else 0.99)
+
+
+def test_what_cannot_be_packed_stays_as_it_is():
+    with pytest.raises(ValueError, match="got formulation='packed' for a Extractor; wanted"):
+        packed_decoders.form(
+            nnx.eval_shape(lambda: facenet.Extractor(rngs=nnx.Rngs(0))), "packed", jnp.float32
+        )
+    with pytest.raises(ValueError, match="^got formulation='fast'; wanted"):
+        ProtectConfig(formulation="fast")  # type: ignore[arg-type]
+
+
+def test_auto_packs_on_a_tpu_only(monkeypatch):
+    decoder = new_decoder("transrec", 0)
+    assert packed_decoders.form(decoder, "auto", jnp.float32).decode is decoder
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert packed_decoders.form(decoder, "auto", jnp.float32).decode is not decoder
+    other = nnx.eval_shape(lambda: facenet.Extractor(rngs=nnx.Rngs(0)))
+    assert packed_decoders.form(other, "auto", jnp.float32).decode is other
