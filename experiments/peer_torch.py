@@ -107,9 +107,8 @@ class Case:
     iteration compiled) or a mode of torch.compile for that, with or without "+channels_last"."""
 
     def __init__(self, file, kind, dtype, precision, alpha, epsilon, variant):
-        exact = precision == "highest"
-        torch.set_float32_matmul_precision("highest" if exact else "high")
-        torch.backends.cudnn.allow_tf32 = not exact
+        self.exact = precision == "highest"
+        self._multiply()  # what compiles looks at it
         how, _, layout = variant.partition("+")
         self.format = torch.channels_last if layout else torch.contiguous_format
         self.dtype = getattr(torch, dtype)
@@ -172,8 +171,14 @@ class Case:
             found[name.removeprefix(prefix)] = tensor.to(DEVICE, dtype)
         return found
 
+    def _multiply(self):
+        """These switches are the whole process's; JAX, too, rounds float32 unless told not to."""
+        torch.set_float32_matmul_precision("highest" if self.exact else "high")
+        torch.backends.cudnn.allow_tf32 = not self.exact
+
     def check(self):
         """How far the round trip and the first gradient are from the caller's."""
+        self._multiply()
         x_tilde, z_tilde, _, _ = self.begin(self.z)
         ours = self.slope(self.x_tilde, self.z_tilde).float()
         theirs = self.theirs.float()
@@ -186,6 +191,7 @@ class Case:
         }
 
     def run(self, steps):
+        self._multiply()
         x_tilde, q, low, high = self.begin(self.z)
         for _ in range(steps):
             q = self.step(q, x_tilde, low, high)
@@ -226,6 +232,7 @@ def main():
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not fall between the answers
     torch.set_num_threads(_threads())
+    torch.backends.cudnn.benchmark = True
     torch._dynamo.config.recompile_limit = 1000  # one program for each case
     cases = {}
 

@@ -2,16 +2,20 @@
 
     python -m experiments.throughput                              # about two minutes on two cores
     python -m experiments.throughput --batch 1 8 32 --peer torch --peer-python DIR/bin/python
+    python -m experiments.throughput --aot v5e:1x1                # estimates for TPUs
 
 Writes throughput.json, throughput.md, throughput.png and roofline.png into --out.
 """
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import itertools
+import os
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +23,8 @@ import numpy as np
 
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, data, memory
+from advface_jax.models.decoders import KINDS
+from advface_jax.system import read_decoder
 from experiments import bench, common, reconstruction, roofline, throughput_text
 from experiments import peer as peers
 from experiments.bench import Bench, Case, Precision
@@ -28,9 +34,9 @@ MOST = 256  # --batch auto takes no more, where more would fit
 
 def main(
     decoder: tuple[str, ...] = ("transrec", "resrec", "urec"),
-    batch: tuple[str, ...] = ("1", "8"),
+    batch: tuple[str, ...] | None = None,
     steps: tuple[int, ...] = (ProtectConfig.steps,),
-    dtype: tuple[Literal["float32", "bfloat16"], ...] = ("float32",),
+    dtype: tuple[Literal["float32", "bfloat16"], ...] | None = None,
     precision: tuple[Precision, ...] = ("default",),
     devices: tuple[int, ...] = (1,),
     n_epsilon: tuple[int, ...] = (1,),
@@ -41,6 +47,7 @@ def main(
     peer_python: Path | None = None,
     peer_variants: tuple[peers.Variant, ...] = ("eager", "compile", "step+channels_last"),
     profile: Path | None = None,
+    aot: tuple[str, ...] = (),
     weights: str = "facenet-512-q8",
     out: Path = Path("results"),
 ) -> None:
@@ -58,9 +65,11 @@ def main(
 
     Args:
       decoder: S: transrec, resrec, urec, or .safetensors files of train_decoder.
-      batch: Faces protected together; auto: as many as fit into memory, 256 at most.
+      batch: Faces protected together; auto: as many as fit into memory, 256 at most. Without it 1
+        and 8, with --aot 8.
       steps: PGD iterations.
-      dtype: Of the features, and of all arithmetic but batch norm's statistics.
+      dtype: Of the features, and of all arithmetic but batch norm's statistics. Without it float32,
+        with --aot bfloat16.
       precision: Of float32 products, as in jax.default_matmul_precision: accelerators round by
         default; with highest they do not. A CPU never does.
       devices: How many share the batch.
@@ -75,12 +84,20 @@ def main(
       peer_variants: eager, compile (the network), step (the iteration compiled as a whole),
         max-autotune (likewise); each also with +channels_last.
       profile: Folder for a trace of jax.profiler, from one more run of each combination.
+      aot: TPUs, as v5e:1x1, v6e:2x2 or v5p:2x2x1: nothing is timed; their compiler (extra tpu, no
+        TPU) estimates an iteration's cycles, of the decoders, batches, steps and dtypes above.
       weights: Whose E, and decoders by kind: facenet-512-q8 (fetched at first use, 17 MB), another
         known name, or a folder of weights_convert.
       out: Folder for the results.
     """
     began = time.monotonic()
     checks.positive(repeats=repeats, latency=latency + 1)
+    if aot:
+        _ahead(aot, decoder, batch or ("8",), steps, dtype or ("bfloat16",), out)
+        return
+    batch, dtype = batch or ("1", "8"), dtype or ("float32",)
+    if peer:  # two programs may share the device: ours must not take all of its memory beforehand
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if not 1 <= min(devices, default=0) <= max(devices) <= len(jax.devices()):
         raise ValueError(
             f"got --devices {' '.join(map(str, devices))}; here are {len(jax.devices())}"
@@ -157,12 +174,44 @@ def main(
     cli.console.print(f"written: {', '.join(str(out / f) for f in files)}", soft_wrap=True)
 
 
+def _ahead(topologies, decoder, batch, steps, dtype, out: Path) -> None:
+    """The compiler's word on TPUs: throughput_aot.json and .md."""
+    from experiments import aot
+
+    began = time.monotonic()
+    configs = [d if d in KINDS else read_decoder(d, "none")[0].config for d in decoder]
+    rows = []
+    cases = list(itertools.product(topologies, configs, steps, map(_number, batch), dtype))
+    for topology, config, n, size, kind in _told(cases, "compile for TPUs"):
+        rows += aot.rows([topology], [config], [size], dtypes=[kind], steps=n)
+    call = cli.command("experiments.throughput")
+    versions = f"jax {jax.__version__}, libtpu {importlib.metadata.version('libtpu')}"
+    text = f"{aot.table(rows)}\n\n`{call}`\n\n{versions}."
+    common.write_results(
+        out,
+        "throughput_aot",
+        rows,
+        command=call,
+        config={"topologies": list(topologies), "seed": None},
+        seconds=time.monotonic() - began,
+        text=text,
+    )
+    cli.answer.print(text, markup=False, highlight=False, soft_wrap=True)
+    cli.console.print(f"written: {out / 'throughput_aot.md'}, {out / 'throughput_aot.json'}")
+
+
+def _number(size: str) -> int:
+    if not size.isdecimal() or size == "0":
+        raise ValueError(
+            f"got --batch {size}; wanted numbers of 1 or more, or auto (without --aot)"
+        )
+    return int(size)
+
+
 def _sized(subject: Bench, size: str, case: Case) -> Case:
     """The case with its batch, a number or "auto"."""
     if size != "auto":
-        if not size.isdecimal() or size == "0":
-            raise ValueError(f"got --batch {size}; wanted numbers of 1 or more, or auto")
-        return dataclasses.replace(case, batch=int(size))
+        return dataclasses.replace(case, batch=_number(size))
     fitting = memory.largest_batch(
         extractor=subject.system.extractor,
         shadow=subject.decoders[case.decoder],
@@ -175,7 +224,7 @@ def _sized(subject: Bench, size: str, case: Case) -> Case:
     return dataclasses.replace(case, batch=fitting)
 
 
-def _told(things, title: str):
+def _told(things: Sequence[Any], title: str) -> Iterator[Any]:
     """The things one by one, under a bar."""
     with cli.bar("cases") as bar:
         yield from bar.track(things, task_id=bar.add_task(title, total=len(things), note=""))

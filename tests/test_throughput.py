@@ -1,6 +1,7 @@
 """The benchmark: what its numbers mean. Nothing here asserts how long anything takes."""
 
 import functools
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -20,7 +21,7 @@ import advface_jax
 from advface_jax import memory, sharding
 from advface_jax.models import decoders, facenet, state
 from advface_jax.system import System, write_decoder
-from experiments import bench, peer, roofline, throughput, timing
+from experiments import aot, bench, peer, roofline, throughput, timing
 from experiments.bench import Case, Entry, Machine
 from experiments.timing import Sample, Spread
 
@@ -228,6 +229,24 @@ def test_a_tiny_run_leaves_rows_a_table_and_pictures(flags, monkeypatch, capsys)
 def test_flags_that_make_no_sense_are_told_so(flags, wrong, told):
     with pytest.raises(ValueError, match=told):
         throughput.main(**(flags | wrong))
+
+
+def test_estimates_for_tpus_need_no_run(tmp_path, monkeypatch):
+    asked = []
+
+    def rows(*what, **how):
+        asked.append((*what, how))
+        return [{"impl": "jax-packed"}]
+
+    monkeypatch.setattr(aot, "rows", rows)
+    monkeypatch.setattr(aot, "table", lambda rows: f"{len(rows)} rows")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "9")
+    monkeypatch.setattr(advface_jax, "load", None)  # no weights either
+    throughput.main(decoder=("urec", "resrec"), aot=("v5e:1x1",), out=tmp_path)
+    how = {"dtypes": ["bfloat16"], "steps": 40}
+    assert asked == [(["v5e:1x1"], [kind], [8], how) for kind in ("urec", "resrec")]
+    assert len(json.loads((tmp_path / "throughput_aot.json").read_text())["rows"]) == 2
+    assert "2 rows" in (tmp_path / "throughput_aot.md").read_text()
 
 
 def test_what_does_not_fit_is_refused_before_it_runs(flags, monkeypatch):
