@@ -72,20 +72,24 @@ def pack(x: jax.Array, grid: Grid) -> jax.Array:
     """(b,h,w,c) to (b,H,W,P·Q·c), with zeros outside the map."""
     edges = [(-axis.first, axis.first + axis.cells * axis.cell - axis.size) for axis in grid]
     x = jnp.pad(x, ((0, 0), *edges, (0, 0)))
-    (rows, columns), b, c = grid, x.shape[0], x.shape[-1]
-    x = x.reshape(b, rows.cells, rows.cell, columns.cells, columns.cell, c)
-    x = x[:, :, rows.order][:, :, :, :, columns.order]
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows.cells, columns.cells, grid.area * c)
+    (h, p, r), (w, q, s) = (_split(axis) for axis in grid)
+    b, c = x.shape[0], x.shape[-1]
+    x = x.reshape(b, h, p, r, w, q, s, c).transpose(0, 1, 4, 3, 2, 6, 5, 7)
+    return x.reshape(b, h, w, grid.area * c)
 
 
 def unpack(x: jax.Array, grid: Grid) -> jax.Array:
     """The inverse of ``pack``."""
+    (h, p, r), (w, q, s) = (_split(axis) for axis in grid)
     (rows, columns), b, c = grid, x.shape[0], x.shape[-1] // grid.area
-    x = x.reshape(b, rows.cells, columns.cells, rows.cell, columns.cell, c)
-    x = x.transpose(0, 1, 3, 2, 4, 5)
-    x = x[:, :, np.argsort(rows.order)][:, :, :, :, np.argsort(columns.order)]
-    x = x.reshape(b, rows.cells * rows.cell, columns.cells * columns.cell, c)
+    x = x.reshape(b, h, w, r, p, s, q, c).transpose(0, 1, 4, 3, 2, 6, 5, 7)
+    x = x.reshape(b, h * p * r, w * q * s, c)
     return x[:, -rows.first :, -columns.first :][:, : rows.size, : columns.size]
+
+
+def _split(axis: Axis) -> tuple[int, int, int]:
+    """An axis as (cells, pairs in a cell, pixels in a pair); a cell of one has a pair of one."""
+    return axis.cells, max(1, axis.cell // 2), min(2, axis.cell)
 
 
 def within(x: jax.Array, inside: np.ndarray | None) -> jax.Array:
