@@ -44,10 +44,10 @@ def name(variant: str) -> str:
 
 
 SCRIPT = Path(__file__).with_name("peer_torch.py")
-SIGNS = {"float32": 0.99, "bfloat16": 0.8}
+SIGNS = {"float32": 0.99, "bfloat16": 0.95}
 """The least share of the first gradient's signs that must be equal. Not all are: where a residual
 is near zero its last digit decides. Networks of other weights share half."""
-ERROR = {"float32": 0.1, "bfloat16": 0.6}
+ERROR = {"float32": 0.05, "bfloat16": 0.2}
 """The most that the gradients may differ by, in the norm of ours."""
 
 
