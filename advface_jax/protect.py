@@ -19,12 +19,12 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from advface_jax import checks, gradient
-from advface_jax.models import packed_decoders
 
 Extractor = Callable[[jax.Array], jax.Array]
 Decoder = Callable[..., jax.Array]
 STATISTICS = ("batch", "running", "example")
 STARTS = ("z_tilde", "z")
+FORMULATIONS = ("auto", "plain", "packed")
 NUDGE = 0.01
 """How far from z, in ε, the ascent begins that starts at z: there itself the gradient is zero."""
 
@@ -51,14 +51,14 @@ class ProtectConfig(gradient.PGDConfig):
     method: Literal["pgd", "fgsm", "mifgsm"] = "pgd"
     statistics: Literal["batch", "running", "example"] = "batch"
     start: Literal["z_tilde", "z"] = "z_tilde"
-    formulation: packed_decoders.Formulation = "auto"
+    formulation: Literal["auto", "plain", "packed"] = "auto"
 
     def __post_init__(self):
         super().__post_init__()
         checks.choice(self.method, "method", ("pgd", "fgsm", "mifgsm"))
         checks.choice(self.statistics, "statistics", STATISTICS)
         checks.choice(self.start, "start", STARTS)
-        checks.choice(self.formulation, "formulation", packed_decoders.FORMULATIONS)
+        checks.choice(self.formulation, "formulation", FORMULATIONS)
 
 
 def protect(
@@ -202,6 +202,8 @@ def ascent(
 
 def _attack(z, mask, extractor, shadow, config) -> Callable[[jax.Array], jax.Array]:
     """The round trip, and then ε -> z_adv."""
+    from advface_jax.models import packed_decoders  # Flax, which importing the library does without
+
     form = packed_decoders.form(shadow, config.formulation, z.dtype)
     x_tilde = form.decode(form.pack(z), config.statistics, mask)
     uphill = ascent(form.decode, x_tilde, config.statistics, mask)

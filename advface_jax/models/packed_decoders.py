@@ -18,7 +18,6 @@ from advface_jax.models.layers import Conv, ConvBN, Statistics
 from advface_jax.models.packed import Grid, PackedKernel, convolve, normalise, pack, unpack, within
 
 Formulation = Literal["auto", "plain", "packed"]
-FORMULATIONS: tuple[Formulation, ...] = ("auto", "plain", "packed")
 SIZE, CHANNELS = FEATURE_SHAPE[0], FEATURE_SHAPE[-1]
 WIDE = 128
 """Channels that a TPU's matrix unit and vector registers take at once."""
