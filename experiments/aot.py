@@ -8,6 +8,7 @@ measurement of any chip.
 
 import contextlib
 import importlib.util
+import inspect
 import math
 import os
 import re
@@ -159,7 +160,8 @@ def row(
 
     began = time.perf_counter()
     # Not protect's own jit, which would remember for a CPU what is traced here as on a TPU.
-    traced_anew = jax.jit(lambda *given: _protect.__wrapped__(*given, settings))
+    plain_protect = inspect.unwrap(_protect)
+    traced_anew = jax.jit(lambda *given: plain_protect(*given, settings))
     with _as_on_a_tpu():
         program = traced_anew.lower(z, epsilon, None, extractor, shadow).compile()
     seconds = time.perf_counter() - began
