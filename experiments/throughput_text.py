@@ -102,7 +102,7 @@ def _faces(rows: Sequence[common.Row], path: Path) -> None:
     plt = _pyplot()
     kinds = list(dict.fromkeys(r["decoder"] for r in rows))
     figure, panels = plt.subplots(
-        1, len(kinds), figsize=(4.2 * len(kinds), 4), squeeze=False, layout="constrained"
+        1, len(kinds), figsize=(4.8 * len(kinds), 4.2), squeeze=False, layout="constrained"
     )
     for axes, kind in zip(panels[0], kinds, strict=True):
         some = [r for r in rows if r["decoder"] == kind]
@@ -112,17 +112,22 @@ def _faces(rows: Sequence[common.Row], path: Path) -> None:
             low, high = zip(*(r["faces_per_s_quartiles"] for r in line), strict=True)
             away = [[a - b for a, b in zip(rate, low, strict=True)],
                     [b - a for a, b in zip(rate, high, strict=True)]]  # fmt: skip
-            short = name.removeprefix(f"{kind}, ")
-            axes.errorbar([r["batch"] for r in line], rate, away, fmt="o-", capsize=3, label=short)
+            at = [r["batch"] for r in line]
+            axes.errorbar(at, rate, away, fmt="o-", capsize=3, label=_who(line[0]))
         axes.set(title=kind, xlabel="batch", xscale="log", ylim=(0, None))
         sizes = sorted({r["batch"] for r in some})
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=6, loc="lower center")
     panels[0][0].set_ylabel("faces/s of protect (median, quartiles)")
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _who(r: common.Row) -> str:
+    """A row's name without its decoder."""
+    return label(r).removeprefix(f"{r['decoder']}, ")
 
 
 def _roofline(rows: Sequence[common.Row], notes: Mapping[str, Any], path: Path) -> None:
@@ -138,18 +143,23 @@ def _roofline(rows: Sequence[common.Row], notes: Mapping[str, Any], path: Path) 
         at = ends[0], peak[0] / copy, ends[1]
         roof = [min(peak[0], copy * x) for x in at]
         axes.plot(at, roof, "-", color="black", alpha=1 / (1 + i), label=f"ceiling, {kind}")
-    for r in placed:
+    for name in dict.fromkeys(map(_who, placed)):
+        some = [r for r in placed if _who(r) == name]
+        x = [r["flop_per_s"] / r["bytes_per_s"] for r in some]
+        mark = "o" if some[0]["impl"] == "advface_jax" else "x"
+        axes.plot(x, [r["flop_per_s"] for r in some], mark, label=name)
+    for r in {(r["decoder"], r["dtype"]): r for r in placed}.values():
         x = r["flop_per_s"] / r["bytes_per_s"]
-        name = f"{label(r)}, batch {r['batch']}"
-        axes.plot(x, r["flop_per_s"], "o" if r["impl"] == "advface_jax" else "x", label=name)
+        axes.axvline(x, color="tab:gray", linewidth=0.5)
+        axes.annotate(r["decoder"], (x, 1.6 * max(peaks)), rotation=90, fontsize=7, va="top")
     axes.set(
         xscale="log",
         yscale="log",
-        xlabel="FLOP per byte that an iteration must move",
+        xlabel="FLOP per byte that an iteration must move (a mark for each batch)",
         ylabel="FLOP/s",
         ylim=(min([*peaks, *(r["flop_per_s"] for r in placed)]) / 4, 2 * max(peaks)),
     )
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(fontsize=6, loc="lower left")
     figure.savefig(path, dpi=130)
     plt.close(figure)
