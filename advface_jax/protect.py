@@ -10,7 +10,7 @@ What this does not do: an attacker who trains on protected features inverts them
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -157,10 +157,12 @@ def _checked(z: ArrayLike, mask: ArrayLike | None, extractor: Extractor, shadow:
                 f"got {name}={strange[0]!r}; wanted a Flax NNX module, whose arrays enter the "
                 "compiled program: of a plain function they would be constants"
             )
+    leaves, structure = jax.tree.flatten((extractor, shadow))
+    shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (z, *leaves))
     try:
-        _, z_tilde = jax.eval_shape(_round_trip_of(extractor, shadow), z)
-        got = f"E(S(z)) of shape {z_tilde.shape}"
-        fits = z_tilde.shape == z.shape
+        found = _round_trip_shape(structure, shapes)
+        got = f"E(S(z)) of shape {found}"
+        fits = found == z.shape
     except (TypeError, ValueError) as error:
         got, fits = f"({error})", False
     if not fits:
@@ -171,8 +173,17 @@ def _checked(z: ArrayLike, mask: ArrayLike | None, extractor: Extractor, shadow:
     return z, checks.mask(mask, z.shape[0])
 
 
-def _round_trip_of(extractor: Extractor, shadow: Decoder):
-    return lambda z: _round_trip(z, None, extractor, shadow, "batch")
+@functools.lru_cache(maxsize=64)  # tracing E and S at every call would take 8 ms
+def _round_trip_shape(
+    structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]
+) -> tuple[int, ...]:
+    """The shape of E(S(z)), of z's and the networks' shapes and (extractor, shadow)'s structure."""
+
+    def again(z: jax.Array, *leaves: jax.Array) -> jax.Array:
+        extractor, shadow = jax.tree.unflatten(structure, leaves)
+        return _round_trip(z, None, extractor, shadow, "batch")[1]
+
+    return jax.eval_shape(again, *shapes).shape
 
 
 def _round_trip(z, mask, extractor, shadow, statistics):

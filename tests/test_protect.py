@@ -1,6 +1,7 @@
 """Protection on small random networks: the bound, the padding, the compilations, the complaints."""
 
 import dataclasses
+import importlib
 import logging
 import re
 
@@ -277,6 +278,17 @@ def test_networks_that_do_not_fit_are_refused(extractor, shadow, z):
         for call in (protect, shadow_round_trip):
             with pytest.raises(ValueError, match=r"(?s)do not fit z.*: got .*; wanted .*take both"):
                 call(z, extractor=other, shadow=decoder)  # type: ignore[arg-type]
+
+
+def test_a_second_call_traces_nothing(extractor, shadow, z, monkeypatch):
+    how = {"extractor": extractor, "shadow": shadow, "config": TWO_STEPS}
+    first = protect(z, **how)
+    module = importlib.import_module(
+        "advface_jax.protect"
+    )  # the package has a function of the name
+    monkeypatch.setattr(module, "_round_trip", None)
+    monkeypatch.setattr(module, "_attack", None)
+    np.testing.assert_array_equal(protect(z, **how), first)
 
 
 @pytest.mark.parametrize("settings", [{"method": "cw"}, {"statistics": "train"}, {"steps": 0}])
