@@ -129,7 +129,8 @@ def ball(z0: jax.Array, epsilon: jax.Array | float) -> tuple[jax.Array, jax.Arra
     inwards, so that in exact arithmetic, too, no difference exceeds ε.
     """
     # Together, so that a loop over ε does not keep all that could be known of z0 beforehand.
-    z0, exact = lax.optimization_barrier((z0, jnp.asarray(epsilon, jnp.float32)))
+    exact: jax.Array = jnp.asarray(epsilon, jnp.float32)
+    z0, exact = lax.optimization_barrier((z0, exact))
     epsilon = exact.astype(z0.dtype)
     above = epsilon.astype(jnp.float32) > exact  # bfloat16 may have rounded ε itself upwards
     epsilon = jnp.where(above, jnp.nextafter(epsilon, jnp.zeros_like(epsilon)), epsilon)
