@@ -174,9 +174,7 @@ def _checked(z: ArrayLike, mask: ArrayLike | None, extractor: Extractor, shadow:
 
 
 @functools.lru_cache(maxsize=64)  # tracing E and S at every call would take 8 ms
-def _round_trip_shape(
-    structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]
-) -> tuple[int, ...]:
+def _round_trip_shape(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> tuple[int, ...]:
     """The shape of E(S(z)), of z's and the networks' shapes and (extractor, shadow)'s structure."""
 
     def again(z: jax.Array, *leaves: jax.Array) -> jax.Array:
