@@ -24,7 +24,7 @@ Extractor = Callable[[jax.Array], jax.Array]
 Decoder = Callable[..., jax.Array]
 STATISTICS = ("batch", "running", "example")
 STARTS = ("z_tilde", "z")
-FORMULATIONS = ("auto", "plain", "packed")
+FORMULATIONS = ("auto", "plain", "packed", "subpixel")
 NUDGE = 0.01
 """How far from z, in ε, the ascent begins that starts at z: there itself the gradient is zero."""
 
@@ -51,7 +51,7 @@ class ProtectConfig(gradient.PGDConfig):
     method: Literal["pgd", "fgsm", "mifgsm"] = "pgd"
     statistics: Literal["batch", "running", "example"] = "batch"
     start: Literal["z_tilde", "z"] = "z_tilde"
-    formulation: Literal["auto", "plain", "packed"] = "auto"
+    formulation: Literal["auto", "plain", "packed", "subpixel"] = "auto"
 
     def __post_init__(self):
         super().__post_init__()

@@ -20,6 +20,8 @@ CASES = {
     "single pixels": ("transrec", 0, (1, 1)),
     "pairs": ("resrec", 1, (1, 2)),
     "16 pixels": ("urec", 2, (4, 4)),
+    "residual, single pixels": ("resrec", 1, (1, 1)),
+    "U-Net, single pixels": ("urec", 2, (1, 1)),
     "without levels": ("urec", 0, (2, 2)),
 }
 

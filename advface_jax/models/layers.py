@@ -115,11 +115,46 @@ conv.defvjp(_conv_forward, _conv_backward)
 
 def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
     """Maximum over size × size windows, no padding: (b,h,w,c) -> (b,(h-size)//stride+1,…,c)."""
-    if size == stride:  # strided slices: their gradient is cheaper than reduce_window's on a CPU
-        h, w = (n // size * size for n in x.shape[1:3])
-        corners = [x[:, i:h:size, j:w:size] for i in range(size) for j in range(size)]
-        return functools.reduce(jnp.maximum, corners)
+    if size == stride:
+        return _tiled_max(x, size)
     return nnx.max_pool(x, (size, size), (stride, stride), "VALID")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _tiled_max(x: jax.Array, size: int) -> jax.Array:
+    """The maximum of each tile of size × size; the gradient goes in equal parts to all places of a
+    tile that have it. Slices and their mirror image, for on a CPU both reduce_window's gradient and
+    that of a chain of ``jnp.maximum`` are dear."""
+    return functools.reduce(jnp.maximum, _corners(x, size))
+
+
+def _corners(x: jax.Array, size: int) -> list[jax.Array]:
+    """Each place of all tiles, (b,h//size,w//size,c): upper left first."""
+    h, w = (n // size * size for n in x.shape[1:3])
+    return [x[:, i:h:size, j:w:size] for i in range(size) for j in range(size)]
+
+
+def _tiled_max_forward(x: jax.Array, size: int):
+    y = _tiled_max(x, size)
+    return y, (x, y)
+
+
+def _tiled_max_backward(size: int, residuals, dy: jax.Array):
+    x, y = residuals
+    winners = sum((corner == y).astype(dy.dtype) for corner in _corners(x, size))
+    share = dy / winners
+
+    def spread(a: jax.Array) -> jax.Array:  # (b,h,w,c) to (b,h,size,w,size,c)
+        return a[:, :, None, :, None]
+
+    b, h, w, c = y.shape
+    tiles = x[:, : h * size, : w * size].reshape(b, h, size, w, size, c)
+    dx = jnp.where(tiles == spread(y), spread(share), 0).reshape(b, h * size, w * size, c)
+    rest = [(0, n - m) for n, m in zip(x.shape[1:3], dx.shape[1:3], strict=True)]
+    return (jnp.pad(dx, ((0, 0), *rest, (0, 0))),)
+
+
+_tiled_max.defvjp(_tiled_max_forward, _tiled_max_backward)
 
 
 class Conv(nnx.Module):

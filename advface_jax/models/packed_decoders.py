@@ -14,11 +14,13 @@ from jax import lax
 
 from advface_jax.models.decoders import Decoder, ResRec, TransRec, URec
 from advface_jax.models.facenet import FEATURE_SHAPE, IMAGE_SIZE
-from advface_jax.models.layers import Conv, ConvBN, Statistics
+from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool
 from advface_jax.models.packed import Grid, PackedKernel, convolve, normalise, pack, unpack, within
 
-Formulation = Literal["auto", "plain", "packed"]
+Formulation = Literal["auto", "plain", "packed", "subpixel"]
 SIZE, CHANNELS = FEATURE_SHAPE[0], FEATURE_SHAPE[-1]
+FASTEST: dict[str, Formulation] = {"tpu": "packed", "cpu": "subpixel"}
+"""By platform (docs/performance.md); "plain" where nobody has measured."""
 WIDE = 128
 """Channels that a TPU's matrix unit and vector registers take at once."""
 
@@ -43,24 +45,24 @@ class Form(NamedTuple):
 
 
 def form(decoder: Callable, formulation: Formulation, dtype) -> Form:
-    """``decoder`` as ``formulation`` says: "auto" packs on a TPU what can be packed.
+    """``decoder`` as ``formulation`` says; "auto" is what is fastest where this runs.
 
     To be called outside a loop, for its kernels are rewritten here.
 
     Raises:
-      ValueError: "packed" of something that is none of the three decoders.
+      ValueError: "packed" or "subpixel" of something that is none of the three decoders.
     """
     packable = type(decoder) in (TransRec, ResRec, URec)
-    if formulation == "packed" and not packable:
+    if formulation == "auto":
+        formulation = FASTEST.get(jax.default_backend(), "plain") if packable else "plain"
+    if formulation == "plain":
+        return Form(decoder, *[lambda x: x] * 3)
+    if not packable:
         raise ValueError(
-            f"got formulation='packed' for a {type(decoder).__name__}; wanted a TransRec, ResRec "
-            "or URec: leave it at 'auto'"
+            f"got formulation={formulation!r} for a {type(decoder).__name__}; wanted a TransRec, "
+            "ResRec or URec: leave it at 'auto'"
         )
-    if formulation == "packed" or (
-        formulation == "auto" and packable and jax.default_backend() == "tpu"
-    ):
-        return packed(decoder, dtype)  # type: ignore[arg-type]
-    return Form(decoder, *[lambda x: x] * 3)
+    return packed(decoder, dtype, (1, 1) if formulation == "subpixel" else None)  # type: ignore[arg-type]
 
 
 def cell_of(width: int) -> Cell:
@@ -76,7 +78,8 @@ def packed(decoder: Decoder, dtype, cell: Cell | None = None) -> Form:
     features = Grid.of(SIZE, cell, -1)
     build = {TransRec: _transrec, ResRec: _resrec, URec: _urec}[type(decoder)]
     body, grid = build(decoder, features, functools.partial(_layer, dtype=dtype))
-    last = Grid.of(SIZE + 3, cell)  # 79 pixels, and one more for what is repeated
+    # 79 pixels, and one more for what is repeated, where it shares its cell with others.
+    last = Grid.of(SIZE + (2 if cell == (1, 1) else 3), cell)
     images = Grid.of(IMAGE_SIZE, (2 * cell[0], 2 * cell[1]))
     conv_2a = _layer(decoder.conv_2a, grid, last, size=SIZE + 2, dtype=dtype)
     conv_1a = _edged(decoder.conv_1a, last, images, dtype)
@@ -129,15 +132,19 @@ def _edged(
     bottom, right = inner.repeating(0), inner.repeating(1)
     corner = bottom.repeating(1)
     a, b, c, d = (kernel.ready() for kernel in (inner, right, bottom, corner))
+    y_inner, ends = slice(None, -1), slice(-2, None)
+    if source.area == 1:  # the map ends before what is repeated, whose tap is added to the last's
+        y_inner, ends = slice(None), slice(-1, None)
+        b, c, d = b[:, :1], c[:1], d[:1, :1]
     bias = jnp.tile(layer.bias[...], target.area).astype(dtype)  # type: ignore[index]
     bias = lax.optimization_barrier(bias.reshape(1, 1, 1, -1))
 
     def apply(y: jax.Array) -> tuple[jax.Array, ...]:
         parts = (
-            convolve(y[:, :-1, :-1], a, ((1, 0), (1, 0))),
-            convolve(y[:, :-1, -2:], b, ((1, 0), (0, 0))),
-            convolve(y[:, -2:, :-1], c, ((0, 0), (1, 0))),
-            convolve(y[:, -2:, -2:], d, ((0, 0), (0, 0))),
+            convolve(y[:, y_inner, y_inner], a, ((1, 0), (1, 0))),
+            convolve(y[:, y_inner, ends], b, ((1, 0), (0, 0))),
+            convolve(y[:, ends, y_inner], c, ((0, 0), (1, 0))),
+            convolve(y[:, ends, ends], d, ((0, 0), (0, 0))),
         )
         return tuple(jax.nn.sigmoid(part + bias) for part in parts)
 
@@ -207,7 +214,9 @@ def _shifted(grid: Grid, pixels: int) -> Grid:
 
 
 def _pool(x: jax.Array, source: Grid, target: Grid) -> jax.Array:
-    """The maximum of 2×2 pixels, in and across cells; in the order of ``layers.max_pool``."""
+    """The maximum of 2×2 pixels, in and across cells."""
+    if source.area == target.area == 1:
+        return max_pool(x, 2, 2)
     c, blocks = x.shape[-1] // source.area, max(1, source.rows.cell // 2)
 
     def rows(x: jax.Array, i: int) -> jax.Array:
