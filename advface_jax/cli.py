@@ -12,6 +12,8 @@ from rich import progress
 from rich.console import Console
 from rich.markup import escape
 
+from advface_jax import sharding
+
 console = Console(stderr=True)  # progress and errors
 answer = Console()  # what was asked for, so that it can be piped
 
@@ -19,8 +21,10 @@ answer = Console()  # what was asked for, so that it can be piped
 def start(main: Callable[..., None] | dict[str, Callable[..., None]], module: str) -> None:
     """Run ``main`` with the flags of its signature; ValueErrors become one line, no traceback.
 
-    Several functions by name are subcommands. Warnings become one line each, too.
+    Several functions by name are subcommands. Warnings become one line each, too. On a CPU every
+    core is a device.
     """
+    sharding.cores_as_devices()
     prog = f"python -m {module}"
     try:
         with warnings.catch_warnings():

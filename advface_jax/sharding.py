@@ -5,6 +5,7 @@ Under ``jax.jit`` a program over such a batch is the one-device program, split b
 means over the batch, as those of S's batch norm, are over all devices. Nothing else has to change.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -42,6 +43,23 @@ def join(hosts: str) -> None:
         raise ValueError(f"{wanted}, before any other use of JAX ({error})") from error
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores_as_devices() -> None:
+    """Let JAX take each processor core for a device, before anything else of JAX.
+
+    XLA:CPU (jax 0.10) computes most convolutions on one core, however many there are; of a batch
+    across all of them each computes its part. Where JAX was told a number (JAX_NUM_CPU_DEVICES,
+    XLA_FLAGS) it stands; of accelerators nothing changes.
+    """
+    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not told and jax.config.jax_num_cpu_devices < 0:  # type: ignore[attr-defined]
+        jax.config.update("jax_num_cpu_devices", cores())
+
+
 def leads() -> bool:
     """Whether this process is the one that speaks and writes for all (process 0)."""
     return jax.process_index() == 0
@@ -49,9 +67,9 @@ def leads() -> bool:
 
 def across(batch: int, devices: Sequence[Any] | None = None) -> Mesh | None:
     """All devices in a row, or those given, for batches of ``batch`` items; None where there is
-    but one.
+    but one. Of a CPU's cores it takes as many as can share the batch equally.
 
-    A batch that the devices cannot share equally is refused, rather than left on one of them: a
+    A batch that accelerators cannot share equally is refused, rather than left on one of them: a
     run would take as many times longer without a word, and another size of batch changes what is
     computed (S's statistics), so that nobody but the user may choose it.
 
@@ -59,6 +77,8 @@ def across(batch: int, devices: Sequence[Any] | None = None) -> Mesh | None:
       ValueError: ``batch`` is no multiple of the number of devices.
     """
     devices = jax.devices() if devices is None else devices
+    if devices[0].platform == "cpu" and jax.process_count() == 1:
+        devices = devices[: max(n for n in range(1, len(devices) + 1) if batch % n == 0)]
     n = len(devices)
     if n == 1:
         return None
@@ -66,8 +86,7 @@ def across(batch: int, devices: Sequence[Any] | None = None) -> Mesh | None:
         few = f"{batch - batch % n} or " if batch > n else ""
         raise ValueError(
             f"got batches of {batch} for {n} devices; wanted a multiple of {n}: {few}"
-            f"{batch + n - batch % n}; or let JAX see fewer devices (CUDA_VISIBLE_DEVICES, "
-            "JAX_NUM_CPU_DEVICES)"
+            f"{batch + n - batch % n}; or let JAX see fewer devices (CUDA_VISIBLE_DEVICES)"
         )
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 

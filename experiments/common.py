@@ -3,7 +3,6 @@
 import datetime
 import importlib.metadata
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,18 +10,21 @@ from typing import Any
 
 import jax
 
+from advface_jax import sharding
+
 Row = dict[str, Any]
 
 
 def surroundings() -> dict[str, Any]:
     """Date, hardware and versions, for a results file or a card."""
     device = jax.devices()[0]
-    name = _processor() if device.platform == "cpu" else device.device_kind
-    cores = f", {_cores()} cores" if device.platform == "cpu" else f" × {jax.device_count()}"
+    on_a_cpu = device.platform == "cpu"
+    name = _processor() if on_a_cpu else device.device_kind
+    units = f", {sharding.cores()} cores" if on_a_cpu else f" × {jax.device_count()}"
     names = ("jax", "jaxlib", "flax", "numpy")
     return {
         "date": datetime.date.today().isoformat(),
-        "hardware": name + cores,
+        "hardware": name + units,
         "platform": device.platform,
         "versions": {
             "python": platform.python_version(),
@@ -30,10 +32,6 @@ def surroundings() -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in names},
         },
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -147,10 +147,14 @@ def test_what_cannot_be_packed_stays_as_it_is():
         ProtectConfig(formulation="fast")  # type: ignore[arg-type]
 
 
-def test_auto_packs_on_a_tpu_only(monkeypatch):
-    decoder = new_decoder("transrec", 0)
-    assert packed_decoders.form(decoder, "auto", jnp.float32).decode is decoder
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert packed_decoders.form(decoder, "auto", jnp.float32).decode is not decoder
+def test_auto_is_what_is_fastest_where_it_runs(monkeypatch):
+    decoder, shape = new_decoder("transrec", 0), (1, 77, 77, 64)
     other = nnx.eval_shape(lambda: facenet.Extractor(rngs=nnx.Rngs(0)))
-    assert packed_decoders.form(other, "auto", jnp.float32).decode is other
+    for platform, packed_shape in (("gpu", shape), ("cpu", shape), ("tpu", (1, 20, 20, 1024))):
+        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+        form = packed_decoders.form(decoder, "auto", jnp.float32)
+        assert (form.decode is decoder) == (platform == "gpu")
+        assert jax.eval_shape(form.pack, jax.ShapeDtypeStruct(shape, "float32")).shape == (
+            packed_shape
+        )
+        assert packed_decoders.form(other, "auto", jnp.float32).decode is other

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -126,7 +127,9 @@ print(json.dumps(found))
 
 
 def start(code, *arguments, devices=8):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    flags = os.environ.get("XLA_FLAGS", "")
+    if devices is not None:
+        flags += f" --xla_force_host_platform_device_count={devices}"
     surroundings = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -205,11 +208,32 @@ def test_tables_are_judged_on_all_devices(tmp_path):
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(monkeypatch):
-    monkeypatch.setattr(jax, "devices", lambda: list(range(6)))
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform="gpu")] * 6)
     with pytest.raises(ValueError, match="got batches of 16 for 6 devices; .*: 12 or 18; or let"):
         sharding.across(16)
     with pytest.raises(ValueError, match="got batches of 4 for 6 devices; .*of 6: 6; or let"):
         sharding.across(4)
+
+
+# Printed: the devices of a command, and how many of them share batches of these sizes.
+COMMAND = """
+import json
+import jax
+from advface_jax import cli, sharding
+
+sharding.cores = lambda: 4
+
+def main():
+    meshes = [sharding.across(batch) for batch in (8, 6, 3, 1)]
+    print(json.dumps([len(jax.devices()), *(mesh.size if mesh else 1 for mesh in meshes)]))
+
+cli.start(main, "here")
+"""
+
+
+def test_a_command_shares_a_batch_among_all_cores():
+    assert answer(start(COMMAND, devices=None)) == [4, 4, 3, 3, 1]
+    assert with_devices(COMMAND, devices=2) == [2, 2, 2, 1, 1], "what JAX was told stands"
 
 
 def test_one_device_needs_no_mesh():

@@ -30,29 +30,48 @@ class Window(NamedTuple):
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    y = lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(window.stride,) * 2,
-        padding=_fast_padding(kernel, window),
-        lhs_dilation=(window.dilation,) * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
     h, w = (
         ((n - 1) * window.dilation + 1 + sum(padding) - k) // window.stride + 1
         for n, k, padding in zip(x.shape[1:3], kernel.shape[:2], window.padding, strict=True)
     )
+    padding = window.padding
+    if jax.default_backend() == "cpu":
+        x, padding = _fast_on_cpu(x, kernel, window)
+    y = lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(window.stride,) * 2,
+        padding=padding,
+        lhs_dilation=(window.dilation,) * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
     return y[:, :h, :w]
 
 
-def _fast_padding(kernel: jax.Array, window: Window) -> Padding:
-    """The window's own padding, or more of it at the far ends, to be cut off again: XLA:CPU takes
-    two to eight times longer over a convolution without padding than over one that has some."""
-    bare = window.dilation == 1 and not any(map(any, window.padding))
-    if not bare or kernel.shape[:2] == (1, 1) or jax.default_backend() != "cpu":
-        return window.padding
-    rows, columns = ((0, int(k > 1)) for k in kernel.shape[:2])
-    return rows, columns
+def _fast_on_cpu(x: jax.Array, kernel: jax.Array, window: Window) -> tuple[jax.Array, Padding]:
+    """The input and padding of a convolution, of which a CPU may make more than is wanted.
+
+    XLA:CPU (YNNPACK, jax 0.10) takes two to eight times longer over a convolution without padding
+    than over one that has some, so it gets some at the far ends, to be cut off again; and it leaves
+    those with an output larger than the input to slower code, so they get a larger input.
+    """
+    if window.dilation > 1 or kernel.shape[:2] == (1, 1):
+        return x, window.padding
+    if not any(map(any, window.padding)):
+        rows, columns = ((0, int(k > 1)) for k in kernel.shape[:2])
+        return x, (rows, columns)
+    grown = [
+        max(0, lo + hi - k + 1)
+        for (lo, hi), k in zip(window.padding, kernel.shape[:2], strict=True)
+    ]
+    if not any(grown) or max(kernel.shape[2:]) <= 16:  # 16 channels are not YNNPACK's in any case
+        return x, window.padding
+    before = [(n // 2, n - n // 2) for n in grown]
+    x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *before, (0, 0))))
+    rows, columns = (
+        (lo - a, hi - b) for (lo, hi), (a, b) in zip(window.padding, before, strict=True)
+    )
+    return x, (rows, columns)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -231,9 +250,14 @@ def _along(x: jax.Array, channels: jax.Array) -> jax.Array:
     return channels.reshape(*[1] * (x.ndim - 1), -1)
 
 
+def in_full(x: jax.Array) -> jax.Array:
+    """``x`` in the precision that statistics are taken in: float32, or more if it has more."""
+    return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+
+
 def _moments(x: jax.Array, *, per_example: bool, mask: jax.Array | None):
     """Mean and (biased) variance over space, and over the batch unless ``per_example``."""
-    x = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+    x = in_full(x)
     space = tuple(range(1, x.ndim - 1))
     axes = space if per_example else (0, *space)
     if mask is None or per_example:

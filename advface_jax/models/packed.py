@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from advface_jax.models.layers import BatchNorm, Conv, Padding, Statistics, Window, conv
+from advface_jax.models.layers import BatchNorm, Conv, Padding, Statistics, Window, conv, in_full
 
 
 class Axis(NamedTuple):
@@ -214,15 +214,15 @@ def normalise(
     if statistics == "running":
         mean, var = centre, norm.var[...].reshape(1, -1)
     else:
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        middle = jnp.tile(centre, area).reshape(1, 1, 1, -1).astype(wide)
-        d = weighted = within(x.astype(wide) - middle, inside)
+        wide = in_full(x)
+        middle = jnp.tile(centre, area).reshape(1, 1, 1, -1).astype(wide.dtype)
+        d = weighted = within(wide - middle, inside)
         axes = (1, 2) if statistics == "example" else (0, 1, 2)
         count = x[0, ..., 0].size * area if inside is None else int(inside.sum()) // channels
         if statistics != "example" and mask is None:
             count *= x.shape[0]
         elif statistics != "example" and mask is not None:
-            weight = mask.astype(wide)
+            weight = mask.astype(wide.dtype)
             weighted, count = d * weight[:, None, None, None], count * weight.sum()
         first, second = (
             m.sum(axes).reshape(-1, area, channels).sum(-2) / count  # (1 or b, c)
