@@ -131,7 +131,8 @@ def largest_batch(
       n_epsilon: of several it is ``protect_sweep``'s.
       dtype: of z.
       devices: how many share the batch.
-      room: bytes on each device; without it 0.8 of what is free now.
+      room: bytes on each device; without it 0.8 of what is free now, in which a CPU's devices
+        have equal parts.
       most: no more than so many faces.
 
     Raises:
@@ -142,7 +143,7 @@ def largest_batch(
     size = footprint(
         extractor=extractor, shadow=shadow, config=config, n_epsilon=n_epsilon, dtype=dtype
     )
-    room = _room() if room is None else room
+    room = _room(devices) if room is None else room
     batch = devices * size.fitting(room)
     if not batch:
         raise ValueError(
@@ -152,16 +153,20 @@ def largest_batch(
     return batch if most is None else max(devices, min(batch, most - most % devices))
 
 
-def check(program: jax.stages.Compiled, batch: int, room: float | None = None) -> None:
+def check(
+    program: jax.stages.Compiled, batch: int, room: float | None = None, devices: int = 1
+) -> None:
     """Refuse a compiled program that will not fit, before it runs.
 
-    batch: its faces on each device. room: bytes there; without it 0.8 of what is free now, and
-    where nobody tells how much that is, or how much the program needs, it passes.
+    batch: its faces on each device. room: bytes there; without it 0.8 of what is free now (of a
+    CPU an equal part of it for each of its ``devices``), and where nobody tells how much that is,
+    or how much the program needs, it passes.
 
     Raises:
       ValueError: it does not fit; it says how many faces would.
     """
-    room = (available() or 0) * SHARE if room is None else room
+    if room is None:
+        room = _room(devices) if available() is not None else 0
     size = needed(program)
     if size is None or not room or size <= room:
         return
@@ -171,11 +176,11 @@ def check(program: jax.stages.Compiled, batch: int, room: float | None = None) -
     )
 
 
-def _room() -> float:
+def _room(devices: int = 1) -> float:
     free = available()
     if free is None:
         raise ValueError("this device does not tell how much memory it has: give room=…, in bytes")
-    return SHARE * free
+    return SHARE * free / (devices if jax.default_backend() == "cpu" else 1)
 
 
 def _mb(size: float) -> str:

@@ -73,7 +73,7 @@ class Bench:
             program = lowered(z, epsilon, **arguments).compile()
             seconds = time.perf_counter() - began
         on_each = case.batch // case.devices
-        memory.check(program, on_each)
+        memory.check(program, on_each, devices=case.devices)
         told = program.memory_analysis()
 
         def call() -> jax.Array:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import advface_jax
-from advface_jax import ProtectConfig, checks, cli, data, memory
+from advface_jax import ProtectConfig, checks, cli, data, memory, sharding
 from advface_jax.models.decoders import KINDS
 from advface_jax.system import read_decoder
 from experiments import bench, common, reconstruction, roofline, throughput_text
@@ -38,7 +38,7 @@ def main(
     steps: tuple[int, ...] = (ProtectConfig.steps,),
     dtype: tuple[Literal["float32", "bfloat16"], ...] | None = None,
     precision: tuple[Precision, ...] = ("default",),
-    devices: tuple[int, ...] = (1,),
+    devices: tuple[int, ...] | None = None,
     n_epsilon: tuple[int, ...] = (1,),
     epsilon: float = 0.2,
     repeats: int = 5,
@@ -72,14 +72,15 @@ def main(
         with --aot bfloat16.
       precision: Of float32 products, as in jax.default_matmul_precision: accelerators round by
         default; with highest they do not. A CPU never does.
-      devices: How many share the batch.
+      devices: How many share the batch; a CPU has as many as cores. Without it all that can share
+        it equally.
       n_epsilon: Bounds at once: 1 is protect, several are protect_sweep.
       epsilon: The bound, in units of the feature. Speed does not depend on it.
       repeats: Runs of each combination that count.
       latency: Runs of one face alone, on its own statistics (the online mode: p50 and p95); 0 for
         none.
       peer: torch: the same work in PyTorch, in turn with ours, once its first gradient was found
-        to be ours. Of one device and one ε.
+        to be ours. Of one device (or all of a CPU's cores) and one ε.
       peer_python: A Python that has torch and numpy; without it, this one.
       peer_variants: eager, compile (the network), step (the iteration compiled as a whole),
         max-autotune (likewise); each also with +channels_last.
@@ -98,7 +99,7 @@ def main(
     batch, dtype = batch or ("1", "8"), dtype or ("float32",)
     if peer:  # two programs may share the device: ours must not take all of its memory beforehand
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    if not 1 <= min(devices, default=0) <= max(devices) <= len(jax.devices()):
+    if devices is not None and not 1 <= min(devices) <= max(devices) <= len(jax.devices()):
         raise ValueError(
             f"got --devices {' '.join(map(str, devices))}; here are {len(jax.devices())}"
         )
@@ -109,7 +110,7 @@ def main(
     pictures = jnp.asarray(data.synthetic_faces(8, 1).images / 255, jnp.float32)
     z = np.asarray(jax.jit(lambda e, x: e(x))(system.extractor, pictures))
     subject = Bench(system, shadows, z, checks.epsilon(epsilon).item())
-    lists = itertools.product(shadows, batch, steps, dtype, precision, devices, n_epsilon)
+    lists = itertools.product(shadows, batch, steps, dtype, precision, devices or (0,), n_epsilon)
     cases = [_sized(subject, size, Case(kind, 0, *how)) for kind, size, *how in lists]  # type: ignore[arg-type]
 
     with contextlib.ExitStack() as stack:
@@ -118,7 +119,8 @@ def main(
         if peer == "torch":
             other, folder = stack.enter_context(peers.start(peer_python))
             about = other.about
-            alike = [c for c in cases if c.devices == c.n_epsilon == 1]
+            on_a_cpu = jax.devices()[0].platform == "cpu"  # torch, too, takes all cores
+            alike = [c for c in cases if c.n_epsilon == 1 and (on_a_cpu or c.devices == 1)]
             pairs = list(itertools.product(alike, peer_variants))
             entries += [
                 bench.theirs(subject, case, variant, other, folder)
@@ -209,9 +211,18 @@ def _number(size: str) -> int:
 
 
 def _sized(subject: Bench, size: str, case: Case) -> Case:
-    """The case with its batch, a number or "auto"."""
+    """The case with its batch, a number or "auto", and its devices: 0 are all that share it."""
     if size != "auto":
-        return dataclasses.replace(case, batch=_number(size))
+        batch = _number(size)
+        if case.devices and batch % case.devices:
+            raise ValueError(
+                f"got --batch {batch} for --devices {case.devices}; wanted a multiple of it"
+            )
+        mesh = None if case.devices else sharding.across(batch)
+        return dataclasses.replace(
+            case, batch=batch, devices=case.devices or (mesh.size if mesh else 1)
+        )
+    case = dataclasses.replace(case, devices=case.devices or len(jax.devices()))
     fitting = memory.largest_batch(
         extractor=subject.system.extractor,
         shadow=subject.decoders[case.decoder],

@@ -60,11 +60,11 @@ def text(rows: Sequence[common.Row], notes: Mapping[str, Any], call: str, second
     return "\n\n".join(parts)
 
 
-def label(r: common.Row) -> str:
+def label(r: common.Row, devices: bool = True) -> str:
     """A row's name: what it is beside its batch, where that is not the usual."""
     parts = [r["decoder"], r["impl"], r["dtype"]]
     parts += [] if r["precision"] == "default" else [r["precision"]]
-    parts += [] if r["devices"] == 1 else [f"{r['devices']} devices"]
+    parts += [f"{r['devices']} devices"] if devices and r["devices"] > 1 else []
     parts += [] if r["n_epsilon"] == 1 else [f"{r['n_epsilon']} ε"]
     return ", ".join([*parts, f"{r['steps']} steps"])
 
@@ -106,14 +106,17 @@ def _faces(rows: Sequence[common.Row], path: Path) -> None:
     )
     for axes, kind in zip(panels[0], kinds, strict=True):
         some = [r for r in rows if r["decoder"] == kind]
-        for name in dict.fromkeys(map(label, some)):
-            line = sorted((r for r in some if label(r) == name), key=lambda r: r["batch"])
+        # A line goes on through batches that as many devices cannot share, unless devices compete.
+        several = len({(label(r, False), r["batch"]) for r in some}) < len(some)
+        for name in dict.fromkeys(label(r, several) for r in some):
+            line = [r for r in some if label(r, several) == name]
+            line.sort(key=lambda r: r["batch"])
             rate = [r["faces_per_s"] for r in line]
             low, high = zip(*(r["faces_per_s_quartiles"] for r in line), strict=True)
             away = [[a - b for a, b in zip(rate, low, strict=True)],
                     [b - a for a, b in zip(rate, high, strict=True)]]  # fmt: skip
             at = [r["batch"] for r in line]
-            axes.errorbar(at, rate, away, fmt="o-", capsize=3, label=_who(line[0]))
+            axes.errorbar(at, rate, away, fmt="o-", capsize=3, label=name.removeprefix(f"{kind}, "))
         axes.set(title=kind, xlabel="batch", xscale="log", ylim=(0, None))
         sizes = sorted({r["batch"] for r in some})
         axes.set_xticks(sizes, [str(size) for size in sizes])

@@ -126,7 +126,7 @@ print(json.dumps(found))
 """
 
 
-def start(code, *arguments, devices=8):
+def start(code, *arguments, devices: int | None = 8):
     flags = os.environ.get("XLA_FLAGS", "")
     if devices is not None:
         flags += f" --xla_force_host_platform_device_count={devices}"

@@ -257,8 +257,14 @@ def test_what_does_not_fit_is_refused_before_it_runs(flags, monkeypatch):
 
 def test_some_of_the_devices():
     assert sharding.across(3, jax.devices()[:1]) is None
+    gpus: list = [SimpleNamespace(platform="gpu")] * 2
     with pytest.raises(ValueError, match="got batches of 3 for 2 devices"):
-        sharding.across(3, [0, 1])
+        sharding.across(3, gpus)
+    alone = Case("small", 0, 2, "float32", "default", 0, 1)
+    assert throughput._sized(None, "3", alone).devices == 1  # type: ignore[arg-type]
+    two = Case("small", 0, 2, "float32", "default", 2, 1)
+    with pytest.raises(ValueError, match="got --batch 3 for --devices 2; wanted a multiple"):
+        throughput._sized(None, "3", two)  # type: ignore[arg-type]
 
 
 # -- PyTorch's side -----------------------------------------------------------------------------
