@@ -10,7 +10,8 @@ from flax import nnx
 from jax import lax
 from reference import weights
 
-from advface_jax.models import state
+from advface_jax import sharding
+from advface_jax.models import layers, state
 from advface_jax.models.layers import BatchNorm, Conv, ConvBN, Window, conv, max_pool
 
 
@@ -60,7 +61,26 @@ def plain(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
 @pytest.mark.parametrize("name", WINDOWS)
 def test_conv_has_the_gradients_of_plain_autodiff(name):
     size, kernel_size, window = WINDOWS[name]
-    x, kernel = normal(0, 2, *size, 3), normal(1, *kernel_size, 3, 5)
+    assert_plain(normal(0, 2, *size, 3), normal(1, *kernel_size, 3, 5), window)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("name", ["valid", "same", "mirror of stride 1", "uneven padding"])
+def test_what_a_cpu_makes_more_of_than_is_wanted_is_cut_off(name, batch, cores, monkeypatch):
+    """Wide enough for YNNPACK, and large enough to be worth several cores."""
+    monkeypatch.setattr(sharding, "cores", lambda: cores)
+    _, kernel_size, window = WINDOWS[name]
+    x = normal(0, batch, layers.FEW_ROWS + 1, layers.FEW_ROWS + 2, 17)
+    assert_plain(x, normal(1, *kernel_size, 17, 18), window)
+    y = jax.eval_shape(lambda: plain(x, jnp.ones((*kernel_size, 17, 18)), window))
+    made, padding = layers._fast_on_cpu(x, jnp.ones((*kernel_size, 17, 18)), window)
+    rows = made.shape[1] + sum(padding[0]) - kernel_size[0] + 1
+    assert rows >= y.shape[1]
+    assert (rows > made.shape[1]) == (batch == 1 and cores == 2), "one example: on all cores"
+
+
+def assert_plain(x, kernel, window):
     dy = normal(2, *jax.eval_shape(lambda: plain(x, kernel, window)).shape)
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -123,6 +143,15 @@ def test_max_pool_is_reduce_window(size, stride, shape):
     expected, expected_gradient = value_and_gradient(truth, x)
     assert np.array_equal(y, expected)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-6)
+
+
+def test_a_tie_shares_the_gradient():
+    x = jnp.ones((1, 4, 5, 2)).at[0, 0, 0].set(2)
+    _, vjp = jax.vjp(lambda x: max_pool(x, 2, 2), x)
+    (gradient,) = vjp(jnp.full((1, 2, 2, 2), 4.0))
+    np.testing.assert_array_equal(
+        gradient[0, ..., 0], [[4, 0, 1, 1, 0], [0, 0, 1, 1, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 0]]
+    )
 
 
 def norm(scale: bool = True) -> BatchNorm:

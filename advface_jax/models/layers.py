@@ -14,11 +14,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from advface_jax import sharding
+
 Statistics = Literal["running", "batch", "example", "train"]
 """Whose mean and variance batch norm uses: those stored in training; those of this batch (the
 paper's choice for S, section 4.2); each example's own; or the batch's, updating the stored ones."""
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+FEW_ROWS = 32
+"""A map of fewer is not worth several cores."""
 
 
 class Window(NamedTuple):
@@ -53,10 +59,16 @@ def _fast_on_cpu(x: jax.Array, kernel: jax.Array, window: Window) -> tuple[jax.A
 
     XLA:CPU (YNNPACK, jax 0.10) takes two to eight times longer over a convolution without padding
     than over one that has some, so it gets some at the far ends, to be cut off again; and it leaves
-    those with an output larger than the input to slower code, so they get a larger input.
+    those with an output larger than the input to slower code, so they get a larger input. That
+    code, however, takes all cores, and YNNPACK one: a single example, which cannot be shared among
+    cores as devices, has its output made larger by some rows.
     """
     if window.dilation > 1 or kernel.shape[:2] == (1, 1):
         return x, window.padding
+    single = x.shape[0] == 1 and min(x.shape[1:3]) >= FEW_ROWS and window.stride == 1
+    if single and sharding.cores() > 1:
+        (lo, hi), columns = window.padding
+        return x, ((lo, max(hi, kernel.shape[0] - lo)), columns)
     if not any(map(any, window.padding)):
         rows, columns = ((0, int(k > 1)) for k in kernel.shape[:2])
         return x, (rows, columns)
