@@ -43,9 +43,10 @@ class ProtectConfig(gradient.PGDConfig):
         is zero but for rounding; the ascent begins ε/100 off in every element, up or down as
         fixed random signs say, the same for every face and call. (Half precision rounds
         that away where z is large.)
-      formulation: how S is computed in the loop. "plain": as it stands; "packed": over maps that
-        fill a TPU's matrix unit (``models.packed``), equal but for rounding; "auto": packed on a
-        TPU, plain elsewhere.
+      formulation: how S is computed in the loop; all are equal but for rounding. "plain": as it
+        stands; "subpixel": its last layer makes four pixels at a time and multiplies no zeros;
+        "packed": all layers so, over maps that fill a TPU's matrix unit (``models.packed``);
+        "auto": packed on a TPU, subpixel on a CPU, plain elsewhere.
     """
 
     method: Literal["pgd", "fgsm", "mifgsm"] = "pgd"

@@ -78,7 +78,7 @@ def across(batch: int, devices: Sequence[Any] | None = None) -> Mesh | None:
     """
     devices = jax.devices() if devices is None else devices
     if devices[0].platform == "cpu" and jax.process_count() == 1:
-        devices = devices[: max(n for n in range(1, len(devices) + 1) if batch % n == 0)]
+        devices = devices[: most(batch, len(devices))]
     n = len(devices)
     if n == 1:
         return None
@@ -89,6 +89,11 @@ def across(batch: int, devices: Sequence[Any] | None = None) -> Mesh | None:
             f"{batch + n - batch % n}; or let JAX see fewer devices (CUDA_VISIBLE_DEVICES)"
         )
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def most(batch: int, devices: int) -> int:
+    """How many of so many devices can share ``batch`` items equally."""
+    return max(n for n in range(1, devices + 1) if batch % n == 0)
 
 
 def split(batch: Tree, mesh: Mesh | None) -> Tree:

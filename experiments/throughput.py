@@ -48,6 +48,7 @@ def main(
     peer_variants: tuple[peers.Variant, ...] = ("eager", "compile", "step+channels_last"),
     profile: Path | None = None,
     aot: tuple[str, ...] = (),
+    hosts: str | None = None,
     weights: str = "facenet-512-q8",
     out: Path = Path("results"),
 ) -> None:
@@ -87,6 +88,9 @@ def main(
       profile: Folder for a trace of jax.profiler, from one more run of each combination.
       aot: TPUs, as v5e:1x1, v6e:2x2 or v5p:2x2x1: nothing is timed; their compiler (extra tpu, no
         TPU) estimates an iteration's cycles, of the decoders, batches, steps and dtypes above.
+      hosts: Where several hosts share each batch, the same command on each of them: auto on Cloud
+        TPU pods, under Slurm, Open MPI and Kubernetes; else ADDRESS:PORT,COUNT,INDEX. The first
+        writes the results. A batch that all devices cannot share is done by one of each host.
       weights: Whose E, and decoders by kind: facenet-512-q8 (fetched at first use, 17 MB), another
         known name, or a folder of weights_convert.
       out: Folder for the results.
@@ -97,6 +101,8 @@ def main(
         _ahead(aot, decoder, batch or ("8",), steps, dtype or ("bfloat16",), out)
         return
     batch, dtype = batch or ("1", "8"), dtype or ("float32",)
+    if hosts is not None:
+        _join(hosts, alone=devices is None and peer is None and "auto" not in batch)
     if peer:  # two programs may share the device: ours must not take all of its memory beforehand
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if devices is not None and not 1 <= min(devices) <= max(devices) <= len(jax.devices()):
@@ -158,6 +164,8 @@ def main(
     }
     call = cli.command("experiments.throughput")
     seconds = time.monotonic() - began
+    if not sharding.leads():
+        return
     text = throughput_text.text(rows, notes, call, seconds)
     config = {"epsilon": epsilon, "repeats": repeats, "latency": latency, "weights": weights}
     common.write_results(
@@ -174,6 +182,15 @@ def main(
     cli.answer.print(text, markup=False, highlight=False, soft_wrap=True)
     files = ("throughput.md", "throughput.json", "throughput.png", "roofline.png")
     cli.console.print(f"written: {', '.join(str(out / f) for f in files)}", soft_wrap=True)
+
+
+def _join(hosts: str, *, alone: bool) -> None:
+    """Compute with the others, each of which has to do the very same."""
+    if not alone:
+        raise ValueError("got --hosts with --devices, --peer or --batch auto; wanted none of these")
+    sharding.join(hosts)
+    if not sharding.leads():  # one bar and one answer are enough
+        cli.console.quiet = True
 
 
 def _ahead(topologies, decoder, batch, steps, dtype, out: Path) -> None:
@@ -218,10 +235,10 @@ def _sized(subject: Bench, size: str, case: Case) -> Case:
             raise ValueError(
                 f"got --batch {batch} for --devices {case.devices}; wanted a multiple of it"
             )
-        mesh = None if case.devices else sharding.across(batch)
-        return dataclasses.replace(
-            case, batch=batch, devices=case.devices or (mesh.size if mesh else 1)
-        )
+        shared = case.devices or sharding.most(batch, len(jax.devices()))
+        if jax.process_count() > 1 and shared < len(jax.devices()):
+            shared = 1  # some of them would be no host's own
+        return dataclasses.replace(case, batch=batch, devices=shared)
     case = dataclasses.replace(case, devices=case.devices or len(jax.devices()))
     fitting = memory.largest_batch(
         extractor=subject.system.extractor,

@@ -4,6 +4,7 @@ import functools
 import importlib.metadata
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -253,6 +254,53 @@ def test_what_does_not_fit_is_refused_before_it_runs(flags, monkeypatch):
     monkeypatch.setattr(memory, "available", lambda device=None: 1e6)
     with pytest.raises(ValueError, match="got a batch of 2 for a device: .* room for 1 MB"):
         throughput.main(**flags, batch=("2",))
+
+
+HOST = """
+import sys
+from pathlib import Path
+import advface_jax
+from advface_jax import cli
+from advface_jax.system import System
+from experiments import roofline, throughput
+from test_throughput import Plain, filled
+from flax import nnx
+
+def load(weights):
+    network = filled(lambda: Plain(rngs=nnx.Rngs(0)), 5)
+    return System(network, {"source": "random", "sha256": "00"})
+
+advface_jax.load = load
+roofline.LONG_ENOUGH = 0.0
+cli.start(throughput.main, "experiments.throughput")
+"""
+
+
+def test_two_hosts_share_a_batch_and_the_first_writes(flags):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    given = f"--decoder {flags['decoder'][0]} --batch 1 4 --steps 2 --repeats 1 --latency 1"
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOST, *given.split(), "--out", f"{flags['out']}{i}"]
+            + ["--hosts", f"127.0.0.1:{port},2,{i}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parent,
+            env={**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"},
+        )
+        for i in range(2)
+    ]
+    told = [host.communicate(timeout=300) for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], told
+    document = json.loads((Path(f"{flags['out']}0") / "throughput.json").read_text())
+    assert [(r["batch"], r["devices"]) for r in document["rows"]] == [(1, 1), (4, 4), (1, 1)]
+    assert "faces/s" in told[0][0] and "faces/s" not in told[1][0] and not told[1][1]
+    assert not Path(f"{flags['out']}1").exists()
+    with pytest.raises(ValueError, match="got --hosts with --devices"):
+        throughput.main(**flags, hosts="auto", devices=(2,))
 
 
 def test_some_of_the_devices():
