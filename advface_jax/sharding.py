@@ -5,6 +5,7 @@ Under ``jax.jit`` a program over such a batch is the one-device program, split b
 means over the batch, as those of S's batch norm, are over all devices. Nothing else has to change.
 """
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -53,11 +54,12 @@ def cores_as_devices() -> None:
 
     XLA:CPU (jax 0.10) computes most convolutions on one core, however many there are; of a batch
     across all of them each computes its part. Where JAX was told a number (JAX_NUM_CPU_DEVICES,
-    XLA_FLAGS) it stands; of accelerators nothing changes.
+    XLA_FLAGS), or has looked for its devices already, that stands; of accelerators nothing changes.
     """
     told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not told and jax.config.jax_num_cpu_devices < 0:  # type: ignore[attr-defined]
-        jax.config.update("jax_num_cpu_devices", cores())
+        with contextlib.suppress(RuntimeError):  # JAX's word for "too late"
+            jax.config.update("jax_num_cpu_devices", cores())
 
 
 def leads() -> bool:
