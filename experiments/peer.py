@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from advface_jax.models import facenet, state
@@ -136,23 +135,41 @@ def write(
     Raises:
       ValueError: it does not know this E (another standardisation, batch norm not folded in).
     """
+    x_tilde, z_tilde = shadow_round_trip(z, extractor=extractor, shadow=shadow)
+    gradient = _first_gradient(z_tilde, x_tilde, shadow)
+    arrays = {"z": z, "x_tilde": x_tilde, "z_tilde": z_tilde, "gradient": gradient}
+    _write(path, extractor, state.flatten(shadow), **arrays)
+
+
+def write_training(
+    path: Path,
+    images: np.ndarray,
+    *,
+    extractor: facenet.Extractor,
+    weights: Mapping[str, np.ndarray],
+    gradient: Mapping[str, np.ndarray],
+) -> None:
+    """The same for a step of training a decoder of these ``weights`` on ``images`` (b,160,160,3),
+    whose first ``gradient`` is this."""
+    slopes = {f"gradient.{name}": w for name, w in gradient.items()}
+    _write(path, extractor, weights, images=images, **slopes)
+
+
+def _write(
+    path: Path, extractor: facenet.Extractor, shadow: Mapping[str, Any], **arrays: Any
+) -> None:
     weights = state.flatten(extractor)
     if extractor.standardization != "fixed" or "conv2d_1a.conv.bias" not in weights:
         raise ValueError(
             "--peer torch knows E of facenet-512-q8 and other weights with fixed standardisation, "
             "batch norm folded in; take --weights facenet-512-q8"
         )
-    x_tilde, z_tilde = shadow_round_trip(z, extractor=extractor, shadow=shadow)
-    gradient = _first_gradient(z_tilde, x_tilde, shadow)
-    arrays: Mapping[str, jax.Array] = {
+    everything = {
         **{f"extractor.{name}": w for name, w in weights.items()},
-        **{f"shadow.{name}": w for name, w in state.flatten(shadow).items()},
-        "z": z,
-        "x_tilde": x_tilde,
-        "z_tilde": z_tilde,
-        "gradient": gradient,
+        **{f"shadow.{name}": w for name, w in shadow.items()},
+        **arrays,
     }
-    np.savez(path, **{k: np.asarray(v.astype(jnp.float32)) for k, v in arrays.items()})  # type: ignore[arg-type]
+    np.savez(path, **{k: np.asarray(v, np.float32) for k, v in everything.items()})  # type: ignore[arg-type]
 
 
 @jax.jit

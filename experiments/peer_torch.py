@@ -1,4 +1,5 @@
-"""The work of ``advface_jax.protect`` in PyTorch, timed run by run at another program's word.
+"""The work of ``advface_jax.protect``, and of a decoder's training, in PyTorch, timed run by run at
+another program's word.
 
 Stands alone: a Python with torch and numpy runs this file, knowing nothing of JAX or of this
 project. ``experiments.peer`` starts it, hands it arrays in .npz files (nothing is unpickled), and
@@ -102,23 +103,58 @@ def taped_gradient(decode, x_tilde, q):
         return torch.autograd.grad(image, q, torch.sign(image.detach() - x_tilde))[0]
 
 
+class Given:
+    """What was handed over in a file, in a layout and dtype of this side."""
+
+    def __init__(self, file, dtype, layout):
+        self.format = torch.channels_last if layout else torch.contiguous_format
+        self.dtype = getattr(torch, dtype)
+        with np.load(file, allow_pickle=False) as arrays:
+            self.arrays = {name: arrays[name] for name in arrays.files}
+
+    def image(self, name):
+        """(b,h,w,c) to the device, (b,c,h,w)."""
+        tensor = torch.from_numpy(self.arrays[name]).to(DEVICE, self.dtype).permute(0, 3, 1, 2)
+        return tensor.contiguous(memory_format=self.format)
+
+    def weights(self, prefix):
+        """A network's, or its gradient, by the names behind ``prefix``."""
+        found = {}
+        for name, array in self.arrays.items():
+            if not name.startswith(prefix):
+                continue
+            tensor = torch.from_numpy(array)
+            if array.ndim == 4:
+                # (h,w,in,out): a convolution wants (out,in,h,w), a transposed one (in,out,h,w).
+                mirrored = any(part in name for part in ("conv_2a", "conv_1a", "up."))
+                order = (2, 3, 0, 1) if mirrored and prefix != "extractor." else (3, 2, 0, 1)
+                tensor = tensor.permute(order).contiguous(memory_format=self.format)
+            of_norm = ".bn." in name  # its parameters stay in float32, as ours do
+            dtype = torch.float32 if of_norm else self.dtype
+            found[name.removeprefix(prefix)] = tensor.to(DEVICE, dtype)
+        return found
+
+
+def multiply(exact):
+    """These switches are the whole process's; JAX, too, rounds float32 unless told not to."""
+    torch.set_float32_matmul_precision("highest" if exact else "high")
+    torch.backends.cudnn.allow_tf32 = not exact
+
+
 class Case:
     """One decoder at one batch and dtype: "eager", "compile" (the network), "step" (the whole
     iteration compiled) or a mode of torch.compile for that, with or without "+channels_last"."""
 
     def __init__(self, file, kind, dtype, precision, alpha, epsilon, variant):
         self.exact = precision == "highest"
-        self._multiply()  # what compiles looks at it
+        multiply(self.exact)  # what compiles looks at it
         how, _, layout = variant.partition("+")
-        self.format = torch.channels_last if layout else torch.contiguous_format
-        self.dtype = getattr(torch, dtype)
-        with np.load(file, allow_pickle=False) as arrays:
-            given = {name: arrays[name] for name in arrays.files}
-        self.z, self.x_tilde, self.z_tilde, self.theirs = (
-            self._image(given[name]) for name in ("z", "x_tilde", "z_tilde", "gradient")
+        given = Given(file, dtype, layout)
+        self.z, self.x_tilde, self.z_tilde, self.theirs = map(
+            given.image, ("z", "x_tilde", "z_tilde", "gradient")
         )
-        decode = functools.partial(shadow, BODIES[kind], self._weights(given, "shadow."))
-        extract = functools.partial(extractor, self._weights(given, "extractor."))
+        decode = functools.partial(shadow, BODIES[kind], given.weights("shadow."))
+        extract = functools.partial(extractor, given.weights("extractor."))
         taped = how in ("eager", "compile")
 
         def compiled(f, mode=None):
@@ -150,35 +186,9 @@ class Case:
             self.slope = compiled(functools.partial(gradient, decode), mode)
         self.begin = compiled(begin)
 
-    def _image(self, array):
-        """(b,h,w,c) to the device, (b,c,h,w) in this case's format and dtype."""
-        tensor = torch.from_numpy(array).to(DEVICE, self.dtype).permute(0, 3, 1, 2)
-        return tensor.contiguous(memory_format=self.format)
-
-    def _weights(self, given, prefix):
-        found = {}
-        for name, array in given.items():
-            if not name.startswith(prefix):
-                continue
-            tensor = torch.from_numpy(array)
-            if array.ndim == 4:
-                # (h,w,in,out): a convolution wants (out,in,h,w), a transposed one (in,out,h,w).
-                mirrored = any(part in name for part in ("conv_2a", "conv_1a", "up."))
-                order = (2, 3, 0, 1) if mirrored and "shadow" in prefix else (3, 2, 0, 1)
-                tensor = tensor.permute(order).contiguous(memory_format=self.format)
-            of_norm = ".bn." in name  # its parameters stay in float32, as ours do
-            dtype = torch.float32 if of_norm else self.dtype
-            found[name.removeprefix(prefix)] = tensor.to(DEVICE, dtype)
-        return found
-
-    def _multiply(self):
-        """These switches are the whole process's; JAX, too, rounds float32 unless told not to."""
-        torch.set_float32_matmul_precision("highest" if self.exact else "high")
-        torch.backends.cudnn.allow_tf32 = not self.exact
-
     def check(self):
         """How far the round trip and the first gradient are from the caller's."""
-        self._multiply()
+        multiply(self.exact)
         x_tilde, z_tilde, _, _ = self.begin(self.z)
         ours = self.slope(self.x_tilde, self.z_tilde).float()
         theirs = self.theirs.float()
@@ -191,11 +201,57 @@ class Case:
         }
 
     def run(self, steps):
-        self._multiply()
+        multiply(self.exact)
         x_tilde, q, low, high = self.begin(self.z)
         for _ in range(steps):
             q = self.step(q, x_tilde, low, high)
         return q
+
+
+class Training:
+    """Steps of training a decoder at one batch: E's features, the L1 loss, Adam; float32. With
+    "compile" the loss is compiled, and its gradient with it."""
+
+    def __init__(self, file, kind, precision, learning_rate, variant):
+        self.exact = precision == "highest"
+        multiply(self.exact)
+        how, _, layout = variant.partition("+")
+        given = Given(file, "float32", layout)
+        self.x = given.image("images")
+        self.theirs = given.weights("gradient.")
+        weights = given.weights("shadow.")
+        self.w = {name: weights[name].requires_grad_() for name in self.theirs}
+        extract = functools.partial(extractor, given.weights("extractor."))
+        self.optimizer = torch.optim.Adam(self.w.values(), lr=learning_rate)
+
+        def loss(w, x):
+            with torch.no_grad():
+                z = extract(x)
+            return (shadow(BODIES[kind], w, z) - x).abs().mean()
+
+        self.loss = loss if how == "eager" else torch.compile(loss, dynamic=False)
+
+    def _backward(self):
+        with torch.enable_grad():
+            self.optimizer.zero_grad()
+            self.loss(self.w, self.x).backward()
+
+    def check(self):
+        """How far the first gradient, of all weights, is from the caller's."""
+        multiply(self.exact)
+        self._backward()
+        ours = torch.cat([w.grad.flatten() for w in self.w.values()])
+        theirs = torch.cat([self.theirs[name].flatten() for name in self.w])
+        return {
+            "equal_signs": float((ours.sign() == theirs.sign()).float().mean()),
+            "gradient_error": _apart(ours, theirs),
+        }
+
+    def run(self, steps):
+        multiply(self.exact)
+        for _ in range(steps):
+            self._backward()
+            self.optimizer.step()
 
 
 def _apart(a, b):
@@ -246,8 +302,8 @@ def main():
         do, case = asked.pop("do"), asked.pop("case")
         try:
             with torch.no_grad():
-                if do == "load":
-                    cases[case] = Case(**asked)
+                if do in ("load", "train"):
+                    cases[case] = Case(**asked) if do == "load" else Training(**asked)
                     found, wall, _ = _timed(cases[case].check)
                     # A second call of a compiled program may compile again.
                     _, more, _ = _timed(functools.partial(cases[case].run, 2))

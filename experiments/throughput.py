@@ -25,7 +25,7 @@ import advface_jax
 from advface_jax import ProtectConfig, checks, cli, data, memory, sharding
 from advface_jax.models.decoders import KINDS
 from advface_jax.system import read_decoder
-from experiments import bench, common, reconstruction, roofline, throughput_text
+from experiments import bench, bench_training, common, reconstruction, roofline, throughput_text
 from experiments import peer as peers
 from experiments.bench import Bench, Case, Precision
 
@@ -43,6 +43,7 @@ def main(
     epsilon: float = 0.2,
     repeats: int = 5,
     latency: int = 20,
+    training: tuple[int, ...] = (),
     peer: Literal["torch"] | None = None,
     peer_python: Path | None = None,
     peer_variants: tuple[peers.Variant, ...] = ("eager", "compile", "step+channels_last"),
@@ -80,6 +81,7 @@ def main(
       repeats: Runs of each combination that count.
       latency: Runs of one face alone, on its own statistics (the online mode: p50 and p95); 0 for
         none.
+      training: Batches of which a step of training each decoder is timed, too.
       peer: torch: the same work in PyTorch, in turn with ours, once its first gradient was found
         to be ours. Of one device (or all of a CPU's cores) and one ε.
       peer_python: A Python that has torch and numpy; without it, this one.
@@ -96,7 +98,7 @@ def main(
       out: Folder for the results.
     """
     began = time.monotonic()
-    checks.positive(repeats=repeats, latency=latency + 1)
+    checks.positive(repeats=repeats, latency=latency + 1, training=min(training, default=1))
     if aot:
         _ahead(aot, decoder, batch or ("8",), steps, dtype or ("bfloat16",), out)
         return
@@ -121,18 +123,23 @@ def main(
 
     with contextlib.ExitStack() as stack:
         entries = [bench.ours(subject, case) for case in _told(cases, "compile")]
-        about = {}
-        if peer == "torch":
-            other, folder = stack.enter_context(peers.start(peer_python))
-            about = other.about
+        side = stack.enter_context(peers.start(peer_python)) if peer else None
+        if side:
             on_a_cpu = jax.devices()[0].platform == "cpu"  # torch, too, takes all cores
             alike = [c for c in cases if c.n_epsilon == 1 and (on_a_cpu or c.devices == 1)]
             pairs = list(itertools.product(alike, peer_variants))
             entries += [
-                bench.theirs(subject, case, variant, other, folder)
+                bench.theirs(subject, case, variant, *side)
                 for case, variant in _told(pairs, "torch: compile, compare")
             ]
         whole, iterations, machine = bench.measure(entries, repeats)
+        lessons = list(itertools.product(shadows, training))
+        trainings = [
+            entry
+            for kind, size in _told(lessons, "compile trainings")
+            for entry in bench_training.entries(subject, kind, size, peer_variants, side)
+        ]
+        trained = bench_training.rows(trainings, repeats)
     work = {(c.decoder, c.dtype): roofline.iteration(shadows[c.decoder], c.dtype) for c in cases}
     rows = [
         bench.row(e, w, i, work[e.case.decoder, e.case.dtype], machine, jax.devices()[0])
@@ -141,6 +148,7 @@ def main(
     if latency:
         alone = [Case(d, 1, steps[0], dtype[0], precision[0], 1, 1, "example") for d in shadows]
         rows += bench.latency(subject, alone, latency)
+    rows += trained
     if profile is not None:
         with jax.profiler.trace(str(profile)):
             for entry in entries[: len(cases)]:
@@ -160,7 +168,7 @@ def main(
             for (kind, dtype), w in work.items()
         },
         "device_peak_mb_of_all": stats.get("peak_bytes_in_use", 0) / 1e6 or None,
-        "peer": about,
+        "peer": side[0].about if side else {},
     }
     call = cli.command("experiments.throughput")
     seconds = time.monotonic() - began

@@ -20,6 +20,15 @@ HEADER = (
     "compile s",
     "temporary MB / face",
 )
+TRAINING = (
+    "a training step: decoder, impl",
+    "batch",
+    "faces/s",
+    "quartiles",
+    "core-ms / face",
+    "quartiles",
+    "compile s",
+)
 
 
 def text(rows: Sequence[common.Row], notes: Mapping[str, Any], call: str, seconds: float) -> str:
@@ -40,6 +49,9 @@ def text(rows: Sequence[common.Row], notes: Mapping[str, Any], call: str, second
             for r in alone
         ]
         parts.append(common.markdown(header, cells))
+    trained = [r for r in rows if "trained_faces_per_s" in r]
+    if trained:
+        parts.append(common.markdown(TRAINING, [_training(r) for r in trained]))
     ceilings = notes["ceilings"]
     products = ", ".join(
         f"{s[0] / 1e9:,.0f} GFLOP/s ({kind})" for kind, s in ceilings["matmul_flop_per_s"].items()
@@ -69,13 +81,28 @@ def label(r: common.Row, devices: bool = True) -> str:
     return ", ".join([*parts, f"{r['steps']} steps"])
 
 
+def _training(r: common.Row) -> list[str]:
+    devices = f", {r['devices']} devices" if r["devices"] > 1 else ""
+    return [
+        f"{r['decoder']}, {r['impl']}{devices}",
+        str(r["batch"]),
+        number(r["trained_faces_per_s"], 2),
+        interval(r["trained_faces_per_s_quartiles"], 2),
+        number(r["core_ms_per_face"], 2),
+        interval(r["core_ms_quartiles"], 2),
+        number(r["compile_s"], 1),
+    ]
+
+
+def number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def interval(values: Sequence[float], digits: int) -> str:
+    return " to ".join(number(v, digits) for v in values)
+
+
 def _cells(r: common.Row) -> list[str]:
-    def number(value: float | None, digits: int) -> str:
-        return "–" if value is None else f"{value:,.{digits}f}"
-
-    def interval(values: Sequence[float], digits: int) -> str:
-        return " to ".join(number(v, digits) for v in values)
-
     return [
         label(r),
         str(r["batch"]),

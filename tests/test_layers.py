@@ -66,18 +66,24 @@ def test_conv_has_the_gradients_of_plain_autodiff(name):
 
 @pytest.mark.parametrize("cores", [1, 2])
 @pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("channels", [(9, 16), (17, 18)])
 @pytest.mark.parametrize("name", ["valid", "same", "mirror of stride 1", "uneven padding"])
-def test_what_a_cpu_makes_more_of_than_is_wanted_is_cut_off(name, batch, cores, monkeypatch):
-    """Wide enough for YNNPACK, and large enough to be worth several cores."""
+def test_what_a_cpu_makes_more_of_than_is_wanted_is_cut_off(
+    name, channels, batch, cores, monkeypatch
+):
+    """Large enough to be worth several cores; wide enough for YNNPACK, and made so."""
     monkeypatch.setattr(sharding, "cores", lambda: cores)
     _, kernel_size, window = WINDOWS[name]
-    x = normal(0, batch, layers.FEW_ROWS + 1, layers.FEW_ROWS + 2, 17)
-    assert_plain(x, normal(1, *kernel_size, 17, 18), window)
-    y = jax.eval_shape(lambda: plain(x, jnp.ones((*kernel_size, 17, 18)), window))
-    made, padding = layers._fast_on_cpu(x, jnp.ones((*kernel_size, 17, 18)), window)
+    x = normal(0, batch, layers.FEW_ROWS + 1, layers.FEW_ROWS + 2, channels[0])
+    kernel = normal(1, *kernel_size, *channels)
+    assert_plain(x, kernel, window)
+    y = jax.eval_shape(lambda: plain(x, kernel, window))
+    made, wider, padding = layers._fast_on_cpu(x, kernel, window)
     rows = made.shape[1] + sum(padding[0]) - kernel_size[0] + 1
     assert rows >= y.shape[1]
-    assert (rows > made.shape[1]) == (batch == 1 and cores == 2), "one example: on all cores"
+    alone = batch == 1 and cores == 2
+    assert (rows > made.shape[1]) == alone, "one example: on all cores"
+    assert made.shape[3] == wider.shape[2] and (max(wider.shape[2:]) > 16 or alone)
 
 
 def assert_plain(x, kernel, window):

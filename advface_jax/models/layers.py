@@ -3,7 +3,7 @@
 Layout is NHWC for features and HWIO for kernels throughout. ``conv`` has its own derivative because
 XLA:CPU falls back to a scalar loop, an order of magnitude slower, for two of the convolutions that
 plain autodiff emits: the input gradient inside a ``while`` loop (PGD), and the weight gradient of a
-padded or dilated convolution (training the decoders).
+convolution that is padded by more than one or dilated (training the decoders).
 """
 
 import functools
@@ -42,7 +42,7 @@ def _convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     )
     padding = window.padding
     if jax.default_backend() == "cpu":
-        x, padding = _fast_on_cpu(x, kernel, window)
+        x, kernel, padding = _fast_on_cpu(x, kernel, window)
     y = lax.conv_general_dilated(
         x,
         kernel,
@@ -54,36 +54,45 @@ def _convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     return y[:, :h, :w]
 
 
-def _fast_on_cpu(x: jax.Array, kernel: jax.Array, window: Window) -> tuple[jax.Array, Padding]:
-    """The input and padding of a convolution, of which a CPU may make more than is wanted.
+def _fast_on_cpu(
+    x: jax.Array, kernel: jax.Array, window: Window
+) -> tuple[jax.Array, jax.Array, Padding]:
+    """The input, kernel and padding of a convolution of which a CPU may make more than is wanted.
 
-    XLA:CPU (YNNPACK, jax 0.10) takes two to eight times longer over a convolution without padding
-    than over one that has some, so it gets some at the far ends, to be cut off again; and it leaves
-    those with an output larger than the input to slower code, so they get a larger input. That
+    XLA:CPU (jax 0.10) has YNNPACK for most convolutions, and slower code for those with an output
+    larger than the input and for those of 16 channels or fewer: they get a larger input, or more
+    channels, of zeros. YNNPACK takes two to eight times longer over a convolution without padding
+    than over one that has some, so it gets some at the far ends, to be cut off again. The slower
     code, however, takes all cores, and YNNPACK one: a single example, which cannot be shared among
     cores as devices, has its output made larger by some rows.
     """
     if window.dilation > 1 or kernel.shape[:2] == (1, 1):
-        return x, window.padding
+        return x, kernel, window.padding
     single = x.shape[0] == 1 and min(x.shape[1:3]) >= FEW_ROWS and window.stride == 1
     if single and sharding.cores() > 1:
         (lo, hi), columns = window.padding
-        return x, ((lo, max(hi, kernel.shape[0] - lo)), columns)
+        return x, kernel, ((lo, max(hi, kernel.shape[0] - lo)), columns)
+    inputs, outputs = kernel.shape[2:]
+    if 8 <= inputs <= 16 >= outputs:
+        x, kernel = (
+            jnp.pad(a, [(0, 20 - inputs if axis == where else 0) for axis in range(4)])
+            for a, where in ((x, 3), (kernel, 2))
+        )
     if not any(map(any, window.padding)):
         rows, columns = ((0, int(k > 1)) for k in kernel.shape[:2])
-        return x, (rows, columns)
+        return x, kernel, (rows, columns)
     grown = [
         max(0, lo + hi - k + 1)
         for (lo, hi), k in zip(window.padding, kernel.shape[:2], strict=True)
     ]
-    if not any(grown) or max(kernel.shape[2:]) <= 16:  # 16 channels are not YNNPACK's in any case
-        return x, window.padding
+    if not any(grown) or max(kernel.shape[2:]) <= 16:
+        return x, kernel, window.padding
     before = [(n // 2, n - n // 2) for n in grown]
     x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *before, (0, 0))))
     rows, columns = (
         (lo - a, hi - b) for (lo, hi), (a, b) in zip(window.padding, before, strict=True)
     )
-    return x, (rows, columns)
+    return x, kernel, (rows, columns)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -112,14 +121,23 @@ def _input_gradient(x: jax.Array, kernel: jax.Array, window: Window, dy: jax.Arr
         return jnp.einsum("bhwo,io->bhwi", dy, kernel[0, 0])
     # The barrier keeps XLA from folding the flip and the transpose into the convolution, which is
     # what would put it on the slow path; flipping a kernel costs nothing beside the convolution.
-    mirrored = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
+    mirrored = lax.optimization_barrier(_mirrored(kernel))
+    return _convolve(dy, mirrored, _way_back(x, kernel, window, dy))
+
+
+def _mirrored(kernel: jax.Array) -> jax.Array:
+    return kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+def _way_back(x: jax.Array, kernel: jax.Array, window: Window, dy: jax.Array) -> Window:
+    """How the mirrored kernel slides over outputs, to be the transpose of the convolution."""
     padding = tuple(
         _transposed_padding(n, m, k, before, window)
         for n, m, k, (before, _) in zip(
             x.shape[1:3], dy.shape[1:3], kernel.shape[:2], window.padding, strict=True
         )
     )
-    return _convolve(dy, mirrored, Window(window.dilation, padding, window.stride))  # type: ignore[arg-type]
+    return Window(window.dilation, padding, window.stride)  # type: ignore[arg-type]
 
 
 def _transposed_padding(n: int, m: int, k: int, before: int, window: Window) -> tuple[int, int]:
@@ -132,10 +150,12 @@ def _transposed_padding(n: int, m: int, k: int, before: int, window: Window) -> 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, window: Window, dy: jax.Array) -> jax.Array:
     if _is_product(kernel, window):
         return jnp.einsum("bhwi,bhwo->io", x, dy)[None, None]
-    if window.dilation > 1 or any(p > 1 for pair in window.padding for p in pair):
-        interior = window.dilation - 1
-        edges = [(0, 0, 0), *((lo, hi, interior) for lo, hi in window.padding), (0, 0, 0)]
-        x = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), edges))
+    if window.dilation > 1:  # seen from its outputs it has a stride instead: no zeros to multiply
+        back = _way_back(x, kernel, window, dy)
+        (gradient,) = jax.vjp(lambda w: _convolve(dy, w, back), _mirrored(kernel))[1](x)
+        return _mirrored(gradient)
+    if any(p > 1 for pair in window.padding for p in pair):
+        x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *window.padding, (0, 0))))
         window = Window(window.stride)
     (gradient,) = jax.vjp(lambda w: _convolve(x, w, window), kernel)[1](dy)
     return gradient
