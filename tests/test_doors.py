@@ -1,6 +1,8 @@
 """Input that does not fit is refused at every public door, in plain words."""
 
 import io
+import platform
+import subprocess
 import sys
 import warnings
 
@@ -125,3 +127,25 @@ def test_a_command_s_warning_is_one_line_too(monkeypatch):
         warnings.simplefilter("always")
         cli.start(main, "x")
     assert told.getvalue().startswith("warning: [a] few") and told.getvalue().count("\n") == 1
+
+
+FREED = """
+import resource, sys
+sys.argv = ["x"]
+from advface_jax import cli
+
+def main():
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        bytearray(2**27)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+cli.start(main, "x")
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library has no such switch")
+def test_a_command_keeps_the_memory_that_it_had():
+    told = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    first, second = map(int, told.stdout.split())
+    assert second < first / 10, "had again page by page"
