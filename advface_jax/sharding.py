@@ -98,6 +98,11 @@ def most(batch: int, devices: int) -> int:
     return max(n for n in range(1, devices + 1) if batch % n == 0)
 
 
+def rows(mesh: Mesh | None) -> NamedSharding | None:
+    """How the arrays of a batch lie across ``mesh``, as ``data.to_device`` wants it."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec(AXIS))
+
+
 def split(batch: Tree, mesh: Mesh | None) -> Tree:
     """The arrays of a batch, each with its first axis across ``mesh`` (None: as they are)."""
     return _put(batch, mesh, PartitionSpec(AXIS))

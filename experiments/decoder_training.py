@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from advface_jax import checkpoint, checks, cli, data, metrics, train
+from advface_jax import checkpoint, checks, cli, data, metrics, sharding, train
 from advface_jax.data import leaks, loader
 from advface_jax.models import decoders, facenet
 from advface_jax.system import write_decoder
@@ -33,14 +33,17 @@ class Run:
         workers: int,
     ):
         checks.positive(save_every=save_every)
-        self.front, self.config, self.settings = front, config, settings
+        self.mesh = sharding.across(config.batch)
+        self.front = sharding.replicate(front, self.mesh)
+        self.config, self.settings = config, settings
         self.out, self.save_every = out, save_every
         self.crops, self.held, self.n = crops, held, len(crops)
         self.lazy = not isinstance(crops.store, np.ndarray)
         self.workers = workers if self.lazy else 0  # a row of an array needs no reading ahead
         self.per_epoch = train.steps_per_epoch(self.n, config)
         self.total = self.per_epoch * config.epochs
-        self.trainer, self.state = train.start(size, config, self.n)
+        self.trainer, state = train.start(size, config, self.n)
+        self.state = sharding.replicate(state, self.mesh)
         self.step, self.seconds = 0, 0.0
         self.losses: list[float] = []
         self.quality: list[dict[str, float]] = []
@@ -63,7 +66,8 @@ class Run:
             )
         leaves, structure = jax.tree.flatten(self.state)
         saved = [tree[f"leaf_{i:04d}"] for i in range(len(leaves))]
-        self.state = jax.tree.unflatten(structure, [jax.numpy.asarray(leaf) for leaf in saved])
+        state = jax.tree.unflatten(structure, [jax.numpy.asarray(leaf) for leaf in saved])
+        self.state = sharding.replicate(state, self.mesh)
         self.step, self.seconds = card["step"], card["seconds"]
         self.losses, self.quality = card["losses"], card["quality"]
         self.refused = card["refused"]
@@ -98,7 +102,7 @@ class Run:
             task = bar.add_task("training", total=self.total * b, completed=self.step * b, note="")
             since, at = time.monotonic(), self.seconds
             pending: list[jax.Array] = []
-            loaded = data.to_device(self.batches())
+            loaded = data.to_device(self.batches(), sharding=sharding.rows(self.mesh))
             one = next(loaded, None)  # before the clock runs: the readers' start is no waiting
             mark = time.perf_counter()
             while one is not None:

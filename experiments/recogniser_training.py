@@ -201,8 +201,7 @@ class Run:
             task = bar.add_task(title, total=self.total * b, completed=self.step * b, note="")
             since, at, mark = time.monotonic(), self.seconds, time.perf_counter()
             pending: list[finetune.Losses] = []
-            loaded = self._batches() if self.mesh else data.to_device(self._batches())
-            for one in loaded:
+            for one in data.to_device(self._batches(), sharding=sharding.rows(self.mesh)):
                 rows = self.order.rows(one.indices)
                 broken = {int(self.order.rows([i])[0]): why for i, why in one.refused}
                 self.note(broken, self.pupils.training)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import advface_jax
-from advface_jax import checkpoint, checks, cli, data, duetface, metrics
+from advface_jax import checkpoint, checks, cli, data, duetface, metrics, sharding
 from advface_jax.data import leaks
 from advface_jax.data.listing import parse_where
 from advface_jax.defenses import duetface_split
@@ -133,11 +133,14 @@ class Run:
     ):
         if len(crops) < config.batch:
             raise ValueError(f"got {len(crops)} faces for batches of {config.batch}; wanted more")
-        self.body, self.crops, self.config, self.settings = body, crops, config, settings
+        self.mesh = sharding.across(config.batch)
+        self.body = sharding.replicate(body, self.mesh)
+        self.crops, self.config, self.settings = crops, config, settings
         self.out, self.seconds = out, 0.0
         self.per_epoch = len(crops) // config.batch
         self.total = self.per_epoch * (config.feature_epochs + config.embedding_epochs)
-        self.distiller, self.state = duetface.start(DuetFaceConfig(), config, self.total)
+        self.distiller, state = duetface.start(DuetFaceConfig(), config, self.total)
+        self.state = sharding.replicate(state, self.mesh)
         self.step = 0
         self.losses: list[list[float]] = []  # (error of z, cosine) of each step
         self.quality: list[dict[str, float]] = []
@@ -158,7 +161,7 @@ class Run:
             )
         leaves, structure = jax.tree.flatten(self.state)
         saved = [jnp.asarray(tree[f"leaf_{i:04d}"]) for i in range(len(leaves))]
-        self.state = jax.tree.unflatten(structure, saved)
+        self.state = sharding.replicate(jax.tree.unflatten(structure, saved), self.mesh)
         self.step, self.seconds = card["step"], card["seconds"]
         self.losses, self.quality = card["losses"], card["quality"]
         cli.console.print(f"resuming at step {self.step:,} of {self.total:,}")
@@ -175,7 +178,7 @@ class Run:
         )
         with cli.bar("faces") as bar:
             task = bar.add_task("training", total=self.total * b, completed=self.step * b, note="")
-            for one in data.to_device(left):
+            for one in data.to_device(left, sharding=sharding.rows(self.mesh)):
                 embeddings = self.step >= self.per_epoch * self.config.feature_epochs
                 self.state, said = duetface.distill_step(
                     self.state, one.values, self.body, self.distiller, embeddings
