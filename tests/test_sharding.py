@@ -68,6 +68,45 @@ print(json.dumps({
 }))
 """
 
+# A step of training a decoder, by plain descent so that what the weights lose is the gradient.
+TRAIN = """
+import json
+import jax, numpy as np, optax
+from flax import nnx
+from reference import weights
+from advface_jax import sharding, train
+from advface_jax.data import synthetic_faces
+from advface_jax.models import decoders, facenet, state
+
+def build():
+    return facenet.Extractor(rngs=nnx.Rngs(0))
+
+extractor = state.fill(build, weights.fill(5, state.shapes(build)))
+pixels = synthetic_faces(8, 1).images
+config = train.TrainConfig(batch=8)
+size = decoders.DecoderConfig("urec", width=4, depth=1)
+
+def step(devices):
+    mesh = sharding.across(8, jax.devices()[:devices])
+    trainer, now = train.start(size, config, 8)
+    trainer = trainer._replace(optimizer=optax.sgd(1.0))
+    now = now._replace(optimizer=trainer.optimizer.init(now.params))
+    given = sharding.split(pixels, mesh), sharding.replicate(extractor, mesh), trainer
+    now = sharding.replicate(now, mesh)
+    program = train.train_step.lower(now, *given).compile()
+    before = [np.array(leaf) for leaf in jax.tree.leaves(now)]
+    after = jax.tree.leaves(train.train_step(now, *given)[0])
+    return program.as_text(), [np.asarray(a) - b for a, b in zip(after, before)]
+
+(_, one), (text, eight) = step(1), step(8)
+largest = max(np.abs(a).max() for a in one)
+print(json.dumps({
+    "apart": [float(np.abs(a - b).max() / largest) for a, b in zip(eight, one)],
+    "gathers": text.count("all-gather"),
+    "sums": text.count("all-reduce("),
+}))
+"""
+
 # The judge of every table, over all eight devices as it is over one.
 JUDGE = """
 import json, sys
@@ -158,6 +197,12 @@ def test_eight_devices_compute_what_one_does():
     assert found["devices"] == [1, 1, 8, 8] and found["whole"] == [False, False]
     assert max(found["apart"]) < 1e-5
     assert min(found["alone"]) > 1e-2, "parts of this batch have other statistics than the whole"
+
+
+def test_eight_devices_learn_what_one_does():
+    found = with_devices(TRAIN)
+    assert max(found["apart"]) < 1e-5
+    assert found["gathers"] == 0 < found["sums"], "sums of statistics and of gradients"
 
 
 def test_two_hosts_compute_what_one_device_does():

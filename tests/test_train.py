@@ -64,6 +64,14 @@ def test_training_lowers_the_loss_and_moves_the_stored_statistics(system):
     assert picture.shape == (4, 160, 160, 3) and 0 <= picture.min() <= picture.max() <= 1
 
 
+def test_a_step_writes_its_state_over_the_last_one(system):
+    pixels = read_faces("synthetic", limit=2).images
+    trainer, now = train.start(SMALL, train.TrainConfig(batch=2), 2)
+    program = train.train_step.lower(now, pixels, system.extractor, trainer).compile()
+    told = program.memory_analysis()
+    assert told.alias_size_in_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(now))
+
+
 def test_the_loss_is_the_mean_absolute_error_of_batch_statistics(system):
     pixels = read_faces("synthetic", limit=2).images
     trainer, now = train.start(SMALL, train.TrainConfig(batch=2, flip=False), 2)
