@@ -86,6 +86,26 @@ def test_what_a_cpu_makes_more_of_than_is_wanted_is_cut_off(
     assert made.shape[3] == wider.shape[2] and (max(wider.shape[2:]) > 16 or alone)
 
 
+@pytest.mark.parametrize("name", ["valid", "same", "mirror of stride 1", "uneven padding"])
+def test_many_channels_take_half_the_products_of_rows(name):
+    """Winograd's way, to the sixth digit of the largest; half precision has none to spare."""
+    _, _, window = WINDOWS[name]
+    x = normal(0, 2, layers.FEW_ROWS + 1, layers.FEW_ROWS + 3, 32)
+    kernel = normal(1, 3, 3, 32, 33)
+
+    def products(x):
+        program = str(jax.make_jaxpr(lambda x: conv(x, kernel.astype(x.dtype), window))(x))
+        return program.count("conv_general_dilated[")
+
+    assert products(x) == 6 and products(x.astype(jnp.bfloat16)) == 1
+    assert products(x[:, :8]) == 1, "too few rows to gain"
+    truth, vjp = jax.vjp(lambda x, k: plain(x, k, window), x, kernel)
+    ours, our_vjp = jax.vjp(lambda x, k: conv(x, k, window), x, kernel)
+    dy = normal(2, *truth.shape)
+    for a, b in zip((ours, *our_vjp(dy)), (truth, *vjp(dy)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=5e-6 * float(jnp.abs(b).max()))
+
+
 def assert_plain(x, kernel, window):
     dy = normal(2, *jax.eval_shape(lambda: plain(x, kernel, window)).shape)
 

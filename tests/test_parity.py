@@ -120,8 +120,10 @@ def share_of_equal_signs(ascent, golden) -> float:
 
 
 # One output on the other side of its target, or one ReLU, changes the gradient by up to 5e-3. The
-# two larger decoders have so many that float32 (PyTorch's as well) puts a few on the wrong side.
-FLOAT32_L2 = {"transrec": 1e-3, "resrec_w32_b1": 1e-3, "resrec_w64_b2": 1e-2, "urec_w32_d2": 1e-2}
+# two larger decoders have so many that float32 (PyTorch's as well) puts a few on the wrong side:
+# 3e-3 by plain convolutions, 1e-2 by Winograd's, whose last digits are others. In float64, below,
+# both are the same.
+FLOAT32_L2 = {"transrec": 1e-3, "resrec_w32_b1": 1e-3, "resrec_w64_b2": 2e-2, "urec_w32_d2": 2e-2}
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -15,6 +15,7 @@ from flax import nnx
 from jax import lax
 
 from advface_jax import sharding
+from advface_jax.models import winograd
 
 Statistics = Literal["running", "batch", "example", "train"]
 """Whose mean and variance batch norm uses: those stored in training; those of this batch (the
@@ -36,6 +37,22 @@ class Window(NamedTuple):
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    if jax.default_backend() == "cpu" and _is_worth_winograd(x, kernel, window):
+        rows, columns = window.padding
+        beside = Window(padding=((0, 0), columns))
+        return winograd.convolve(x, kernel, rows, lambda x, k: _multiply(x, k, beside))
+    return _multiply(x, kernel, window)
+
+
+def _is_worth_winograd(x: jax.Array, kernel: jax.Array, window: Window) -> bool:
+    """Of fewer channels or rows it gains nothing; in half precision it loses too many digits."""
+    square = kernel.shape[:2] == (3, 3) and window.stride == window.dilation == 1
+    alone = x.shape[0] == 1 and sharding.cores() > 1  # wants all cores, as _fast_on_cpu tells
+    large = min(kernel.shape[2:]) >= 32 and x.shape[1] >= FEW_ROWS
+    return square and large and not alone and jnp.finfo(x.dtype).bits >= 32
+
+
+def _multiply(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     h, w = (
         ((n - 1) * window.dilation + 1 + sum(padding) - k) // window.stride + 1
         for n, k, padding in zip(x.shape[1:3], kernel.shape[:2], window.padding, strict=True)
@@ -152,12 +169,12 @@ def _kernel_gradient(x: jax.Array, kernel: jax.Array, window: Window, dy: jax.Ar
         return jnp.einsum("bhwi,bhwo->io", x, dy)[None, None]
     if window.dilation > 1:  # seen from its outputs it has a stride instead: no zeros to multiply
         back = _way_back(x, kernel, window, dy)
-        (gradient,) = jax.vjp(lambda w: _convolve(dy, w, back), _mirrored(kernel))[1](x)
+        (gradient,) = jax.vjp(lambda w: _multiply(dy, w, back), _mirrored(kernel))[1](x)
         return _mirrored(gradient)
     if any(p > 1 for pair in window.padding for p in pair):
         x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *window.padding, (0, 0))))
         window = Window(window.stride)
-    (gradient,) = jax.vjp(lambda w: _convolve(x, w, window), kernel)[1](dy)
+    (gradient,) = jax.vjp(lambda w: _multiply(x, w, window), kernel)[1](dy)
     return gradient
 
 

@@ -1,4 +1,4 @@
-"""The decoders over packed maps (see ``packed``), for the loop of ``protect`` on a TPU.
+"""The decoders over packed maps (see ``packed``), for the loop of ``protect`` on a TPU or CPU.
 
 Same weights, same mathematics as ``decoders``; features and images in forms of their own, so that
 the loop's state, its gradient and the image that it is held against stay packed throughout.

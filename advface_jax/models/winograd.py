@@ -1,0 +1,70 @@
+"""3×3 convolutions by half as many multiplications: Winograd's F(4,3) along rows, for a CPU.
+
+Four rows of outputs are made of six sums of rows and six kernels of a single row, where the plain
+way takes twelve products of rows: Lavin and Gray, "Fast Algorithms for Convolutional Neural
+Networks", 2016. The result is the same but for the last digits (about 1e-6 of the largest).
+"""
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+OF_INPUTS = (
+    (4, 0, -5, 0, 1, 0),
+    (0, -4, -4, 1, 1, 0),
+    (0, 4, -4, -1, 1, 0),
+    (0, -2, -1, 2, 1, 0),
+    (0, 2, -1, -2, 1, 0),
+    (0, 4, 0, -5, 0, 1),
+)
+OF_KERNELS = (
+    (1 / 4, 0, 0),
+    (-1 / 6, -1 / 6, -1 / 6),
+    (-1 / 6, 1 / 6, -1 / 6),
+    (1 / 24, 1 / 12, 1 / 6),
+    (1 / 24, -1 / 12, 1 / 6),
+    (0, 0, 1),
+)
+OF_OUTPUTS = (
+    (1, 1, 1, 1, 1, 0),
+    (0, 1, -1, 2, -2, 0),
+    (0, 1, 1, 4, 4, 0),
+    (0, 1, -1, 8, -8, 1),
+)
+"""B^T, G and A^T of the paper, for the points 0, ±1, ±2 and infinity."""
+
+
+def convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    rows: tuple[int, int],
+    across: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+    """Cross-correlate ``x`` (b,h,w,i) with ``kernel`` (3,k,i,o): (b,h',w',o).
+
+    rows: zeros above and below. across: the same for kernels of one row (1,k,i,o), with whatever
+    padding there is to the sides.
+    """
+    outputs = x.shape[1] + sum(rows) - 2
+    tiles = -(-outputs // 4)
+    x = jnp.pad(x, ((0, 0), (rows[0], 4 * tiles + 2 - x.shape[1] - rows[0]), (0, 0), (0, 0)))
+    inputs = [lax.slice_in_dim(x, i, i + 4 * tiles - 3, 4, axis=1) for i in range(6)]
+    products = [
+        across(_sum(of_inputs, inputs), _sum(of_kernels, list(kernel))[None])
+        for of_inputs, of_kernels in zip(OF_INPUTS, OF_KERNELS, strict=True)
+    ]
+    y = jnp.stack([_sum(weights, products) for weights in OF_OUTPUTS], 2)
+    return y.reshape(x.shape[0], 4 * tiles, *y.shape[3:])[:, :outputs]
+
+
+def _sum(weights: Sequence[float], terms: Sequence[jax.Array]) -> jax.Array:
+    parts = [
+        term if weight == 1 else term * jnp.asarray(weight, term.dtype)
+        for weight, term in zip(weights, terms, strict=True)
+        if weight
+    ]
+    return functools.reduce(operator.add, parts)
