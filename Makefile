@@ -13,7 +13,7 @@ demo: $(VENV)/runtime
 	$(PY) -m experiments.tradeoff $(ARGS)
 
 test: lint types
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/dev
 	$(PY) -m ruff check
