@@ -64,7 +64,7 @@ def test_conv_has_the_gradients_of_plain_autodiff(name):
     assert_plain(normal(0, 2, *size, 3), normal(1, *kernel_size, 3, 5), window)
 
 
-@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("cores", [1, layers.MANY_CORES])
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("channels", [(9, 16), (17, 18)])
 @pytest.mark.parametrize("name", ["valid", "same", "mirror of stride 1", "uneven padding"])
@@ -81,7 +81,7 @@ def test_what_a_cpu_makes_more_of_than_is_wanted_is_cut_off(
     made, wider, padding = layers._fast_on_cpu(x, kernel, window)
     rows = made.shape[1] + sum(padding[0]) - kernel_size[0] + 1
     assert rows >= y.shape[1]
-    alone = batch == 1 and cores == 2
+    alone = batch == 1 and cores > 1
     assert (rows > made.shape[1]) == alone, "one example: on all cores"
     assert made.shape[3] == wider.shape[2] and (max(wider.shape[2:]) > 16 or alone)
 
@@ -102,7 +102,7 @@ def test_many_channels_take_half_the_products_of_rows(name):
     truth, vjp = jax.vjp(lambda x, k: plain(x, k, window), x, kernel)
     ours, our_vjp = jax.vjp(lambda x, k: conv(x, k, window), x, kernel)
     dy = normal(2, *truth.shape)
-    for a, b in zip((ours, *our_vjp(dy)), (truth, *vjp(dy)), strict=True):
+    for a, b in zip(map(np.asarray, (ours, *our_vjp(dy))), (truth, *vjp(dy)), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=5e-6 * float(jnp.abs(b).max()))
 
 

@@ -26,6 +26,9 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 FEW_ROWS = 32
 """A map of fewer is not worth several cores."""
+MANY_CORES = 4
+"""With as many, code that takes all cores beats YNNPACK, which takes one and half as much time of
+it (2.0 to 2.4 times less for one face, docs/performance.md)."""
 
 
 class Window(NamedTuple):
@@ -47,9 +50,13 @@ def _convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
 def _is_worth_winograd(x: jax.Array, kernel: jax.Array, window: Window) -> bool:
     """Of fewer channels or rows it gains nothing; in half precision it loses too many digits."""
     square = kernel.shape[:2] == (3, 3) and window.stride == window.dilation == 1
-    alone = x.shape[0] == 1 and sharding.cores() > 1  # wants all cores, as _fast_on_cpu tells
     large = min(kernel.shape[2:]) >= 32 and x.shape[1] >= FEW_ROWS
-    return square and large and not alone and jnp.finfo(x.dtype).bits >= 32
+    return square and large and not _wants_all_cores(x) and jnp.finfo(x.dtype).bits >= 32
+
+
+def _wants_all_cores(x: jax.Array) -> bool:
+    """A single example cannot be shared among cores as devices."""
+    return x.shape[0] == 1 and min(x.shape[1:3]) >= FEW_ROWS and sharding.cores() >= MANY_CORES
 
 
 def _multiply(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
@@ -80,13 +87,12 @@ def _fast_on_cpu(
     larger than the input and for those of 16 channels or fewer: they get a larger input, or more
     channels, of zeros. YNNPACK takes two to eight times longer over a convolution without padding
     than over one that has some, so it gets some at the far ends, to be cut off again. The slower
-    code, however, takes all cores, and YNNPACK one: a single example, which cannot be shared among
-    cores as devices, has its output made larger by some rows.
+    code, however, takes all cores, and YNNPACK one: a single example gets an output some rows
+    larger where there are many.
     """
     if window.dilation > 1 or kernel.shape[:2] == (1, 1):
         return x, kernel, window.padding
-    single = x.shape[0] == 1 and min(x.shape[1:3]) >= FEW_ROWS and window.stride == 1
-    if single and sharding.cores() > 1:
+    if _wants_all_cores(x) and window.stride == 1:
         (lo, hi), columns = window.padding
         return x, kernel, ((lo, max(hi, kernel.shape[0] - lo)), columns)
     inputs, outputs = kernel.shape[2:]
