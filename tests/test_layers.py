@@ -106,6 +106,29 @@ def test_many_channels_take_half_the_products_of_rows(name):
         np.testing.assert_allclose(a, b, rtol=0, atol=5e-6 * float(jnp.abs(b).max()))
 
 
+@pytest.mark.parametrize(
+    ("batch", "devices", "room", "sizes"),
+    [(6, 1, 3.5, [3, 3]), (6, 2, 1.5, [2, 2, 2]), (6, 2, 3.5, [6]), (7, 2, 3.5, [1] * 7)],
+)
+def test_a_cpu_takes_as_many_examples_at_a_time_as_its_cache_holds(
+    batch, devices, room, sizes, monkeypatch
+):
+    x, kernel = normal(0, batch, 9, 8, 5), normal(1, 3, 3, 5, 7)
+    window = Window(padding=((1, 1), (1, 1)))
+    given, multiply = [], layers._multiply
+
+    def watched(x, *how):
+        given.append(x.shape[0])
+        return multiply(x, *how)
+
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    monkeypatch.setattr(layers, "CACHE_BYTES", room * x[0].nbytes)
+    monkeypatch.setattr(layers, "_multiply", watched)
+    ours = np.asarray(conv(x, kernel, window))
+    np.testing.assert_allclose(ours, plain(x, kernel, window), rtol=0, atol=1e-5)
+    assert given == sizes
+
+
 def assert_plain(x, kernel, window):
     dy = normal(2, *jax.eval_shape(lambda: plain(x, kernel, window)).shape)
 
