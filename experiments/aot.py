@@ -6,14 +6,13 @@ an estimate, the same at every run, good for comparing formulations of one compu
 measurement of any chip.
 """
 
-import contextlib
 import importlib.util
 import inspect
 import math
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +26,7 @@ from advface_jax import ProtectConfig
 from advface_jax.models import decoders, facenet, packed_decoders
 from advface_jax.protect import _protect, ascent
 from experiments.common import Row, markdown
+from experiments.roofline import as_on_a_tpu
 
 
 class Clock(NamedTuple):
@@ -162,7 +162,7 @@ def row(
     # Not protect's own jit, which would remember for a CPU what is traced here as on a TPU.
     plain_protect = inspect.unwrap(_protect)
     traced_anew = jax.jit(lambda *given: plain_protect(*given, settings))
-    with _as_on_a_tpu():
+    with as_on_a_tpu():
         program = traced_anew.lower(z, epsilon, None, extractor, shadow).compile()
     seconds = time.perf_counter() - began
     text, memory = program.as_text() or "", program.memory_analysis()
@@ -191,17 +191,6 @@ def row(
     }
 
 
-@contextlib.contextmanager
-def _as_on_a_tpu() -> Iterator[None]:
-    """Layers choose by ``jax.default_backend()``: here they are told what it will be."""
-    real = jax.default_backend
-    jax.default_backend = lambda: "tpu"
-    try:
-        yield
-    finally:
-        jax.default_backend = real
-
-
 def flops(shadow, z: jax.ShapeDtypeStruct, formulation: packed_decoders.Formulation) -> float:
     """Floating-point operations of one gradient as it is formulated, for the whole batch: packed
     kernels have zeros, which are multiplied, too."""
@@ -216,7 +205,8 @@ def flops(shadow, z: jax.ShapeDtypeStruct, formulation: packed_decoders.Formulat
         return ascent(form.decode, x_tilde, "batch", None)(q)
 
     local = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (shadow, z))
-    analysis = jax.jit(gradient).lower(*local).cost_analysis() or {}
+    with as_on_a_tpu():
+        analysis = jax.jit(gradient).lower(*local).cost_analysis() or {}
     return float(analysis.get("flops", math.nan))
 
 

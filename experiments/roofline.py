@@ -3,6 +3,7 @@
 Work is counted from the network's own convolutions, not from a compiled program, which may do more.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -35,6 +36,17 @@ class Work(NamedTuple):
         return "arithmetic" if arithmetic else "memory"
 
 
+@contextlib.contextmanager
+def as_on_a_tpu() -> Iterator[None]:
+    """Layers choose by ``jax.default_backend()``: here nothing is done for a CPU's sake."""
+    real = jax.default_backend
+    jax.default_backend = lambda: "tpu"
+    try:
+        yield
+    finally:
+        jax.default_backend = real
+
+
 def iteration(decoder: Decoder, dtype: str = "float32") -> Work:
     """The forward pass and the gradient in the feature.
 
@@ -47,7 +59,9 @@ def iteration(decoder: Decoder, dtype: str = "float32") -> Work:
     """
     z = jax.ShapeDtypeStruct((1, *FEATURE_SHAPE), dtype)
     flops, elements = 0, 2 * math.prod(FEATURE_SHAPE)
-    for eqn in _convolutions(jax.make_jaxpr(lambda z: decoder(z, "batch"))(z).jaxpr):
+    with as_on_a_tpu():
+        program = jax.make_jaxpr(lambda z: decoder(z, "batch"))(z)
+    for eqn in _convolutions(program.jaxpr):
         x, y = eqn.invars[0].aval, eqn.outvars[0].aval
         flops += 2 * 2 * _multiplications(eqn)
         elements += 2 * x.size + 3 * y.size
@@ -60,7 +74,8 @@ def counted(decoder: Decoder) -> float:
     image = jax.ShapeDtypeStruct((1, 160, 160, 3), "float32")
     z = jax.ShapeDtypeStruct((1, *FEATURE_SHAPE), "float32")
     gradient = jax.jit(lambda z, x_tilde, decoder: ascent(decoder, x_tilde, "batch", None)(z))
-    cost = gradient.lower(z, image, decoder).cost_analysis()
+    with as_on_a_tpu():
+        cost = gradient.lower(z, image, decoder).cost_analysis()
     return float(cost["flops"]) if cost else math.nan
 
 
