@@ -66,9 +66,10 @@ def _in_cache(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
 
 
 def _is_worth_winograd(x: jax.Array, kernel: jax.Array, window: Window) -> bool:
-    """Of fewer channels or rows it gains nothing; in half precision it loses too many digits."""
+    """Of fewer channels it gains too little for the memory that it takes, of fewer rows nothing; in
+    half precision it loses too many digits."""
     square = kernel.shape[:2] == (3, 3) and window.stride == window.dilation == 1
-    large = min(kernel.shape[2:]) >= 32 and x.shape[1] >= FEW_ROWS
+    large = min(kernel.shape[2:]) >= 64 and x.shape[1] >= FEW_ROWS
     return square and large and not _wants_all_cores(x) and jnp.finfo(x.dtype).bits >= 32
 
 
