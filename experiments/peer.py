@@ -54,7 +54,7 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
     "MALLOC_TOP_PAD_": str(2**28),
 }
-"""What our own commands do for themselves (``cli``): PyTorch, too, is a quarter faster by it."""
+"""What our own commands do for themselves (``cli``): PyTorch, too, is faster by it."""
 
 
 class Peer:

@@ -195,9 +195,10 @@ def flags(tmp_path, monkeypatch):
 def test_a_tiny_run_leaves_rows_a_table_and_pictures(flags, monkeypatch, capsys):
     monkeypatch.setattr(memory, "footprint", lambda **_: memory.Footprint(0, 1e6))
     monkeypatch.setattr(throughput, "MOST", 2)
-    throughput.main(**flags, batch=("1", "auto"))
+    with jax.numpy_dtype_promotion("standard"):  # Adam's, as in test_train
+        throughput.main(**flags, batch=("1", "auto"), training=(2,))
     document = json.loads((flags["out"] / "throughput.json").read_text())
-    first, second, online = document["rows"]
+    first, second, online, trained = document["rows"]
     assert [r["batch"] for r in (first, second, online)] == [1, 2, 1]
     for r in (first, second):
         assert r.keys() >= FIELDS and r["decoder"] == "small", "no path of a machine"
@@ -205,12 +206,15 @@ def test_a_tiny_run_leaves_rows_a_table_and_pictures(flags, monkeypatch, capsys)
         assert r["iteration_from_steps"] == [1, 2]
     assert online["latency_ms_p95"] >= online["latency_ms_p50"] > 0
     assert online["statistics"] == "example"
+    assert trained["work"] == "training" and trained["batch"] == 2
+    assert trained["trained_faces_per_s"] > 0 and trained["core_ms_per_face"] > 0
     ceilings = document["notes"]["ceilings"]
     assert ceilings["matmul_flop_per_s"]["float32 default"][0] > 0
     assert ceilings["copy_bytes_per_s"][0] > 0
     assert {"command", "date", "hardware", "versions", "seconds"} <= document.keys()
     text = (flags["out"] / "throughput.md").read_text()
     assert f"{first['faces_per_s']:.2f}" in text and "p95" in text
+    assert f"{trained['trained_faces_per_s']:.2f}" in text
     assert text.splitlines()[0] in capsys.readouterr().out
     for name in ("throughput.png", "roofline.png"):
         with Image.open(flags["out"] / name) as picture:

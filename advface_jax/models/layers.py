@@ -29,8 +29,8 @@ FEW_ROWS = 32
 CACHE_BYTES = 24 * 2**20
 """Of a convolution's input: beyond, it takes twice as long where the last cache has 32 MB."""
 MANY_CORES = 4
-"""With as many, code that takes all cores beats YNNPACK, which takes one and half as much time of
-it (2.0 to 2.4 times less for one face, docs/performance.md)."""
+"""With as many, code that takes all cores is given one face alone: on two it was even with YNNPACK,
+which takes one core, and half as much time of it. Nobody has timed it on more."""
 
 
 class Window(NamedTuple):
