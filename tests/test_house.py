@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "advface_jax.sharding": (),
     "advface_jax.cli": ("advface_jax.sharding",),
     "advface_jax.models": ("advface_jax.models", "advface_jax.checks"),
-    "advface_jax.models.layers": (
+    "advface_jax.models.layers": ("advface_jax.models.convolution",),
+    "advface_jax.models.convolution": (
         "advface_jax.sharding",  # how many cores a CPU has
         "advface_jax.models.winograd",
     ),

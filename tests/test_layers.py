@@ -11,8 +11,9 @@ from jax import lax
 from reference import weights
 
 from advface_jax import sharding
-from advface_jax.models import layers, state
-from advface_jax.models.layers import BatchNorm, Conv, ConvBN, Window, conv, max_pool
+from advface_jax.models import convolution, state
+from advface_jax.models.convolution import Window, conv
+from advface_jax.models.layers import BatchNorm, Conv, ConvBN, max_pool
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +65,7 @@ def test_conv_has_the_gradients_of_plain_autodiff(name):
     assert_plain(normal(0, 2, *size, 3), normal(1, *kernel_size, 3, 5), window)
 
 
-@pytest.mark.parametrize("cores", [1, layers.MANY_CORES])
+@pytest.mark.parametrize("cores", [1, convolution.MANY_CORES])
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("channels", [(9, 16), (17, 18)])
 @pytest.mark.parametrize("name", ["valid", "same", "mirror of stride 1", "uneven padding"])
@@ -74,11 +75,11 @@ def test_what_a_cpu_makes_more_of_than_is_wanted_is_cut_off(
     """Large enough to be worth several cores; wide enough for YNNPACK, and made so."""
     monkeypatch.setattr(sharding, "cores", lambda: cores)
     _, kernel_size, window = WINDOWS[name]
-    x = normal(0, batch, layers.FEW_ROWS + 1, layers.FEW_ROWS + 2, channels[0])
+    x = normal(0, batch, convolution.FEW_ROWS + 1, convolution.FEW_ROWS + 2, channels[0])
     kernel = normal(1, *kernel_size, *channels)
     assert_plain(x, kernel, window)
     y = jax.eval_shape(lambda: plain(x, kernel, window))
-    made, wider, padding = layers._fast_on_cpu(x, kernel, window)
+    made, wider, padding = convolution._fast_on_cpu(x, kernel, window)
     rows = made.shape[1] + sum(padding[0]) - kernel_size[0] + 1
     assert rows >= y.shape[1]
     alone = batch == 1 and cores > 1
@@ -90,7 +91,7 @@ def test_what_a_cpu_makes_more_of_than_is_wanted_is_cut_off(
 def test_many_channels_take_half_the_products_of_rows(name):
     """Winograd's way, to the sixth digit of the largest; half precision has none to spare."""
     _, _, window = WINDOWS[name]
-    x = normal(0, 2, layers.FEW_ROWS + 1, layers.FEW_ROWS + 3, 64)
+    x = normal(0, 2, convolution.FEW_ROWS + 1, convolution.FEW_ROWS + 3, 64)
     kernel = normal(1, 3, 3, 64, 65)
 
     def products(x):
@@ -115,15 +116,15 @@ def test_a_cpu_takes_as_many_examples_at_a_time_as_its_cache_holds(
 ):
     x, kernel = normal(0, batch, 9, 8, 5), normal(1, 3, 3, 5, 7)
     window = Window(padding=((1, 1), (1, 1)))
-    given, multiply = [], layers._multiply
+    given, multiply = [], convolution._multiply
 
     def watched(x, *how):
         given.append(x.shape[0])
         return multiply(x, *how)
 
     monkeypatch.setattr(jax, "device_count", lambda: devices)
-    monkeypatch.setattr(layers, "CACHE_BYTES", room * x[0].nbytes)
-    monkeypatch.setattr(layers, "_multiply", watched)
+    monkeypatch.setattr(convolution, "CACHE_BYTES", room * x[0].nbytes)
+    monkeypatch.setattr(convolution, "_multiply", watched)
     ours = np.asarray(conv(x, kernel, window))
     np.testing.assert_allclose(ours, plain(x, kernel, window), rtol=0, atol=1e-5)
     assert given == sizes

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from advface_jax.models.layers import BatchNorm, Conv, Padding, Statistics, Window, conv, in_full
+from advface_jax.models.convolution import Padding, Window, conv
+from advface_jax.models.layers import BatchNorm, Conv, Statistics, in_full
 
 
 class Axis(NamedTuple):
