@@ -92,7 +92,7 @@ def fgsm(
     gradient = _gradient(loss_or_vjp, z0, epsilon)
     first = _start(z0, epsilon, start)
     step = jnp.asarray(epsilon, z0.dtype) * jnp.sign(gradient(first))
-    return jnp.clip(first + step, *ball(z0, epsilon))
+    return project(first + step, z0, epsilon)
 
 
 def mifgsm(
@@ -122,22 +122,23 @@ def mifgsm(
     return lax.fori_loop(0, config.steps, step, (first, jnp.zeros_like(z0)))[0]
 
 
-def ball(z0: jax.Array, epsilon: jax.Array | float) -> tuple[jax.Array, jax.Array]:
-    """The lowest and highest floats within ε of z0, element by element.
+def project(z: jax.Array, z0: jax.Array, epsilon: jax.Array | float) -> jax.Array:
+    """Π: the float nearest to z within ε of z0, element by element.
 
     z0 ± ε can round to a number that lies further than ε away; such a bound moves one float
     inwards, so that in exact arithmetic, too, no difference exceeds ε.
     """
-    # Together, so that a loop over ε does not keep all that could be known of z0 beforehand.
     exact: jax.Array = jnp.asarray(epsilon, jnp.float32)
-    z0, exact = lax.optimization_barrier((z0, exact))
+    # Together, so that no loop keeps what could be known of z0 beforehand: as much memory again.
+    z, z0, exact = lax.optimization_barrier((z, z0, exact))
     epsilon = exact.astype(z0.dtype)
     above = epsilon.astype(jnp.float32) > exact  # bfloat16 may have rounded ε itself upwards
     epsilon = jnp.where(above, jnp.nextafter(epsilon, jnp.zeros_like(epsilon)), epsilon)
-    low, high = z0 - epsilon, z0 + epsilon
-    low = jnp.where(_lost(z0, -epsilon, low) > 0, jnp.nextafter(low, z0), low)
-    high = jnp.where(_lost(z0, epsilon, high) < 0, jnp.nextafter(high, z0), high)
-    return low, high
+    z = jnp.clip(z, z0 - epsilon, z0 + epsilon)
+    away = z - z0
+    distance, lost = jnp.abs(away), _lost(z, -z0, away) * jnp.sign(away)
+    beyond = (distance > epsilon) | ((distance == epsilon) & (lost > 0))
+    return jnp.where(beyond, jnp.nextafter(z, z0), z)
 
 
 def _start(z0: jax.Array, epsilon: jax.Array | float, start: jax.Array | None) -> jax.Array:
@@ -149,7 +150,7 @@ def _start(z0: jax.Array, epsilon: jax.Array | float, start: jax.Array | None) -
             f"got a start of shape {getattr(start, 'shape', None)} and dtype "
             f"{getattr(start, 'dtype', 'none')}; wanted those of z0, {z0.shape} and {z0.dtype}"
         )
-    return jnp.clip(start, *ball(z0, epsilon))
+    return project(start, z0, epsilon)
 
 
 def _lost(a: jax.Array, b: jax.Array, total: jax.Array) -> jax.Array:
@@ -166,8 +167,7 @@ def _advance(
     alpha = rounded / 10 if config.alpha is None else jnp.asarray(config.alpha, z0.dtype)
     if config.bound == "step":
         return lambda z, direction: z + jnp.minimum(alpha, rounded) * jnp.sign(direction)
-    bounds = ball(z0, epsilon)
-    return lambda z, direction: jnp.clip(z + alpha * jnp.sign(direction), *bounds)
+    return lambda z, direction: project(z + alpha * jnp.sign(direction), z0, epsilon)
 
 
 def _gradient(loss_or_vjp: Objective, z0: jax.Array, epsilon: jax.Array | float) -> Objective:

@@ -87,7 +87,7 @@ def _random_steps(z, keys, epsilon, mask, settings: tuple[Literal["total", "step
 
     noise = lax.fori_loop(0, steps, step, jnp.zeros(z.shape, jnp.float32))
     stored = (z.astype(jnp.float32) + noise).astype(z.dtype)
-    return jnp.clip(stored, *gradient.ball(z, epsilon)) if bound == "total" else stored
+    return gradient.project(stored, z, epsilon) if bound == "total" else stored
 
 
 @functools.partial(jax.jit, static_argnames="settings")
