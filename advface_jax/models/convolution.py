@@ -7,6 +7,7 @@ convolution that is padded by more than one or dilated (training the decoders).
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -39,32 +40,50 @@ class Window(NamedTuple):
 def _convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     if jax.default_backend() != "cpu":
         return _multiply(x, kernel, window)
-    if _is_worth_winograd(x, kernel, window):
-        rows, columns = window.padding
-        beside = Window(padding=((0, 0), columns))
-        return winograd.convolve(x, kernel, rows, lambda x, k: _in_cache(x, k, beside))
-    return _in_cache(x, kernel, window)
+    if not _is_worth_winograd(x, kernel, window):
+        return _in_parts(lambda x: _multiply(x, kernel, window), x, CACHE_BYTES)
+    rows, columns = window.padding
+    beside = Window(padding=((0, 0), columns))
+    kernels = winograd.kernels(kernel)
+
+    def in_tiles(x: jax.Array) -> jax.Array:
+        return winograd.convolve(x, kernels, rows, lambda x, k: _multiply(x, k, beside))
+
+    return _in_parts(in_tiles, x, 0)  # its sums and products are to stay in the cache, too
 
 
-def _in_cache(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """As many examples at a time as a processor's cache holds, or a convolution takes twice as
-    long. Each part has some of every device's examples, so that none of them moves."""
-    b, devices = x.shape[0], jax.device_count()
-    kept = devices if b % devices == 0 else 1
+def _in_parts(convolve: Callable[[jax.Array], jax.Array], x: jax.Array, most: int) -> jax.Array:
+    """``convolve`` of a part of the examples at a time: of each device's so many as have no more
+    than ``most`` bytes, or one. So none of them moves to another device."""
+    b, kept = x.shape[0], _sharing(x)
     sizes = [n for n in range(kept, b + 1, kept) if b % n == 0]
-    size = max([n for n in sizes if n * x.nbytes <= b * kept * CACHE_BYTES] or sizes[:1])
+    size = max([n for n in sizes if n * x.nbytes <= b * kept * most] or sizes[:1])
     if size == b:
-        return _multiply(x, kernel, window)
+        return convolve(x)
     parts = x.reshape(size, b // size, *x.shape[1:])
-    y = jnp.stack([_multiply(parts[:, i], kernel, window) for i in range(b // size)], 1)
-    return y.reshape(b, *y.shape[2:])
+
+    def place(i: jax.Array, y: jax.Array) -> jax.Array:
+        part = lax.dynamic_index_in_dim(parts, i, 1, keepdims=False)
+        return lax.dynamic_update_index_in_dim(y, convolve(part), i, 1)
+
+    shape = jax.eval_shape(convolve, parts[:, 0]).shape
+    # Of the input, or XLA:CPU fills all of a program's such arrays at once, before any is wanted.
+    anything = jnp.broadcast_to(parts[:, :, :1, :1, :1], (size, b // size, *shape[1:]))
+    return lax.fori_loop(0, b // size, place, anything).reshape(b, *shape[1:])
+
+
+def _sharing(x: jax.Array) -> int:
+    """Among how many devices the examples can be shared."""
+    devices = jax.device_count()
+    return devices if x.shape[0] % devices == 0 else 1
 
 
 def _is_worth_winograd(x: jax.Array, kernel: jax.Array, window: Window) -> bool:
-    """Of fewer channels it gains too little for the memory that it takes, of fewer rows nothing; in
-    half precision it loses too many digits."""
+    """Of fewer channels or rows it gains nothing; in half precision it loses too many digits. Where
+    a device has one example only, its sums are as large as all other memory."""
     square = kernel.shape[:2] == (3, 3) and window.stride == window.dilation == 1
-    large = min(kernel.shape[2:]) >= 64 and x.shape[1] >= FEW_ROWS
+    channels = 32 if x.shape[0] > _sharing(x) else 64
+    large = min(kernel.shape[2:]) >= channels and x.shape[1] >= FEW_ROWS
     return square and large and not _wants_all_cores(x) and jnp.finfo(x.dtype).bits >= 32
 
 

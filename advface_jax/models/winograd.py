@@ -38,13 +38,18 @@ OF_OUTPUTS = (
 """B^T, G and A^T of the paper, for the points 0, ±1, ±2 and infinity."""
 
 
+def kernels(kernel: jax.Array) -> list[jax.Array]:
+    """The six kernels of one row (1,k,i,o) that a kernel (3,k,i,o) becomes."""
+    return [_sum(weights, list(kernel))[None] for weights in OF_KERNELS]
+
+
 def convolve(
     x: jax.Array,
-    kernel: jax.Array,
+    kernels: Sequence[jax.Array],
     rows: tuple[int, int],
     across: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> jax.Array:
-    """Cross-correlate ``x`` (b,h,w,i) with ``kernel`` (3,k,i,o): (b,h',w',o).
+    """Cross-correlate ``x`` (b,h,w,i) with the kernel (3,k,i,o) of these ``kernels``: (b,h',w',o).
 
     rows: zeros above and below. across: the same for kernels of one row (1,k,i,o), with whatever
     padding there is to the sides.
@@ -54,8 +59,8 @@ def convolve(
     x = jnp.pad(x, ((0, 0), (rows[0], 4 * tiles + 2 - x.shape[1] - rows[0]), (0, 0), (0, 0)))
     inputs = [lax.slice_in_dim(x, i, i + 4 * tiles - 3, 4, axis=1) for i in range(6)]
     products = [
-        across(_sum(of_inputs, inputs), _sum(of_kernels, list(kernel))[None])
-        for of_inputs, of_kernels in zip(OF_INPUTS, OF_KERNELS, strict=True)
+        across(_sum(weights, inputs), kernel)
+        for weights, kernel in zip(OF_INPUTS, kernels, strict=True)
     ]
     y = jnp.stack([_sum(weights, products) for weights in OF_OUTPUTS], 2)
     return y.reshape(x.shape[0], 4 * tiles, *y.shape[3:])[:, :outputs]
