@@ -136,9 +136,13 @@ def project(z: jax.Array, z0: jax.Array, epsilon: jax.Array | float) -> jax.Arra
     epsilon = jnp.where(above, jnp.nextafter(epsilon, jnp.zeros_like(epsilon)), epsilon)
     z = jnp.clip(z, z0 - epsilon, z0 + epsilon)
     away = z - z0
-    distance, lost = jnp.abs(away), _lost(z, -z0, away) * jnp.sign(away)
-    beyond = (distance > epsilon) | ((distance == epsilon) & (lost > 0))
-    return jnp.where(beyond, jnp.nextafter(z, z0), z)
+    beyond = jnp.abs(away) > epsilon
+    beyond |= (jnp.abs(away) == epsilon) & (_lost(z, -z0, away) * away > 0)
+    # The next float towards z0, by its bits: a third of what jnp.nextafter takes.
+    towards_zero = (away > 0) == (z > 0)
+    bits = lax.bitcast_convert_type(z, f"int{8 * z.dtype.itemsize}")
+    bits += jnp.where(beyond, jnp.where(towards_zero, -1, 1), 0).astype(bits.dtype)
+    return lax.bitcast_convert_type(bits, z.dtype)
 
 
 def _start(z0: jax.Array, epsilon: jax.Array | float, start: jax.Array | None) -> jax.Array:

@@ -109,11 +109,19 @@ def test_many_channels_take_half_the_products_of_rows(name):
 
 
 @pytest.mark.parametrize(
-    ("batch", "devices", "room", "size"),
-    [(6, 1, 3.5, 3), (6, 2, 1.5, 2), (6, 2, 3.5, 6), (7, 2, 3.5, 1), (6, 2, 0, 2)],
+    ("batch", "devices", "most", "part", "size"),
+    [
+        (6, 1, 6, 1, 6),
+        (6, 1, 5, 3.5, 3),
+        (6, 2, 2, 1.5, 2),
+        (6, 2, 3, 1.5, 6),
+        (6, 2, 0, 0, 2),
+        (7, 2, 3, 3.5, 1),
+        (2, 2, 0, 1, 2),
+    ],
 )
-def test_a_cpu_takes_as_many_examples_at_a_time_as_its_cache_holds(
-    batch, devices, room, size, monkeypatch
+def test_a_cpu_takes_a_large_batch_in_parts_of_each_devices_examples(
+    batch, devices, most, part, size, monkeypatch
 ):
     x, kernel = normal(0, batch, 9, 8, 5), normal(1, 3, 3, 5, 7)
     window = Window(padding=((1, 1), (1, 1)))
@@ -124,7 +132,8 @@ def test_a_cpu_takes_as_many_examples_at_a_time_as_its_cache_holds(
         return multiply(x, *how)
 
     monkeypatch.setattr(jax, "device_count", lambda: devices)
-    monkeypatch.setattr(convolution, "CACHE_BYTES", room * x[0].nbytes)
+    monkeypatch.setattr(convolution, "MOST_BYTES", most * x[0].nbytes)
+    monkeypatch.setattr(convolution, "PART_BYTES", part * x[0].nbytes)
     monkeypatch.setattr(convolution, "_multiply", watched)
     ours = np.asarray(conv(x, kernel, window))
     np.testing.assert_allclose(ours, plain(x, kernel, window), rtol=0, atol=1e-5)

@@ -22,8 +22,11 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 FEW_ROWS = 32
 """A map of fewer is not worth several cores."""
-CACHE_BYTES = 24 * 2**20
-"""Of a convolution's input: beyond, it takes twice as long where the last cache has 32 MB."""
+MOST_BYTES = 24 * 2**20
+"""Of a convolution's input at once: of more than 32 MB the C library, unless told otherwise, gives
+the memory that it takes back to the system each time, and it takes twice as long."""
+PART_BYTES = 2**20
+"""Of the input of each part of a larger one: what is cut out, or put in its place, stays cached."""
 MANY_CORES = 4
 """With as many, code that takes all cores is given one face alone: on two it was even with YNNPACK,
 which takes one core, and half as much time of it. Nobody has timed it on more."""
@@ -41,7 +44,8 @@ def _convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     if jax.default_backend() != "cpu":
         return _multiply(x, kernel, window)
     if not _is_worth_winograd(x, kernel, window):
-        return _in_parts(lambda x: _multiply(x, kernel, window), x, CACHE_BYTES)
+        most = MOST_BYTES if window.dilation == 1 else PART_BYTES
+        return _in_parts(lambda x: _multiply(x, kernel, window), x, most)
     rows, columns = window.padding
     beside = Window(padding=((0, 0), columns))
     kernels = winograd.kernels(kernel)
@@ -49,17 +53,17 @@ def _convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     def in_tiles(x: jax.Array) -> jax.Array:
         return winograd.convolve(x, kernels, rows, lambda x, k: _multiply(x, k, beside))
 
-    return _in_parts(in_tiles, x, 0)  # its sums and products are to stay in the cache, too
+    return _in_parts(in_tiles, x, 0)  # or its sums and products take more memory than all else
 
 
 def _in_parts(convolve: Callable[[jax.Array], jax.Array], x: jax.Array, most: int) -> jax.Array:
-    """``convolve`` of a part of the examples at a time: of each device's so many as have no more
-    than ``most`` bytes, or one. So none of them moves to another device."""
+    """``convolve`` of a part of the examples at a time, where a device has more bytes of them than
+    ``most``. Each part has some of every device's, so that none of them moves to another."""
     b, kept = x.shape[0], _sharing(x)
-    sizes = [n for n in range(kept, b + 1, kept) if b % n == 0]
-    size = max([n for n in sizes if n * x.nbytes <= b * kept * most] or sizes[:1])
-    if size == b:
+    if x.nbytes <= most * kept or b == kept:
         return convolve(x)
+    sizes = [n for n in range(kept, b, kept) if b % n == 0]
+    size = max([n for n in sizes if n * x.nbytes <= b * kept * PART_BYTES] or sizes[:1])
     parts = x.reshape(size, b // size, *x.shape[1:])
 
     def place(i: jax.Array, y: jax.Array) -> jax.Array:
