@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from advface_jax import checks
-from advface_jax.models.layers import BatchNorm, Conv, ConvBN, Statistics, max_pool
+from advface_jax.models.layers import BatchNorm, Conv, ConvBN, Statistics, max_pool, rectify
 
 IMAGE_SIZE = 160
 
@@ -105,4 +105,4 @@ class Mix(nnx.Module):
             self.size[...] = self.decay * self.size[...] + (1 - self.decay) * size
         kernel = self.kernel[...] / (size + 1e-3)[:, None]  # (channels, width)
         y = jnp.dot(x, kernel.astype(x.dtype))
-        return jax.nn.relu(self.bn(y, statistics, mask))
+        return rectify(self.bn(y, statistics, mask))

@@ -8,7 +8,7 @@ from flax import nnx
 
 from advface_jax import checks
 from advface_jax.models.facenet import FEATURE_SHAPE
-from advface_jax.models.layers import ConvBN, Statistics, max_pool
+from advface_jax.models.layers import ConvBN, Statistics, max_pool, rectify
 
 WIDTHS = (32, 64, 128, 256)
 
@@ -50,9 +50,7 @@ class Compact(nnx.Module):
             x = down(x, statistics, mask)  # (b, 18, 18, 64), (b, 8, 8, 128), (b, 3, 3, 256)
             if i < len(self.blocks):
                 first, second = self.blocks[i]
-                x = jax.nn.relu(
-                    x + second(first(x, statistics, mask), statistics, mask, relu=False)
-                )
+                x = rectify(x + second(first(x, statistics, mask), statistics, mask, relu=False))
         yield "pool", (x := x.mean((1, 2)))  # (b, 256)
         yield "bottleneck", (x := self.bottleneck(x))  # (b, 128)
         yield "embedding", x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)

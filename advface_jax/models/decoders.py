@@ -16,7 +16,7 @@ from flax import nnx
 from advface_jax import checks
 from advface_jax.models.channel_decoder import ChannelDecoderConfig, ChannelRec
 from advface_jax.models.facenet import FEATURE_SHAPE, IMAGE_SIZE
-from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool
+from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool, rectify
 
 Kind = Literal["transrec", "resrec", "urec"]
 KINDS: tuple[Kind, ...] = ("transrec", "resrec", "urec")
@@ -141,7 +141,7 @@ class ResRec(Decoder):
     def body(self, z, statistics, mask):
         y = self.stem(z, statistics, mask)
         for first, second in self.blocks:
-            y = jax.nn.relu(y + second(first(y, statistics, mask), statistics, mask, relu=False))
+            y = rectify(y + second(first(y, statistics, mask), statistics, mask, relu=False))
         return y
 
 

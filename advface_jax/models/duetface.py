@@ -17,7 +17,7 @@ from flax import nnx
 from advface_jax import checks
 from advface_jax.models.channel_decoder import IMAGE_SIZE, Mix
 from advface_jax.models.facenet import InceptionResNetV1
-from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool
+from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool, rectify
 
 STEM = 32  # channels of FaceNet's conv2d_1a
 
@@ -73,7 +73,7 @@ class Stem(nnx.Module):
             short = skip.shape[1] - y.shape[1]  # an odd size lost its last row and column
             y = jnp.pad(y, ((0, 0), (0, short), (0, short), (0, 0)), mode="edge")
             y = merge(skip + y, statistics)
-        return jax.nn.relu(self.out(y))  # (b, 79, 79, 32)
+        return rectify(self.out(y))  # (b, 79, 79, 32)
 
 
 class Attention(nnx.Module):

@@ -18,7 +18,7 @@ from flax import nnx
 
 from advface_jax import checks
 from advface_jax.models import state
-from advface_jax.models.layers import BatchNorm, Conv, ConvBN, Statistics, max_pool
+from advface_jax.models.layers import BatchNorm, Conv, ConvBN, Statistics, max_pool, rectify
 
 IMAGE_SIZE = 160
 FEATURE_SHAPE = (77, 77, 64)
@@ -104,7 +104,7 @@ class Block(nnx.Module):
         self, x: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
     ) -> jax.Array:
         y = x + self.scale * self.up(_concatenate(self, x, statistics, mask))
-        return jax.nn.relu(y) if self.relu else y
+        return rectify(y) if self.relu else y
 
 
 class Reduction(nnx.Module):

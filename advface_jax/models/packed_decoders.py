@@ -14,7 +14,7 @@ from jax import lax
 
 from advface_jax.models.decoders import Decoder, ResRec, TransRec, URec
 from advface_jax.models.facenet import FEATURE_SHAPE, IMAGE_SIZE
-from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool
+from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool, rectify
 from advface_jax.models.packed import Grid, PackedKernel, convolve, normalise, pack, unpack, within
 
 Formulation = Literal["auto", "plain", "packed", "subpixel"]
@@ -115,7 +115,7 @@ def _layer(
     def apply(x: jax.Array, statistics: Statistics, mask: jax.Array | None) -> jax.Array:
         y = convolve(x, kernel, rewritten.padding, rewritten.dilation)
         y = normalise(y, layer.bn, inside, statistics, mask)  # type: ignore[arg-type]
-        return within(jax.nn.relu(y) if relu else y, inside)
+        return within(rectify(y) if relu else y, inside)
 
     return apply
 
@@ -167,7 +167,7 @@ def _resrec(s: ResRec, features: Grid, layer: Layer):
     def body(z, *how):
         y = stem(z, *how)
         for first, second in blocks:
-            y = jax.nn.relu(y + second(first(y, *how), *how))
+            y = rectify(y + second(first(y, *how), *how))
         return y
 
     return body, grid
