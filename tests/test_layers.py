@@ -13,7 +13,7 @@ from reference import weights
 from advface_jax import sharding
 from advface_jax.models import convolution, state
 from advface_jax.models.convolution import Window, conv
-from advface_jax.models.layers import BatchNorm, Conv, ConvBN, max_pool
+from advface_jax.models.layers import BatchNorm, Conv, ConvBN, max_pool, rectify
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +183,14 @@ def test_padding_same_keeps_the_size(kernel_size):
         x, layer.kernel[...], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     np.testing.assert_allclose(layer(x), y, rtol=1e-4, atol=1e-5)
+
+
+def test_rectify_is_relu():
+    x = jnp.asarray([-2.0, -0.0, 0.0, 1e-30, 3.0])
+    for dtype in (jnp.float32, jnp.bfloat16):
+        (y, vjp), (truth, true_vjp) = (jax.vjp(f, x.astype(dtype)) for f in (rectify, jax.nn.relu))
+        assert y.dtype == dtype and np.array_equal(y, truth)
+        assert np.array_equal(vjp(y + 5)[0], true_vjp(y + 5)[0])
 
 
 @pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 3), (3, 2)])

@@ -335,6 +335,20 @@ def test_protection_has_no_slow_convolution(kind, extractor, shadows, z):
 
 
 @on_a_cpu
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_face_takes_seven_megabytes(batch, extractor):
+    """TransRec as shipped; beside weights and batch norm's numbers nothing is kept for a face."""
+    from advface_jax.protect import lowered
+
+    config = decoders.DecoderConfig.of("transrec")
+    shadow = filled(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), 7)
+    z = jax.ShapeDtypeStruct((batch, 77, 77, 64), jnp.float32)
+    program = lowered(z, 0.1, extractor=extractor, shadow=shadow, config=TWO_STEPS).compile()
+    found = program.memory_analysis()
+    assert found and found.temp_size_in_bytes / batch < 7e6
+
+
+@on_a_cpu
 def test_a_sweep_takes_no_more_than_twice_the_memory_of_one_bound(extractor, shadow, z):
     from advface_jax.protect import _protect, _sweep
 

@@ -20,12 +20,12 @@ paper's choice for S, section 4.2); each example's own; or the batch's, updating
 
 @jax.custom_jvp
 def rectify(x: jax.Array) -> jax.Array:
-    """ReLU, max(x, 0). Its derivative is a product with 0 or 1: the choice of elements that
-    ``jax.nn.relu``'s is becomes a branch in XLA:CPU's code, three times as slow."""
+    """ReLU, max(x, 0). Its derivative is a product with the result's sign, 0 or 1: the choice of
+    elements that ``jax.nn.relu``'s is becomes a branch in XLA:CPU's code, three times as slow."""
     return jnp.maximum(x, 0)
 
 
-rectify.defjvps(lambda dx, y, x: dx * jnp.maximum(jnp.sign(x), 0))
+rectify.defjvps(lambda dx, y, x: dx * jnp.sign(y))
 
 
 def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
@@ -64,8 +64,7 @@ def _tiled_max_backward(size: int, residuals, dy: jax.Array):
 
     b, h, w, c = y.shape
     tiles = x[:, : h * size, : w * size].reshape(b, h, size, w, size, c)
-    lost = jnp.abs(jnp.sign(tiles - spread(y)))  # a factor, as in ``rectify``
-    dx = (spread(share) * (1 - lost)).reshape(b, h * size, w * size, c)
+    dx = jnp.where(tiles == spread(y), spread(share), 0).reshape(b, h * size, w * size, c)
     rest = [(0, n - m) for n, m in zip(x.shape[1:3], dx.shape[1:3], strict=True)]
     return (jnp.pad(dx, ((0, 0), *rest, (0, 0))),)
 
