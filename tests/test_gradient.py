@@ -60,6 +60,17 @@ def test_no_element_leaves_the_ball_by_one_bit(method, dtype):
         assert epsilon < 1e-3 or distance(z, z0)[near].max() > 0.98 * epsilon
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_bounds_found_in_each_step_are_those_that_accelerators_keep(dtype, monkeypatch):
+    z0 = spread(5000, dtype)
+    for epsilon in EPSILONS:
+        anew = np.asarray(pgd(wavy, z0, epsilon), np.float32)
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "default_backend", lambda: "tpu")
+            kept = np.asarray(pgd(wavy, z0, epsilon), np.float32)
+        assert np.array_equal(anew, kept), epsilon
+
+
 @every_method
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_epsilon_zero_returns_the_start(method, dtype):

@@ -21,7 +21,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 FEW_ROWS = 32
-"""A map of fewer is not worth several cores."""
+"""A map of fewer is worth neither several cores nor Winograd's sums."""
 MOST_BYTES = 24 * 2**20
 """Of a convolution's input at once: of more than 32 MB the C library, unless told otherwise, gives
 the memory that it takes back to the system each time, and it takes twice as long."""
