@@ -169,7 +169,7 @@ def measure(
             return timed(ceilings[kind].run)
 
     runs: dict[Any, Callable[[], Sample]] = {
-        (i, steps): functools.partial(entry.run, steps)
+        (i, steps): functools.partial(warm, entry, steps)
         for i, entry in enumerate(entries)
         for steps in filter(None, (entry.case.steps, entry.case.few))
     }
@@ -182,6 +182,13 @@ def measure(
         for kind, made in ceilings.items()
     }
     return whole, iterations, Machine({kind: rates[kind] for kind in kinds}, rates["copy"])
+
+
+def warm(entry: Entry, steps: int) -> Sample:
+    """A run, timed after a short one that is not: the others' turns leave nothing of this program
+    in the caches, and the first run after them takes several core-ms longer."""
+    entry.run(entry.case.few or entry.case.steps)
+    return entry.run(steps)
 
 
 def timed_under_a_bar(
