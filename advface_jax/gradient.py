@@ -138,7 +138,7 @@ def project(z: jax.Array, z0: jax.Array, epsilon: jax.Array | float) -> jax.Arra
     away = z - z0
     beyond = jnp.abs(away) > epsilon
     beyond |= (jnp.abs(away) == epsilon) & (_lost(z, -z0, away) * away > 0)
-    # The next float towards z0, by its bits: a third of what jnp.nextafter takes.
+    # The next float towards z0, by its bits: jnp.nextafter does more, in every step.
     towards_zero = (away > 0) == (z > 0)
     bits = lax.bitcast_convert_type(z, f"int{8 * z.dtype.itemsize}")
     bits += jnp.where(beyond, jnp.where(towards_zero, -1, 1), 0).astype(bits.dtype)

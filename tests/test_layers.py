@@ -79,10 +79,11 @@ def test_what_a_cpu_makes_more_of_than_is_wanted_is_cut_off(
     kernel = normal(1, *kernel_size, *channels)
     assert_plain(x, kernel, window)
     y = jax.eval_shape(lambda: plain(x, kernel, window))
-    made, wider, padding = convolution._fast_on_cpu(x, kernel, window)
+    alone = batch == 1 and cores > 1
+    assert convolution._wants_all_cores(x) == alone
+    made, wider, padding = convolution._fast_on_cpu(x, kernel, window, alone)
     rows = made.shape[1] + sum(padding[0]) - kernel_size[0] + 1
     assert rows >= y.shape[1]
-    alone = batch == 1 and cores > 1
     assert (rows > made.shape[1]) == alone, "one example: on all cores"
     assert made.shape[3] == wider.shape[2] and (max(wider.shape[2:]) > 16 or alone)
 
@@ -127,11 +128,14 @@ def test_a_cpu_takes_a_large_batch_in_parts_of_each_devices_examples(
     window = Window(padding=((1, 1), (1, 1)))
     given, multiply = set(), convolution._multiply
 
-    def watched(x, *how):
+    def watched(x, *how, alone=False):
         given.add(x.shape[0])
+        assert not alone, "one of several"
         return multiply(x, *how)
 
     monkeypatch.setattr(jax, "device_count", lambda: devices)
+    monkeypatch.setattr(convolution, "FEW_ROWS", 1)
+    monkeypatch.setattr(sharding, "cores", lambda: convolution.MANY_CORES)
     monkeypatch.setattr(convolution, "MOST_BYTES", most * x[0].nbytes)
     monkeypatch.setattr(convolution, "PART_BYTES", part * x[0].nbytes)
     monkeypatch.setattr(convolution, "_multiply", watched)

@@ -43,6 +43,8 @@ class Window(NamedTuple):
 def _convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     if jax.default_backend() != "cpu":
         return _multiply(x, kernel, window)
+    if _wants_all_cores(x):
+        return _multiply(x, kernel, window, alone=True)
     if not _is_worth_winograd(x, kernel, window):
         most = MOST_BYTES if window.dilation == 1 else PART_BYTES
         return _in_parts(lambda x: _multiply(x, kernel, window), x, most)
@@ -88,22 +90,23 @@ def _is_worth_winograd(x: jax.Array, kernel: jax.Array, window: Window) -> bool:
     square = kernel.shape[:2] == (3, 3) and window.stride == window.dilation == 1
     channels = 32 if x.shape[0] > _sharing(x) else 64
     large = min(kernel.shape[2:]) >= channels and x.shape[1] >= FEW_ROWS
-    return square and large and not _wants_all_cores(x) and jnp.finfo(x.dtype).bits >= 32
+    return square and large and jnp.finfo(x.dtype).bits >= 32
 
 
 def _wants_all_cores(x: jax.Array) -> bool:
-    """A single example cannot be shared among cores as devices."""
+    """A single example cannot be shared among cores as devices. (One of a larger batch, taken by
+    itself, is not meant: it would take other code than the batch was timed with.)"""
     return x.shape[0] == 1 and min(x.shape[1:3]) >= FEW_ROWS and sharding.cores() >= MANY_CORES
 
 
-def _multiply(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+def _multiply(x: jax.Array, kernel: jax.Array, window: Window, *, alone: bool = False) -> jax.Array:
     h, w = (
         ((n - 1) * window.dilation + 1 + sum(padding) - k) // window.stride + 1
         for n, k, padding in zip(x.shape[1:3], kernel.shape[:2], window.padding, strict=True)
     )
     padding = window.padding
     if jax.default_backend() == "cpu":
-        x, kernel, padding = _fast_on_cpu(x, kernel, window)
+        x, kernel, padding = _fast_on_cpu(x, kernel, window, alone)
     y = lax.conv_general_dilated(
         x,
         kernel,
@@ -116,7 +119,7 @@ def _multiply(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
 
 
 def _fast_on_cpu(
-    x: jax.Array, kernel: jax.Array, window: Window
+    x: jax.Array, kernel: jax.Array, window: Window, alone: bool
 ) -> tuple[jax.Array, jax.Array, Padding]:
     """The input, kernel and padding of a convolution of which a CPU may make more than is wanted.
 
@@ -124,12 +127,12 @@ def _fast_on_cpu(
     larger than the input and for those of 16 channels or fewer: they get a larger input, or more
     channels, of zeros. YNNPACK takes two to eight times longer over a convolution without padding
     than over one that has some, so it gets some at the far ends, to be cut off again. The slower
-    code, however, takes all cores, and YNNPACK one: a single example gets an output some rows
-    larger where there are many.
+    code, however, takes all cores, and YNNPACK one: an example that is ``alone`` gets an output
+    some rows larger.
     """
     if window.dilation > 1 or kernel.shape[:2] == (1, 1):
         return x, kernel, window.padding
-    if _wants_all_cores(x) and window.stride == 1:
+    if alone and window.stride == 1:
         (lo, hi), columns = window.padding
         return x, kernel, ((lo, max(hi, kernel.shape[0] - lo)), columns)
     inputs, outputs = kernel.shape[2:]
