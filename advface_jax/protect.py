@@ -212,7 +212,9 @@ def ascent(
 
 def _attack(z, mask, extractor, shadow, config) -> Callable[[jax.Array], jax.Array]:
     """The round trip, and then ε -> z_adv."""
-    from advface_jax.models import packed_decoders  # Flax, which importing the library does without
+    from advface_jax.models.fast import (
+        packed_decoders,  # Flax, which importing the library does without
+    )
 
     form = packed_decoders.form(shadow, config.formulation, z.dtype)
     x_tilde = form.decode(form.pack(z), config.statistics, mask)

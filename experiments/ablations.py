@@ -15,10 +15,19 @@ from typing import Any, Literal
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, sharding
 from advface_jax.defenses.defense import EPSILON
-from experiments import common, flags, inputs, paper, plots, reconstruction
-from experiments.ablated import feature_scale, measure, names, read_decoders, told
-from experiments.conditions import PARTS, Condition, Part, conditions, default, runs, title
-from experiments.evaluation import discard
+from experiments.measure import inputs, paper, plots, reconstruction, results_file
+from experiments.measure import sample as flags
+from experiments.measure.ablation_conditions import (
+    PARTS,
+    Condition,
+    Part,
+    conditions,
+    default,
+    runs,
+    title,
+)
+from experiments.measure.ablation_runs import feature_scale, measure, names, read_decoders, told
+from experiments.measure.judging import discard
 
 MORE = ("cosine_to_unprotected", "negative_share", "shadow_l1")
 HEADER = (*reconstruction.HEADER, "cos to Ψ(z)", "z' < 0 %", "S moved")
@@ -99,7 +108,7 @@ def main(
         **origin,
         "weights": system.card["source"],
         "weights_sha256": system.card["sha256"],
-        "versions": common.surroundings()["versions"],
+        "versions": results_file.surroundings()["versions"],
     }
     kept = {
         c: sample.out / ".ablations" / f"{_key({**settings, **told(used, c)})}.json" for c in wanted
@@ -119,12 +128,12 @@ def main(
     published = sample.preset == "paper" and base.config == ProtectConfig()
     kinds = used[shadow, "shadow"].config.kind, used[attacker, "attacker"].config.kind
 
-    def beside(r: common.Row) -> dict[str, float]:
+    def beside(r: results_file.Row) -> dict[str, float]:
         top = published and r["ablation"] == "default"
         return paper.beside(r["method"], r["epsilon"], *kinds, set=sample.set) if top else {}
 
     table = [line for r in rows for line in _cells(r, beside(r))]
-    common.write_results(
+    results_file.write_results(
         sample.out,
         "ablations",
         rows,
@@ -147,14 +156,14 @@ def _key(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _write(file: Path, line: common.Row) -> None:
+def _write(file: Path, line: results_file.Row) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".tmp")
     unfinished.write_text(json.dumps(line) + "\n")
     unfinished.rename(file)
 
 
-def _cells(r: common.Row, theirs: Mapping[str, float]) -> list[list[str]]:
+def _cells(r: results_file.Row, theirs: Mapping[str, float]) -> list[list[str]]:
     ours, *rest = reconstruction.cells(r["condition"], r, theirs)
     more = []
     for key in MORE:
@@ -166,13 +175,13 @@ def _cells(r: common.Row, theirs: Mapping[str, float]) -> list[list[str]]:
 
 def _text(
     table: list[list[str]],
-    rows: list[common.Row],
+    rows: list[results_file.Row],
     base: Condition,
     scale: Mapping[str, Any],
     settings: Mapping[str, Any],
     seconds: float,
 ) -> str:
-    where = common.surroundings()
+    where = results_file.surroundings()
     spread = scale["deviation"]
     least, most = scale["deviation_of_channels"]
     bounds = dict.fromkeys(r["epsilon"] for r in rows if r["epsilon"])
@@ -184,7 +193,7 @@ def _text(
     return "\n\n".join(
         [
             "# What the paper leaves open, one change at a time",
-            common.markdown(HEADER, table),
+            results_file.markdown(HEADER, table),
             f"Default: {base.steps} steps, α = {base.config.alpha:g}, ε = {base.epsilon:g} in "
             f"total, start z~, S on {base.config.statistics} statistics, batches of {base.batch}, "
             f"both images of a pair, S {Path(base.shadow).stem}, R {Path(base.attacker).stem}. "
@@ -205,7 +214,7 @@ def _text(
     )
 
 
-def _interval(r: common.Row, key: str, scale: float, digits: int) -> str:
+def _interval(r: results_file.Row, key: str, scale: float, digits: int) -> str:
     return " to ".join(f"{scale * x:.{digits}f}" for x in r[f"{key}_ci"])
 
 

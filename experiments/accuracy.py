@@ -19,16 +19,19 @@ import numpy as np
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, data, defenses, metrics
 from advface_jax.defenses.defense import EPSILON
-from advface_jax.duetface import read_duetface
 from advface_jax.models import state
 from advface_jax.models.duetface import Recogniser
 from advface_jax.models.facenet import InceptionResNetV1
-from experiments import accuracy_text, channel_rows, common, flags, inputs, paper, reconstruction
+from advface_jax.training.duetface import read_duetface
+from experiments import accuracy_text
 from experiments.defenses import Each
-from experiments.duetface import of_duetface
-from experiments.evaluation import Judged, Subject, discard
-from experiments.intervals import bootstrap
-from experiments.rows import row, verdicts
+from experiments.measure import channels as channel_rows
+from experiments.measure import inputs, paper, reconstruction, results_file
+from experiments.measure import sample as flags
+from experiments.measure.duetface import of_duetface
+from experiments.measure.intervals import bootstrap
+from experiments.measure.judging import Judged, Subject, discard
+from experiments.measure.table_rows import row, verdicts
 
 OFFLINE, DUETFACE = accuracy_text.OFFLINE, "DuetFace"
 TRAINED = ("training", "steps", "command", "date")  # of DuetFace's card
@@ -114,7 +117,7 @@ def main(
         **dataclasses.asdict(config),
         "batch": sample.batch,
         "precision": ascent.precision,
-        "versions": common.surroundings()["versions"],
+        "versions": results_file.surroundings()["versions"],
     }
     networks = (system.network, *([retrained.network] if retrained else []))
     store = Each(compared, checked, ascent.precision)
@@ -134,7 +137,7 @@ def main(
         condition: int = 0,
         enrolled_only: bool = False,
         unprotected: int | None = 0,
-    ) -> common.Row:
+    ) -> results_file.Row:
         probes = judged.stored[0 if enrolled_only else condition]
         lost = bare - _right(judged.stored[condition], probes, over)[0]
         told = {**tell, "drop": float(lost @ weigh), "drop_ci": bootstrap(lost, over.fold, weigh)}
@@ -157,14 +160,14 @@ def main(
     seconds = earlier + time.monotonic() - began
     as_published = sample.preset == "paper" and config == ProtectConfig()
 
-    def beside(r: common.Row) -> dict[str, float]:
+    def beside(r: results_file.Row) -> dict[str, float]:
         if not as_published or r.get("enrolled_only"):
             return {}
         at = epsilon if "not_measured" in r else r["epsilon"]
         return paper.beside(r["method"], at, decoder.config.kind, "resrec", sample.set)
 
     table = [accuracy_text.cells(r, beside(r), beside(rows[0])) for r in rows]
-    common.write_results(
+    results_file.write_results(
         sample.out,
         "accuracy",
         rows,
@@ -226,7 +229,7 @@ def _apart(judged: Judged, networks: tuple[InceptionResNetV1, ...]) -> list[Judg
     return [judged._replace(stored=s) for s in np.split(judged.stored, ends[:-1], axis=-1)]
 
 
-def _not_measured(method: str) -> common.Row:
+def _not_measured(method: str) -> results_file.Row:
     empty = dict.fromkeys(("epsilon", "ssim", "psnr", "mse", "acc", "srra"))
     return {"method": method, **empty, "n": 0, "not_measured": WANTS[method]}
 

@@ -6,8 +6,8 @@ from typing import Any
 from rich.table import Table
 
 from advface_jax import cli
-from experiments import common
 from experiments.defenses import NOISE
+from experiments.measure import results_file
 
 OFFLINE = "AdvFace (offline)"
 LABELS = {
@@ -18,13 +18,13 @@ LABELS = {
 HEADER = ("", "ACC %", "95 %", "deviation of folds", "lost, points", "95 %", "paper", "lost")
 
 
-def label(r: common.Row) -> str:
+def label(r: results_file.Row) -> str:
     """A row's name as it is printed."""
     name = LABELS.get(r["method"], str(r["method"]))
     return name + (", only the enrolled image protected" if r.get("enrolled_only") else "")
 
 
-def cells(r: common.Row, theirs: dict[str, float], bare: dict[str, float]) -> list[str]:
+def cells(r: results_file.Row, theirs: dict[str, float], bare: dict[str, float]) -> list[str]:
     """A row under ``HEADER``; theirs, bare: the paper's numbers for it and for Unprotected."""
 
     def points(value: float | None) -> str:
@@ -61,14 +61,14 @@ def show(table: list[list[str]], out: Path) -> None:
 
 
 def text(
-    table: list[list[str]], rows: list[common.Row], settings: dict[str, Any], seconds: float
+    table: list[list[str]], rows: list[results_file.Row], settings: dict[str, Any], seconds: float
 ) -> str:
-    where = common.surroundings()
+    where = results_file.surroundings()
     alpha = "ε/10" if settings["alpha"] is None else f"{settings['alpha']:g}"
     return "\n\n".join(
         [
             f"# Recognition at ε = {settings['epsilon']:g}",
-            common.markdown(HEADER, table),
+            results_file.markdown(HEADER, table),
             "ACC over folds, each judged by the threshold that the others choose. Lost: how far "
             "below the unprotected features. 95 %: bootstrap over the pairs, of the loss over the "
             "same pairs of both; neither seeds of S nor of a training are in it. Both images of a "

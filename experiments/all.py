@@ -16,8 +16,9 @@ from typing import Literal, NamedTuple
 from rich.table import Table
 
 from advface_jax import checks, cli
-from experiments import inputs, plan
-from experiments.plan import Step
+from experiments.measure import inputs
+from experiments.reproduction import plan
+from experiments.reproduction.plan import Step
 
 Verdict = Literal["done, skipped", "to do", "made", "failed", "waits", "not at hand"]
 

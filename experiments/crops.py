@@ -17,7 +17,7 @@ import numpy as np
 
 from advface_jax import cli, detection
 from advface_jax.data import crops, sources
-from experiments import common
+from experiments.measure import results_file
 
 
 class Reference(NamedTuple):
@@ -114,7 +114,7 @@ def main(
             "finished_crops_equal": sum(d == 0 for d in differences),
             "median_pixel_difference": float(np.median(differences)),
         }
-    where = common.surroundings()
+    where = results_file.surroundings()
     call = cli.command("experiments.crops")
     text = _text(rows, call, f"{where['hardware']}, {where['date']}")
     config_ = {"photos": Path(photos).name, "reference": Path(reference).name, "choose": choose}
@@ -123,7 +123,7 @@ def main(
         "same_face": "overlap (IoU) with the reference's box of 0.5 or more",
         "rates": "decoding, finding, cutting and encoding, one photograph at a time",
     }
-    common.write_results(
+    results_file.write_results(
         out,
         "crops",
         rows,
@@ -213,7 +213,7 @@ def _inputs(
 
 
 def _text(rows: Sequence[dict[str, Any]], call: str, where: str) -> str:
-    table = common.markdown(
+    table = results_file.markdown(
         ("photographs", "n", "faces found", "same face %", "median IoU", "landmarks, px"),
         [
             [

@@ -18,9 +18,11 @@ import numpy as np
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, defenses
 from advface_jax.defenses.defense import EPSILON
-from experiments import channel_rows, common, flags, paper, plots, reconstruction
-from experiments.evaluation import discard, of_features
-from experiments.rows import floor, row
+from experiments.measure import channels as channel_rows
+from experiments.measure import paper, plots, reconstruction, results_file
+from experiments.measure import sample as flags
+from experiments.measure.judging import discard, of_features
+from experiments.measure.table_rows import floor, row
 
 METHODS = ("pgd", "fgsm", "mifgsm")
 LABELS = {
@@ -111,7 +113,7 @@ def main(
         **{k: v for k, v in dataclasses.asdict(config).items() if k != "method"},
         "batch": sample.batch,
         "precision": ascent.precision,
-        "versions": common.surroundings()["versions"],
+        "versions": results_file.surroundings()["versions"],
     }
     store = Each(compared, checked, ascent.precision)
     subject = of_features(system.network, store, [models.attacker])
@@ -136,7 +138,7 @@ def main(
     seconds = earlier + sum(f.seconds for f in of_channels) + time.monotonic() - began
     as_published = sample.preset == "paper" and config == ProtectConfig()
 
-    def beside(r: common.Row) -> dict[str, float]:
+    def beside(r: results_file.Row) -> dict[str, float]:
         kinds = models.shadow.config.kind, models.attacker.config.kind
         return (
             paper.beside(r["method"], r["epsilon"], *kinds, set=sample.set) if as_published else {}
@@ -184,16 +186,16 @@ def _defenses(models: reconstruction.Models, config: ProtectConfig) -> tuple[def
     )
 
 
-def _not_measured(why: str) -> common.Row:
+def _not_measured(why: str) -> results_file.Row:
     numbers = dict.fromkeys(("epsilon", "ssim", "psnr", "mse", "acc", "srra"))
     return {"method": "DuetFace", **numbers, "n": 0, "not_measured": why}
 
 
-def _after(method: str, rows: list[common.Row]) -> int:
+def _after(method: str, rows: list[results_file.Row]) -> int:
     return 1 + [r["method"] for r in rows].index(method)
 
 
-def _label(r: common.Row) -> str:
+def _label(r: results_file.Row) -> str:
     method = str(r["method"])
     label = LABELS.get(method, method)
     return f"{label}: not measured: {r['not_measured']}" if "not_measured" in r else label

@@ -17,11 +17,12 @@ from typing import Any, Literal
 import numpy as np
 
 import advface_jax
-from advface_jax import cli, data, finetune, losses
+from advface_jax import cli, data
 from advface_jax.data.listing import parse_where
-from experiments.labelled_features import features_with_labels
-from experiments.recogniser_training import Run, hold_out, names_sum, train_classifier
-from experiments.recogniser_weights import write
+from advface_jax.training import finetune, losses
+from experiments.train.labelled_features import features_with_labels
+from experiments.train.recogniser import Run, hold_out, names_sum, train_classifier
+from experiments.train.recogniser_weights import write
 
 IN_MEMORY = 10_000  # more faces than these (0.8 GB of pixels) are read from the disk as needed
 DEFAULT = finetune.FinetuneConfig()

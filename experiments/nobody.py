@@ -3,15 +3,12 @@
     export ADVFACE_DATA=../shared/data
     python -m experiments.nobody
     python -m experiments.nobody --select 64
-    python -m experiments.nobody --generator runs/generator/generator.safetensors --select 64
 
 The first judges the faces that the package ships and writes nobody.json and nobody.md into --out.
-The second first chooses the people anew, into the package's own list (in a clone); the third
-does so for a trained generator, into its card.
+The second first chooses the people anew, into the package's own list (in a clone).
 """
 
 import dataclasses
-import functools
 import json
 import os
 import time
@@ -24,21 +21,18 @@ import numpy as np
 
 import advface_jax
 from advface_jax import checks, cli, data, detection, metrics
-from advface_jax.data import synthetic
+from advface_jax.data.drawn import faces as synthetic
 from advface_jax.models import facenet
-from experiments import common
-from experiments import generator as trained
-from experiments.train_generator import embed, read
+from experiments.measure import results_file
 
 FAR = 1e-3
 ALIKE = 0.9
 PICTURES = 4  # of each person, vetted and shipped
-SETS = ("celeba_A_shadow_160", "celeba_B_attack_160")  # what the shipped generator was trained on
+SETS = ("celeba_A_shadow_160", "celeba_B_attack_160")  # what the shipped decoders were trained on
 
 
 def main(
     out: Path = Path("results"),
-    generator: Path | None = None,
     faces: tuple[str, ...] = (),
     listing: tuple[Path, ...] = (),
     lfw: str | None = None,
@@ -54,7 +48,6 @@ def main(
 
     Args:
       out: Folder for the results.
-      generator: From experiments.train_generator; by default the drawn faces of the package.
       faces: The training sets, all pictures; by default CelebA A and B in ADVFACE_DATA's folder.
       listing: A tab-separated list for each of them.
       lfw: Pictures of real people that were not trained on; by default LFW in ADVFACE_DATA's.
@@ -79,17 +72,17 @@ def main(
         "training": threshold(known, real.identities),
     }
     if select:
-        choose(system, generator, known, thresholds, select, candidates)
-    people = pictures(generator, identities, seed)
+        choose(system, known, thresholds, select, candidates)
+    people = data.synthetic_faces(identities, PICTURES, seed)
     rows = judge(system, people, known, thresholds["evaluation"], others, seed)
     seconds = time.monotonic() - began
     cells = [(r["criterion"], r["measured"], r["wanted"], str(r["holds"])) for r in rows]
-    call, where = cli.command("experiments.nobody"), common.surroundings()
-    text = common.markdown(("criterion", "measured", "wanted", "holds"), cells)
+    call, where = cli.command("experiments.nobody"), results_file.surroundings()
+    text = results_file.markdown(("criterion", "measured", "wanted", "holds"), cells)
     text += f"\n\n`{call}`\n{where['hardware']}, {seconds / 60:.1f} min, {where['date']}."
     config = {"weights": system.card["source"], "identities": identities, "seed": seed}
     config |= {"limit": limit, "thresholds": thresholds, "faces": [Path(f).name for f in faces]}
-    common.write_results(
+    results_file.write_results(
         out, "nobody", rows, command=call, config=config, seconds=seconds, text=text
     )
     cli.answer.print(text, markup=False)
@@ -111,6 +104,45 @@ def _places(
     return faces, listing, lfw
 
 
+def read(
+    faces: tuple[str, ...],
+    listing: tuple[Path, ...],
+    where: tuple[str, ...],
+    limit: int | None = None,
+) -> data.Faces:
+    """Several sets as one. ValueError for lists that are not one for each set."""
+    if listing and len(listing) != len(faces):
+        raise ValueError(f"got {len(listing)} listings for {len(faces)} sets; wanted one for each")
+    rows = dict(w.split("=", 1) for w in where) or None
+    sets = [
+        data.read_faces(f, listing=lst, where=rows, limit=limit)
+        for f, lst in zip(faces, listing or (None,) * len(faces), strict=True)
+    ]
+    return data.Faces(
+        tuple(f"{i}/{name}" for i, s in enumerate(sets) for name in s.names),
+        tuple(who for s in sets for who in s.identities),
+        np.concatenate([s.images for s in sets]),
+    )
+
+
+def embed(system: advface_jax.System, crops: data.Faces, out: Path) -> np.ndarray:
+    """The embeddings of all faces (n,e), kept in ``out`` beside the run."""
+    place = out / "embeddings.npz"
+    if place.exists():
+        with np.load(place) as kept:
+            if kept["names"].tolist() == list(crops.names):
+                return kept["embeddings"]
+    parts = []
+    with cli.bar("faces") as bar:
+        task = bar.add_task("embedding", total=len(crops), note="")
+        for i in range(0, len(crops), 64):
+            parts.append(system.embed(crops.images[i : i + 64].astype(np.float32) / 255, batch=64))
+            bar.advance(task, len(parts[-1]))
+    out.mkdir(parents=True, exist_ok=True)
+    np.savez(place, names=np.array(crops.names), embeddings=np.concatenate(parts))
+    return np.concatenate(parts)
+
+
 def threshold(embeddings: np.ndarray, identities: tuple[str, ...]) -> float:
     """The cosine that FAR of all pairs of different people (all pictures with all) exceed."""
     _, who = np.unique(np.array(identities), return_inverse=True)
@@ -129,55 +161,34 @@ def threshold(embeddings: np.ndarray, identities: tuple[str, ...]) -> float:
     return round(at / 20_000 - 1, 5)
 
 
-def pictures(generator: Path | None, identities: int, seed: int) -> data.Faces:
-    """The set that is judged: the package's, or the people of a trained generator's card."""
-    if generator is None:
-        return data.synthetic_faces(identities, PICTURES, seed)
-    nobody = trained.read_generator(generator)
-    people = nobody.card.get("people", list(range(identities)))[:identities]
-    shots = [(p, j) for p in people for j in range(PICTURES)]
-    names = tuple(data.synthetic_names(len(people), PICTURES))
-    images = trained.draw(nobody, seed, shots)
-    return data.Faces(names, tuple(name.split("/")[0] for name in names), images)
-
-
 def choose(
     system: advface_jax.System,
-    generator: Path | None,
     known: np.ndarray,
     thresholds: dict[str, float],
     count: int,
     candidates: int,
 ) -> None:
-    """Write into the list or card the first ``count`` people who resemble nobody of ``known``.
+    """Write into the package's list the first ``count`` people who resemble nobody of ``known``.
 
     All four pictures must stay below the stricter of the thresholds, and no two people's means may
-    be nearer than ALIKE, so that the set is no crowd of twins. A trained generator's people are
-    looked at in the order of how far their code's embedding is from all known ones.
+    be nearer than ALIKE, so that the set is no crowd of twins.
     """
     limit = min(thresholds.values()) - 0.01  # another machine rounds otherwise
-    if generator is None:
-        path, card = synthetic.VETTED, {}
-        order: list[int] = list(range(candidates))
-        draw = functools.partial(synthetic.draw, 0)
-    else:
-        nobody = trained.read_generator(generator)
-        path, card = generator.with_suffix(".json"), nobody.card
-        order = _far_first(nobody, known, candidates)
-        draw = functools.partial(trained.draw, nobody, 0)
     chosen: dict[int, np.ndarray] = {}
     looked = 0
     with cli.bar("people") as bar:
         task = bar.add_task("choosing", total=count, note="")
-        for start in range(0, len(order), 16):
-            block = order[start : start + 16]
+        for start in range(0, candidates, 16):
+            block = range(start, min(start + 16, candidates))
             looked += len(block)
-            first = _embed(system, draw([(person, 0) for person in block]))  # where most fall
+            first = _embed(
+                system, synthetic.draw(0, [(person, 0) for person in block])
+            )  # where most fall
             left = [k for k in range(len(block)) if (first[k] @ known.T).max() <= limit]
             if not left:
                 continue
             shots = [(block[k], j) for k in left for j in range(1, PICTURES)]
-            rest = _embed(system, draw(shots)).reshape(len(left), PICTURES - 1, -1)
+            rest = _embed(system, synthetic.draw(0, shots)).reshape(len(left), PICTURES - 1, -1)
             for k, others in zip(left, rest, strict=True):
                 mean = first[k] + others.sum(0)
                 mean /= np.linalg.norm(mean)
@@ -190,7 +201,7 @@ def choose(
     if len(chosen) < count:
         raise ValueError(
             f"only {len(chosen)} of {looked} random people resemble nobody; wanted {count}: "
-            "give more --candidates, or train longer"
+            "give more --candidates"
         )
     how = {
         "command": cli.command("experiments.nobody"),
@@ -201,11 +212,10 @@ def choose(
         "largest_cosine_between_people": ALIKE,
         "training_pictures": len(known),
         "weights": system.card["source"],
-        **common.surroundings(),
+        **results_file.surroundings(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(card | {"people": list(chosen), "people_chosen": how}, indent=2)
-    path.write_text(text + "\n")
+    text = json.dumps({"people": list(chosen), "people_chosen": how}, indent=2)
+    synthetic.VETTED.write_text(text + "\n")
     synthetic._vetted.cache_clear()
 
 
@@ -217,18 +227,6 @@ def _embed(system: advface_jax.System, pixels: np.ndarray) -> np.ndarray:
         full = np.resize(some, (16, *some.shape[1:])) / np.float32(255)
         parts.append(system.embed(full, batch=16)[: len(some)])
     return np.concatenate(parts)
-
-
-def _far_first(nobody: trained.Nobody, known: np.ndarray, candidates: int) -> list[int]:
-    """Random people's numbers, those first whose code's embedding is far from the known ones."""
-    size = nobody.generator.config.identity
-    both = size + nobody.generator.config.nuisance
-    code = np.stack([trained.normals((0, p), both)[:size] for p in range(candidates)])
-    nearest = []
-    for part in np.array_split(code, max(candidates // 1000, 1)):
-        e = part @ nobody.axes.T + nobody.centre
-        nearest.append((e @ known.T).max(1) / np.linalg.norm(e, axis=1))
-    return [int(p) for p in np.argsort(np.concatenate(nearest), kind="stable")]
 
 
 @dataclasses.dataclass(frozen=True)

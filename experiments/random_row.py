@@ -18,9 +18,10 @@ from jax import lax
 
 import advface_jax
 from advface_jax import checks, cli
-from experiments import common, flags, inputs, paper, plots, reconstruction
-from experiments.evaluation import discard, of_features
-from experiments.rows import floor, row
+from experiments.measure import inputs, paper, plots, reconstruction, results_file
+from experiments.measure import sample as flags
+from experiments.measure.judging import discard, of_features
+from experiments.measure.table_rows import floor, row
 
 # name: (noise of strength 1 from a key, how strength s stands in a table: {0} is s, {1} 2s)
 NOISES = {
@@ -96,7 +97,7 @@ def main(
         "attacker_sha256": reconstruction.digest(decoder),
         "noises": {kind: list(values) for kind, values in swept.items()},
         "batch": sample.batch,
-        "versions": common.surroundings()["versions"],
+        "versions": results_file.surroundings()["versions"],
     }
     store = Noisy(tuple(jnp.asarray(v, jnp.float32) for v in swept.values()), tuple(swept))
     subject = of_features(system.network, store, [decoder])
@@ -123,7 +124,7 @@ def main(
     table = [cells for r in rows for cells in reconstruction.cells(r["method"], r, {})]
     for name, numbers in theirs.items():
         table += reconstruction.cells(f"  {name} in the paper", numbers, {})
-    common.write_results(
+    results_file.write_results(
         sample.out,
         "random_row",
         rows,
@@ -142,7 +143,7 @@ def main(
     discard(measured.folder)
 
 
-def crossing(rows: list[common.Row], kind: str, psnr: float) -> dict[str, float] | None:
+def crossing(rows: list[results_file.Row], kind: str, psnr: float) -> dict[str, float] | None:
     """Where a noise, grown from nothing, first takes R's picture down to ``psnr``: its strength,
     SSIM and ACC there, each linear in PSNR between two measured strengths. None: never."""
     first = {**rows[0], "strength": 0.0}
@@ -155,7 +156,7 @@ def crossing(rows: list[common.Row], kind: str, psnr: float) -> dict[str, float]
     return None
 
 
-def _strength(r: common.Row) -> float:
+def _strength(r: results_file.Row) -> float:
     return r["strength"]
 
 
@@ -174,13 +175,13 @@ def _label(kind: str, strength: float) -> str:
 
 def _text(
     table: list[list[str]],
-    rows: list[common.Row],
+    rows: list[results_file.Row],
     reached: dict[str, dict[str, float] | None],
     goal: dict[str, float],
     settings: dict[str, Any],
     seconds: float,
 ) -> str:
-    where = common.surroundings()
+    where = results_file.surroundings()
     found = [
         [
             _label(kind, at["strength"]) if at else f"{kind}: not reached",
@@ -192,10 +193,10 @@ def _text(
     return "\n\n".join(
         [
             "# Which noise gives the paper's Random row",
-            common.markdown(reconstruction.HEADER, table),
+            results_file.markdown(reconstruction.HEADER, table),
             f"Where each noise takes R's picture down to the paper's {goal['psnr']:g} dB "
             "(interpolated between the strengths above):",
-            common.markdown((f"at {goal['psnr']:g} dB", "SSIM", "ACC %"), found),
+            results_file.markdown((f"at {goal['psnr']:g} dB", "SSIM", "ACC %"), found),
             "White noise (uniform, Gaussian) is even in both directions; the others go one way. "
             "Uniform draws from [0, 0.2) in 40 iterations, kept within 0.2 in total, are the shift "
             "by 0.2.",

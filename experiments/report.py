@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from advface_jax import cli
-from experiments import findings, ledger, paper, sections
-from experiments.expected import expectations
-from experiments.ledger import Run
-from experiments.readings import NUMBERED, READINGS, WARNING, notes
-from experiments.sections import shown
-from experiments.sets import TITLES
+from experiments.measure import paper
+from experiments.measure.evaluation_sets import TITLES
+from experiments.reproduction import ledger, own_tables, paper_tables
+from experiments.reproduction.ledger import Run
+from experiments.reproduction.paper_tables import shown
+from experiments.reproduction.readings import NUMBERED, READINGS, WARNING, notes
 
 REMARKS = "remarks.md"  # in the folder of results: why ours differs, by whoever measured
 HOW = {  # what measures a table that is not measured yet
@@ -66,11 +66,9 @@ def render(results: Path, runs: Sequence[Run]) -> str:
         WARNING,
         *_tables(runs),
         "## Figures",
-        sections.figures(),
-        "## Expected on LFW, and what came",
-        _expected(runs),
-        *(["### Where ours differs, and why", why] if why else []),
-        *findings.others(runs),
+        paper_tables.figures(),
+        *(["## Where ours differs, and why", why] if why else []),
+        *own_tables.others(runs),
         "## Ledger",
         "Every number that the paper prints. 95 %: bootstrap over the faces (SSIM, PSNR, MSE) or "
         "pairs (ACC, SRRA, drop) measured, thresholds held fixed; it knows nothing of other "
@@ -83,7 +81,7 @@ def render(results: Path, runs: Sequence[Run]) -> str:
         "Where the paper is silent or its data are not at hand:",
         "\n".join(f"{NUMBERED[name]}. {text}" for name, text in READINGS.items()),
         "## Runs",
-        sections.runs(runs) if runs else "None.",
+        paper_tables.runs(runs) if runs else "None.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -91,10 +89,10 @@ def render(results: Path, runs: Sequence[Run]) -> str:
 def _tables(runs: Sequence[Run]) -> list[str]:
     parts = []
     for title, table in (
-        ("Table 1: pictures and replay by defence (S = R = ResRec)", sections.table_1),
-        ("Table 2: recognition by defence, ACC %", sections.table_2),
-        ("Table 3: recognition by shadow, ACC %", sections.table_3),
-        ("Table 4: pictures by shadow and attacker", sections.table_4),
+        ("Table 1: pictures and replay by defence (S = R = ResRec)", paper_tables.table_1),
+        ("Table 2: recognition by defence, ACC %", paper_tables.table_2),
+        ("Table 3: recognition by shadow, ACC %", paper_tables.table_3),
+        ("Table 4: pictures by shadow and attacker", paper_tables.table_4),
     ):
         parts.append(f"## {title}")
         empty = []
@@ -109,16 +107,6 @@ def _tables(runs: Sequence[Run]) -> list[str]:
             which = ", ".join(empty)
             parts.append(f"Not measured{reason}: {which}. The ledger has the paper's numbers.")
     return parts
-
-
-def _expected(runs: Sequence[Run]) -> str:
-    number = {run.file: i for i, run in enumerate(runs, 1)}
-    lines = []
-    for e in expectations(runs):
-        met = {True: "met", False: "**missed**", None: "–"}[e.met]
-        sources = sorted({number[ours.run.file] for ours in e.sources})
-        lines.append([e.wanted, e.came, met, ", ".join(map(str, sources)) or "–"])
-    return sections.table(("expected", "came", "", "run"), lines, left=3)
 
 
 def _ledger(runs: Sequence[Run]) -> str:
@@ -138,10 +126,10 @@ def _ledger(runs: Sequence[Run]) -> str:
             lines.append(
                 [
                     n.table,
-                    sections.NAMES.get(method, n.method),
-                    " → ".join(sections.KINDS[k] for k in (n.shadow, n.attacker) if k),
+                    paper_tables.NAMES.get(method, n.method),
+                    " → ".join(paper_tables.KINDS[k] for k in (n.shadow, n.attacker) if k),
                     TITLES[n.set],
-                    sections.METRICS[n.metric],
+                    paper_tables.METRICS[n.metric],
                     shown(n.metric, n.value),
                     ours,
                     interval,
@@ -153,7 +141,7 @@ def _ledger(runs: Sequence[Run]) -> str:
             )
     header = ("table", "method", "S → R", "set", "metric", "paper", "ours", "95 %")
     header += ("seeds", "over", "run")
-    return sections.table((*header, "readings"), lines, left=5)
+    return paper_tables.table((*header, "readings"), lines, left=5)
 
 
 def _seeds(number: paper.Number, runs: Sequence[Run]) -> str:

@@ -19,22 +19,23 @@ from flax import nnx
 from rich.table import Table
 
 import advface_jax
-from advface_jax import cli, data, defenses, finetune
+from advface_jax import cli, data, defenses
 from advface_jax.data import leaks
 from advface_jax.data.listing import parse_where
 from advface_jax.models.compact import Compact
 from advface_jax.models.facenet import Extractor
-from experiments import common, inputs, paper, reconstruction
+from advface_jax.training import finetune
 from experiments.defenses import Each
-from experiments.evaluation import Subject, discard
-from experiments.labelled_features import (
+from experiments.measure import inputs, paper, reconstruction, results_file
+from experiments.measure.judging import Subject, discard
+from experiments.measure.table_rows import row
+from experiments.train.labelled_features import (
     features_with_labels,
     protection,
     same_faces,
     same_shadow,
 )
-from experiments.recogniser_training import Run, hold_out, names_sum
-from experiments.rows import row
+from experiments.train.recogniser import Run, hold_out, names_sum
 
 CONDITIONS = ("raw", "protected")  # of what is measured, as evaluation.judge orders them
 NAMES = {
@@ -171,7 +172,7 @@ def main(
         "networks": {name: _sum(run) for name, run in taught.items()},
         "batch": batch,
         "precision": precision,
-        "versions": common.surroundings()["versions"],
+        "versions": results_file.surroundings()["versions"],
     }
     servers = {name: run.learner.server for name, run in taught.items()}
     defence = defenses.advface(extractor=system.extractor, shadow=models.shadow, config=how)
@@ -197,7 +198,7 @@ def main(
         [NAMES[name], *(_cell(rows, name, condition) for condition in reversed(CONDITIONS))]
         for name in NAMES
     ]
-    common.write_results(
+    results_file.write_results(
         out,
         "reuse",
         rows,
@@ -263,7 +264,7 @@ def _sum(run: Run) -> str:
     return reconstruction.digest(run.learner.server)  # type: ignore[arg-type]
 
 
-def _cell(rows: list[common.Row], trained: str, measured: str) -> str:
+def _cell(rows: list[results_file.Row], trained: str, measured: str) -> str:
     (r,) = (r for r in rows if (r["trained_on"], r["measured_on"]) == (trained, measured))
     low, high = (f"{100 * x:.1f}" for x in r["acc_ci"])
     return f"{100 * r['acc']:.2f} ({low} to {high})"
@@ -284,16 +285,16 @@ def _show(table: list[list[str]], out: Path) -> None:
 
 def _text(
     table: list[list[str]],
-    rows: list[common.Row],
+    rows: list[results_file.Row],
     settings: dict[str, Any],
     taught: dict[str, Run],
     seconds: float,
 ) -> str:
-    where, run = common.surroundings(), taught["protected"]
+    where, run = results_file.surroundings(), taught["protected"]
     return "\n\n".join(
         [
             "# A recogniser trained from a packaged set of protected features",
-            common.markdown(HEADER, table),
+            results_file.markdown(HEADER, table),
             f"Compact network: {_size(run):,} weights, trained from nothing on "
             f"{len(run.pupils.training):,} faces of {run.pupils.classes} people, {run.total:,} "
             f"steps of {run.config.batch}: far too little for a good recogniser, so that its rows "

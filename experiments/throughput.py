@@ -25,9 +25,13 @@ import advface_jax
 from advface_jax import ProtectConfig, checks, cli, data, memory, sharding
 from advface_jax.models.decoders import KINDS
 from advface_jax.system import read_decoder
-from experiments import bench, bench_training, common, reconstruction, roofline, throughput_text
-from experiments import peer as peers
-from experiments.bench import Bench, Case, Precision
+from experiments.benchmark import cases as bench
+from experiments.benchmark import peer as peers
+from experiments.benchmark import roofline
+from experiments.benchmark import text as throughput_text
+from experiments.benchmark import training as bench_training
+from experiments.benchmark.cases import Bench, Case, Precision
+from experiments.measure import reconstruction, results_file
 
 MOST = 256  # --batch auto takes no more, where more would fit
 
@@ -176,7 +180,7 @@ def main(
         return
     text = throughput_text.text(rows, notes, call, seconds)
     config = {"epsilon": epsilon, "repeats": repeats, "latency": latency, "weights": weights}
-    common.write_results(
+    results_file.write_results(
         out,
         "throughput",
         rows,
@@ -203,18 +207,18 @@ def _join(hosts: str, *, alone: bool) -> None:
 
 def _ahead(topologies, decoder, batch, steps, dtype, out: Path) -> None:
     """The compiler's word on TPUs: throughput_aot.json and .md."""
-    from experiments import aot
+    from experiments.benchmark import tpu_estimate
 
     began = time.monotonic()
     configs = [d if d in KINDS else read_decoder(d, "none")[0].config for d in decoder]
     rows = []
     cases = list(itertools.product(topologies, configs, steps, map(_number, batch), dtype))
     for topology, config, n, size, kind in _told(cases, "compile for TPUs"):
-        rows += aot.rows([topology], [config], [size], dtypes=[kind], steps=n)
+        rows += tpu_estimate.rows([topology], [config], [size], dtypes=[kind], steps=n)
     call = cli.command("experiments.throughput")
     versions = f"jax {jax.__version__}, libtpu {importlib.metadata.version('libtpu')}"
-    text = f"{aot.table(rows)}\n\n`{call}`\n\n{versions}."
-    common.write_results(
+    text = f"{tpu_estimate.table(rows)}\n\n`{call}`\n\n{versions}."
+    results_file.write_results(
         out,
         "throughput_aot",
         rows,

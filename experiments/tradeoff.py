@@ -15,9 +15,10 @@ import jax
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, protect_sweep
 from advface_jax.models.decoders import Decoder
-from experiments import common, flags, paper, plots, reconstruction
-from experiments.evaluation import discard, of_features
-from experiments.rows import floor, row
+from experiments.measure import paper, plots, reconstruction, results_file
+from experiments.measure import sample as flags
+from experiments.measure.judging import discard, of_features
+from experiments.measure.table_rows import floor, row
 
 EPSILONS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 
@@ -83,7 +84,7 @@ def main(
         **dataclasses.asdict(config),
         "batch": sample.batch,
         "precision": ascent.precision,
-        "versions": common.surroundings()["versions"],
+        "versions": results_file.surroundings()["versions"],
     }
     store = Sweep(bounds, system.extractor, models.shadow, config, ascent.precision)
     subject = of_features(system.network, store, [models.attacker])
@@ -99,7 +100,7 @@ def main(
     seconds = earlier + time.monotonic() - began
     as_published = sample.preset == "paper" and config == ProtectConfig()
 
-    def beside(r: common.Row) -> dict[str, float]:
+    def beside(r: results_file.Row) -> dict[str, float]:
         kinds = models.shadow.config.kind, models.attacker.config.kind
         return (
             paper.beside(r["method"], r["epsilon"], *kinds, set=sample.set) if as_published else {}
@@ -131,7 +132,7 @@ def main(
     discard(folder)
 
 
-def _label(r: common.Row) -> str:
+def _label(r: results_file.Row) -> str:
     return r["method"] if r["epsilon"] is None else f"{r['method']} ε = {r['epsilon']:.2f}"
 
 

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import advface_jax
-from advface_jax import cli, data, defenses, train
+from advface_jax import cli, data, defenses
 from advface_jax.data.listing import parse_where
 from advface_jax.models import channel_decoder, decoders
 from advface_jax.system import Role
-from experiments.decoder_training import Run
+from advface_jax.training import train
+from experiments.train.decoder import Run
 
 HELD_OUT = 64  # faces at the end of the set, never trained on: their SSIM and PSNR are the report
 IN_MEMORY = 10_000  # more faces than these (0.8 GB of pixels) are read from the disk as needed

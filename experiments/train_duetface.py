@@ -22,14 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import advface_jax
-from advface_jax import checkpoint, checks, cli, data, duetface, metrics, sharding
+from advface_jax import checkpoint, checks, cli, data, metrics, sharding
 from advface_jax.data import leaks
 from advface_jax.data.listing import parse_where
 from advface_jax.defenses import duetface_split
 from advface_jax.models.duetface import DuetFaceConfig, Recogniser
 from advface_jax.models.facenet import InceptionResNetV1
-from experiments import common, inputs
-from experiments.recogniser_training import names_sum
+from advface_jax.training import duetface
+from experiments.measure import inputs, results_file
+from experiments.train.recogniser import names_sum
 
 PEOPLE = 16  # the last in the list, never trained on: the report is of them
 PAIRS = 600  # at most, of those people's faces
@@ -236,7 +237,7 @@ class Run:
             "quality": self.quality[-1],
             "seconds": round(self.seconds),
             "command": cli.command("experiments.train_duetface"),
-            **common.surroundings(),
+            **results_file.surroundings(),
         }
         path = self.out / "duetface.safetensors"
         duetface.write_duetface(path, duetface.finished(self.distiller, self.state), card)
@@ -246,7 +247,7 @@ class Run:
         row |= dict.fromkeys(("ssim", "psnr", "mse", "srra"))
         row |= {"n": len(self.held), "pairs": len(self.pairs), "cosine": last["cosine"]}
         cells = [row["method"], *(f"{last[k]:.{d}f}" for k, d in DIGITS.items()), str(row["n"])]
-        common.write_results(
+        results_file.write_results(
             self.out,
             "train_duetface",
             [row],
@@ -254,7 +255,7 @@ class Run:
             config=self.settings,
             seconds=self.seconds,
             notes={"quality": self.quality},
-            text=common.markdown(("held-out people", *DIGITS, "n"), [cells]),
+            text=results_file.markdown(("held-out people", *DIGITS, "n"), [cells]),
         )
         cli.console.print(f"written: {path} and its card, train_duetface.json and .md")
 

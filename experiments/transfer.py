@@ -21,14 +21,15 @@ import advface_jax
 from advface_jax import ProtectConfig, checks, cli, defenses
 from advface_jax.defenses.defense import EPSILON
 from advface_jax.models.decoders import KINDS
-from experiments import common, flags, inputs, intervals, paper, plots, reconstruction
 from experiments.defenses import Each
-from experiments.evaluation import discard, of_features
-from experiments.reconstruction import Trained
-from experiments.rows import floor, row
+from experiments.measure import inputs, intervals, paper, plots, reconstruction, results_file
+from experiments.measure import sample as flags
+from experiments.measure.judging import discard, of_features
+from experiments.measure.reconstruction import Trained
+from experiments.measure.table_rows import floor, row
 
 SPREAD = ("ssim", "psnr", "mse", "acc", "srra")
-Beside = Callable[[common.Row], Mapping[str, float]]
+Beside = Callable[[results_file.Row], Mapping[str, float]]
 
 
 def main(
@@ -75,7 +76,7 @@ def main(
         **dataclasses.asdict(config),
         "batch": sample.batch,
         "precision": ascent.precision,
-        "versions": common.surroundings()["versions"],
+        "versions": results_file.surroundings()["versions"],
     }
     compared = tuple(
         defenses.advface(extractor=system.extractor, shadow=one.decoder, config=config)
@@ -104,7 +105,7 @@ def main(
     seconds = earlier + time.monotonic() - began
     as_published = sample.preset == "paper" and config == ProtectConfig()
 
-    def beside(r: common.Row) -> dict[str, float]:
+    def beside(r: results_file.Row) -> dict[str, float]:
         kinds = r.get("shadow") or "", r.get("attacker") or ""
         return (
             paper.beside(r["method"], r["epsilon"], *kinds, set=sample.set) if as_published else {}
@@ -143,7 +144,7 @@ def main(
 
 
 def spread(
-    rows: Sequence[common.Row], protecting: Sequence[Trained], attacking: Sequence[Trained]
+    rows: Sequence[results_file.Row], protecting: Sequence[Trained], attacking: Sequence[Trained]
 ) -> dict[str, Any] | None:
     """How the numbers vary with the training of S and R; None where kinds differ, or one of each.
 
@@ -178,7 +179,7 @@ def spread(
     return found
 
 
-def _told(origin: Mapping[str, Any], shadow: Trained | None, attacker: Trained) -> common.Row:
+def _told(origin: Mapping[str, Any], shadow: Trained | None, attacker: Trained) -> results_file.Row:
     """What a row says of its set and decoders: their kinds, as the paper has them, and names."""
     return {
         "set": origin["set"],
@@ -188,13 +189,13 @@ def _told(origin: Mapping[str, Any], shadow: Trained | None, attacker: Trained) 
     }
 
 
-def _label(r: common.Row) -> str:
+def _label(r: results_file.Row) -> str:
     if not r.get("attacker"):
         return r["method"]
     return f"{r['shadow_name'] or r['method']} → {r['attacker_name']}"
 
 
-def _accuracies(rows: Sequence[common.Row], beside: Beside) -> str:
+def _accuracies(rows: Sequence[results_file.Row], beside: Beside) -> str:
     """Table 3: ACC by shadow."""
     lines = []
     for r in {r["shadow_name"]: r for r in reversed(rows[:-1])}.values():
@@ -204,10 +205,10 @@ def _accuracies(rows: Sequence[common.Row], beside: Beside) -> str:
         printed = "–" if theirs is None else f"{100 * theirs:.2f}"
         lines.append([name, f"{100 * r['acc']:.2f}", f"{low} to {high}", printed])
     header = ("shadow", "ACC %", "95 % over pairs", "in the paper")
-    return "Recognition (Table 3)\n\n" + common.markdown(header, lines[::-1])
+    return "Recognition (Table 3)\n\n" + results_file.markdown(header, lines[::-1])
 
 
-def _grid(rows: Sequence[common.Row], metric: str, beside: Beside) -> str:
+def _grid(rows: Sequence[results_file.Row], metric: str, beside: Beside) -> str:
     """Table 4: shadows down, attackers across; the paper's number in parentheses."""
     digits = 3 if metric == "ssim" else 2
     lines: dict[str, list[str]] = {}
@@ -221,7 +222,7 @@ def _grid(rows: Sequence[common.Row], metric: str, beside: Beside) -> str:
     title = (
         f"{metric.upper()}: shadows down, attackers across (the paper's in parentheses; Table 4)"
     )
-    return f"{title}\n\n" + common.markdown(("", *names), table)
+    return f"{title}\n\n" + results_file.markdown(("", *names), table)
 
 
 def _spread_text(found: Mapping[str, Any]) -> str:
@@ -248,7 +249,7 @@ def _spread_text(found: Mapping[str, Any]) -> str:
     return (
         f"Spread over the seeds of {n[0]} S ({'; '.join(found['shadows'])}) and {n[1]} R "
         f"({'; '.join(found['attackers'])}): mean ± standard deviation (95 % t-interval; that of "
-        "all cells, which share S and R, is too narrow)\n\n" + common.markdown(header, lines)
+        "all cells, which share S and R, is too narrow)\n\n" + results_file.markdown(header, lines)
     )
 
 

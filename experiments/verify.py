@@ -16,7 +16,8 @@ import numpy as np
 
 import advface_jax
 from advface_jax import checks, cli, data, metrics
-from experiments import common, flags, inputs
+from experiments.measure import inputs, results_file
+from experiments.measure import sample as flags
 
 
 def main(
@@ -78,11 +79,11 @@ def main(
         f"{len(over):,}",
         f"{len(crops):,}",
     ]
-    text = common.markdown(("weights", "ACC %", "threshold", "pairs", "faces"), [cells])
-    where = common.surroundings()
+    text = results_file.markdown(("weights", "ACC %", "threshold", "pairs", "faces"), [cells])
+    where = results_file.surroundings()
     call = cli.command("experiments.verify")
     text += f"\n\n`{call}`\n{where['hardware']}, {seconds / 60:.1f} min, {where['date']}."
-    common.write_results(
+    results_file.write_results(
         sample.out,
         "verify",
         [row],

@@ -17,9 +17,10 @@ import advface_jax
 from advface_jax import ProtectConfig, protect, shadow_round_trip
 from advface_jax.models import decoders, facenet
 from advface_jax.system import System, write_decoder
-from experiments import ablated, ablations, evaluation, inputs, random_row
-from experiments.ablated import Clipping, Diagnosis, snapshots
-from experiments.conditions import PARTS, conditions, default, runs
+from experiments import ablations, random_row
+from experiments.measure import ablation_runs, inputs, judging
+from experiments.measure.ablation_conditions import PARTS, conditions, default, runs
+from experiments.measure.ablation_runs import Clipping, Diagnosis, snapshots
 
 SMALL = decoders.DecoderConfig("transrec", width=4, depth=0)
 
@@ -137,7 +138,7 @@ def test_without_batch_statistics_the_batch_does_not_matter(short):
 
 
 def test_what_is_finished_is_not_measured_again(short, monkeypatch):
-    real, batches = evaluation.judge_batch, []
+    real, batches = judging.judge_batch, []
 
     def counted(*arguments):
         if len(batches) == 2:
@@ -145,10 +146,10 @@ def test_what_is_finished_is_not_measured_again(short, monkeypatch):
         batches.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(evaluation, "judge_batch", counted)
+    monkeypatch.setattr(judging, "judge_batch", counted)
     with pytest.raises(KeyboardInterrupt):
         flat.call(ablations.main, **short, only=())
-    monkeypatch.setattr(evaluation, "judge_batch", lambda *a: batches.append(a) or real(*a))
+    monkeypatch.setattr(judging, "judge_batch", lambda *a: batches.append(a) or real(*a))
     flat.call(ablations.main, **short, only=())
     first, _ = results(short["out"])
     assert len(batches) == 3, "8 faces in batches of 3: each batch once, none twice"
@@ -239,7 +240,7 @@ def test_the_diagnosis_counts_negatives_and_what_moves_the_shadow(networks, z):
 def test_the_scale_of_the_feature(flags):
     system = advface_jax.load("random")
     crops, _, _ = inputs.read("demo", None, None, None, None, 0)
-    said = ablated.feature_scale(system.extractor, crops, batch=3)
+    said = ablation_runs.feature_scale(system.extractor, crops, batch=3)
     z = np.asarray(system.extractor(jnp.asarray(crops.images / 255, jnp.float32)), np.float64)
     assert said["mean"] == pytest.approx(z.mean(), rel=1e-4)
     assert said["deviation"] == pytest.approx(z.std(), rel=1e-4)

@@ -12,11 +12,12 @@ from flax import nnx
 from test_experiments import Pooled, filled
 
 import advface_jax
-from advface_jax.duetface import write_duetface
 from advface_jax.models import decoders
 from advface_jax.models.duetface import DuetFace, DuetFaceConfig
 from advface_jax.system import System, write_decoder
-from experiments import accuracy, evaluation, inputs, paper
+from advface_jax.training.duetface import write_duetface
+from experiments import accuracy
+from experiments.measure import inputs, judging, paper
 
 
 class Coarser(Pooled):
@@ -106,7 +107,7 @@ def test_agedb_30_in_its_own_files_stands_beside_the_paper_s_agedb_30(flags, mon
 
 def test_what_is_lost_is_counted_on_the_same_pairs(flags, monkeypatch):
     rng = np.random.default_rng(0)
-    kept: list[evaluation.Measured] = []
+    kept: list[judging.Measured] = []
     real = accuracy.reconstruction.measure
 
     def spoilt(faces, subject, **how):

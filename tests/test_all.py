@@ -10,8 +10,9 @@ import pytest
 import tyro
 
 from experiments import all as everything
-from experiments import paper, plan
-from experiments.plan import Step
+from experiments.measure import paper
+from experiments.reproduction import plan
+from experiments.reproduction.plan import Step
 
 WRITER = """
 import json, pathlib, shlex, sys

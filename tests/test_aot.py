@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import aot
+from experiments.benchmark import tpu_estimate
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,22 +63,22 @@ def made(formulation: str, cycles: int) -> dict:
 
 
 def test_cycles_are_those_of_the_loop_and_of_the_rest():
-    assert aot.cycles(COMPILED) == (39147 + 1828, 73040 + 25 + 1000)
+    assert tpu_estimate.cycles(COMPILED) == (39147 + 1828, 73040 + 25 + 1000)
 
 
 def test_collectives_are_counted_once_each():
-    counted = aot.collectives(COMPILED)
+    counted = tpu_estimate.collectives(COMPILED)
     assert counted["all-reduce"] == 2 and not counted["all-gather"]
 
 
 @pytest.mark.parametrize("spoilt", ["", COMPILED.replace("estimated_cycles", "other_cycles")])
 def test_a_program_without_estimates_is_refused(spoilt):
     with pytest.raises(ValueError, match="got a compiled program without a loop .*; wanted one"):
-        aot.cycles(spoilt)
+        tpu_estimate.cycles(spoilt)
 
 
 def test_the_table_has_the_share_of_plain_and_the_clock():
-    text = aot.table([made("plain", 1000), made("packed", 250)])
+    text = tpu_estimate.table([made("plain", 1000), made("packed", 250)])
     assert "| packed | 250 | 0.25 | 1,234 |" in text and "2 all-reduce |" in text
     assert "v5e 1.5 GHz (197 TFLOP/s" in text and "v6e" not in text
 
@@ -88,14 +88,14 @@ def test_without_libtpu_it_says_what_to_install(monkeypatch):
     with pytest.raises(
         ValueError, match=r"without libtpu.*; wanted.*pip install 'advface_jax\[tpu\]'"
     ):
-        aot.devices("v5e:1x1")
+        tpu_estimate.devices("v5e:1x1")
 
 
 @pytest.mark.parametrize("topology", ["v5e", "v9:1x1", "v5e:0", "v5e:axb", "8"])
 def test_other_topologies_are_refused(topology, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(ValueError, match="got topology .*; wanted a chip .*v5e:2x2"):
-        aot.devices(topology)
+        tpu_estimate.devices(topology)
 
 
 # In a process of its own, for libtpu says things on its own standard error.

@@ -17,7 +17,7 @@ from scipy.io import savemat
 
 from advface_jax.commands import prepare as command
 from advface_jax.data import NamedPair, index_pairs, open_faces, open_source, read_faces
-from advface_jax.data import prepared as reading
+from advface_jax.data.formats import prepared as reading
 
 if sys.platform == "win32":
     pytest.skip("array_record has no wheel for Windows", allow_module_level=True)

@@ -12,10 +12,11 @@ from test_experiments import filled
 from test_protect import on_a_cpu, slow_convolutions
 
 import advface_jax
-from advface_jax import defenses, train
+from advface_jax import defenses
 from advface_jax.data import read_faces
 from advface_jax.models import channel_decoder, state
 from advface_jax.system import ASSETS, read_decoder
+from advface_jax.training import train
 from experiments import train_decoder
 
 SMALL = channel_decoder.ChannelDecoderConfig(27, width=4, depth=1)

@@ -8,12 +8,14 @@ import pytest
 from flax import nnx
 from test_experiments import Pooled, filled
 
-from advface_jax import data, duetface
+from advface_jax import data
 from advface_jax.data import leaks
 from advface_jax.models import channel_decoder, decoders
 from advface_jax.models.duetface import DuetFace, DuetFaceConfig
 from advface_jax.system import System, write_decoder
-from experiments import channel_rows, inputs
+from advface_jax.training import duetface
+from experiments.measure import channels as channel_rows
+from experiments.measure import inputs
 
 SMALL = DuetFaceConfig(mixed=4, width=4, depth=1, client=2)
 CHANNELS = {"duetface": 162, "partialface": 27, "dctdp": 189}
@@ -103,7 +105,9 @@ def test_a_stopped_measurement_is_taken_up_and_other_networks_measured_anew(
 ):
     networks = channel_rows.read_channels(folder / "partialface.safetensors")
     first = rows_of(networks, faces, tmp_path)
-    monkeypatch.setattr("experiments.evaluation.judge_batch", None)  # would fail if it were called
+    monkeypatch.setattr(
+        "experiments.measure.judging.judge_batch", None
+    )  # would fail if it were called
     assert rows_of(networks, faces, tmp_path).rows == first.rows
     other = channels_decoder(27, seed=6)
     with pytest.raises(TypeError):

@@ -18,7 +18,8 @@ from advface_jax import data
 from advface_jax import defenses as library
 from advface_jax.models import decoders
 from advface_jax.system import System, write_decoder
-from experiments import defenses, evaluation, inputs, paper, reconstruction
+from experiments import defenses
+from experiments.measure import inputs, judging, paper, reconstruction
 
 METHODS = [
     "Unprotected",
@@ -162,7 +163,7 @@ def test_the_seed_is_of_the_noise_alone(flags, pairs):
 
 
 def test_a_stopped_table_takes_up_where_it_was(flags, monkeypatch):
-    real, batches = evaluation.judge_batch, []
+    real, batches = judging.judge_batch, []
 
     def counted(*arguments):
         if len(batches) == 2:
@@ -171,10 +172,10 @@ def test_a_stopped_table_takes_up_where_it_was(flags, monkeypatch):
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "judge_batch", counted)
+        patch.setattr(judging, "judge_batch", counted)
         with pytest.raises(KeyboardInterrupt):
             flat.call(defenses.main, **flags)
-    monkeypatch.setattr(evaluation, "judge_batch", lambda *a: batches.append(a) or real(*a))
+    monkeypatch.setattr(judging, "judge_batch", lambda *a: batches.append(a) or real(*a))
     rows, _, _ = measured(flags)
     assert len(batches) == 3, "8 faces in batches of 3: each batch once, none twice"
     assert not list(flags["out"].glob(".*")), "embeddings of faces are not left behind"

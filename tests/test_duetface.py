@@ -12,11 +12,13 @@ from flax import nnx
 from test_experiments import Pooled, filled
 
 import advface_jax
-from advface_jax import data, defenses, duetface
+from advface_jax import data, defenses
 from advface_jax.defenses import channels
 from advface_jax.models.duetface import DuetFace, DuetFaceConfig, Recogniser
 from advface_jax.system import ASSETS, System, read_decoder
-from experiments import channel_rows, train_duetface
+from advface_jax.training import duetface
+from experiments import train_duetface
+from experiments.measure import channels as channel_rows
 
 SMALL = DuetFaceConfig(mixed=4, width=4, depth=2, client=2)
 

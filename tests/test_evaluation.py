@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from advface_jax import data, metrics
-from experiments import evaluation, intervals, rows
-from experiments.evaluation import Subject, judge
-from experiments.rows import row
+from experiments.measure import intervals, judging, table_rows
+from experiments.measure.judging import Subject, judge
+from experiments.measure.table_rows import row
 
 PAIRS = data.Pairs(
     np.array([0, 1, 2, 0, 3, 1]),
@@ -69,7 +69,7 @@ def subject(attackers=(1.0, 0.5), **others):
         Noisy(jnp.array([0.2, 0.6])),
         tuple(Dim(jnp.float32(f)) for f in attackers),
         places,
-        evaluation.Replay(Same(), places),
+        judging.Replay(Same(), places),
         **others,
     )
 
@@ -98,7 +98,7 @@ def test_every_attacker_sees_every_condition(judged):
 
 
 def test_one_program_serves_all_batches(tmp_path):
-    compiled = cast(Any, evaluation.judge_batch)
+    compiled = cast(Any, judging.judge_batch)
     compiled.clear_cache()
     judge(faces(6), subject(), batch=4, keep=tmp_path, settings={})
     again = subject((0.9, 0.3))
@@ -182,7 +182,7 @@ def test_spread_over_seeds_is_students():
 
 
 def test_the_mean_face_is_the_same_picture_for_all(judged):
-    line = rows.floor(faces(6), judged.judged, subject().replay, PAIRS)
+    line = table_rows.floor(faces(6), judged.judged, subject().replay, PAIRS)
     images = faces(6).images / np.float32(255)
     assert line["mse"] == pytest.approx(((images - images.mean(0)) ** 2).mean(), rel=1e-3)
     assert line["mse_ci"][0] < line["mse"] < line["mse_ci"][1] and line["acc"] is None

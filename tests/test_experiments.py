@@ -19,7 +19,8 @@ from advface_jax.commands import features
 from advface_jax.data import leaks
 from advface_jax.models import decoders, facenet, state
 from advface_jax.system import System, write_decoder
-from experiments import evaluation, inputs, paper, tradeoff, verify
+from experiments import tradeoff, verify
+from experiments.measure import inputs, judging, paper
 
 FIELDS = {"method", "epsilon", "ssim", "psnr", "mse", "acc", "srra", "n"}
 
@@ -103,7 +104,7 @@ def test_padding_and_batches_change_no_unprotected_number(flags):
 
 
 def test_a_stopped_tradeoff_takes_up_where_it_was(flags, monkeypatch):
-    real, batches = evaluation.judge_batch, []
+    real, batches = judging.judge_batch, []
 
     def counted(*arguments):
         if len(batches) == 2:
@@ -111,10 +112,10 @@ def test_a_stopped_tradeoff_takes_up_where_it_was(flags, monkeypatch):
         batches.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(evaluation, "judge_batch", counted)
+    monkeypatch.setattr(judging, "judge_batch", counted)
     with pytest.raises(KeyboardInterrupt):
         flat.call(tradeoff.main, **flags)
-    monkeypatch.setattr(evaluation, "judge_batch", lambda *a: batches.append(a) or real(*a))
+    monkeypatch.setattr(judging, "judge_batch", lambda *a: batches.append(a) or real(*a))
     other = flags["out"] / ".batches" / "another" / "000000.npz"  # of a run that was stopped, too
     other.parent.mkdir()
     other.touch()

@@ -13,8 +13,8 @@ from reference import weights
 
 from advface_jax import ProtectConfig, protect
 from advface_jax.data import Faces, batches, read_faces
-from advface_jax.data.feature_sets import SHAPE, UNFINISHED, open_features
-from advface_jax.data.feature_writing import write_features
+from advface_jax.data.feature_sets.reading import SHAPE, UNFINISHED, open_features
+from advface_jax.data.feature_sets.writing import write_features
 from advface_jax.models import decoders, facenet, state
 
 pytest.importorskip("array_record", reason="the extra `data` is not installed")

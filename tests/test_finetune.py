@@ -17,15 +17,16 @@ from PIL import Image
 from reference import weights
 
 import advface_jax
-from advface_jax import checkpoint, data, finetune
-from advface_jax.data import feature_writing
+from advface_jax import checkpoint, data
+from advface_jax.data.feature_sets import writing
 from advface_jax.data.leaks import find_leaks, read_identities
 from advface_jax.models import compact, decoders, facenet, state
 from advface_jax.models.layers import BatchNorm, Statistics
 from advface_jax.system import System, load, write_decoder
+from advface_jax.training import finetune
 from experiments import finetune as experiment
-from experiments import recogniser_training
-from experiments.recogniser_weights import publish, weights_sum
+from experiments.train import recogniser
+from experiments.train.recogniser_weights import publish, weights_sum
 
 SHAPE = (77, 77, 64)
 
@@ -94,7 +95,7 @@ def features(tmp_path_factory):
         return np.stack(z)
 
     for name, labels in (("set", "original"), ("unlabelled", "none")):
-        feature_writing.write_features(
+        writing.write_features(
             folder / name,
             crops,
             protect,
@@ -190,8 +191,8 @@ def test_a_killed_run_resumes_bit_by_bit(
         calls.append(1)
         return original(*arguments)
 
-    monkeypatch.setattr(recogniser_training, "EMBEDDED", 20)  # two batches
-    monkeypatch.setattr(recogniser_training, "SAVE_SECONDS", -1)
+    monkeypatch.setattr(recogniser, "EMBEDDED", 20)  # two batches
+    monkeypatch.setattr(recogniser, "SAVE_SECONDS", -1)
     out = tmp_path / "offline"
     with monkeypatch.context() as patch:
         patch.setattr(of, where, mortal)

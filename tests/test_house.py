@@ -25,12 +25,12 @@ MAY_IMPORT = {
     "advface_jax.sharding": (),
     "advface_jax.cli": ("advface_jax.sharding",),
     "advface_jax.models": ("advface_jax.models", "advface_jax.checks"),
-    "advface_jax.models.layers": ("advface_jax.models.convolution",),
-    "advface_jax.models.convolution": (
+    "advface_jax.models.layers": ("advface_jax.models.fast.convolution",),
+    "advface_jax.models.fast.convolution": (
         "advface_jax.sharding",  # how many cores a CPU has
-        "advface_jax.models.winograd",
+        "advface_jax.models.fast.winograd",
     ),
-    "advface_jax.models.winograd": (),
+    "advface_jax.models.fast.winograd": (),
     "advface_jax.defenses": (
         "advface_jax.defenses",
         "advface_jax.checks",

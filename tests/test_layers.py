@@ -11,8 +11,9 @@ from jax import lax
 from reference import weights
 
 from advface_jax import sharding
-from advface_jax.models import convolution, state
-from advface_jax.models.convolution import Window, conv
+from advface_jax.models import state
+from advface_jax.models.fast import convolution
+from advface_jax.models.fast.convolution import Window, conv
 from advface_jax.models.layers import BatchNorm, Conv, ConvBN, max_pool, rectify
 
 

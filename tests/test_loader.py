@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from advface_jax.data import epoch_order, read_faces
-from advface_jax.data.loader import batches, loading_rate, step_indices, to_device
+from advface_jax.data.batches import batches, loading_rate, step_indices, to_device
 
 
 @dataclass(frozen=True)

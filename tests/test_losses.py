@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advface_jax.losses import cross_entropy, triplet_loss
+from advface_jax.training.losses import cross_entropy, triplet_loss
 
 
 def unit(degrees):

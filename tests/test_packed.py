@@ -10,7 +10,8 @@ from flax import nnx
 from reference import weights
 
 from advface_jax import ProtectConfig, protect
-from advface_jax.models import decoders, facenet, packed, packed_decoders, state
+from advface_jax.models import decoders, facenet, state
+from advface_jax.models.fast import packed, packed_decoders
 
 # Kind, its depth, and the pixels of a cell.
 CASES = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import paper
+from experiments.measure import paper
 
 TABLES = Path(__file__).parent / "reference" / "paper_tables.tsv"
 METHODS = {"Ours": "AdvFace", "Ours(online)": "AdvFace", "Ours(offline)": "AdvFace (offline)"}

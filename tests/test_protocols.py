@@ -7,7 +7,7 @@ import pytest
 from scipy.io import savemat
 
 from advface_jax.data import NamedPair, read_pairs
-from advface_jax.data.protocols import read_agedb, read_cfp
+from advface_jax.data.formats.protocols import read_agedb, read_cfp
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from experiments import expected, ledger, paper, report
+from experiments import report
+from experiments.measure import paper
+from experiments.reproduction import ledger
 
 RESREC = ["ResRec → ResRec", "LFW", "SSIM"]
 ROOT = Path(__file__).parents[1]
@@ -76,9 +78,9 @@ def test_every_number_of_the_paper_is_in_the_ledger(tmp_path):
             for r in rows
             if r[0] == n.table
             and r[3] == report.TITLES[n.set]
-            and r[4] == report.sections.METRICS[n.metric]
-            and r[2] == " → ".join(report.sections.KINDS[k] for k in (n.shadow, n.attacker) if k)
-            and r[1] in (n.method, *(report.sections.NAMES.get(o) for o in ledger.OURS[n.method]))
+            and r[4] == report.paper_tables.METRICS[n.metric]
+            and r[2] == " → ".join(report.paper_tables.KINDS[k] for k in (n.shadow, n.attacker) if k)
+            and r[1] in (n.method, *(report.paper_tables.NAMES.get(o) for o in ledger.OURS[n.method]))
         }
         scale = 100 if n.metric in ledger.PAIRS else 1
         assert float(shown) == pytest.approx(scale * n.value)

@@ -15,7 +15,8 @@ from advface_jax import data
 from advface_jax.commands import features
 from advface_jax.models import decoders, state
 from advface_jax.system import System, write_decoder
-from experiments import inputs, reuse
+from experiments import reuse
+from experiments.measure import inputs
 
 
 def filled(build, seed):

@@ -5,7 +5,7 @@ import re
 import pytest
 import set_files
 
-from experiments import inputs, sets
+from experiments.measure import evaluation_sets, inputs
 
 
 @pytest.fixture
@@ -18,9 +18,9 @@ def place(tmp_path, monkeypatch):
     ("name", "make"), [("cfp_fp", set_files.cfp_fp)] * 1 + [("agedb_30", set_files.agedb_30)]
 )
 def test_a_set_in_its_own_files_is_found_and_read(place, name, make):
-    assert not sets.at_hand(name)
+    assert not evaluation_sets.at_hand(name)
     make(place)
-    assert sets.at_hand(name)
+    assert evaluation_sets.at_hand(name)
     found = inputs.read("paper", None, None, None, None, 0, set=name)
     assert len(found.faces) == 20 and len(found.pairs) == 20
     assert found.origin["set"] == name and found.origin["folds"] == 10
@@ -48,29 +48,32 @@ def test_insightface_s_file_serves_where_there_are_no_crops(place, name):
 
 @pytest.mark.parametrize("name", ["lfw", "cfp_fp", "agedb_30"])
 def test_a_set_that_is_not_there_is_not_at_hand(place, name, monkeypatch):
-    wanted = re.escape(f"{sets.TITLES[name]}'s data are not at hand") + ".*--faces.*ADVFACE_DATA"
+    wanted = (
+        re.escape(f"{evaluation_sets.TITLES[name]}'s data are not at hand")
+        + ".*--faces.*ADVFACE_DATA"
+    )
     with pytest.raises(ValueError, match=wanted):
         inputs.read("paper", None, None, None, None, 0, set=name)
     (place / "faces").mkdir(parents=True)
     (place / "faces" / f"{name}.zip").write_bytes(b"")
     with pytest.raises(ValueError, match=wanted):  # crops without a protocol
-        sets.find(name)
+        evaluation_sets.find(name)
     monkeypatch.delenv("ADVFACE_DATA")
     with pytest.raises(ValueError, match=wanted):
-        sets.find(name)
-    assert sets.find(name, "a.zip", place / "b.txt") == ("a.zip", place / "b.txt")
-    assert sets.find(name, "a.bin") == ("a.bin", None)
+        evaluation_sets.find(name)
+    assert evaluation_sets.find(name, "a.zip", place / "b.txt") == ("a.zip", place / "b.txt")
+    assert evaluation_sets.find(name, "a.bin") == ("a.bin", None)
 
 
 def test_a_set_that_carries_its_pairs_wants_no_list(place):
     ready = place / "faces" / "cfp_fp" / "1.0.0"
     ready.mkdir(parents=True)
-    assert sets.find("cfp_fp") == (str(ready), None)
-    assert sets.find("cfp_fp", "tfds:cfp_fp") == ("tfds:cfp_fp", None)
+    assert evaluation_sets.find("cfp_fp") == (str(ready), None)
+    assert evaluation_sets.find("cfp_fp", "tfds:cfp_fp") == ("tfds:cfp_fp", None)
 
 
 def test_sets_belong_to_the_paper_preset():
     with pytest.raises(ValueError, match="got --set cfp_fp with --preset demo"):
         inputs.read("demo", None, None, None, None, 0, set="cfp_fp")
     with pytest.raises(ValueError, match="got set 'ijb'"):
-        sets.find("ijb")  # type: ignore[arg-type]
+        evaluation_sets.find("ijb")  # type: ignore[arg-type]

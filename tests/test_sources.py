@@ -12,7 +12,7 @@ import pytest
 from face_files import archive, bin_set, bin_set_of_python2, folder, noise, picture, rec_pack
 
 from advface_jax.data import open_faces, open_source, read_faces
-from advface_jax.data.restricted_pickle import read_pickle
+from advface_jax.data.formats.restricted_pickle import read_pickle
 
 IMAGES = [noise(i, (112, 112)) for i in range(8)]
 

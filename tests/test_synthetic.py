@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from advface_jax.data import make_pairs, read_faces, synthetic, synthetic_faces, synthetic_names
+from advface_jax.data import make_pairs, read_faces, synthetic_faces, synthetic_names
+from advface_jax.data.drawn import faces as synthetic
 
 CARD = json.loads(synthetic.VETTED.read_text())
 # means over 32×32 pixels of the first picture, its middle row, on the day of vetting

@@ -22,9 +22,10 @@ import advface_jax
 from advface_jax import memory, sharding
 from advface_jax.models import decoders, facenet, state
 from advface_jax.system import System, write_decoder
-from experiments import aot, bench, peer, roofline, throughput, timing
-from experiments.bench import Case, Entry, Machine
-from experiments.timing import Sample, Spread
+from experiments import throughput
+from experiments.benchmark import cases, peer, roofline, timing, tpu_estimate
+from experiments.benchmark.cases import Case, Entry, Machine
+from experiments.benchmark.timing import Sample, Spread
 
 CASE = Case("transrec", 4, 40, "float32", "default", 1, 1)
 DEVICE = SimpleNamespace(platform="gpu", device_kind="a device")
@@ -50,7 +51,7 @@ WHOLE, ITERATION = [Sample(2.0, 3.0)], [Sample(0.04, 0.06)]
 def row(case=CASE, whole=WHOLE, iteration=ITERATION, device=DEVICE):
     machine = Machine({("float32", "default"): Spread(1e9, 1e9, 1e9)}, Spread(1e8, 1e8, 1e8))
     entry = Entry("advface_jax", case, lambda steps: Sample(0, 0), {"compile_s": 1.0})
-    return bench.row(entry, whole, iteration, roofline.Work(2e6, 1e5), machine, device)
+    return cases.row(entry, whole, iteration, roofline.Work(2e6, 1e5), machine, device)
 
 
 def test_a_row_is_for_one_face_and_one_iteration():
@@ -96,7 +97,7 @@ def test_an_iteration_is_the_difference_of_two_runs():
     assert timing.marginal(long, short, 4) == [Sample(1, 2), Sample(0.5, 1)]
     assert [Case("", 1, n, "", "default", 1, 1).few for n in (1, 2, 9, 40)] == [0, 1, 1, 8]
     one = Case("", 1, 1, "", "default", 1, 1)
-    assert bench.per_iteration({(0, 1): long}, 0, one) == long, "of one step: the whole run"
+    assert cases.per_iteration({(0, 1): long}, 0, one) == long, "of one step: the whole run"
 
 
 def test_runs_take_turns_there_and_back_after_a_warm_up():
@@ -243,8 +244,8 @@ def test_estimates_for_tpus_need_no_run(tmp_path, monkeypatch):
         asked.append((*what, how))
         return [{"impl": "jax-packed"}]
 
-    monkeypatch.setattr(aot, "rows", rows)
-    monkeypatch.setattr(aot, "table", lambda rows: f"{len(rows)} rows")
+    monkeypatch.setattr(tpu_estimate, "rows", rows)
+    monkeypatch.setattr(tpu_estimate, "table", lambda rows: f"{len(rows)} rows")
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "9")
     monkeypatch.setattr(advface_jax, "load", None)  # no weights either
     throughput.main(decoder=("urec", "resrec"), aot=("v5e:1x1",), out=tmp_path)

@@ -14,11 +14,11 @@ from PIL import Image
 from reference import weights
 
 import advface_jax
-from advface_jax import train
 from advface_jax.data import leaks, read_faces
-from advface_jax.data.loader import step_indices
+from advface_jax.data.batches import step_indices
 from advface_jax.models import decoders, facenet, state
 from advface_jax.system import System
+from advface_jax.training import train
 from experiments import train_decoder
 
 SMALL = decoders.DecoderConfig("transrec", width=4, depth=0)

@@ -13,7 +13,8 @@ import advface_jax
 from advface_jax import data
 from advface_jax.models import decoders
 from advface_jax.system import System, write_decoder
-from experiments import evaluation, inputs, tradeoff, transfer
+from experiments import tradeoff, transfer
+from experiments.measure import inputs, judging
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_seeds_of_one_kind_have_a_spread(flags, written):
 
 
 def test_a_stopped_grid_takes_up_where_it_was(flags, monkeypatch):
-    real, batches = evaluation.judge_batch, []
+    real, batches = judging.judge_batch, []
 
     def counted(*arguments):
         if len(batches) == 2:
@@ -122,10 +123,10 @@ def test_a_stopped_grid_takes_up_where_it_was(flags, monkeypatch):
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "judge_batch", counted)
+        patch.setattr(judging, "judge_batch", counted)
         with pytest.raises(KeyboardInterrupt):
             flat.call(transfer.main, **flags)
-    monkeypatch.setattr(evaluation, "judge_batch", lambda *a: batches.append(a) or real(*a))
+    monkeypatch.setattr(judging, "judge_batch", lambda *a: batches.append(a) or real(*a))
     measured(flags)
     assert len(batches) == 3, "8 faces in batches of 3: each batch once, none twice"
 

@@ -71,7 +71,7 @@ def main(
 
     import advface_jax
     from advface_jax import checks, data, system
-    from advface_jax.data import feature_writing
+    from advface_jax.data.feature_sets import writing
     from advface_jax.data.listing import parse_where
     from advface_jax.models import decoders
 
@@ -119,7 +119,7 @@ def main(
             rate = (done - began[1]) / max(time.monotonic() - began[0], 1e-9)
             bar.update(task, completed=done, note=f"{rate:.2f} faces/s" if rate else "compiling")
 
-        refused = feature_writing.write_features(
+        refused = writing.write_features(
             out,
             crops,
             protect,

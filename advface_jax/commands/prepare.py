@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from advface_jax import cli
-from advface_jax.data import prepared
+from advface_jax.data.formats import prepared
 
 
 def main(

@@ -1,9 +1,11 @@
 """Faces in: crops in memory or on demand, batches and pairs of them, faces of nobody."""
 
+from advface_jax.data.batches import Batch, batches, epoch_order, to_device
+from advface_jax.data.drawn.faces import synthetic_faces, synthetic_names
 from advface_jax.data.faces import Faces, open_faces, read_faces
-from advface_jax.data.feature_sets import FeatureSet, open_features
+from advface_jax.data.feature_sets.reading import FeatureSet, open_features
+from advface_jax.data.formats.protocols import read_agedb, read_cfp
 from advface_jax.data.grouped import Chosen, Grouped
-from advface_jax.data.loader import Batch, batches, epoch_order, to_device
 from advface_jax.data.pairs import (
     NamedPair,
     Pairs,
@@ -13,9 +15,7 @@ from advface_jax.data.pairs import (
     read_pairs,
     subset,
 )
-from advface_jax.data.protocols import read_agedb, read_cfp
 from advface_jax.data.sources import Source, open_source
-from advface_jax.data.synthetic import synthetic_faces, synthetic_names
 
 __all__ = [
     "Batch",

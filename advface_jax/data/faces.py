@@ -204,7 +204,7 @@ def _rows(source: Source) -> Rows:
 
 def _synthetic(wanted: dict[str, None] | None, limit: int | None) -> Faces:
     # both need Faces from here
-    from advface_jax.data.synthetic import synthetic_faces, synthetic_names
+    from advface_jax.data.drawn.faces import synthetic_faces, synthetic_names
 
     names = list(synthetic_names())
     keep = [name for name in names if wanted is None or name in wanted]

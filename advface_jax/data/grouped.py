@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from advface_jax.data.loader import Readable, epoch_order
+from advface_jax.data.batches import Readable, epoch_order
 
 
 @dataclass(frozen=True, eq=False)

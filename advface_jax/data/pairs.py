@@ -14,7 +14,7 @@ import numpy as np
 
 if TYPE_CHECKING:  # a source of faces may carry pairs, so that faces come to import this module
     from advface_jax.data.faces import Faces
-    from advface_jax.data.feature_sets import FeatureSet
+    from advface_jax.data.feature_sets.reading import FeatureSet
 
 
 class NamedPair(NamedTuple):
@@ -54,7 +54,8 @@ def read_pairs(path: str | os.PathLike[str]) -> list[NamedPair]:
     Source: Huang et al., "Labeled Faces in the Wild", 2008, pairs.txt; for the others see
     `protocols`.
     """
-    from advface_jax.data import protocols, sources  # they need NamedPair from here
+    from advface_jax.data import sources  # they need NamedPair from here
+    from advface_jax.data.formats import protocols
 
     place = Path(path)
     if (place / "Protocol").is_dir() or (place / "Pair_list_F.txt").is_file():

@@ -55,13 +55,13 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     Raises ValueError when there is no such set or it cannot be read.
     """
     if str(path).startswith(TFDS):
-        from advface_jax.data import prepared  # it needs this module
+        from advface_jax.data.formats import prepared  # it needs this module
 
         return prepared.open_named(str(path).removeprefix(TFDS))
     path = Path(path)
     if path.is_dir():
         if (path / "dataset_info.json").is_file() or (path / "features.json").is_file():
-            from advface_jax.data import prepared
+            from advface_jax.data.formats import prepared
 
             return prepared.open_prepared(path)
         if (path / "train.rec").is_file():
@@ -69,7 +69,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
         else:
             return _folder(path)
     if path.is_file() and path.suffix in (".rec", ".bin"):
-        from advface_jax.data import insightface
+        from advface_jax.data.formats import insightface
 
         return insightface.open_rec(path) if path.suffix == ".rec" else insightface.open_bin(path)
     if path.is_file() and zipfile.is_zipfile(path):

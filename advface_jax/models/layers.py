@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from advface_jax.models.convolution import Window, conv
+from advface_jax.models.fast.convolution import Window, conv
 
 Statistics = Literal["running", "batch", "example", "train"]
 """Whose mean and variance batch norm uses: those stored in training; those of this batch (the

@@ -28,7 +28,7 @@ class Agedb30(FaceBuilder):
         source = open_source(path)
         if source.pairs and protocol is None:  # a .bin
             return source
-        from advface_jax.data.protocols import read_agedb
+        from advface_jax.data.formats.protocols import read_agedb
 
         source = renamed(source, _naming, "named as in 0_MariaCallas_35_f.jpg")
         return with_pairs(source, read_agedb(protocol or path))

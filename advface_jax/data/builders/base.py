@@ -21,8 +21,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from advface_jax.data.builders import BUILDERS
+from advface_jax.data.formats.prepared import FACES, PAIRS, SKIPPED, open_prepared, write_table
 from advface_jax.data.pairs import NamedPair
-from advface_jax.data.prepared import FACES, PAIRS, SKIPPED, open_prepared, write_table
 from advface_jax.data.sources import FORMATS, Source, reason
 
 Report = Callable[[int, int], None]  # images done, images in all

@@ -27,7 +27,7 @@ class CfpFp(FaceBuilder):
         source = open_source(path)
         if source.pairs and protocol is None:  # a .bin
             return source
-        from advface_jax.data.protocols import read_cfp
+        from advface_jax.data.formats.protocols import read_cfp
 
         source = renamed(source, _naming, "PERSON/frontal/IMAGE or PERSON/profile/IMAGE")
         return with_pairs(source, read_cfp(protocol or path))

@@ -1,0 +1,206 @@
+"""Protected features written to be shared (paper, section 4.4): resumable, in whole shards.
+
+What a set must not give away is kept out of it: the names of files (they name people, or places in
+a public data set), the order of the data set (a record's place would name its file), and the words
+of the labels. Which records show one person stays: that is what labels are for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from advface_jax.data.batches import batches
+from advface_jax.data.faces import Faces
+from advface_jax.data.feature_sets.reading import (
+    FORMAT,
+    SHAPE,
+    UNFINISHED,
+    Dtype,
+    array_record,
+    beside_shard,
+    dtype_of,
+    file_sum,
+    read_card,
+    read_json,
+    shard_file,
+)
+
+Labels = Literal["none", "pseudonyms", "original"]
+
+
+def write_features(
+    folder: str | os.PathLike[str],
+    faces: Faces,
+    protect: Callable[[np.ndarray, np.ndarray], Any],
+    *,
+    card: Mapping[str, Any],
+    batch: int = 16,
+    dtype: Dtype = "f32",
+    labels: Labels = "pseudonyms",
+    names: bool = False,
+    seed: int | None = None,
+    shard_size: int = 256,
+    workers: int = 2,
+    progress: Callable[[int], None] = lambda n: None,
+) -> tuple[tuple[str, str], ...]:
+    """Write the protected features of all faces; the same call resumes after the last whole shard.
+
+    protect: pixels uint8 (b, 160, 160, 3) and a mask (b,), False for stand-ins, to z_adv
+        (b, 77, 77, 64) in float32; b is always ``batch``.
+    card: how protect was set, with the sums of its models: JSON, free of names.
+    dtype: "f32" keeps every bit, "bf16" rounds to 8 bits of mantissa at half the size.
+    labels: "pseudonyms" are numbers by which to tell one person's records, "original" the data
+        set's own words, "none" nothing.
+    names: keep the files' names, and their order. Names reveal people.
+    seed: of the records' order; None draws it from the system's entropy and forgets it.
+    shard_size: records a shard, a multiple of ``batch``.
+    progress: called with how many faces are done, first with those of an earlier call.
+
+    Returns (name, reason) of the faces that this call could not read; the set only counts them.
+
+    Raises ValueError for a folder that holds something else, or sizes that do not fit.
+    """
+    module, _ = array_record()
+    folder = Path(folder)
+    if batch < 1 or shard_size < 1 or shard_size % batch:
+        raise ValueError(
+            f"got shard_size={shard_size}, batch={batch}; wanted shards of whole batches, as "
+            f"{16 * max(batch, 1)} and {max(batch, 1)}"
+        )
+    kept = {**card, "dtype": dtype, "labels": labels, "names": names, "seed": seed, "batch": batch}
+    plan = _plan(folder, faces, kept, shard_size)
+    if plan is None:
+        progress(len(faces))
+        return ()
+    chosen = faces if names else faces.select(_order(len(faces), plan["order"]))
+    told = _labels(chosen.identities, labels)
+    total = -(-len(faces) // shard_size)
+    done = 0
+    while done < total and shard_file(folder, done).is_file():
+        beside_shard(folder, done)  # whole, or an error
+        done += 1
+    progress(min(done * shard_size, len(faces)))
+    refused: list[tuple[str, str]] = []
+    per = shard_size // batch
+    loaded = batches(chosen, batch=batch, start=done * per, workers=workers)
+    for shard in range(done, total):
+        file = shard_file(folder, shard)
+        part = file.with_name(f".{file.name}.part")
+        with _told(file):
+            writer = module.ArrayRecordWriter(str(part), "group_size:1,zstd:1")
+        rows: list[int] = []
+        left_out = 0
+        for one in islice(loaded, per):
+            z = np.asarray(protect(one.values, one.mask))
+            if z.shape != (batch, *SHAPE):
+                raise ValueError(f"protect made {z.shape}; wanted {(batch, *SHAPE)}")
+            with _told(file):
+                for record in z[one.mask].astype(dtype_of(dtype)):
+                    writer.write(record.tobytes())
+            rows += one.indices[one.mask].tolist()
+            left_out += len(one.refused)
+            refused += [(chosen.names[i], reason) for i, reason in one.refused]
+            progress(min((one.step + 1) * batch, len(faces)))
+        with _told(file):
+            writer.close()
+        beside = {
+            "records": len(rows),
+            "bytes": part.stat().st_size,
+            "sha256": file_sum(part),
+            "left_out": left_out,
+            "labels": None if told is None else [told[i] for i in rows],
+            "names": [chosen.names[i] for i in rows] if names else None,
+        }
+        _write_json(file.with_suffix(".json"), beside)
+        part.rename(file)  # last: a shard that carries its name is whole
+    _finish(folder, kept, total, shard_size)
+    return tuple(refused)
+
+
+@contextlib.contextmanager
+def _told(file: Path) -> Iterator[None]:
+    """array_record's RuntimeError, as of a full disk, as a ValueError that names the file."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ValueError(
+            f"{file} cannot be written ({error}): make room; the same command resumes"
+        ) from error
+
+
+def _finish(folder: Path, kept: Mapping[str, Any], total: int, shard_size: int) -> None:
+    """The card, with which the set is whole; the secret order goes."""
+    shards = [beside_shard(folder, shard) for shard in range(total)]
+    full = {
+        "format": FORMAT,
+        **kept,
+        "shape": list(SHAPE),
+        "records": sum(s["records"] for s in shards),
+        "people": len({x for s in shards for x in s["labels"] or ()}) or None,
+        "left_out": sum(s["left_out"] for s in shards),
+        "shards": total,
+        "shard_size": shard_size,
+    }
+    _write_json(folder / "card.json", full)
+    (folder / UNFINISHED).unlink()
+
+
+def _plan(
+    folder: Path, faces: Faces, kept: Mapping[str, Any], shard_size: int
+) -> dict[str, Any] | None:
+    """What the folder's unfinished set was begun with, or a new plan; None for a finished one."""
+    listed = hashlib.sha256("\n".join((*faces.names, *faces.identities)).encode()).hexdigest()
+    settings = json.loads(json.dumps({**kept, "shard_size": shard_size}))
+    if (folder / "card.json").is_file():
+        card = read_card(folder)
+        held = card.get("records", 0) + card.get("left_out", 0)
+        if {k: card.get(k) for k in settings} == settings and held == len(faces):
+            (folder / UNFINISHED).unlink(missing_ok=True)  # a kill just before the end left it
+            return None
+        raise ValueError(f"{folder} holds another set of features: give another folder")
+    if (folder / UNFINISHED).is_file():
+        plan = read_json(folder / UNFINISHED)
+        if plan.get("settings") != settings or plan.get("faces") != listed:
+            raise ValueError(
+                f"{folder} holds an unfinished set of other faces or settings: finish that one "
+                "with its own command, or give another folder"
+            )
+        return plan
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is there and holds something else: give another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    seed = kept["seed"]
+    order = secrets.randbits(128) if seed is None else seed
+    plan = {"settings": settings, "faces": listed, "order": order}
+    _write_json(folder / UNFINISHED, plan)
+    (folder / UNFINISHED).chmod(0o600)
+    return plan
+
+
+def _order(n: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(n)
+
+
+def _labels(identities: Sequence[str], labels: Labels) -> list[str] | None:
+    if labels == "none":
+        return None
+    if labels == "original":
+        return list(identities)
+    number = {who: str(i) for i, who in enumerate(dict.fromkeys(identities))}
+    return [number[who] for who in identities]
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.rename(path)

@@ -1,0 +1,166 @@
+"""insightface's two formats: the RecordIO pack to train on, the `.bin` to verify on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from advface_jax.data.formats import recordio
+from advface_jax.data.formats.restricted_pickle import Blob, read_blob, read_pickle
+from advface_jax.data.pairs import NamedPair
+from advface_jax.data.sources import Source
+
+FOLDS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class _Records:
+    path: str
+    keys: np.ndarray  # int64, rising
+    offsets: np.ndarray
+
+    def __call__(self, name: str) -> bytes:
+        key = int(name.rpartition("/")[2].partition(".")[0])
+        at = int(np.searchsorted(self.keys, key))
+        if at == len(self.keys) or self.keys[at] != key:
+            raise ValueError(f"{name} is not in {self.path}")
+        return recordio.read_image(self.path, int(self.offsets[at]))
+
+
+def open_rec(path: Path) -> Source:
+    """A RecordIO pack `NAME.rec` with `NAME.idx` beside it.
+
+    Images are named `label/key.jpg`, in the order of their keys; the label is the identity. A key
+    that the pack's own header promises and the .idx lacks, that points past the end of the .rec or
+    at no record, is skipped. Raises ValueError when there is no .idx or no image at all.
+    """
+    index = path.with_suffix(".idx")
+    if not index.is_file():
+        raise ValueError(
+            f"{path} has no {index.name} beside it, which says where its records begin: put the "
+            "pack's .idx there"
+        )
+    listed, offsets = recordio.read_index(index)
+    keys, first, counts = np.unique(listed, return_index=True, return_counts=True)
+    offsets = offsets[first]  # of a key that comes twice, the first line counts
+    skipped = [(f"record {key}", "listed twice in the .idx") for key in keys[counts > 1]]
+    if not len(keys):
+        raise ValueError(f"{index} is empty: the pack has no images")
+    with open(path, "rb") as file:
+        labels = _labels(file, dict(zip(keys.tolist(), offsets.tolist(), strict=True)), skipped)
+    if not labels:
+        raise ValueError(
+            f"{path} has no image that {index.name} points at ({len(skipped):,} skipped"
+            + (f", the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else "")
+            + "): do the two belong together?"
+        )
+    here = np.array(list(labels), np.int64)
+    return Source(
+        tuple(f"{who}/{key:07d}.jpg" for key, who in labels.items()),
+        tuple(labels.values()),
+        _Records(str(path), here, offsets[np.searchsorted(keys, here)]),
+        skipped=tuple(skipped),
+    )
+
+
+def _labels(
+    file: BinaryIO, where: dict[int, int], skipped: list[tuple[str, str]]
+) -> dict[int, str]:
+    """The identity of each image by key, rising; those without one go to `skipped`."""
+    head = _head(file, where)
+    if head is None:
+        images, known = list(where), {}
+    else:
+        images = [key for key in where if 1 <= key < head[0]]
+        known = _known(file, where, range(*head))
+        for before, after in zip((0, *images), (*images, head[0]), strict=True):
+            if after - before > 2:
+                skipped.append((f"records {before + 1} to {after - 1}", "not in the .idx"))
+            elif after - before > 1:
+                skipped.append((f"record {before + 1}", "not in the .idx"))
+    labels = {}
+    size = os.fstat(file.fileno()).st_size
+    for key in images:
+        try:
+            sure = known.get(key) if where[key] < size else None
+            labels[key] = sure or _label(file, where[key])
+        except ValueError as error:
+            skipped.append((f"record {key}", str(error)))
+    return labels
+
+
+def _head(file: BinaryIO, where: dict[int, int]) -> tuple[int, int] | None:
+    """The key of the first identity record and one past the last, if the first record says them."""
+    if 0 not in where:
+        return None
+    head = recordio.read_record(file, where[0])
+    if len(head.labels) != 2 or head.length:
+        return None
+    first, last = head.labels
+    if not 1 <= first <= last < 1 << 31:
+        raise ValueError(f"its first record claims identities in records {first} to {last}")
+    return int(first), min(int(last), max(where) + 1)
+
+
+def _known(file: BinaryIO, where: dict[int, int], people: range) -> dict[int, str]:
+    """Labels that need no look at each image: of people whose first and last image agree.
+
+    An identity record holds the [start, end) of its images, so that millions of records stay
+    unread. Where one cannot be read, its images are looked at one by one.
+    """
+    known: dict[int, str] = {}
+    for key in people:
+        try:
+            start, end = map(int, recordio.read_record(file, where[key]).labels)
+            label = _label(file, where[start])
+            if end <= people.start and label == _label(file, where[end - 1]):
+                known.update(dict.fromkeys(range(start, end), label))
+        except (KeyError, ValueError, OverflowError):
+            continue
+    return known
+
+
+def _label(file: BinaryIO, offset: int) -> str:
+    value = recordio.read_record(file, offset).labels[0]
+    if not value.is_integer():
+        raise ValueError(f"its label is {value}")
+    return str(int(value))
+
+
+@dataclass(frozen=True, eq=False)
+class _Bin:
+    path: str
+    blobs: tuple[Blob, ...]
+
+    def __call__(self, name: str) -> bytes:
+        return read_blob(self.path, self.blobs[int(name.partition(".")[0])])
+
+
+def open_bin(path: str | os.PathLike[str]) -> Source:
+    """A verification set: a pickle of (2m encoded images, m booleans), which is parsed, not run.
+
+    Image 2i and image 2i + 1 are pair i, named `00000.jpg` and so on. The pairs make ten folds in
+    their order, of equal size (the first ones hold the odd pairs, as scikit-learn's KFold deals).
+    The file knows no people: the two images of a same pair share an identity, and nothing more is
+    known, so that one person has several identities.
+    Raises ValueError when the file is cut short or holds anything else.
+    """
+    images, same = read_pickle(path)
+    if len(images) != 2 * len(same) or not same:
+        raise ValueError(
+            f"{path} has {len(images)} images for {len(same)} pairs, wanted two for each: it is "
+            "no insightface verification set, or it was cut short"
+        )
+    names = tuple(f"{i:05d}.jpg" for i in range(len(images)))
+    folds = [f + 1 for f, part in enumerate(np.array_split(same, FOLDS)) for _ in part]
+    pairs = tuple(
+        NamedPair(names[2 * i], names[2 * i + 1], yes, folds[i]) for i, yes in enumerate(same)
+    )
+    identities = tuple(
+        f"{i // 2:05d}" if same[i // 2] else f"{i // 2:05d}{'ab'[i % 2]}" for i in range(len(names))
+    )
+    return Source(names, identities, _Bin(str(path), tuple(images)), pairs)

@@ -1,0 +1,242 @@
+"""The decoders over packed maps (see ``packed``), for the loop of ``protect`` on a TPU or CPU.
+
+Same weights, same mathematics as ``decoders``; features and images in forms of their own, so that
+the loop's state, its gradient and the image that it is held against stay packed throughout.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from advface_jax.models.decoders import Decoder, ResRec, TransRec, URec
+from advface_jax.models.facenet import FEATURE_SHAPE, IMAGE_SIZE
+from advface_jax.models.fast.packed import (
+    Grid,
+    PackedKernel,
+    convolve,
+    normalise,
+    pack,
+    unpack,
+    within,
+)
+from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool, rectify
+
+Formulation = Literal["auto", "plain", "packed", "subpixel"]
+SIZE, CHANNELS = FEATURE_SHAPE[0], FEATURE_SHAPE[-1]
+FASTEST: dict[str, Formulation] = {"tpu": "packed", "cpu": "subpixel"}
+"""By platform (docs/performance.md); "plain" where nobody has measured."""
+WIDE = 128
+"""Channels that a TPU's matrix unit and vector registers take at once."""
+
+Cell = tuple[int, int]
+Apply = Callable[..., jax.Array]
+Layer = Callable[..., Apply]
+
+
+class Form(NamedTuple):
+    """A decoder and the form that its features and images have.
+
+    Attributes:
+      decode: as a decoder is called, from features to an image of this form.
+      pack, unpack: features (b,77,77,64) into this form and back.
+      image: an image (b,160,160,3) from this form (an array, or several).
+    """
+
+    decode: Callable[..., Any]
+    pack: Callable[[jax.Array], jax.Array]
+    unpack: Callable[[jax.Array], jax.Array]
+    image: Callable[[Any], jax.Array]
+
+
+def form(decoder: Callable, formulation: Formulation, dtype) -> Form:
+    """``decoder`` as ``formulation`` says; "auto" is what is fastest where this runs.
+
+    To be called outside a loop, for its kernels are rewritten here.
+
+    Raises:
+      ValueError: "packed" or "subpixel" of something that is none of the three decoders.
+    """
+    packable = type(decoder) in (TransRec, ResRec, URec)
+    if formulation == "auto":
+        formulation = FASTEST.get(jax.default_backend(), "plain") if packable else "plain"
+    if formulation == "plain":
+        return Form(decoder, *[lambda x: x] * 3)
+    if not packable:
+        raise ValueError(
+            f"got formulation={formulation!r} for a {type(decoder).__name__}; wanted a TransRec, "
+            "ResRec or URec: leave it at 'auto'"
+        )
+    return packed(decoder, dtype, (1, 1) if formulation == "subpixel" else None)  # type: ignore[arg-type]
+
+
+def cell_of(width: int) -> Cell:
+    """Pixels of a cell at the features' resolution, of up to 4×4, so that width·pixels ≤ 128."""
+    pixels = min(16, max(1, WIDE // width))
+    power = pixels.bit_length() - 1
+    return 2 ** (power // 2), 2 ** (power - power // 2)
+
+
+def packed(decoder: Decoder, dtype, cell: Cell | None = None) -> Form:
+    """``decoder`` over packed maps of ``dtype``."""
+    cell = cell or cell_of(decoder.config.width)
+    features = Grid.of(SIZE, cell, -1)
+    build = {TransRec: _transrec, ResRec: _resrec, URec: _urec}[type(decoder)]
+    body, grid = build(decoder, features, functools.partial(_layer, dtype=dtype))
+    # 79 pixels, and one more for what is repeated, where it shares its cell with others.
+    last = Grid.of(SIZE + (2 if cell == (1, 1) else 3), cell)
+    images = Grid.of(IMAGE_SIZE, (2 * cell[0], 2 * cell[1]))
+    conv_2a = _layer(decoder.conv_2a, grid, last, size=SIZE + 2, dtype=dtype)
+    conv_1a = _edged(decoder.conv_1a, last, images, dtype)
+    inside = features.inside(CHANNELS)
+
+    def decode(z: jax.Array, statistics: Statistics = "running", mask=None):
+        y = body(within(z, inside), statistics, mask)
+        return conv_1a(conv_2a(y, statistics, mask))
+
+    def image(parts: tuple[jax.Array, ...]) -> jax.Array:
+        inner, right, bottom, corner = parts
+        top, bottom = (jnp.concatenate(p, 2) for p in ((inner, right), (bottom, corner)))
+        return unpack(jnp.concatenate([top, bottom], 1), images)
+
+    return Form(decode, lambda z: pack(z, features), lambda z: unpack(z, features), image)
+
+
+def _layer(
+    layer: ConvBN,
+    source: Grid,
+    target: Grid,
+    *,
+    dtype,
+    relu: bool = True,
+    parts: int = 1,
+    size: int | None = None,
+) -> Apply:
+    """``layer`` between packed maps; ``size``, if its result is smaller than target."""
+    rewritten = PackedKernel.of(layer.conv, source, target, dtype, parts)
+    kernel = rewritten.ready()
+    inside = target.inside(kernel.shape[-1] // target.area, size)
+
+    def apply(x: jax.Array, statistics: Statistics, mask: jax.Array | None) -> jax.Array:
+        y = convolve(x, kernel, rewritten.padding, rewritten.dilation)
+        y = normalise(y, layer.bn, inside, statistics, mask)  # type: ignore[arg-type]
+        return within(rectify(y) if relu else y, inside)
+
+    return apply
+
+
+def _edged(
+    layer: Conv, source: Grid, target: Grid, dtype
+) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
+    """The last layer, with its input's last row and column repeated once, up to the image.
+
+    The repetition is in kernels of their own for the last cells, not in the map. What they make
+    stays apart (inner, right, bottom, corner): to put it together costs more than to compute it.
+    """
+    inner = PackedKernel.of(layer, source, target, dtype)
+    bottom, right = inner.repeating(0), inner.repeating(1)
+    corner = bottom.repeating(1)
+    a, b, c, d = (kernel.ready() for kernel in (inner, right, bottom, corner))
+    y_inner, ends = slice(None, -1), slice(-2, None)
+    if source.area == 1:  # the map ends before what is repeated, whose tap is added to the last's
+        y_inner, ends = slice(None), slice(-1, None)
+        b, c, d = b[:, :1], c[:1], d[:1, :1]
+    bias = jnp.tile(layer.bias[...], target.area).astype(dtype)  # type: ignore[index]
+    bias = lax.optimization_barrier(bias.reshape(1, 1, 1, -1))
+
+    def apply(y: jax.Array) -> tuple[jax.Array, ...]:
+        parts = (
+            convolve(y[:, y_inner, y_inner], a, ((1, 0), (1, 0))),
+            convolve(y[:, y_inner, ends], b, ((1, 0), (0, 0))),
+            convolve(y[:, ends, y_inner], c, ((0, 0), (1, 0))),
+            convolve(y[:, ends, ends], d, ((0, 0), (0, 0))),
+        )
+        return tuple(jax.nn.sigmoid(part + bias) for part in parts)
+
+    return apply
+
+
+def _transrec(s: TransRec, features: Grid, layer: Layer):
+    grid = _shifted(features, 1)
+    return layer(s.conv_2b, features, grid), grid
+
+
+def _resrec(s: ResRec, features: Grid, layer: Layer):
+    grid, between = _shifted(features, 1), _shifted(features, 2)
+    stem = layer(s.stem, features, grid)
+    blocks = [
+        (layer(first, grid, between), layer(second, between, grid, relu=False))
+        for first, second in s.blocks
+    ]
+
+    def body(z, *how):
+        y = stem(z, *how)
+        for first, second in blocks:
+            y = rectify(y + second(first(y, *how), *how))
+        return y
+
+    return body, grid
+
+
+def _urec(s: URec, features: Grid, layer: Layer):
+    depth = len(s.down)
+    cell = features.rows.cell, features.columns.cell
+    cells = [(max(1, cell[0] >> level), max(1, cell[1] >> level)) for level in range(depth + 1)]
+    sizes = [SIZE >> level for level in range(depth + 1)]
+    # Cells of pooled pixels begin where their pixels' cells did; kernels are smallest when those
+    # of the next level begin one pixel on.
+    first = [0] * (depth + 1)
+    for level in reversed(range(depth)):
+        first[level] = 2 * (first[level + 1] - 1)
+    grids = [Grid.of(n, c, f) for n, c, f in zip(sizes, cells, first, strict=True)]
+    pooled = [Grid.of(sizes[i + 1], cells[i + 1], first[i] // 2) for i in range(depth)]
+    merged = [Grid.of(n, c, f + 1) for n, c, f in zip(sizes, cells, first, strict=True)]
+    merged[-1] = grids[-1]
+    merged[0] = Grid.of(SIZE, cell) if depth else grids[0]
+    stem = layer(s.stem, features, grids[0])
+    down = [layer(s.down[i], pooled[i], grids[i + 1]) for i in range(depth)]
+    up = [layer(s.up[i], merged[i + 1], grids[i]) for i in range(depth)]
+    merge = [layer(s.merge[i], grids[i], merged[i], parts=2) for i in range(depth)]
+
+    def body(z, *how):
+        y, skips = stem(z, *how), []
+        for level in range(depth):
+            skips.append(y)
+            y = down[level](_pool(y, grids[level], pooled[level]), *how)
+        for level in reversed(range(depth)):
+            y = up[level](y, *how)
+            y = merge[level](jnp.concatenate([skips[level], y], -1), *how)
+        return y
+
+    return body, merged[0]
+
+
+def _shifted(grid: Grid, pixels: int) -> Grid:
+    """The same pixels, in cells that begin so much later."""
+    cell = grid.rows.cell, grid.columns.cell
+    rows, columns = (Grid.of(axis.size, cell, axis.first + pixels) for axis in grid)
+    return Grid(rows.rows, columns.columns)
+
+
+def _pool(x: jax.Array, source: Grid, target: Grid) -> jax.Array:
+    """The maximum of 2×2 pixels, in and across cells."""
+    if source.area == target.area == 1:
+        return max_pool(x, 2, 2)
+    c, blocks = x.shape[-1] // source.area, max(1, source.rows.cell // 2)
+
+    def rows(x: jax.Array, i: int) -> jax.Array:
+        if source.rows.cell == 1:
+            return x[:, i : 2 * target.rows.cells : 2]
+        return jnp.split(x, 2, -1)[i]
+
+    def columns(x: jax.Array, j: int) -> jax.Array:
+        if source.columns.cell == 1:
+            return x[:, :, j : 2 * target.columns.cells : 2]
+        return jnp.concatenate(jnp.split(x, 2 * blocks, -1)[j::2], -1)
+
+    y = functools.reduce(jnp.maximum, [columns(rows(x, i), j) for i in range(2) for j in range(2)])
+    y = y[:, : target.rows.cells, : target.columns.cells]
+    return within(y, target.inside(c))  # 77 pixels end in half a pair

@@ -1,0 +1,146 @@
+"""What an iteration of the ascent must do at least, and what this machine could do: the roofline.
+
+Work is counted from the network's own convolutions, not from a compiled program, which may do more.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advface_jax.models.decoders import Decoder
+from advface_jax.models.facenet import FEATURE_SHAPE
+from advface_jax.protect import ascent
+from experiments.benchmark.timing import timed
+
+LONG_ENOUGH = 0.03  # seconds of a ceiling's run, so that starting it does not count
+LARGEST_MATRIX, LARGEST_COPY = 16384, 2**31
+
+
+class Work(NamedTuple):
+    """Of one iteration on one face: multiplications and additions, and bytes to and from memory."""
+
+    flops: float
+    bytes: float
+
+    def least_seconds(self, flops_per_s: float, bytes_per_s: float) -> float:
+        """What it takes at best, where arithmetic and memory work side by side."""
+        return max(self.flops / flops_per_s, self.bytes / bytes_per_s)
+
+    def bound(self, flops_per_s: float, bytes_per_s: float) -> str:
+        arithmetic = self.flops / flops_per_s >= self.bytes / bytes_per_s
+        return "arithmetic" if arithmetic else "memory"
+
+
+@contextlib.contextmanager
+def as_on_a_tpu() -> Iterator[None]:
+    """Layers choose by ``jax.default_backend()``: here nothing is done for a CPU's sake."""
+    real = jax.default_backend
+    jax.default_backend = lambda: "tpu"
+    try:
+        yield
+    finally:
+        jax.default_backend = real
+
+
+def iteration(decoder: Decoder, dtype: str = "float32") -> Work:
+    """The forward pass and the gradient in the feature.
+
+    FLOPs: two for each multiplication of a convolution that does not meet a zero of padding, and as
+    many again for the gradient. Batch norm, ReLU and the like are not counted (about 1%).
+
+    Bytes, a lower bound: each convolution reads its input and writes its output, and going back
+    reads the output and its gradient and writes the input's; the step reads z and z~ besides. All
+    else is done on the way, and nothing stays in a cache from one convolution to the next.
+    """
+    z = jax.ShapeDtypeStruct((1, *FEATURE_SHAPE), dtype)
+    flops, elements = 0, 2 * math.prod(FEATURE_SHAPE)
+    with as_on_a_tpu():
+        program = jax.make_jaxpr(lambda z: decoder(z, "batch"))(z)
+    for eqn in _convolutions(program.jaxpr):
+        x, y = eqn.invars[0].aval, eqn.outvars[0].aval
+        flops += 2 * 2 * _multiplications(eqn)
+        elements += 2 * x.size + 3 * y.size
+    return Work(flops, elements * jnp.dtype(dtype).itemsize)
+
+
+def counted(decoder: Decoder) -> float:
+    """FLOPs of the same by XLA's count of the lowered program, which has the small operations too:
+    a check on ``iteration``."""
+    image = jax.ShapeDtypeStruct((1, 160, 160, 3), "float32")
+    z = jax.ShapeDtypeStruct((1, *FEATURE_SHAPE), "float32")
+    gradient = jax.jit(lambda z, x_tilde, decoder: ascent(decoder, x_tilde, "batch", None)(z))
+    with as_on_a_tpu():
+        cost = gradient.lower(z, image, decoder).cost_analysis()
+    return float(cost["flops"]) if cost else math.nan
+
+
+def _convolutions(jaxpr: Any) -> Iterator[Any]:
+    """The convolutions in a program, and in the programs inside it."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "conv_general_dilated":
+            yield eqn
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from _convolutions(inner)
+
+
+def _multiplications(eqn: Any) -> int:
+    """Those of a convolution (b,h,w,i), (kh,kw,i,o), whose window does not lie on a zero."""
+    x, kernel = (v.aval.shape for v in eqn.invars)
+    y = eqn.outvars[0].aval.shape
+    places = 1
+    for d in (0, 1):
+        stride, dilation = eqn.params["window_strides"][d], eqn.params["lhs_dilation"][d]
+        before = eqn.params["padding"][d][0]
+        at = stride * np.arange(y[d + 1])[:, None] + np.arange(kernel[d])[None] - before
+        real = (at >= 0) & (at <= (x[d + 1] - 1) * dilation) & (at % dilation == 0)
+        places *= int(real.sum())
+    return x[0] * places * kernel[2] * kernel[3]
+
+
+class Ceiling(NamedTuple):
+    """Something simple and large to time, and how much it does: FLOPs, or bytes."""
+
+    run: Callable[[], Any]
+    amount: float
+
+
+def matmul(dtype: str) -> Ceiling:
+    """A product of two square matrices, as large as takes a while; at the precision in force."""
+    product = jax.jit(jnp.matmul)
+    n = 2048
+    while True:
+        a = jnp.full((n, n), 0.5, dtype)
+        ceiling = Ceiling(lambda a=a: product(a, a), 2 * n**3)
+        if _long(ceiling) or n >= LARGEST_MATRIX:
+            return ceiling
+        n *= 2
+
+
+def copy() -> Ceiling:
+    """Reading and writing a large array, in place: fresh memory would first have to be found."""
+    write = jax.jit(lambda x: x + 1, donate_argnums=0)
+    size = 2**26
+    while True:
+        held = [jnp.zeros(size // 4, jnp.float32)]
+
+        def run(held=held):
+            held[0] = write(held[0])
+            return held[0]
+
+        ceiling = Ceiling(run, 2 * size)
+        if _long(ceiling) or size >= LARGEST_COPY:
+            return ceiling
+        size *= 2
+
+
+def _long(ceiling: Ceiling) -> bool:
+    timed(ceiling.run)  # compiles
+    return min(timed(ceiling.run).wall for _ in range(2)) >= LONG_ENOUGH

@@ -1,0 +1,271 @@
+"""What ``protect`` would cost on TPUs, from their compiler alone: no TPU is needed.
+
+libtpu (extra ``tpu``) compiles for a named topology on any Linux machine, and writes onto each
+instruction how many cycles it reckons with. Their sum over the body of the loop is one iteration:
+an estimate, the same at every run, good for comparing formulations of one computation and no
+measurement of any chip.
+"""
+
+import importlib.util
+import inspect
+import math
+import os
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from advface_jax import ProtectConfig
+from advface_jax.models import decoders, facenet
+from advface_jax.models.fast import packed_decoders
+from advface_jax.protect import _protect, ascent
+from experiments.benchmark.roofline import as_on_a_tpu
+from experiments.measure.results_file import Row, markdown
+
+
+class Clock(NamedTuple):
+    """The clock that turns cycles into seconds, and where it is from."""
+
+    ghz: float
+    source: str
+
+
+CLOCKS = {
+    "v4": Clock(1.05, "275 TFLOP/s = 2 cores × 4 units × 128² × 2 × clock"),
+    "v5e": Clock(1.5, "197 TFLOP/s = 4 units × 128² × 2 × clock; jax-ml.github.io/scaling-book"),
+    "v5p": Clock(1.75, "459 TFLOP/s = 2 cores × 4 units × 128² × 2 × clock"),
+    "v6e": Clock(1.75, "an assumption: half of what 918 TFLOP/s and 2 units of 256² would need"),
+}
+"""Peak FLOP/s and matrix units are Google's published ones (docs.cloud.google.com/tpu/docs)."""
+
+SURROUNDINGS = {
+    "TPU_SKIP_MDS_QUERY": "1",  # there is no TPU whose metadata could be asked for
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # compiling locks out nobody
+}
+
+
+def devices(topology: str) -> Sequence[Any]:
+    """The devices of a topology such as "v5e:1x1", "v5e:2x2", "v6e:2x2" or "v5p:2x2x1".
+
+    Raises:
+      ValueError: without libtpu, or for a topology that it does not know.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(
+            f"got --aot {topology} without libtpu, the TPU's compiler; wanted it installed: "
+            "pip install 'advface_jax[tpu]' (Linux; no TPU is needed)"
+        )
+    chip, _, shape = topology.partition(":")
+    if chip not in CLOCKS or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
+        raise ValueError(
+            f"got topology {topology!r}; wanted a chip ({', '.join(CLOCKS)}) and how many of them, "
+            "as v5e:1x1, v5e:2x2 or v5p:2x2x1"
+        )
+    for name, value in SURROUNDINGS.items():
+        os.environ.setdefault(name, value)
+    sides = [int(side) for side in shape.split("x")]
+    options = {}
+    if math.prod(sides) < 4:  # fewer than the four chips of a host
+        options["chips_per_host_bounds"] = (*sides, *[1] * (3 - len(sides)))
+    try:
+        return topologies.get_topology_desc(topology, "tpu", **options).devices
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+        raise ValueError(
+            f"got topology {topology!r}, which libtpu refuses ({str(error)[:200]}); wanted one "
+            "that exists, as v5e:1x1, v5e:2x2, v6e:2x2 or v5p:2x2x1"
+        ) from None
+
+
+class Cycles(NamedTuple):
+    """The compiler's estimates: of one iteration, and of all that runs once."""
+
+    iteration: int
+    once: int
+
+
+def cycles(compiled: str) -> Cycles:
+    """Sums ``estimated_cycles`` over an optimised HLO module, as text. The loop with the most of
+    them is the one of the iterations; any other counts once.
+
+    Raises:
+      ValueError: where no loop has an estimate.
+    """
+    found: dict[str, int] = {}
+    name = ""
+    for line in compiled.splitlines():
+        opened = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line)
+        if opened:
+            name = opened[1]
+        for estimate in re.findall(r'"estimated_cycles":"(\d+)"', line):
+            found[name] = found.get(name, 0) + int(estimate)
+    bodies = set(re.findall(r" while\(.*body=%?([\w.\-]+)", compiled)) & found.keys()
+    if not bodies:
+        raise ValueError(
+            "got a compiled program without a loop of estimated cycles; wanted one: this version "
+            "of the compiler writes them otherwise, or not at all"
+        )
+    iteration = max(found[body] for body in bodies)
+    return Cycles(iteration, sum(found.values()) - iteration)
+
+
+def collectives(compiled: str) -> dict[str, int]:
+    """How many collective operations stand in a compiled program, by name."""
+    names = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+    return {name: len(re.findall(rf" {name}(?:-start)?\(", compiled)) for name in names}
+
+
+def row(
+    topology: str,
+    config: decoders.DecoderConfig,
+    batch: int,
+    *,
+    dtype: str = "bfloat16",
+    steps: int = ProtectConfig.steps,
+    formulation: packed_decoders.Formulation = "packed",
+) -> Row:
+    """Compile all of ``protect`` for ``topology``, its batch shared by all devices; one row.
+
+    Raises:
+      ValueError: as ``devices``; a formulation "auto", for which there is no device; a batch that
+        the devices cannot share.
+    """
+    if formulation not in ("plain", "packed"):
+        raise ValueError(f"got formulation={formulation!r}; wanted 'plain' or 'packed'")
+    chips = devices(topology)
+    if batch < 1 or batch % len(chips):
+        raise ValueError(
+            f"got a batch of {batch} for the {len(chips)} devices of {topology}; wanted a multiple"
+        )
+    mesh = Mesh(np.asarray(chips), ("faces",))
+    everywhere, shared = (NamedSharding(mesh, PartitionSpec(*p)) for p in ((), ("faces",)))
+
+    def network(build):
+        return jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere),
+            nnx.eval_shape(build),
+        )
+
+    shadow = network(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)))
+    extractor = network(lambda: facenet.Extractor(rngs=nnx.Rngs(0)))
+    z = jax.ShapeDtypeStruct((batch, *facenet.FEATURE_SHAPE), dtype, sharding=shared)
+    epsilon = jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere)
+    settings = ProtectConfig(steps=steps, formulation=formulation)
+
+    began = time.perf_counter()
+    # Not protect's own jit, which would remember for a CPU what is traced here as on a TPU.
+    plain_protect = inspect.unwrap(_protect)
+    traced_anew = jax.jit(lambda *given: plain_protect(*given, settings))
+    with as_on_a_tpu():
+        program = traced_anew.lower(z, epsilon, None, extractor, shadow).compile()
+    seconds = time.perf_counter() - began
+    text, memory = program.as_text() or "", program.memory_analysis()
+    estimate = cycles(text)
+    clock = CLOCKS[topology.partition(":")[0]]
+    counted = collectives(text)
+    return {
+        "impl": f"jax-{formulation}",
+        "decoder": config.kind,
+        **{name: getattr(config, name) for name in ("width", "depth")},
+        "batch": batch,
+        "steps": steps,
+        "dtype": dtype,
+        "device": topology,
+        "devices": len(chips),
+        "formulation": formulation,
+        "cycles_per_iteration": estimate.iteration,
+        "cycles_once": estimate.once,
+        "clock_ghz": clock.ghz,
+        "faces_per_s": batch * clock.ghz * 1e9 / (estimate.once + steps * estimate.iteration),
+        "gflop_per_iteration": flops(shadow, z, formulation) / 1e9,
+        "temporary_mb": getattr(memory, "temp_size_in_bytes", 0) / 1e6,
+        "arguments_mb": getattr(memory, "argument_size_in_bytes", 0) / 1e6,
+        "collectives": {name: n for name, n in counted.items() if n},
+        "compile_s": seconds,
+    }
+
+
+def flops(shadow, z: jax.ShapeDtypeStruct, formulation: packed_decoders.Formulation) -> float:
+    """Floating-point operations of one gradient as it is formulated, for the whole batch: packed
+    kernels have zeros, which are multiplied, too."""
+
+    def gradient(shadow, z):
+        form = packed_decoders.form(shadow, formulation, z.dtype)
+        q = form.pack(z)
+        x_tilde = jax.tree.map(
+            lambda a: jnp.zeros(a.shape, a.dtype),
+            jax.eval_shape(lambda q: form.decode(q, "batch"), q),
+        )
+        return ascent(form.decode, x_tilde, "batch", None)(q)
+
+    local = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (shadow, z))
+    with as_on_a_tpu():
+        analysis = jax.jit(gradient).lower(*local).cost_analysis() or {}
+    return float(analysis.get("flops", math.nan))
+
+
+def rows(
+    topologies: Sequence[str],
+    configs: Sequence[decoders.DecoderConfig | decoders.Kind],
+    batches: Sequence[int] = (8,),
+    *,
+    dtypes: Sequence[str] = ("bfloat16",),
+    steps: int = ProtectConfig.steps,
+    formulations: Sequence[packed_decoders.Formulation] = ("plain", "packed"),
+) -> list[Row]:
+    """A ``row`` for every combination: a minute or more of compiling each."""
+    made = []
+    for topology in topologies:
+        for config in configs:
+            config = decoders.DecoderConfig.of(config) if isinstance(config, str) else config
+            for batch in batches:
+                for dtype in dtypes:
+                    for how in formulations:
+                        given: dict[str, Any] = {"dtype": dtype, "steps": steps}
+                        made.append(row(topology, config, batch, formulation=how, **given))
+    return made
+
+
+def table(made: Sequence[Row]) -> str:
+    """The rows in Markdown, and under them the clock that each chip's faces/s assume."""
+
+    def case(r: Row) -> tuple:
+        return tuple(r[k] for k in ("decoder", "width", "depth", "batch", "dtype", "device"))
+
+    plain = {case(r): r["cycles_per_iteration"] for r in made if r["formulation"] == "plain"}
+    header = "decoder, device, batch, dtype, formulation, cycles an iteration, of plain, "
+    header += "faces/s (estimated), GFLOP an iteration, temporary MB, collectives"
+    lines = []
+    for r in made:
+        share = r["cycles_per_iteration"] / plain[case(r)] if case(r) in plain else None
+        together = ", ".join(f"{n} {name}" for name, n in r["collectives"].items())
+        lines.append(
+            [
+                f"{r['decoder']} w{r['width']} d{r['depth']}",
+                r["device"],
+                str(r["batch"]),
+                r["dtype"],
+                r["formulation"],
+                f"{r['cycles_per_iteration']:,}",
+                "–" if share is None else f"{share:.2f}",
+                f"{r['faces_per_s']:,.0f}",
+                f"{r['gflop_per_iteration']:.2f}",
+                f"{r['temporary_mb']:.1f}",
+                together or "none",
+            ]
+        )
+    chips = dict.fromkeys(r["device"].partition(":")[0] for r in made)
+    clocks = "; ".join(f"{c} {CLOCKS[c].ghz} GHz ({CLOCKS[c].source})" for c in chips)
+    return (
+        markdown(header.split(", "), lines)
+        + "\n\nThe compiler's estimates (libtpu), nothing was run. Faces/s assume these clocks: "
+        + clocks
+        + "."
+    )

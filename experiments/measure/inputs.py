@@ -1,0 +1,123 @@
+"""Which faces and which pairs an experiment measures: by preset where the flags are silent."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from advface_jax import data
+from advface_jax.data import leaks
+from advface_jax.data.listing import read_listing
+from experiments.measure import evaluation_sets, paper
+
+Preset = Literal["demo", "paper"]
+DEMO_PEOPLE, DEMO_PICTURES = 12, 4
+PACKS = (".bin", ".rec")  # insightface's, whose pictures are all 112×112
+
+
+class Inputs(NamedTuple):
+    """The faces, the pairs over them, and where they came from, for the results file."""
+
+    faces: data.Faces
+    pairs: data.Pairs
+    origin: dict[str, Any]
+
+
+def read(
+    preset: Preset,
+    faces: str | None,
+    listing: Path | None,
+    pairs: Path | None,
+    limit: int | None,
+    seed: int,
+    resize: bool = False,
+    set: paper.Set = "lfw",
+) -> Inputs:
+    """Read the faces that the pairs need, and no others; without pairs, draw some.
+
+    demo: embedded faces of nobody. paper: the ``set``, from the flags or from the folder that the
+    variable ADVFACE_DATA names (see `sets`). Where ``pairs`` is None, those that the faces carry
+    are taken, else some are drawn from the identities. ``limit`` keeps as many same as different
+    pairs of every fold, in order. ``resize`` takes pictures of other sizes than 160×160; packs of
+    insightface are always resized.
+
+    Raises:
+      ValueError: paper without data, data that cannot be read, or a set without paper.
+    """
+    if preset == "paper":
+        faces, pairs = evaluation_sets.find(set, faces, pairs)
+    elif set != "lfw":
+        raise ValueError(f"got --set {set} with --preset {preset}: sets belong to --preset paper")
+    faces = faces or "synthetic"
+    is_pack = Path(faces).suffix in PACKS or (Path(faces) / "train.rec").is_file()
+    resize = resize or is_pack
+    told, named = str(pairs and Path(pairs).name), None
+    if pairs is not None:
+        named = data.read_pairs(pairs)
+    elif faces != "synthetic" and listing is None and (carried := data.open_source(faces).pairs):
+        told, named = "those of the faces", carried
+    if named:
+        named = data.subset(named, limit)
+        needed = data.pair_names(named)
+        crops = data.read_faces(faces, listing=listing, names=needed, resize=resize)
+        over = data.index_pairs(named, crops)
+    else:
+        told = "drawn from the identities"
+        names = data.synthetic_names(DEMO_PEOPLE, DEMO_PICTURES) if faces == "synthetic" else None
+        crops = data.read_faces(faces, listing=listing, names=names, resize=resize)
+        drawn = draw(crops, limit, seed)
+        used = np.unique(np.concatenate([drawn.left, drawn.right]))
+        crops = crops.select(used)
+        left, right = np.searchsorted(used, drawn.left), np.searchsorted(used, drawn.right)
+        over = data.Pairs(left, right, drawn.same, drawn.fold)
+    origin = {
+        "preset": preset,
+        "set": set if preset == "paper" else None,
+        "faces": Path(faces).name,
+        "faces_sha256": hashlib.sha256(crops.images.tobytes()).hexdigest(),
+        "faces_read": len(crops),
+        "faces_skipped": len(crops.skipped),
+        "pairs": told,
+        "folds": len(np.unique(over.fold)),
+        "limit": limit,
+        "seed": seed,
+        **({"resized": True} if resize else {}),
+    }
+    return Inputs(crops, over, origin)
+
+
+def draw(crops: data.Faces | data.FeatureSet, limit: int | None, seed: int) -> data.Pairs:
+    """Pairs from the identities, in ten folds where the people suffice, at most ``limit``."""
+    images = Counter(crops.identities)
+    folds = min(10, len(images) // 2, sum(n > 1 for n in images.values()))
+    return data.subset(data.make_pairs(crops, folds=max(folds, 2), seed=seed), limit)
+
+
+def seen_in_training(
+    trained: Mapping[str, Path], crops: data.Faces, on_leak: leaks.OnLeak
+) -> dict[str, dict[str, int] | None]:
+    """For each model, what the measured people share with those of its training, in numbers.
+
+    trained: a model's name, and its list of identities as train_decoder writes it beside a decoder,
+    or a listing with columns file and identity. A model whose file is not there has None: nothing
+    is known of whom it saw.
+
+    Raises:
+      ValueError: people were seen in training and ``on_leak`` is refuse; warn counts them only.
+    """
+    counts: dict[str, dict[str, int] | None] = {}
+    for name, path in trained.items():
+        if not path.is_file():
+            counts[name] = None
+            continue
+        if path.suffix == ".identities":
+            seen = leaks.read_identities(path)
+        else:
+            seen = leaks.seen_in(identity for _, identity in read_listing(path, None))
+        found = leaks.find_leaks(seen, crops)
+        leaks.settle(found, f"the training of {name} ({path.name})", on_leak)
+        counts[name] = found.counts()
+    return counts

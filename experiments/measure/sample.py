@@ -1,0 +1,112 @@
+"""The flags that experiments share: what is measured, and how AdvFace ascends there."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import OmitArgPrefixes
+
+from advface_jax import ProtectConfig, checks
+from advface_jax.data import leaks
+from experiments.measure import inputs, paper
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Whose faces are measured, with which recogniser, and where the result goes.
+
+    Attributes:
+      preset: demo: 48 embedded faces of nobody. paper: the pairs of --set, from --faces and --pairs
+        or from the folder that the variable ADVFACE_DATA names, with the paper's numbers beside
+        ours where it has some.
+      set: lfw, cfp_fp or agedb_30, with --preset paper.
+      out: Folder for the results.
+      weights: facenet-512-q8 (fetched at first use, 17 MB), facenet-128, another known name, or a
+        folder of weights_convert.
+      faces: 160×160 crops: a folder or zip of identity/image.jpg, insightface's .bin (with its
+        pairs), a prepared data set (tfds:NAME), or 'synthetic'.
+      listing: Tab-separated list of the faces, with columns file and identity.
+      pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
+        AgeDB-30's .mat. By default those that the faces come with, else balanced pairs are drawn
+        from the identities.
+      limit: At most so many pairs, as many same as different from every fold, in the list's
+        order.
+      batch: Faces at a time: protected together, where S uses their statistics.
+      seed: Of a defence's noise, and of the pairs that are drawn where none are given. A face's
+        noise comes of the seed and its number, whatever its batch.
+      on_leak: What to do when measured people were seen in training, as far as the lists beside
+        the networks (NAME.identities) tell: warn, or refuse.
+    """
+
+    preset: inputs.Preset = "demo"
+    set: paper.Set = "lfw"
+    out: Path = Path("results")
+    weights: str = "facenet-512-q8"
+    faces: str | None = None
+    listing: Path | None = None
+    pairs: Path | None = None
+    limit: int | None = None
+    batch: int = 16
+    seed: int = 0
+    on_leak: leaks.OnLeak = "warn"
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """Keywords of ``evaluation.judge``; a stopped run goes on from the batches it kept."""
+        return {"batch": self.batch, "seed": self.seed, "keep": self.out / ".batches"}
+
+    def read(self, resize: bool = False) -> inputs.Inputs:
+        """The faces and the pairs. ValueError as for ``inputs.read``, for an empty batch, and
+        where ``out`` is a file."""
+        checks.positive(batch=self.batch)
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"got --out {self.out}, which is a file; wanted a folder")
+        return inputs.read(
+            self.preset,
+            self.faces,
+            self.listing,
+            self.pairs,
+            self.limit,
+            self.seed,
+            resize,
+            self.set,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Ascent:
+    """How AdvFace ascends; the defaults are the paper's.
+
+    Attributes:
+      steps: Iterations of PGD, of MI-FGSM and of random noise.
+      alpha: Step size of PGD and MI-FGSM, in units of the feature; None for ε/10.
+      bound: total: ε bounds AdvFace's whole perturbation (Eq. 2). step: each step (Eq. 6, taken
+        literally).
+      statistics: Whose statistics S's batch norm uses: of the batch (the paper), of its
+        training (running), or of each face (example).
+      start: Where the ascent starts, and around which point the bound holds: z_tilde (the paper),
+        or z, the client's own.
+      precision: Of the defences; bfloat16 is for accelerators.
+    """
+
+    steps: int = ProtectConfig.steps
+    alpha: float | None = ProtectConfig.alpha
+    bound: Literal["total", "step"] = ProtectConfig.bound
+    statistics: Literal["batch", "running", "example"] = ProtectConfig.statistics
+    start: Literal["z_tilde", "z"] = ProtectConfig.start
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def config(self, method: Literal["pgd", "fgsm", "mifgsm"] = "pgd") -> ProtectConfig:
+        """As ``protect`` takes it. Errors as for ``ProtectConfig``."""
+        return ProtectConfig(
+            self.steps,
+            self.alpha,
+            self.bound,
+            method=method,
+            statistics=self.statistics,
+            start=self.start,
+        )
+
+
+OfSample = Annotated[Sample, OmitArgPrefixes]
+OfAscent = Annotated[Ascent, OmitArgPrefixes]

@@ -1,0 +1,206 @@
+"""Which of our measurements answers which number of the paper."""
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.measure import paper
+from experiments.measure.paper import Number
+from experiments.measure.results_file import Row
+
+# Our rows for a row of the paper. Its one Random row has two readings; its DP is Laplace noise.
+OURS = {
+    "Unprotected": ("Unprotected",),
+    "Random": ("Random (ball)", "Random (walk)"),
+    "DP": ("Laplace",),
+    "DuetFace": ("DuetFace",),
+    "AdvFace": ("AdvFace",),
+    "AdvFace (offline)": ("AdvFace (offline)",),
+}
+# Which experiment answers a table: the first that measured the number; of its runs, the largest.
+ANSWERS = {
+    "1": ("defenses", "tradeoff"),
+    "2": ("accuracy", "defenses", "tradeoff"),
+    "§5.4": ("accuracy", "defenses", "tradeoff"),
+    "3": ("transfer", "accuracy", "defenses", "tradeoff"),
+    "4": ("transfer", "defenses", "tradeoff"),
+}
+PUBLISHED = {  # what a run must have been made with, where it says so, to stand beside the paper
+    "steps": 40,
+    "alpha": 0.2,
+    "bound": "total",
+    "method": "pgd",
+    "statistics": "batch",
+    "start": "z_tilde",
+}
+CHOSEN = {"weights": "facenet-512-q8", "batch": 16, "precision": "float32"}
+PAIRS = ("acc", "srra", "drop")  # measured over pairs; the other metrics over faces
+
+
+class Run(NamedTuple):
+    """A results file: its name, the experiment that wrote it, and what it holds."""
+
+    file: str
+    experiment: str
+    document: Mapping[str, Any]
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        return self.document["rows"]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.document["config"]
+
+
+class Ours(NamedTuple):
+    """Our value for a number of the paper, its 95% interval where it has one, and its source."""
+
+    value: float
+    interval: Sequence[float] | None
+    row: Row
+    run: Run
+
+    def items(self, metric: str) -> int:
+        """Over how many pairs or faces it is a mean."""
+        return self.row["pairs" if metric in PAIRS else "n"]
+
+
+def read(folder: Path) -> list[Run]:
+    """The results files under a folder, by name; other JSON files are counted in a warning.
+
+    Raises:
+      ValueError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder: give one with results of the experiments (.json)")
+    runs, others = [], []
+    for file in sorted(folder.rglob("*.json")):
+        if any(part.startswith(".") for part in file.relative_to(folder).parts):
+            continue  # what experiments keep for themselves while they run
+        try:
+            document = json.loads(file.read_text(encoding="utf-8"))
+            words = document["command"].split()
+            sound = words[:2] == ["python", "-m"] and all("method" in r for r in document["rows"])
+            if not sound or not {"date", "hardware"} <= document.keys() | document["config"].keys():
+                raise ValueError
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+            others.append(file.relative_to(folder).as_posix())
+            continue
+        name = words[2].removeprefix("experiments.")
+        runs.append(Run(file.relative_to(folder).as_posix(), name, document))
+    if others:
+        warnings.warn(
+            f"{folder}: {len(others)} JSON files are no results of an experiment, the first: "
+            f"{others[0]}",
+            stacklevel=2,
+        )
+    return runs
+
+
+def set_of(row: Row, run: Run) -> str | None:
+    """The set of a row. Before there were several, the paper preset meant LFW."""
+    old = "lfw" if run.config.get("preset") == "paper" else None
+    return row.get("set") or run.config.get("set") or old
+
+
+def kind_of(name: str | None) -> str | None:
+    """The kind of a decoder by its name: resrec of resrec-shadow-1."""
+    found = (name or "").split("-")[0]
+    return found if found in paper.KINDS else None
+
+
+def answers(
+    number: Number, runs: Iterable[Run], method: str | None = None, largest: bool = False
+) -> list[Ours]:
+    """All our values for a number of the paper, the one that stands beside it first.
+
+    method: which of our readings of the paper's method; the first by default. largest: the one
+    over most faces or pairs first, whichever experiment measured it; by default that of the
+    experiment made for the table, so that a table's rows are over the same faces.
+    """
+    wanted = method or OURS[number.method][0]
+    order = ANSWERS[number.table]
+    found = []
+    for run in runs:
+        if run.experiment not in order or not _as_published(run.config, {}):
+            continue
+        for row in run.rows:
+            if row["method"] == wanted and _fits(row, run, number):
+                value = _value(number.metric, row, run)
+                if value is not None:
+                    interval = row.get(f"{number.metric}_ci")
+                    found.append(Ours(value, interval, row, run))
+    return sorted(
+        found,
+        key=lambda ours: (
+            _departs(ours.run),
+            -ours.items(number.metric) * largest,
+            order.index(ours.run.experiment),
+            "spread" in ours.run.document.get("notes", {}),  # one kind alone: its own table
+            -ours.items(number.metric),
+            ours.row.get("shadow_seed") or 0,
+            ours.row.get("attacker_seed") or 0,
+            ours.run.document["date"],
+            ours.run.file,
+        ),
+    )
+
+
+def over_seeds(number: Number, runs: Iterable[Run]) -> list[tuple[str, Mapping[str, Any], Run]]:
+    """How a number varies with the seeds of S and R: (of what, its spread, the run) of the first
+    run of transfer that measured several; ``intervals.spread`` has the keys."""
+    if number.table not in ("1", "2", "4") or number.method not in ("Unprotected", "AdvFace"):
+        return []
+    kinds = number.shadow, number.attacker or number.shadow
+    for run in runs:
+        found = run.document.get("notes", {}).get("spread")
+        if run.experiment != "transfer" or not found or not _as_published(run.config, {}):
+            continue
+        if run.config.get("set") != number.set or (found["shadow"], found["attacker"]) != kinds:
+            continue
+        of = found["protected" if number.method == "AdvFace" else "unprotected"].get(number.metric)
+        by = {"over_shadows": "S", "over_attackers": "R"}
+        return [
+            (name, of[key], run)
+            for key, name in by.items()
+            if of and key in of and (number.metric != "acc" or name == "S")
+        ]
+    return []
+
+
+def _as_published(config: Mapping[str, Any], row: Row) -> bool:
+    return all((row | dict(config)).get(k, default) == default for k, default in PUBLISHED.items())
+
+
+def _departs(run: Run) -> int:
+    """In how many choices of ours, that the paper leaves open, a run is not the default one: it
+    then stands beside the paper only where no other does."""
+    chosen = [run.config.get(k, default) != default for k, default in CHOSEN.items()]
+    files = [run.config.get(role) for role in ("shadow", "attacker")]
+    return sum(chosen) + sum(name is not None and name not in paper.KINDS for name in files)
+
+
+def _fits(row: Row, run: Run, number: Number) -> bool:
+    if set_of(row, run) != number.set or row.get("enrolled_only") or "not_measured" in row:
+        return False
+    bounded = number.method not in ("Unprotected", "DuetFace")
+    if bounded and row.get("epsilon") is not None and abs(row["epsilon"] - paper.EPSILON) > 1e-6:
+        return False
+    shadow, attacker = (kind_of(row.get(k) or run.config.get(k)) for k in ("shadow", "attacker"))
+    if number.method.startswith("AdvFace") and shadow != number.shadow:
+        return False
+    # Recognition alone has no attacker; DuetFace's is a decoder of its own.
+    return number.attacker is None or number.method == "DuetFace" or attacker == number.attacker
+
+
+def _value(metric: str, row: Row, run: Run) -> float | None:
+    if metric != "drop":
+        return row.get(metric)
+    if row.get("drop") is not None:
+        return row["drop"]
+    bare = [r for r in run.rows if r["method"] == "Unprotected" and r.get("acc") is not None]
+    same = [r for r in bare if set_of(r, run) == set_of(row, run) and r["pairs"] == row["pairs"]]
+    return same[0]["acc"] - row["acc"] if same and row.get("acc") is not None else None

@@ -1,0 +1,137 @@
+"""The sections of RESULTS.md that the paper has no table for, one function each."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from experiments.reproduction.ledger import Run
+from experiments.reproduction.paper_tables import METRICS, shown, table
+
+LFW_FACES = 7701  # in the 6,000 pairs
+
+
+def others(runs: Sequence[Run]) -> list[str]:
+    """What has no counterpart in the paper's tables: a section each, where it was measured."""
+    parts: list[str] = []
+    for title, experiment, build in OTHERS:
+        text = [t for run in runs if run.experiment == experiment if (t := build(run))]
+        if text:
+            parts += [f"## {title}", *text]
+    return [*parts, *_time(runs)]
+
+
+def _ablations(run: Run) -> str:
+    keys = ("ssim", "psnr", "acc", "srra", "srra_same_image")
+    header = ("", "SSIM", "PSNR dB", "ACC %", "SRRA %", "same image %", "changes")
+    lines = [
+        [r.get("condition", r["method"]), *_values(r, keys), r.get("ablation", "")]
+        for r in run.rows
+    ]
+    return _of(run, table(header, lines))
+
+
+def _reuse(run: Run) -> str:
+    rows = [r for r in run.rows if "trained_on" in r]
+    networks = dict.fromkeys(r["method"] for r in rows)
+    conditions = sorted({r["measured_on"] for r in rows})
+
+    def cell(method: str, condition: str) -> str:
+        for r in rows:
+            if (r["method"], r["measured_on"]) == (method, condition):
+                ends = " to ".join(shown("acc", x) for x in r.get("acc_ci") or ())
+                return shown("acc", r["acc"]) + (f" ({ends})" if ends else "")
+        return "–"
+
+    lines = [[method, *(cell(method, at) for at in conditions)] for method in networks]
+    header = ("ACC % (95 % over pairs)", *(f"measured on {at} features" for at in conditions))
+    return _of(run, table(header, lines))
+
+
+def _offline(run: Run) -> str:
+    lines = [
+        [r["method"], shown("acc", r["acc"]), f"{r.get('separation', 0):.3f}", f"{r['pairs']:,}"]
+        for r in run.rows
+    ]
+    header = ("of the training set", "ACC %", "separation", "pairs")
+    return _of(run, table(header, lines))
+
+
+def _random(run: Run) -> str:
+    keys = ("ssim", "psnr", "acc", "srra")
+    lines = [[r["method"], *_values(r, keys)] for r in run.rows]
+    lines += [
+        [f"*{name} in the paper*", *_values(numbers, keys)]
+        for name, numbers in run.document["notes"].get("paper", {}).items()
+    ]
+    reached = dict(run.document["notes"].get("at_the_paper_s_psnr", {}))
+    goal = reached.pop("psnr", None)
+    found = [
+        f"{kind}: " + (f"SSIM {at['ssim']:.3f}" if at else "never") for kind, at in reached.items()
+    ]
+    text = table(("", "SSIM", "PSNR dB", "ACC %", "SRRA %"), lines)
+    if goal is not None:
+        text += f"\n\nAt the paper's {goal:g} dB (interpolated): {'; '.join(found)}."
+    return _of(run, text)
+
+
+def _values(row: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    def one(key: str) -> str:
+        value = row.get(key)
+        if not isinstance(value, (int, float)):
+            return "–" if value is None else str(value)
+        known = key.split("_")[0]
+        return shown(known, value, ours=True) if known in METRICS else f"{value:g}"
+
+    return [one(key) for key in keys]
+
+
+def _of(run: Run, text: str) -> str:
+    faces = max((r.get("n") or 0 for r in run.rows), default=0)
+    return f"{text}\n\n`{run.file}`, {faces:,} faces: `{run.document['command']}`"
+
+
+def _time(runs: Sequence[Run]) -> list[str]:
+    lines = []
+    for run in runs:
+        rate = run.document.get("notes", {}).get("faces_per_s")
+        if run.experiment == "defenses" and rate and run.config.get("preset") == "paper":
+            minutes = LFW_FACES / rate / 60
+            lines.append(
+                [run.document["hardware"], f"{rate:.2f}", f"{minutes:,.0f}", f"`{run.file}`"]
+            )
+    if not lines:
+        return []
+    text = table(("hardware", "faces/s", "minutes", "from"), lines)
+    return [
+        "## Time of a full LFW Table 1",
+        f"{text}\n\nAn extrapolation: the {LFW_FACES:,} faces of LFW's 6,000 pairs at the measured "
+        "rate of the median batch; compiling (under a minute or two) comes on top.",
+    ]
+
+
+def _spread(run: Run) -> str | None:
+    found = run.document.get("notes", {}).get("spread")
+    if not found:
+        return None
+
+    def cell(metric: str, spread: Mapping[str, Any]) -> str:
+        mean, *ends = (shown(metric, x, ours=True) for x in (spread["mean"], *(spread["ci"] or ())))
+        return f"{mean} ({' to '.join(ends)})" if ends else mean
+
+    lines = []
+    for metric in ("ssim", "psnr", "mse", "acc", "srra"):
+        protected, bare = found["protected"][metric], found["unprotected"][metric]
+        cells = [bare["over_attackers"], protected["over_shadows"], protected["over_attackers"]]
+        lines.append([METRICS[metric], *(cell(metric, of) for of in cells)])
+    header = ("", "unprotected, over R", "AdvFace over S, R averaged", "AdvFace over R, S averaged")
+    several = f"S: {'; '.join(found['shadows'])}. R: {'; '.join(found['attackers'])}."
+    t = "Mean (95 % of Student's t, which knows of no end of a share at 0 or 100 %)."
+    return _of(run, f"{table(header, lines)}\n\n{t} {several}")
+
+
+OTHERS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (
+    ("Spread over the seeds of S and R", "transfer", _spread),
+    ("Offline mode: the training", "finetune", _offline),
+    ("Features as a data set (§4.4): trained on nothing but protected ones", "reuse", _reuse),
+    ("Which noise the paper's Random row was", "random_row", _random),
+    ("Ablations: what the paper leaves open", "ablations", _ablations),
+)

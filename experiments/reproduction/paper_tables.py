@@ -1,0 +1,214 @@
+"""The tables of RESULTS.md, one function each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.measure import paper
+from experiments.measure.paper import Number, Set
+from experiments.reproduction.ledger import OURS, Ours, Run, answers, set_of
+
+METRICS = {
+    "ssim": "SSIM",
+    "psnr": "PSNR dB",
+    "mse": "MSE",
+    "srra": "SRRA %",
+    "acc": "ACC %",
+    "drop": "ACC lost, points",
+}
+KINDS = {"transrec": "TransRec", "resrec": "ResRec", "urec": "URec"}
+NAMES = {
+    "Random (ball)": "Random, ball",
+    "Random (walk)": "Random, walk",
+    "Laplace": "DP: Laplace noise, no DP guarantee",
+    "AdvFace (offline)": "AdvFace offline",
+}
+PICTURES = {
+    "3": "`reconstructions.png` of `python -m experiments.tradeoff`; of faces of nobody: "
+    "[docs/demo-reconstructions.png](docs/demo-reconstructions.png)",
+    "4": "`tradeoff.png` of the same; LFW: [docs/lfw-tradeoff.png](docs/lfw-tradeoff.png)",
+    "5": "`defenses.png` of `python -m experiments.defenses`; of faces of nobody: "
+    "[docs/demo-defenses.jpg](docs/demo-defenses.jpg)",
+    "6": "`transfer.png` of `python -m experiments.transfer`; of faces of nobody: "
+    "[docs/demo-transfer.jpg](docs/demo-transfer.jpg)",
+}
+
+
+def shown(metric: str, value: float, ours: bool = False) -> str:
+    """A number as the paper prints it; ours with one digit more where the paper has few."""
+    if metric in ("acc", "srra", "drop"):
+        return f"{100 * value:.2f}"
+    return f"{value:.{ {'ssim': 2, 'psnr': 2, 'mse': 3}[metric] + (ours and metric != 'psnr') }f}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table; the first ``left`` columns are text."""
+    rule = ["---"] * left + ["---:"] * (len(header) - left)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+
+
+def _both(number: Number, runs: Sequence[Run], method: str | None = None) -> list[str]:
+    """The paper's and ours."""
+    ours = [shown(number.metric, o.value, ours=True) for o in answers(number, runs, method)[:1]]
+    return [shown(number.metric, number.value), *(ours or ["–"])]
+
+
+def _numbers(**wanted: Any) -> list[Number]:
+    return [n for n in paper.NUMBERS if all(getattr(n, k) == v for k, v in wanted.items())]
+
+
+def _grid(
+    rows: Sequence[tuple[Sequence[str], Sequence[tuple[Number, str | None]]]],
+    header: Sequence[str],
+    metrics: Sequence[str],
+    runs: Sequence[Run],
+    more: Sequence[Sequence[str]] = (),
+) -> str | None:
+    """The paper's numbers and ours, side by side; None when nothing of it is measured.
+
+    rows: how a line begins, under ``header``, and its numbers, under ``metrics``; lines of fewer
+    numbers are filled up. more: whole lines below.
+    """
+    lines, measured = [], False
+    behind: dict[int, str] = {}
+    for names, numbers in rows:
+        cells = [cell for n, method in numbers for cell in _both(n, runs, method)]
+        measured |= any(cell != "–" for cell in cells[1::2])
+        behind |= {runs.index(o.run): _over(o) for n, m in numbers for o in answers(n, runs, m)[:1]}
+        lines.append([*names, *cells])
+    if not measured:
+        return None
+    full = [*header, *(title for m in metrics for title in (f"{METRICS[m]}, paper", "ours"))]
+    filled = [[*line, *["–"] * (len(full) - len(line))] for line in (*lines, *more)]
+    told = "; ".join(f"run {i + 1}: {over}" for i, over in sorted(behind.items()))
+    return f"{table(full, filled, left=len(header))}\n\nOurs by {told}."
+
+
+def _over(ours: Ours) -> str:
+    """What a value was measured over."""
+    faces, pairs = int(ours.row["n"]), int(ours.row["pairs"])
+    return f"{faces:,} faces, {pairs:,} pairs, of which one is {100 / pairs:.2g} points of ACC"
+
+
+def _readings() -> list[tuple[str, str]]:
+    """(the paper's method, ours), a line each."""
+    return [(theirs, ours) for theirs, readings in OURS.items() for ours in readings]
+
+
+def table_1(name: Set, runs: Sequence[Run]) -> str | None:
+    """SSIM, PSNR, MSE, SRRA by method, and the mean face."""
+    rows = [
+        (
+            [NAMES.get(ours, ours)],
+            [(n, ours) for n in _numbers(table="1", method=theirs, set=name)],
+        )
+        for theirs, ours in _readings()
+        if _numbers(table="1", method=theirs)
+    ]
+    return _grid(rows, ("",), ("ssim", "psnr", "mse", "srra"), runs, _alone(name, runs))
+
+
+def _alone(name: Set, runs: Sequence[Run]) -> list[list[str]]:
+    """What the paper does not have, of the run that AdvFace's line is from; the mean face last."""
+    (number,) = _numbers(table="1", method="AdvFace", set=name, metric="ssim")
+    metrics = ("ssim", "psnr", "mse", "srra")
+    lines = []
+    for ours in answers(number, runs)[:1]:
+        known = {method for readings in OURS.values() for method in readings}
+        for row in ours.run.rows:
+            other = row["method"] not in known and row.get("ssim") is not None
+            if other and set_of(row, ours.run) == name:
+                cells = [shown(m, row[m], True) if row.get(m) is not None else "–" for m in metrics]
+                lines.append([f"*{row['method']}*", *(x for cell in cells for x in ("–", cell))])
+    return lines
+
+
+def table_2(name: Set, runs: Sequence[Run]) -> str | None:
+    """ACC by method, and how much of it is lost."""
+    rows = []
+    (bare,) = _numbers(table="2", method="Unprotected", set=name)
+    for theirs, ours in _readings():
+        (acc,) = _numbers(table="2", method=theirs, set=name)
+        # The paper subtracts for its own method alone; the others' differences are of its numbers.
+        lost = acc._replace(table="§5.4", metric="drop", value=bare.value - acc.value)
+        rows.append(([NAMES.get(ours, ours)], [(acc, ours), (lost, ours)][: 1 + (acc != bare)]))
+    more = []
+    (number,) = _numbers(table="2", method="AdvFace", set=name)
+    for best in answers(number, runs)[:1]:
+        for row in best.run.rows:
+            extra = row.get("enrolled_only") or row["method"].startswith("Unprotected (")
+            if extra and set_of(row, best.run) == name:
+                label = row["method"] + (", enrolled image only" * ("enrolled_only" in row))
+                lost = [shown("drop", row["drop"])] if row.get("drop") is not None else ["–"]
+                more.append([f"*{label}*", "–", shown("acc", row["acc"]), "–", *lost])
+    return _grid(rows, ("",), ("acc", "drop"), runs, more)
+
+
+def table_3(name: Set, runs: Sequence[Run]) -> str | None:
+    """ACC by shadow."""
+    rows = [([KINDS[str(n.shadow)]], [(n, None)]) for n in _numbers(table="3", set=name)]
+    return _grid(rows, ("S",), ("acc",), runs)
+
+
+def table_4(name: Set, runs: Sequence[Run]) -> str | None:
+    """SSIM and PSNR by shadow and attacker."""
+    rows = [
+        (
+            [KINDS[shadow], KINDS[attacker]],
+            [(n, None) for n in _numbers(table="4", shadow=shadow, attacker=attacker, set=name)],
+        )
+        for shadow in paper.KINDS
+        for attacker in paper.KINDS
+    ]
+    return _grid(rows, ("S", "R"), ("ssim", "psnr"), runs)
+
+
+def figures() -> str:
+    """The paper's figures, and the files that ours are in."""
+    lines = [[f"Fig. {n}", what, PICTURES[n]] for n, what in paper.FIGURES.items()]
+    text = table(("", "the paper's", "ours"), lines, left=3)
+    return text + "\n\nPictures of real people stay where they are made; none is in the repository."
+
+
+def _decoders(config: Mapping[str, Any], role: str) -> str:
+    """The one of that role, or all of them."""
+    several = config.get(f"{role}s", ())
+    return str(config.get(role) or "; ".join(one["name"] for one in several))
+
+
+def runs(found: Sequence[Run]) -> str:
+    """Every results file, numbered as the ledger refers to it."""
+    lines = []
+    for number, run in enumerate(found, 1):
+        document, config = run.document, run.config
+        most = {k: max((r.get(k) or 0 for r in run.rows), default=0) for k in ("n", "pairs")}
+        decoders = " → ".join(_decoders(config, role) for role in ("shadow", "attacker"))
+        lines.append(
+            [
+                str(number),
+                f"`{run.file}`",
+                f"`{document['command']}`",
+                f"{most['n']:,}",
+                f"{most['pairs']:,}" if most["pairs"] else "–",
+                str(config.get("seed", "–")),
+                decoders.removeprefix(" → ").removesuffix(" → ") or "–",
+                str(config.get("weights", "–")),
+                str(config.get("batch", "–")),
+                document["hardware"],
+                document["date"],
+                f"{document.get('seconds', 0) / 60:.1f}",
+            ]
+        )
+    header = (
+        "run",
+        "file",
+        "command",
+        "faces",
+        "pairs",
+        "seed",
+        "S → R",
+        "Ψ",
+        "batch",
+        "hardware",
+        "date",
+    )
+    return table((*header, "min"), lines, left=3)

@@ -1,0 +1,251 @@
+"""The steps behind RESULTS.md, in order: what each runs, needs, and leaves when it is done."""
+
+import dataclasses
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.measure import evaluation_sets, paper
+from experiments.measure.inputs import Preset
+
+SHADOW, ATTACK = "celeba_A_shadow_160", "celeba_B_attack_160"
+SEEDS = (1, 2)  # of further S and R, beside the shipped ones of seed 0
+WIDE = 32  # channels of the stronger S and R
+CHANNELS = "duetface-attacker"
+OFFLINE = "2"  # passes over A's features; the paper's 50 over CASIA-WebFace take days on two cores
+# As the shipped decoders were trained; people who resemble somebody in LFW stay out.
+EPOCHS = ("--learning-rate", "4e-3", "--schedule", "cosine", "--batch", "8")
+STRANGERS = ("--where", "lfw_lookalike=-")
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One command.
+
+    Attributes:
+      name: unique; other steps need it by this name.
+      module: what `python -m` runs, with its subcommand if it has one.
+      words: its flags.
+      result: a JSON file that is there when the step is done. If it holds a ``command``, that
+        tells whether it was made by this one.
+      shows: what else the file must hold, for files without a command.
+      needs: earlier steps; where one of them made its result anew, this one is out of date.
+      data: files that somebody must have brought.
+      set: the evaluation set that must be at hand.
+      always: run it at every call: it costs nothing.
+    """
+
+    name: str
+    module: str
+    words: tuple[str, ...]
+    result: Path
+    shows: tuple[tuple[str, Any], ...] = ()
+    needs: tuple[str, ...] = ()
+    data: tuple[Path, ...] = ()
+    set: evaluation_sets.Set | None = None
+    always: bool = False
+
+    @property
+    def command(self) -> str:
+        """As it can be typed."""
+        return shlex.join(["python", "-m", *self.module.split(), *self.words])
+
+
+def lacks(step: Step) -> str | None:
+    """Why a step cannot be made with the data at hand; None when it can."""
+    if step.set and not evaluation_sets.at_hand(step.set):
+        return f"{evaluation_sets.TITLES[step.set]}'s data are not at hand"
+    missing = [path.name for path in step.data if not path.exists()]
+    if missing:
+        return f"not at hand under ADVFACE_DATA: {', '.join(missing)}"
+    return None
+
+
+def is_done(step: Step, after: tuple[Path, ...] = ()) -> bool:
+    """Whether the result is there, was made by this command, and is not older than ``after``."""
+    try:
+        document = json.loads(step.result.read_text(encoding="utf-8"))
+        made = step.result.stat().st_mtime
+        newest = max((path.stat().st_mtime for path in after), default=0.0)
+    except (OSError, ValueError):
+        return False
+    if step.always or not isinstance(document, dict) or made < newest:
+        return False
+    if "command" in document and not _same(step.command, document["command"]):
+        return False
+    return all(document.get(key) == value for key, value in step.shows)
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two commands are one: the same flags in whatever order, with the same values, a path
+    being the same as its last name, which is all that results keep of absolute ones. Where the
+    result went does not count."""
+    ours, theirs = _flags(one), _flags(other)
+    return ours.keys() == theirs.keys() and all(
+        len(values) == len(theirs[flag])
+        and all(
+            a == b or Path(a).name == b or a == Path(b).name
+            for a, b in zip(values, theirs[flag], strict=True)
+        )
+        for flag, values in ours.items()
+    )
+
+
+def _flags(command: str) -> dict[str, list[str]]:
+    flag, groups = "", {}
+    for word in shlex.split(command):
+        flag = word if word.startswith("--") else flag
+        groups.setdefault(flag, []).append(word)
+    return {flag: words for flag, words in groups.items() if flag != "--out"}
+
+
+def steps(preset: Preset, out: Path, limit: int | None) -> list[Step]:
+    """The plan of a preset: for paper every table and figure on every set, at hand or not, and the
+    trainings that they need; for demo what can be measured on faces of nobody."""
+    if preset == "demo":
+        found = _measurements(out, "demo", None, limit, [])
+        return [*found, _report(out)]
+    place = Path(os.environ.get("ADVFACE_DATA") or "ADVFACE_DATA")
+    trained = [*_decoders(out, place), *_recognisers(out, place, limit)]
+    found = list(trained)
+    for name in paper.SETS:
+        found += _measurements(out, "paper", name, limit, trained)
+    return [*found, _report(out)]
+
+
+def _people(place: Path, name: str) -> tuple[tuple[str, ...], tuple[Path, ...]]:
+    """The flags that read a training set, and its files."""
+    faces, listing = place / "faces" / f"{name}.zip", place / "lists" / f"{name}.tsv"
+    return ("--faces", str(faces), "--listing", str(listing), *STRANGERS), (faces, listing)
+
+
+def _decoders(out: Path, place: Path) -> list[Step]:
+    """S and R of other seeds, for the spread; wider ones, for what a decoder's strength does; and
+    one over what DuetFace stores."""
+    found = []
+
+    def train(name: str, people: str, *words: str) -> None:
+        flags, files = _people(place, people)
+        folder = out / "decoders" / name
+        full = (*flags, *words, "--out", str(folder))
+        result = folder / "train_decoder.json"
+        found.append(Step(name, "experiments.train_decoder", full, result, data=files))
+
+    for role, people in (("shadow", SHADOW), ("attacker", ATTACK)):
+        for seed in SEEDS:
+            words = ("--role", role, *resrec(16), *EPOCHS, "--epochs", "5", "--seed", str(seed))
+            train(f"resrec-{role}-{seed}", people, *words)
+        words = ("--role", role, *resrec(WIDE), *EPOCHS, "--epochs", "5", "--seed", "0")
+        train(f"resrec{WIDE}-{role}", people, *words)
+    channels = ("--role", "attacker", "--defense", "duetface", *EPOCHS, "--epochs", "3")
+    train(CHANNELS, ATTACK, *channels)
+    return found
+
+
+def resrec(width: int) -> tuple[str, ...]:
+    """The shipped ResRec's size, but for its width."""
+    return ("--decoder", "resrec", "--width", str(width), "--depth", "1")
+
+
+def _recognisers(out: Path, place: Path, limit: int | None) -> list[Step]:
+    """The protected features of A, Ψ retrained on them, and DuetFace's networks."""
+    flags, files = _people(place, SHADOW)
+    zipped, *others = flags[1:]
+    features = out / "features" / "celeba_A"
+
+    def step(name: str, module: str, *words: str, needs: tuple[str, ...] = ()) -> Step:
+        result = out / name / f"{module.rpartition('.')[2]}.json"
+        words = (*words, "--out", str(out / name))
+        return Step(name, module, words, result, needs=needs, data=files)
+
+    return [
+        Step(
+            "features",
+            "advface_jax features",
+            (zipped, *others, "--labels", "original", "--seed", "0", "-o", str(features)),
+            features / "card.json",
+            shows=(("epsilon", 0.2), ("steps", 40), ("labels", "original"), ("dtype", "bf16")),
+            data=files,
+        ),
+        step(
+            "offline",
+            "experiments.finetune",
+            *("--features", str(features), "--epochs", OFFLINE),
+            needs=("features",),
+        ),
+        step(
+            "reuse",
+            "experiments.reuse",
+            *("--features", str(features), *flags),
+            *(("--preset", "paper") if evaluation_sets.at_hand("lfw") else ()),
+            *(("--limit", str(limit)) if limit else ()),
+            needs=("features",),
+        ),
+        step("duetface", "experiments.train_duetface", *flags),
+    ]
+
+
+def _measurements(
+    out: Path,
+    preset: Preset,
+    name: evaluation_sets.Set | None,
+    limit: int | None,
+    trained: list[Step],
+) -> list[Step]:
+    """Every table and figure on one set; with the networks that were trained, where they can be."""
+    other = () if name in (None, "lfw") else ("--set", name)
+    common = ("--preset", preset, *other, *(("--limit", str(limit)) if limit else ()))
+    before = {None: "demo-", "lfw": ""}.get(name, f"{name}-")
+    ready = {step.name: step.result.parent for step in trained if not lacks(step)}
+
+    def step(kind: str, *words: str, title: str = "", needs: Sequence[str] = ()) -> Step:
+        folder = out / (before + (title or kind.replace("_", "-")))
+        words = (*common, *words, "--out", str(folder))
+        result = folder / f"{kind}.json"
+        module = f"experiments.{kind}"
+        return Step(folder.name, module, words, result, needs=tuple(needs), set=name)
+
+    def decoders(role: str, names: Sequence[str]) -> list[str]:
+        return [str(ready[n] / f"resrec-{role}.safetensors") for n in names]
+
+    recognisers = {n: ("--" + n, str(ready[n])) for n in ("offline", "duetface") if n in ready}
+    attacked: list[str] = [*recognisers.get("duetface", ())]
+    if attacked:
+        attacked += [
+            "--duetface-attacker",
+            str(ready[CHANNELS] / "channelrec-attacker.safetensors"),
+        ]
+    read = [word for words in recognisers.values() for word in words]
+    found = [
+        step("tradeoff"),
+        step("defenses", *attacked, needs=("duetface", CHANNELS) if attacked else ()),
+        step("accuracy", *read, needs=tuple(recognisers)),
+        step("transfer"),
+    ]
+    if name in (None, "lfw"):
+        shadows, attackers = (
+            [n for n in ready if n.startswith(f"resrec-{role}")] for role in ("shadow", "attacker")
+        )
+        if shadows and attackers:
+            words = ("--shadows", "resrec", *decoders("shadow", shadows))
+            words += ("--attackers", "resrec", *decoders("attacker", attackers))
+            needs = (*shadows, *attackers)
+            found.append(step("transfer", *words, title="spread", needs=needs))
+        wide = [n for n in ready if n.startswith(f"resrec{WIDE}")]
+        words = [
+            word
+            for role in ("shadow", "attacker")
+            for n in wide
+            if n.endswith(role)
+            for word in (f"--{role}-files", *decoders(role, [n]))
+        ]
+        found += [step("ablations", *words, needs=wide), step("random_row")]
+    return found
+
+
+def _report(out: Path) -> Step:
+    words = ("--results", str(out), "--to", str(out / "RESULTS.md"))
+    return Step("report", "experiments.report", words, out / "RESULTS.md", always=True)

@@ -1,0 +1,119 @@
+"""What a fine-tuning leaves: weights that `advface_jax.load` reads, their card, its results."""
+
+import datetime
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import advface_jax
+from advface_jax import checkpoint, cli
+from advface_jax.data import leaks
+from advface_jax.models import state
+from experiments.measure import results_file
+from experiments.train.recogniser import Run
+
+
+def write(run: Run, system: advface_jax.System) -> None:
+    """The weights that ``run`` made of ``system``'s, with their card, into its folder; and
+    finetune.json and .md, and the fingerprints of the people they saw."""
+    out, pupils, learner, network = run.out, run.pupils, run.learner, system.network
+    network.server = learner.server  # type: ignore[assignment]
+    if learner.extractor is not None:
+        network.extractor = learner.extractor
+    arrays = {
+        name: np.asarray(value)
+        for name, value in state.flatten(network).items()
+        if not name.startswith("logits.")  # whoever is recognised is not in this classifier
+    }
+    before, after = run.quality[0], run.quality[-1]
+    card = {
+        "source": out.name,
+        "kind": "fine-tuned",
+        "sha256": weights_sum(arrays),
+        "date": datetime.date.today().isoformat(),
+        **{k: getattr(network.config, k) for k in ("embedding_size", "standardization", "folded")},
+        "classes": None,
+        "base": {k: system.card[k] for k in ("source", "sha256")},
+        # E is that of the base: its decoders and feature sets fit these weights.
+        **({"features_sha256": system.features_sha256} if learner.extractor is None else {}),
+        "training": run.settings,
+        "held_out": {"before": before, "after": after},
+        "seconds": round(run.seconds),
+        "command": cli.command("experiments.finetune"),
+        **results_file.surroundings(),
+    }
+    leaks.write_identities(out / "weights.identities", pupils.training.identities)
+    publish(out, arrays, card)
+    rows = [
+        {
+            "method": f"held-out people, {when}",
+            **dict.fromkeys(("epsilon", "ssim", "psnr", "mse", "srra")),
+            "acc": q["acc"],
+            "n": len(pupils.held),
+            "pairs": q["pairs"],
+            "separation": q["separation"],
+        }
+        for when, q in (("before", before), ("after", after))
+    ]
+    cells = [
+        [r["method"], f"{100 * r['acc']:.2f}", f"{r['separation']:.3f}", str(r["pairs"])]
+        for r in rows
+    ]
+    text = results_file.markdown(("", "ACC %", "separation", "pairs"), cells)
+    text += (
+        f"\n\nMeasured on {run.settings['held_people']} people of the training set who were held "
+        "out. Separation: the distance of the means of same and different pairs' squared distances "
+        f"over their deviation.\n\n`{card['command']}`\n{card['hardware']}, "
+        f"{run.seconds / 60:.1f} min, {run.rate or 0:.1f} faces/s, {card['date']}."
+    )
+    results_file.write_results(
+        out,
+        "finetune",
+        rows,
+        command=card["command"],
+        config=run.settings,
+        seconds=run.seconds,
+        notes={
+            "quality": run.quality,
+            "classifier_cross_entropy": run.classifier,
+            "losses": run.losses,
+            "faces_per_s": run.rate,
+            "refused": run.refused,
+        },
+        text=text,
+    )
+    if run.refused:
+        cli.console.print(
+            f"{len(run.refused):,} faces could not be read, the first: {{}}: {{}}; finetune.json "
+            "lists them".format(*next(iter(run.refused.items()))),
+            markup=False,
+        )
+    cli.answer.print(
+        f"held-out ACC {before['acc']:.2%} -> {after['acc']:.2%}, separation "
+        f"{before['separation']:.3f} -> {after['separation']:.3f}; weights: {out}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def weights_sum(arrays: dict[str, np.ndarray]) -> str:
+    """The sha256 of a network's arrays with their names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+def publish(out: Path, arrays: dict[str, np.ndarray], card: dict[str, Any]) -> None:
+    """Make ``out`` itself a checkpoint, beside what else lies there; the card comes last."""
+    work = out / ".weights"
+    checkpoint.save(work, checkpoint.nest(arrays), card)
+    (out / "card.json").unlink(missing_ok=True)
+    shutil.rmtree(out / "arrays", ignore_errors=True)
+    (work / "arrays").rename(out / "arrays")
+    (work / "card.json").rename(out / "card.json")
+    work.rmdir()
