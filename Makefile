@@ -7,13 +7,18 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 UV_COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/bin/uv pip compile --quiet --universal \
 	--python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate pyproject.toml
 
-.PHONY: demo test lint types lock clean
+.PHONY: demo test test-all lint types lock clean
 
 demo: $(VENV)/runtime
 	$(PY) -m experiments.tradeoff $(ARGS)
 
+PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: lint types
-	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: test
+	$(PYTEST) -m slow $(ARGS)
 
 lint: $(VENV)/dev
 	$(PY) -m ruff check

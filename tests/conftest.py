@@ -1,4 +1,7 @@
+import gc
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -7,6 +10,30 @@ import pytest
 # Set before any test module is imported, so that none of them traces under laxer rules.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One folder of compiled programs for the whole run: its workers and subprocesses inherit it."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        config.stash[CACHE] = folder = tempfile.mkdtemp(prefix="advface-jax-tests-")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if folder := config.stash.get(CACHE, None):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+CACHE = pytest.StashKey[str]()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_end_with_their_module():
+    """Compiled programs hold gigabytes over a whole run, and hardly any serves two modules."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

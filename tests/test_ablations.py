@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import Pooled, filled
 from PIL import Image
 from reference import weights
-from test_experiments import FIELDS, Pooled, filled
+from test_tradeoff import FIELDS
 
 import advface_jax
 from advface_jax import ProtectConfig, protect, shadow_round_trip

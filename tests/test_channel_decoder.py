@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_experiments import filled
+from networks import filled
 from test_protect import on_a_cpu, slow_convolutions
 
 import advface_jax

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import set_files
 from flax import nnx
+from networks import Pooled, filled
 from PIL import Image
-from test_channel_rows import write_networks
-from test_experiments import FIELDS, Pooled, filled
+from test_channels import write_networks
+from test_tradeoff import FIELDS
 
 import advface_jax
 from advface_jax import data

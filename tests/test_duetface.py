@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import nnx
-from test_experiments import Pooled, filled
+from networks import Pooled, filled
 
 import advface_jax
 from advface_jax import data, defenses

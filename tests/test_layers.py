@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
-from reference import weights
+from networks import filled
 
 from advface_jax import sharding
-from advface_jax.models import state
 from advface_jax.models.fast import convolution
 from advface_jax.models.fast.convolution import Window, conv
 from advface_jax.models.layers import BatchNorm, Conv, ConvBN, max_pool, rectify
@@ -26,10 +25,6 @@ def full_float32():
 
 def normal(seed: int, *shape: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
-def filled(build):
-    return state.fill(build, weights.fill(0, state.shapes(build)))
 
 
 # name -> (input height and width, kernel height and width, window); sizes odd, even and unequal
@@ -182,7 +177,7 @@ def test_a_transposed_convolution_spreads_each_input_under_its_kernel(stride, ke
 
 @pytest.mark.parametrize("kernel_size", [1, 3, (1, 7), (3, 1)])
 def test_padding_same_keeps_the_size(kernel_size):
-    layer = filled(lambda: Conv(2, 3, kernel_size, rngs=nnx.Rngs(0), padding="same"))
+    layer = filled(lambda: Conv(2, 3, kernel_size, rngs=nnx.Rngs(0), padding="same"), 0)
     x = normal(0, 2, 9, 8, 2)
     y = lax.conv_general_dilated(
         x, layer.kernel[...], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -281,7 +276,9 @@ def test_half_precision_keeps_its_statistics_in_full():
 
 
 def test_conv_bn_crops_before_it_takes_statistics():
-    layer = filled(lambda: ConvBN(2, 3, 3, rngs=nnx.Rngs(0), stride=2, transpose=True, scale=True))
+    layer = filled(
+        lambda: ConvBN(2, 3, 3, rngs=nnx.Rngs(0), stride=2, transpose=True, scale=True), 0
+    )
     x = normal(0, 2, 5, 5, 2)
     y = layer(x, "batch", crop=(10, 9), relu=False)
     assert y.shape == (2, 10, 9, 3) and layer.bn is not None

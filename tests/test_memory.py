@@ -6,15 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from reference import weights
+from networks import filled
 
 from advface_jax import ProtectConfig, memory, protect
-from advface_jax.models import decoders, facenet, state
+from advface_jax.models import decoders, facenet
 from advface_jax.protect import lowered
-
-
-def filled(build, seed):
-    return state.fill(build, weights.fill(seed, state.shapes(build)))
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import filled
 from reference import weights
 
 from advface_jax import ProtectConfig, protect
-from advface_jax.models import decoders, facenet, state
+from advface_jax.models import decoders, facenet
 from advface_jax.models.fast import packed, packed_decoders
 
 # Kind, its depth, and the pixels of a cell.
@@ -25,10 +26,6 @@ CASES = {
     "U-Net, single pixels": ("urec", 2, (1, 1)),
     "without levels": ("urec", 0, (2, 2)),
 }
-
-
-def filled(build, seed):
-    return state.fill(build, weights.fill(seed, state.shapes(build)))
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
+from networks import filled
 from reference import weights
 
 import advface_jax
@@ -27,10 +28,6 @@ SIZES = {
 TWO_STEPS = ProtectConfig(steps=2)
 FGSM = ProtectConfig(method="fgsm")
 every_decoder = pytest.mark.parametrize("kind", SIZES)
-
-
-def filled(build, seed):
-    return state.fill(build, weights.fill(seed, state.shapes(build)))
 
 
 def new_decoder(kind) -> decoders.Decoder:

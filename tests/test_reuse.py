@@ -6,21 +6,17 @@ import shutil
 import jax
 import pytest
 from flax import nnx
+from networks import filled
 from PIL import Image
-from reference import weights
 from test_finetune import Small, Tiny
 
 import advface_jax
 from advface_jax import data
 from advface_jax.commands import features
-from advface_jax.models import decoders, state
+from advface_jax.models import decoders
 from advface_jax.system import System, write_decoder
 from experiments import reuse
 from experiments.measure import inputs
-
-
-def filled(build, seed):
-    return state.fill(build, weights.fill(seed, state.shapes(build)))
 
 
 @pytest.fixture(scope="module")

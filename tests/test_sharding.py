@@ -112,11 +112,11 @@ JUDGE = """
 import json, sys
 from pathlib import Path
 import jax, numpy as np
-from test_evaluation import faces, subject
+from test_judging import faces, subject
 from advface_jax import sharding
-from experiments import evaluation
+from experiments.measure import judging
 
-real, seen = evaluation.judge_batch, []
+real, seen = judging.judge_batch, []
 
 def watched(*arguments):
     found = real(*arguments)
@@ -124,11 +124,11 @@ def watched(*arguments):
     seen.append([len(a.sharding.device_set) for a in (*given, *found[0][:5])])
     return found
 
-evaluation.judge_batch = watched
+judging.judge_batch = watched
 how = {"batch": 8, "settings": {}}
-many = evaluation.judge(faces(12), subject(), keep=Path(sys.argv[1]) / "many", **how)
+many = judging.judge(faces(12), subject(), keep=Path(sys.argv[1]) / "many", **how)
 sharding.across = lambda batch: None
-one = evaluation.judge(faces(12), subject(), keep=Path(sys.argv[1]) / "one", **how)
+one = judging.judge(faces(12), subject(), keep=Path(sys.argv[1]) / "one", **how)
 print(json.dumps({
     "devices": seen,
     "apart": [float(np.abs(a - b).max(initial=0)) for a, b in zip(many.judged, one.judged)],

@@ -5,17 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import filled
 from reference import weights
 
 from advface_jax import ProtectConfig, defenses, gradient, pgd, protect, shadow_round_trip
-from advface_jax.models import decoders, facenet, state
+from advface_jax.models import decoders, facenet
 from advface_jax.protect import NUDGE, _protect, ascent, protect_sweep
 
 METHODS = ("pgd", "fgsm", "mifgsm")
-
-
-def filled(build, seed):
-    return state.fill(build, weights.fill(seed, state.shapes(build)))
 
 
 @pytest.fixture(scope="module")

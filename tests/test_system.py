@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import filled
 from reference import weights
 
 import advface_jax
@@ -31,10 +32,6 @@ class Tiny(nnx.Module):
 
     def __call__(self, images):
         return self.server(self.extractor(images))
-
-
-def filled(build):
-    return state.fill(build, weights.fill(5, state.shapes(build)))
 
 
 @pytest.fixture(scope="module")

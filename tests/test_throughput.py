@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import filled
 from PIL import Image
 from reference import weights
 
 import advface_jax
 from advface_jax import memory, sharding
-from advface_jax.models import decoders, facenet, state
+from advface_jax.models import decoders, facenet
 from advface_jax.system import System, write_decoder
 from experiments import throughput
 from experiments.benchmark import cases, peer, roofline, timing, tpu_estimate
@@ -31,10 +32,6 @@ CASE = Case("transrec", 4, 40, "float32", "default", 1, 1)
 DEVICE = SimpleNamespace(platform="gpu", device_kind="a device")
 FIELDS = {"impl", "decoder", "batch", "steps", "dtype", "precision", "devices", "n_epsilon"}
 FIELDS |= {"device", "faces_per_s", "core_ms_per_iteration_face", "roofline_share", "compile_s"}
-
-
-def filled(build, seed):
-    return state.fill(build, weights.fill(seed, state.shapes(build)))
 
 
 def small(kind, seed=1):
@@ -267,8 +264,10 @@ from pathlib import Path
 import advface_jax
 from advface_jax import cli
 from advface_jax.system import System
-from experiments import roofline, throughput
-from test_throughput import Plain, filled
+from experiments import throughput
+from experiments.benchmark import roofline
+from networks import filled
+from test_throughput import Plain
 from flax import nnx
 
 def load(weights):

@@ -6,8 +6,9 @@ import flat
 import numpy as np
 import pytest
 from flax import nnx
+from networks import Pooled, filled
 from PIL import Image
-from test_experiments import FIELDS, Pooled, filled
+from test_tradeoff import FIELDS
 
 import advface_jax
 from advface_jax import data

@@ -101,8 +101,8 @@ def test_other_topologies_are_refused(topology, monkeypatch):
 # In a process of its own, for libtpu says things on its own standard error.
 ESTIMATE = """
 import sys
-from experiments import aot
-for row in aot.rows(["v5e:1x1"], ["transrec"], steps=2):
+from experiments.benchmark import tpu_estimate
+for row in tpu_estimate.rows(["v5e:1x1"], ["transrec"], steps=2):
     print(row["formulation"], row["cycles_per_iteration"], sum(row["collectives"].values()))
 """
 

@@ -11,29 +11,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from reference import weights
+from networks import filled
 from rich.console import Console
 
 from advface_jax import ProtectConfig, checkpoint, cli, fgsm, metrics, mifgsm, pgd, protect
-from advface_jax.models import decoders, facenet, state
+from advface_jax.models import decoders, facenet
 
 NAN = np.full((1, 160, 160, 3), 0.5, np.float32)
 NAN[0, 80, 80, 1] = np.nan
 
 
-def filled(build):
-    return state.fill(build, weights.fill(7, state.shapes(build)))
-
-
 @pytest.fixture(scope="module")
 def extractor():
-    return filled(lambda: facenet.Extractor(rngs=nnx.Rngs(0)))
+    return filled(lambda: facenet.Extractor(rngs=nnx.Rngs(0)), 7)
 
 
 @pytest.fixture(scope="module")
 def decoder():
     config = decoders.DecoderConfig("transrec", width=4, depth=0)
-    return filled(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)))
+    return filled(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), 7)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flax import nnx
-from test_experiments import Pooled, filled
+from networks import Pooled, filled
 
 from advface_jax import data
 from advface_jax.data import leaks

@@ -5,44 +5,23 @@ import json
 import pickle
 
 import flat
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import Pooled, filled
 from PIL import Image
-from reference import weights
 
 import advface_jax
 from advface_jax import data
 from advface_jax.commands import features
 from advface_jax.data import leaks
-from advface_jax.models import decoders, facenet, state
+from advface_jax.models import decoders
 from advface_jax.system import System, write_decoder
 from experiments import tradeoff, verify
 from experiments.measure import inputs, judging, paper
 
 FIELDS = {"method", "epsilon", "ssim", "psnr", "mse", "acc", "srra", "n"}
-
-
-class Pooled(nnx.Module):
-    """A recogniser whose server is the feature, averaged over 11×11 places and normalised."""
-
-    config = facenet.FaceNetConfig(embedding_size=64 * 49)
-
-    def __init__(self, *, rngs: nnx.Rngs):
-        self.extractor = facenet.Extractor(rngs=rngs)
-
-    def server(self, z: jax.Array) -> jax.Array:
-        pooled = z.reshape(-1, 7, 11, 7, 11, 64).mean((2, 4)).reshape(z.shape[0], -1)
-        return pooled / jnp.linalg.norm(pooled, axis=-1, keepdims=True)
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        return self.server(self.extractor(images))
-
-
-def filled(build, seed=5):
-    return state.fill(build, weights.fill(seed, state.shapes(build)))
 
 
 @pytest.fixture

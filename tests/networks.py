@@ -1,0 +1,55 @@
+"""Small networks with fixed weights: what the tests run in the place of FaceNet's millions."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from reference import weights
+
+from advface_jax.models import decoders, facenet, state
+from advface_jax.system import System
+
+Module = TypeVar("Module", bound=nnx.Module)
+
+
+def filled(build: Callable[[], Module], seed: int = 5) -> Module:
+    """What ``build`` makes, its weights a function of ``seed`` and their names alone."""
+    return state.fill(build, weights.fill(seed, state.shapes(build)))
+
+
+def small_decoder(kind: decoders.Kind = "transrec", seed: int = 1, **size: int) -> decoders.Decoder:
+    """A decoder of 4 channels and no blocks, but for what ``size`` says."""
+    config = decoders.DecoderConfig(kind, **({"width": 4, "depth": 0} | size))
+    return filled(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), seed)
+
+
+def new_extractor(seed: int = 5) -> facenet.Extractor:
+    """The real E's shape with other weights."""
+    return filled(lambda: facenet.Extractor(rngs=nnx.Rngs(0)), seed)
+
+
+class Pooled(nnx.Module):
+    """A recogniser whose server is the feature, averaged over 11×11 places and normalised."""
+
+    config = facenet.FaceNetConfig(embedding_size=64 * 49)
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        self.extractor = facenet.Extractor(rngs=rngs)
+
+    def server(self, z: jax.Array) -> jax.Array:
+        pooled = z.reshape(-1, 7, 11, 7, 11, 64).mean((2, 4)).reshape(z.shape[0], -1)
+        return pooled / jnp.linalg.norm(pooled, axis=-1, keepdims=True)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return self.server(self.extractor(images))
+
+
+def system_of(network: Any, sha256: str = "00", source: str = "random") -> System:
+    """A `System` around any network of a test."""
+    return System(network, {"source": source, "sha256": sha256})
+
+
+def pooled_system() -> System:
+    return system_of(filled(lambda: Pooled(rngs=nnx.Rngs(0))))
