@@ -15,8 +15,9 @@ from typing import Any, Literal
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, sharding
 from advface_jax.defenses.defense import EPSILON
-from experiments.measure import inputs, paper, plots, reconstruction, results_file
+from experiments.measure import decoders, inputs, paper, plots, results_file
 from experiments.measure import sample as flags
+from experiments.measure import table as measure_table
 from experiments.measure.ablation_conditions import (
     PARTS,
     Condition,
@@ -30,7 +31,7 @@ from experiments.measure.ablation_runs import feature_scale, measure, names, rea
 from experiments.measure.judging import discard
 
 MORE = ("cosine_to_unprotected", "negative_share", "shadow_l1")
-HEADER = (*reconstruction.HEADER, "cos to Ψ(z)", "z' < 0 %", "S moved")
+HEADER = (*measure_table.HEADER, "cos to Ψ(z)", "z' < 0 %", "S moved")
 
 
 def main(
@@ -99,7 +100,7 @@ def main(
         sharding.across(size)  # refuses a batch that the devices cannot share: now, not hours on
     used = read_decoders(system, wanted)
     lists = {
-        f"{role} {title(source)}": reconstruction.file(source, role).with_suffix(".identities")
+        f"{role} {title(source)}": decoders.file(source, role).with_suffix(".identities")
         for source, role in used
     }
     seen = inputs.seen_in_training(lists, crops, sample.on_leak)
@@ -113,7 +114,7 @@ def main(
     kept = {
         c: sample.out / ".ablations" / f"{_key({**settings, **told(used, c)})}.json" for c in wanted
     }
-    with reconstruction.exactly("float32"):
+    with measure_table.exactly("float32"):
         for run in runs([c for c in wanted if not kept[c].is_file()]):
             lines, folder = measure(
                 run, system, used, crops, over, settings, sample.how["keep"], sample.seed
@@ -149,7 +150,7 @@ def main(
     )
     plots.ablations(rows, sample.out / "ablations.png")
     files = ("ablations.md", "ablations.json", "ablations.png")
-    reconstruction.show([line[: len(reconstruction.HEADER)] for line in table], sample.out, files)
+    measure_table.show([line[: len(measure_table.HEADER)] for line in table], sample.out, files)
 
 
 def _key(settings: Mapping[str, Any]) -> str:
@@ -164,7 +165,7 @@ def _write(file: Path, line: results_file.Row) -> None:
 
 
 def _cells(r: results_file.Row, theirs: Mapping[str, float]) -> list[list[str]]:
-    ours, *rest = reconstruction.cells(r["condition"], r, theirs)
+    ours, *rest = measure_table.cells(r["condition"], r, theirs)
     more = []
     for key in MORE:
         value = r.get(key)
@@ -197,8 +198,8 @@ def _text(
             f"Default: {base.steps} steps, α = {base.config.alpha:g}, ε = {base.epsilon:g} in "
             f"total, start z~, S on {base.config.statistics} statistics, batches of {base.batch}, "
             f"both images of a pair, S {Path(base.shadow).stem}, R {Path(base.attacker).stem}. "
-            f"{reconstruction.MEASURES} z' < 0: the share of negative elements. S moved: mean "
-            f"|S(z') − x~|, what the ascent maximises. {reconstruction.FLOOR}",
+            f"{measure_table.MEASURES} z' < 0: the share of negative elements. S moved: mean "
+            f"|S(z') − x~|, what the ascent maximises. {measure_table.FLOOR}",
             f"Intervals (95 %, bootstrap) of the default: SSIM {_interval(ci, 'ssim', 1, 3)}, PSNR "
             f"{_interval(ci, 'psnr', 1, 2)}, ACC {_interval(ci, 'acc', 100, 2)} %, SRRA "
             f"{_interval(ci, 'srra', 100, 2)} %; those of every row are in the JSON and the plot.",

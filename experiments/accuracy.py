@@ -26,8 +26,9 @@ from advface_jax.training.duetface import read_duetface
 from experiments import accuracy_text
 from experiments.defenses import Each
 from experiments.measure import channels as channel_rows
-from experiments.measure import inputs, paper, reconstruction, results_file
+from experiments.measure import decoders, inputs, paper, results_file
 from experiments.measure import sample as flags
+from experiments.measure import table as measure_table
 from experiments.measure.duetface import of_duetface
 from experiments.measure.intervals import bootstrap
 from experiments.measure.judging import Judged, Subject, discard
@@ -86,8 +87,8 @@ def main(
     retrained = None if offline is None else _retrained(offline, system)
     channels = _duetface(duetface, system)
     crops, over, origin = sample.read()
-    decoder = reconstruction.decoder(system, shadow, "shadow")
-    lists = {"shadow": reconstruction.file(shadow, "shadow").with_suffix(".identities")}
+    decoder = decoders.decoder(system, shadow, "shadow")
+    lists = {"shadow": decoders.file(shadow, "shadow").with_suffix(".identities")}
     lists |= {OFFLINE: offline / "weights.identities"} if offline else {}
     if channels:
         file = (duetface or channel_rows.SHIPPED) / channel_rows.RECOGNISER
@@ -105,12 +106,12 @@ def main(
         "weights": system.card["source"],
         "weights_sha256": system.card["sha256"],
         "shadow": Path(shadow).stem,
-        "shadow_sha256": reconstruction.digest(decoder),
+        "shadow_sha256": decoders.digest(decoder),
         "offline": retrained and {k: retrained.card[k] for k in ("source", "sha256")},
         "duetface": channels
         and {
             **{k: channels[1][k] for k in TRAINED},
-            "sha256": reconstruction.digest(channels[0].duetface),
+            "sha256": decoders.digest(channels[0].duetface),
         },
         "defenses": [d.name for d in compared],
         "epsilon": epsilon,
@@ -122,9 +123,9 @@ def main(
     networks = (system.network, *([retrained.network] if retrained else []))
     store = Each(compared, checked, ascent.precision)
     subject = Subject(system.extractor, store, (), Servers(networks), system.network)
-    with reconstruction.exactly(ascent.precision):
-        measured = reconstruction.measure(crops, subject, settings=settings, **sample.how)
-        duet = channels and reconstruction.measure(
+    with measure_table.exactly(ascent.precision):
+        measured = measure_table.measure(crops, subject, settings=settings, **sample.how)
+        duet = channels and measure_table.measure(
             crops, of_duetface(channels[0]), **sample.how, settings={**settings, "of": "DuetFace"}
         )
     online, *others = _apart(measured.judged, networks)

@@ -19,8 +19,10 @@ import advface_jax
 from advface_jax import ProtectConfig, checks, cli, defenses
 from advface_jax.defenses.defense import EPSILON
 from experiments.measure import channels as channel_rows
-from experiments.measure import paper, plots, reconstruction, results_file
+from experiments.measure import decoders as measure_decoders
+from experiments.measure import paper, plots, results_file
 from experiments.measure import sample as flags
+from experiments.measure import table as measure_table
 from experiments.measure.judging import discard, of_features
 from experiments.measure.table_rows import floor, row
 
@@ -96,8 +98,8 @@ def main(
     config = ascent.config()
     checked = checks.epsilon(epsilon)
     crops, over, origin = sample.read()
-    models = reconstruction.models(system, shadow, attacker)
-    seen = reconstruction.seen_in_training(shadow, attacker, crops, sample.on_leak)
+    models = measure_decoders.models(system, shadow, attacker)
+    seen = measure_decoders.seen_in_training(shadow, attacker, crops, sample.on_leak)
     compared = _defenses(models, config)
     apart = channel_rows.read_duetface(system, duetface, duetface_attacker)
     others = [] if isinstance(apart, str) else [apart]
@@ -107,7 +109,7 @@ def main(
     settings = {
         "experiment": "defenses",
         **origin,
-        **reconstruction.provenance(system, models, shadow, attacker),
+        **measure_decoders.provenance(system, models, shadow, attacker),
         "defenses": [d.name for d in compared],
         "epsilon": epsilon,
         **{k: v for k, v in dataclasses.asdict(config).items() if k != "method"},
@@ -118,8 +120,8 @@ def main(
     store = Each(compared, checked, ascent.precision)
     subject = of_features(system.network, store, [models.attacker])
     how = {**sample.how, "settings": settings}
-    with reconstruction.exactly(ascent.precision):
-        judged, pictures, earlier, rate, folder = reconstruction.measure(crops, subject, **how)
+    with measure_table.exactly(ascent.precision):
+        judged, pictures, earlier, rate, folder = measure_table.measure(crops, subject, **how)
         told = {k: settings[k] for k in ("set", "shadow", "attacker")}
         rows = [row("Unprotected", None, judged, 0, over, told=told)]
         rows += [
@@ -144,7 +146,7 @@ def main(
             paper.beside(r["method"], r["epsilon"], *kinds, set=sample.set) if as_published else {}
         )
 
-    table = reconstruction.write(
+    table = measure_table.write(
         sample.out,
         "defenses",
         f"Defences of a feature at ε = {epsilon:g}",
@@ -160,7 +162,7 @@ def main(
         seconds=seconds,
         remarks=(NOISE, *([CHANNELS] if of_channels else [])),
     )
-    shown = reconstruction.distinct(crops.identities[: len(shots[0])])
+    shown = measure_table.distinct(crops.identities[: len(shots[0])])
     mean = np.rint(crops.images.mean(0)).astype(np.uint8)
     columns = [*(shot[shown] for shot in shots), np.broadcast_to(mean, (len(shown), *mean.shape))]
     names = [_label(r).replace(" (", "\n(") for r in rows[1:-1] if "not_measured" not in r]
@@ -168,11 +170,13 @@ def main(
     plots.reconstructions(
         crops.images[shown], np.stack(columns), titles, sample.out / "defenses.png"
     )
-    reconstruction.show(table, sample.out, ("defenses.md", "defenses.json", "defenses.png"))
+    measure_table.show(table, sample.out, ("defenses.md", "defenses.json", "defenses.png"))
     discard(folder, *(f.folder for f in of_channels))
 
 
-def _defenses(models: reconstruction.Models, config: ProtectConfig) -> tuple[defenses.Defense, ...]:
+def _defenses(
+    models: measure_decoders.Models, config: ProtectConfig
+) -> tuple[defenses.Defense, ...]:
     """The rows that a feature's defence gives, with the paper's one ``config`` by every method."""
     networks: dict[str, Any] = {"extractor": models.network.extractor, "shadow": models.shadow}
     return (

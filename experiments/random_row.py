@@ -18,8 +18,9 @@ from jax import lax
 
 import advface_jax
 from advface_jax import checks, cli
-from experiments.measure import inputs, paper, plots, reconstruction, results_file
+from experiments.measure import decoders, inputs, paper, plots, results_file
 from experiments.measure import sample as flags
+from experiments.measure import table as measure_table
 from experiments.measure.judging import discard, of_features
 from experiments.measure.table_rows import floor, row
 
@@ -85,8 +86,8 @@ def main(
         raise ValueError("got no strength of any noise; wanted one or more, as --shift 0.2 0.26")
     system = advface_jax.load(sample.weights)
     crops, over, origin = sample.read()
-    decoder = reconstruction.decoder(system, attacker, "attacker")
-    list_of = reconstruction.file(attacker, "attacker").with_suffix(".identities")
+    decoder = decoders.decoder(system, attacker, "attacker")
+    list_of = decoders.file(attacker, "attacker").with_suffix(".identities")
     seen = inputs.seen_in_training({"attacker": list_of}, crops, sample.on_leak)
     settings = {
         "experiment": "random_row",
@@ -94,15 +95,15 @@ def main(
         "weights": system.card["source"],
         "weights_sha256": system.card["sha256"],
         "attacker": Path(attacker).stem,
-        "attacker_sha256": reconstruction.digest(decoder),
+        "attacker_sha256": decoders.digest(decoder),
         "noises": {kind: list(values) for kind, values in swept.items()},
         "batch": sample.batch,
         "versions": results_file.surroundings()["versions"],
     }
     store = Noisy(tuple(jnp.asarray(v, jnp.float32) for v in swept.values()), tuple(swept))
     subject = of_features(system.network, store, [decoder])
-    with reconstruction.exactly("float32"):
-        measured = reconstruction.measure(crops, subject, settings=settings, **sample.how)
+    with measure_table.exactly("float32"):
+        measured = measure_table.measure(crops, subject, settings=settings, **sample.how)
         told = {k: settings[k] for k in ("set", "attacker")}
         rows = [row("Unprotected", None, measured.judged, 0, over, told=told)]
         for kind, values in swept.items():
@@ -121,9 +122,9 @@ def main(
     )
     goal = paper.of("Random", sample.set)
     reached = {kind: crossing(rows, kind, goal["psnr"]) for kind in swept}
-    table = [cells for r in rows for cells in reconstruction.cells(r["method"], r, {})]
+    table = [cells for r in rows for cells in measure_table.cells(r["method"], r, {})]
     for name, numbers in theirs.items():
-        table += reconstruction.cells(f"  {name} in the paper", numbers, {})
+        table += measure_table.cells(f"  {name} in the paper", numbers, {})
     results_file.write_results(
         sample.out,
         "random_row",
@@ -139,7 +140,7 @@ def main(
         text=_text(table, rows, reached, goal, settings, seconds),
     )
     plots.noises(rows, sample.out / "random_row.png", theirs)
-    reconstruction.show(table, sample.out, ("random_row.md", "random_row.json", "random_row.png"))
+    measure_table.show(table, sample.out, ("random_row.md", "random_row.json", "random_row.png"))
     discard(measured.folder)
 
 
@@ -193,14 +194,14 @@ def _text(
     return "\n\n".join(
         [
             "# Which noise gives the paper's Random row",
-            results_file.markdown(reconstruction.HEADER, table),
+            results_file.markdown(measure_table.HEADER, table),
             f"Where each noise takes R's picture down to the paper's {goal['psnr']:g} dB "
             "(interpolated between the strengths above):",
             results_file.markdown((f"at {goal['psnr']:g} dB", "SSIM", "ACC %"), found),
             "White noise (uniform, Gaussian) is even in both directions; the others go one way. "
             "Uniform draws from [0, 0.2) in 40 iterations, kept within 0.2 in total, are the shift "
             "by 0.2.",
-            f"{reconstruction.MEASURES} {reconstruction.FLOOR}",
+            f"{measure_table.MEASURES} {measure_table.FLOOR}",
             f"R {settings['attacker']}, seed {settings['seed']}; {rows[0]['n']:,} faces, "
             f"{rows[0]['pairs']:,} pairs in {settings['folds']} folds ({settings['faces']}); "
             f"weights {settings['weights']}.",

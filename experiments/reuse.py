@@ -26,7 +26,8 @@ from advface_jax.models.compact import Compact
 from advface_jax.models.facenet import Extractor
 from advface_jax.training import finetune
 from experiments.defenses import Each
-from experiments.measure import inputs, paper, reconstruction, results_file
+from experiments.measure import decoders, inputs, paper, results_file
+from experiments.measure import table as measure_table
 from experiments.measure.judging import Subject, discard
 from experiments.measure.table_rows import row
 from experiments.train.labelled_features import (
@@ -124,7 +125,7 @@ def main(
             f"{features} was written with labels {found.card.get('labels')!r}; wanted 'original', "
             "by which the same people are held out of both: make it anew with --labels original"
         )
-    models = reconstruction.models(system, shadow, shadow)
+    models = decoders.models(system, shadow, shadow)
     same_shadow(found, shadow)
     crops = data.read_faces(faces, listing=listing, where=parse_where(where))
     same_faces(found, crops)
@@ -165,7 +166,7 @@ def main(
         "features": features.name,
         "features_names_sha256": names_sum(found),
         "shadow": Path(shadow).stem,
-        "shadow_sha256": reconstruction.digest(models.shadow),
+        "shadow_sha256": decoders.digest(models.shadow),
         "epsilon": epsilon,
         **dataclasses.asdict(how),
         "training": run_settings,
@@ -180,8 +181,8 @@ def main(
     recognise = Several((*servers.values(), system.server))
     subject = Subject(system.extractor, store, (), recognise, system.network)
     kept = out / ".batches"
-    with reconstruction.exactly(precision):
-        judged, _, seconds, rate, folder = reconstruction.measure(
+    with measure_table.exactly(precision):
+        judged, _, seconds, rate, folder = measure_table.measure(
             measured_faces, subject, batch=batch, seed=seed, keep=kept, settings=settings
         )
     sizes = [s.embedding_size for s in servers.values()] + [system.network.config.embedding_size]  # type: ignore[union-attr]
@@ -261,7 +262,7 @@ def _train(
 
 
 def _sum(run: Run) -> str:
-    return reconstruction.digest(run.learner.server)  # type: ignore[arg-type]
+    return decoders.digest(run.learner.server)  # type: ignore[arg-type]
 
 
 def _cell(rows: list[results_file.Row], trained: str, measured: str) -> str:

@@ -31,7 +31,8 @@ from experiments.benchmark import roofline
 from experiments.benchmark import text as throughput_text
 from experiments.benchmark import training as bench_training
 from experiments.benchmark.cases import Bench, Case, Precision
-from experiments.measure import reconstruction, results_file
+from experiments.measure import decoders as measure_decoders
+from experiments.measure import results_file
 
 MOST = 256  # --batch auto takes no more, where more would fit
 
@@ -118,7 +119,7 @@ def main(
     if len({Path(d).stem for d in decoder}) < len(decoder):
         raise ValueError(f"got --decoder {' '.join(decoder)}; wanted each name once")
     system = advface_jax.load(weights)
-    shadows = {Path(d).stem: reconstruction.decoder(system, d, "shadow") for d in decoder}
+    shadows = {Path(d).stem: measure_decoders.decoder(system, d, "shadow") for d in decoder}
     pictures = jnp.asarray(data.synthetic_faces(8, 1).images / 255, jnp.float32)
     z = np.asarray(jax.jit(lambda e, x: e(x))(system.extractor, pictures))
     subject = Bench(system, shadows, z, checks.epsilon(epsilon).item())

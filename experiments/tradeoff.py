@@ -15,8 +15,9 @@ import jax
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, protect_sweep
 from advface_jax.models.decoders import Decoder
-from experiments.measure import paper, plots, reconstruction, results_file
+from experiments.measure import decoders, paper, plots, results_file
 from experiments.measure import sample as flags
+from experiments.measure import table as measure_table
 from experiments.measure.judging import discard, of_features
 from experiments.measure.table_rows import floor, row
 
@@ -75,11 +76,11 @@ def main(
     config = ascent.config(method)
     bounds = checks.epsilons(epsilons)
     crops, over, origin = sample.read()
-    models = reconstruction.models(system, shadow, attacker)
-    seen = reconstruction.seen_in_training(shadow, attacker, crops, sample.on_leak)
+    models = decoders.models(system, shadow, attacker)
+    seen = decoders.seen_in_training(shadow, attacker, crops, sample.on_leak)
     settings = {
         **origin,
-        **reconstruction.provenance(system, models, shadow, attacker),
+        **decoders.provenance(system, models, shadow, attacker),
         "epsilons": list(epsilons),
         **dataclasses.asdict(config),
         "batch": sample.batch,
@@ -88,8 +89,8 @@ def main(
     }
     store = Sweep(bounds, system.extractor, models.shadow, config, ascent.precision)
     subject = of_features(system.network, store, [models.attacker])
-    with reconstruction.exactly(ascent.precision):
-        judged, pictures, earlier, rate, folder = reconstruction.measure(
+    with measure_table.exactly(ascent.precision):
+        judged, pictures, earlier, rate, folder = measure_table.measure(
             crops, subject, settings=settings, **sample.how
         )
         told = {k: settings[k] for k in ("set", "shadow", "attacker")}
@@ -106,7 +107,7 @@ def main(
             paper.beside(r["method"], r["epsilon"], *kinds, set=sample.set) if as_published else {}
         )
 
-    table = reconstruction.write(
+    table = measure_table.write(
         sample.out,
         "tradeoff",
         "ε against reconstruction, accuracy and replay",
@@ -122,13 +123,13 @@ def main(
         seconds=seconds,
     )
     plots.tradeoff(rows, sample.out / "tradeoff.png", [beside(r) for r in rows])
-    shown = reconstruction.distinct(crops.identities[: pictures.shape[2]])
+    shown = measure_table.distinct(crops.identities[: pictures.shape[2]])
     titles = ["unprotected", *(f"ε = {e:g}" for e in epsilons)]
     plots.reconstructions(
         crops.images[shown], pictures[:, 0, shown], titles, sample.out / "reconstructions.png"
     )
     files = ("tradeoff.md", "tradeoff.json", "tradeoff.png", "reconstructions.png")
-    reconstruction.show(table, sample.out, files)
+    measure_table.show(table, sample.out, files)
     discard(folder)
 
 

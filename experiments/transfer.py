@@ -22,10 +22,12 @@ from advface_jax import ProtectConfig, checks, cli, defenses
 from advface_jax.defenses.defense import EPSILON
 from advface_jax.models.decoders import KINDS
 from experiments.defenses import Each
-from experiments.measure import inputs, intervals, paper, plots, reconstruction, results_file
+from experiments.measure import decoders as measure_decoders
+from experiments.measure import inputs, intervals, paper, plots, results_file
 from experiments.measure import sample as flags
+from experiments.measure import table as measure_table
+from experiments.measure.decoders import Trained
 from experiments.measure.judging import discard, of_features
-from experiments.measure.reconstruction import Trained
 from experiments.measure.table_rows import floor, row
 
 SPREAD = ("ssim", "psnr", "mse", "acc", "srra")
@@ -59,8 +61,8 @@ def main(
     system = advface_jax.load(sample.weights)
     config = ascent.config()
     checked = checks.epsilon(epsilon)
-    protecting = reconstruction.trained(system, shadows, "shadow")
-    attacking = reconstruction.trained(system, attackers, "attacker")
+    protecting = measure_decoders.trained(system, shadows, "shadow")
+    attacking = measure_decoders.trained(system, attackers, "attacker")
     crops, over, origin = sample.read()
     lists = {f"{one.role} {one.name}": one.file for one in (*protecting, *attacking)}
     lists = {name: file.with_suffix(".identities") for name, file in lists.items()}
@@ -87,8 +89,8 @@ def main(
         Each(compared, checked, ascent.precision),
         [one.decoder for one in attacking],
     )
-    with reconstruction.exactly(ascent.precision):
-        judged, pictures, earlier, rate, folder = reconstruction.measure(
+    with measure_table.exactly(ascent.precision):
+        judged, pictures, earlier, rate, folder = measure_table.measure(
             crops, subject, settings=settings, **sample.how
         )
         rows = [
@@ -112,7 +114,7 @@ def main(
         )
 
     over_seeds = spread(rows, protecting, attacking)
-    table = reconstruction.write(
+    table = measure_table.write(
         sample.out,
         "transfer",
         f"AdvFace by one decoder against another, ε = {epsilon:g}",
@@ -133,13 +135,13 @@ def main(
             *([_spread_text(over_seeds)] if over_seeds else []),
         ],
     )
-    shown = reconstruction.distinct(crops.identities[: pictures.shape[2]])
+    shown = measure_table.distinct(crops.identities[: pictures.shape[2]])
     columns = pictures[:, :, shown].reshape(-1, len(shown), *pictures.shape[3:])
     titles = [_label(r).replace(" → ", "\n→ ") for r in rows[:-1]]
     plots.reconstructions(
         crops.images[shown], columns, titles, sample.out / "transfer.png", down=True
     )
-    reconstruction.show(table, sample.out, ("transfer.md", "transfer.json", "transfer.png"))
+    measure_table.show(table, sample.out, ("transfer.md", "transfer.json", "transfer.png"))
     discard(folder)
 
 

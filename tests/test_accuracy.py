@@ -108,7 +108,7 @@ def test_agedb_30_in_its_own_files_stands_beside_the_paper_s_agedb_30(flags, mon
 def test_what_is_lost_is_counted_on_the_same_pairs(flags, monkeypatch):
     rng = np.random.default_rng(0)
     kept: list[judging.Measured] = []
-    real = accuracy.reconstruction.measure
+    real = accuracy.table.measure
 
     def spoilt(faces, subject, **how):
         """What AdvFace stores, and only that, is recognised by chance."""

@@ -20,7 +20,8 @@ from advface_jax import defenses as library
 from advface_jax.models import decoders
 from advface_jax.system import System, write_decoder
 from experiments import defenses
-from experiments.measure import inputs, judging, paper, reconstruction
+from experiments.measure import decoders as measure_decoders
+from experiments.measure import inputs, judging, paper
 
 METHODS = [
     "Unprotected",
@@ -127,7 +128,7 @@ def test_each_condition_is_its_own_defence(flags):
     system = advface_jax.load("random")
     config = advface_jax.ProtectConfig(steps=2)
     shadow = system.read_decoder(flags["shadow"])
-    models = reconstruction.Models(system.network, shadow, shadow)
+    models = measure_decoders.Models(system.network, shadow, shadow)
     compared = defenses._defenses(models, config)
     crops = data.read_faces("synthetic", limit=3)
     z = system.extractor(jnp.asarray(crops.images / 255, jnp.float32))

@@ -19,7 +19,7 @@ from advface_jax.models.decoders import Decoder
 from advface_jax.models.layers import Statistics
 from advface_jax.protect import ascent
 from advface_jax.system import Role
-from experiments.measure import reconstruction, results_file
+from experiments.measure import decoders, results_file, table
 from experiments.measure.ablation_conditions import Condition, Run
 from experiments.measure.judging import of_features
 from experiments.measure.table_rows import floor, row
@@ -144,7 +144,7 @@ def read_decoders(system: advface_jax.System, rows: Sequence[Condition]) -> Deco
     """The S and R of all rows, each once."""
     asked = [(c.shadow, "shadow") for c in rows] + [(c.attacker, "attacker") for c in rows]
     return {  # type: ignore[return-value]
-        (source, role): reconstruction.decoder(system, source, role)  # type: ignore[arg-type]
+        (source, role): decoders.decoder(system, source, role)  # type: ignore[arg-type]
         for source, role in dict.fromkeys(asked)
     }
 
@@ -157,9 +157,9 @@ def told(used: Decoders, c: Condition) -> dict[str, Any]:
         "epsilon": c.epsilon,
         "batch": c.batch,
         "shadow": Path(c.shadow).stem,
-        "shadow_sha256": reconstruction.digest(used[c.shadow, "shadow"]),
+        "shadow_sha256": decoders.digest(used[c.shadow, "shadow"]),
         "attacker": Path(c.attacker).stem,
-        "attacker_sha256": reconstruction.digest(used[c.attacker, "attacker"]),
+        "attacker_sha256": decoders.digest(used[c.attacker, "attacker"]),
         "clip": c.clip,
         "enrolled_only": c.enrolled_only,
     }
@@ -205,9 +205,7 @@ def measure(
     subject = dataclasses.replace(subject, diagnose=diagnosis)
     mine = {**settings, "rows": [told(used, c) for c in run.rows]}
     began = time.monotonic()
-    measured = reconstruction.measure(
-        crops, subject, batch=run.batch, seed=seed, keep=keep, settings=mine
-    )
+    measured = table.measure(crops, subject, batch=run.batch, seed=seed, keep=keep, settings=mine)
     seconds = (measured.seconds + time.monotonic() - began) / len(run.rows)
     judged = measured.judged
     lines: dict[Condition, results_file.Row] = {}

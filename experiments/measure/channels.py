@@ -23,7 +23,9 @@ from advface_jax.models.decoders import AnyDecoder
 from advface_jax.models.duetface import Recogniser
 from advface_jax.system import ASSETS, read_decoder
 from advface_jax.training import duetface
-from experiments.measure import inputs, reconstruction, results_file
+from experiments.measure import decoders as measure_decoders
+from experiments.measure import inputs, results_file
+from experiments.measure import table as measure_table
 from experiments.measure.duetface import Images, of_duetface
 from experiments.measure.judging import Subject
 from experiments.measure.table_rows import row
@@ -168,11 +170,11 @@ def measure(
     """
     ours: dict[str, Any] = {
         "defense": networks.defense,
-        "decoder_sha256": reconstruction.digest(networks.decoder),
+        "decoder_sha256": measure_decoders.digest(networks.decoder),
     }
     if networks.recogniser:
-        ours["recogniser_sha256"] = reconstruction.digest(networks.recogniser.duetface)
-    measured = reconstruction.measure(
+        ours["recogniser_sha256"] = measure_decoders.digest(networks.recogniser.duetface)
+    measured = measure_table.measure(
         crops,
         subject(networks),
         batch=batch,

@@ -7,7 +7,7 @@ from pathlib import Path
 import advface_jax
 from advface_jax import ProtectConfig, data
 from advface_jax.data.feature_sets.reading import file_sum
-from experiments.measure import reconstruction
+from experiments.measure import decoders
 
 
 def features_with_labels(system: advface_jax.System, folder: Path) -> data.FeatureSet:
@@ -40,7 +40,7 @@ def protection(found: data.FeatureSet) -> tuple[ProtectConfig, float]:
 
 
 def same_shadow(found: data.FeatureSet, shadow: str) -> None:
-    file = reconstruction.file(shadow, "shadow")
+    file = decoders.file(shadow, "shadow")
     if file_sum(file) != found.card.get("shadow_sha256"):
         raise ValueError(
             f"{found.folder} was protected with another S than {shadow}: give it with --shadow, so "

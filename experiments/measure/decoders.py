@@ -1,0 +1,135 @@
+"""S and R of a table: by kind or by file, with what is known of their training."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import nnx
+
+import advface_jax
+from advface_jax.data import Faces, leaks
+from advface_jax.models import decoders, state
+from advface_jax.models.facenet import InceptionResNetV1
+from advface_jax.system import ASSETS, Role
+from experiments.measure import inputs
+
+KIND_NAMES = {"transrec": "TransRec", "resrec": "ResRec", "urec": "URec"}
+
+
+class Models(NamedTuple):
+    """Ψ(E(·)), the server's S, the attacker's R."""
+
+    network: InceptionResNetV1
+    shadow: decoders.Decoder
+    attacker: decoders.Decoder
+
+
+def models(system: advface_jax.System, shadow: str, attacker: str) -> Models:
+    """The networks, with S and R by kind or by file. Errors as for ``System.decoder``."""
+    return Models(
+        system.network, decoder(system, shadow, "shadow"), decoder(system, attacker, "attacker")
+    )
+
+
+class Trained(NamedTuple):
+    """A decoder with what is known of its training."""
+
+    decoder: decoders.Decoder
+    role: Role
+    file: Path
+    seed: int | None  # of its training, where the card says it
+    name: str  # as it stands in a table: its kind, and what tells it from its like
+
+    @property
+    def kind(self) -> str:
+        return self.decoder.config.kind
+
+    def told(self) -> dict[str, Any]:
+        """For the settings of a results file."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "seed": self.seed,
+            "file": self.file.name,
+            "sha256": digest(self.decoder),
+        }
+
+
+def trained(system: advface_jax.System, sources: Sequence[str], role: Role) -> tuple[Trained, ...]:
+    """Several decoders of one role, by kind or by file, under names that differ.
+
+    Raises:
+      ValueError: no source, one that comes twice, or as for ``System.decoder``.
+    """
+    if not sources:
+        raise ValueError(f"got no {role}; wanted at least one: a kind or a .safetensors file")
+    found = []
+    for source in sources:
+        one, path = decoder(system, source, role), file(source, role)
+        seed = json.loads(path.with_suffix(".json").read_text()).get("train", {}).get("seed")
+        found.append(Trained(one, role, path, seed, KIND_NAMES[one.config.kind]))
+    sums = [digest(one.decoder) for one in found]
+    if twice := [s for s, d in zip(sources, sums, strict=True) if sums.count(d) > 1]:
+        raise ValueError(
+            f"got {', '.join(twice)} for {role}s, which are one decoder; wanted others"
+        )
+    tells = (
+        lambda one: f"seed {one.seed}",
+        lambda one: one.file.absolute().parent.name,
+        lambda one: one.file.stem,
+    )
+    for tell in tells:
+        names = [one.name for one in found]
+        found = [
+            one._replace(name=f"{one.name}, {tell(one)}") if names.count(one.name) > 1 else one
+            for one in found
+        ]
+    return tuple(found)
+
+
+def provenance(
+    system: advface_jax.System, models: Models, shadow: str, attacker: str
+) -> dict[str, Any]:
+    """What tells these networks from others, for the settings of a results file."""
+    return {
+        "weights": system.card["source"],
+        "weights_sha256": system.card["sha256"],
+        "shadow": Path(shadow).stem,
+        "shadow_sha256": digest(models.shadow),
+        "attacker": Path(attacker).stem,
+        "attacker_sha256": digest(models.attacker),
+    }
+
+
+def seen_in_training(
+    shadow: str, attacker: str, crops: Faces, on_leak: leaks.OnLeak
+) -> dict[str, dict[str, int] | None]:
+    """``inputs.seen_in_training`` by the lists beside the two decoders."""
+    lists = {
+        "shadow": file(shadow, "shadow").with_suffix(".identities"),
+        "attacker": file(attacker, "attacker").with_suffix(".identities"),
+    }
+    return inputs.seen_in_training(lists, crops, on_leak)
+
+
+def decoder(system: advface_jax.System, source: str, role: Role) -> decoders.Decoder:
+    """One decoder, by kind or by file. Errors as for ``System.decoder`` and ``read_decoder``."""
+    if source in decoders.KINDS:
+        return system.decoder(source, role)
+    return system.read_decoder(source)
+
+
+def file(source: str, role: Role) -> Path:
+    """Where that decoder lies."""
+    return ASSETS / f"{source}-{role}.safetensors" if source in decoders.KINDS else Path(source)
+
+
+def digest(network: nnx.Module) -> str:
+    """What tells two networks of one name apart, as decoders."""
+    arrays = state.flatten(network)
+    return hashlib.sha256(
+        b"".join(np.asarray(arrays[k]).tobytes() for k in sorted(arrays))
+    ).hexdigest()
