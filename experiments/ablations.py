@@ -1,23 +1,22 @@
 """What the paper leaves open, a row each: every ablation changes one thing of its settings.
 
-    python -m experiments.ablations                  # demo: faces of nobody, no data needed
+    python -m experiments.ablations                  # demo: synthetic faces, no data needed
     python -m experiments.ablations --preset paper   # LFW's official pairs
 
 Writes ablations.json, ablations.md and ablations.png into --out.
 """
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, sharding
 from advface_jax.defenses.defense import EPSILON
-from experiments.measure import decoders, inputs, paper, plots, results_file
-from experiments.measure import sample as flags
-from experiments.measure import table as measure_table
+from experiments.measure import decoders, inputs, judging, plots
 from experiments.measure.ablation_conditions import (
     PARTS,
     Condition,
@@ -28,14 +27,32 @@ from experiments.measure.ablation_conditions import (
     title,
 )
 from experiments.measure.ablation_runs import feature_scale, measure, names, read_decoders, told
-from experiments.measure.judging import discard
+from experiments.measure.inputs import Inputs
+from experiments.measure.results_file import Row, surroundings
+from experiments.measure.sample import OfSample, Sample
+from experiments.measure.table import (
+    COLUMNS,
+    FLOOR,
+    MEASURES,
+    Column,
+    Spent,
+    Table,
+    header,
+    lines,
+    publish,
+)
+from experiments.measure.table import sample as of_sample
 
-MORE = ("cosine_to_unprotected", "negative_share", "shadow_l1")
-HEADER = (*measure_table.HEADER, "cos to Ψ(z)", "z' < 0 %", "S moved")
+MORE = (
+    *COLUMNS,
+    Column("cos to Ψ(z)", "cosine_to_unprotected", 1, 3),
+    Column("z' < 0 %", "negative_share", 100, 1),
+    Column("S moved", "shadow_l1", 1, 3),
+)
 
 
 def main(
-    sample: flags.OfSample,
+    sample: OfSample,
     shadow: str = "resrec",
     attacker: str = "resrec",
     only: tuple[Part, ...] = PARTS,
@@ -77,16 +94,14 @@ def main(
       attacker_files: Further R.
     """
     checks.positive(steps=steps, batch=sample.batch)
+    base = default(
+        ProtectConfig(steps, statistics=statistics), epsilon, sample.batch, shadow, attacker
+    )
     for n in iterations:
         checks.positive(iterations=n)
     for n in batches:
         checks.positive(batches=n)
     checks.epsilons((epsilon, *scales))
-    system = advface_jax.load(sample.weights)
-    crops, over, origin = sample.read()
-    base = default(
-        ProtectConfig(steps, statistics=statistics), epsilon, sample.batch, shadow, attacker
-    )
     wanted = conditions(
         base,
         only,
@@ -96,93 +111,88 @@ def main(
         shadows=shadow_files,
         attackers=attacker_files,
     )
+    system, given = advface_jax.load(sample.weights), sample.read()
+    publish(table(system, given, sample, base, wanted, only), sample.out)
+
+
+def table(
+    system: advface_jax.System,
+    given: Inputs,
+    sample: Sample,
+    base: Condition,
+    wanted: Sequence[Condition],
+    only: Sequence[Part] = PARTS,
+) -> Table:
+    """A row for each condition of ``wanted`` (of ``conditions(base, only, …)``).
+
+    Finished rows stay in ``sample.out``, and are not measured again.
+    """
+    crops, over, origin = given
     for size in dict.fromkeys(c.batch for c in wanted):
         sharding.across(size)  # refuses a batch that the devices cannot share: now, not hours on
     used = read_decoders(system, wanted)
     lists = {
-        f"{role} {title(source)}": decoders.file(source, role).with_suffix(".identities")
-        for source, role in used
+        f"{role} {title(source)}": decoders.identities(source, role) for source, role in used
     }
     seen = inputs.seen_in_training(lists, crops, sample.on_leak)
     settings = {
         "experiment": "ablations",
         **origin,
-        "weights": system.card["source"],
-        "weights_sha256": system.card["sha256"],
-        "versions": results_file.surroundings()["versions"],
+        **decoders.of_system(system),
+        "versions": surroundings()["versions"],
     }
     kept = {
         c: sample.out / ".ablations" / f"{_key({**settings, **told(used, c)})}.json" for c in wanted
     }
-    with measure_table.exactly("float32"):
+    with judging.exactly("float32"):
         for run in runs([c for c in wanted if not kept[c].is_file()]):
-            lines, folder = measure(
+            found, folder = measure(
                 run, system, used, crops, over, settings, sample.how["keep"], sample.seed
             )
             for c in run.rows:
-                _write(kept[c], lines[c])
-            discard(folder)
+                _write(kept[c], found[c])
+            judging.discard(folder)
         scale = feature_scale(system.extractor, crops)
     rows = [json.loads(kept[c].read_text()) | names(c) for c in wanted]
     rows.insert(3, rows[0].pop("floor"))
     seconds = sum(r.pop("seconds", 0.0) for r in rows)
-    published = sample.preset == "paper" and base.config == ProtectConfig()
-    kinds = used[shadow, "shadow"].config.kind, used[attacker, "attacker"].config.kind
-
-    def beside(r: results_file.Row) -> dict[str, float]:
-        top = published and r["ablation"] == "default"
-        return paper.beside(r["method"], r["epsilon"], *kinds, set=sample.set) if top else {}
-
-    table = [line for r in rows for line in _cells(r, beside(r))]
-    results_file.write_results(
-        sample.out,
+    kinds = used[base.shadow, "shadow"].config.kind, used[base.attacker, "attacker"].config.kind
+    beside = [
+        sample.beside(r, kinds, base.config) if r["ablation"] == "default" else {} for r in rows
+    ]
+    return Table(
         "ablations",
+        "What the paper leaves open, one change at a time",
         rows,
-        command=cli.command("experiments.ablations"),
-        config={**settings, **told(used, base), "only": list(only)},
-        seconds=seconds,
+        header(MORE),
+        lines([r["condition"] for r in rows], rows, beside, MORE),
+        {**settings, **told(used, base), "only": list(only)},
         notes={
-            "paper": {r["condition"]: beside(r) for r in rows if beside(r)},
+            "paper": {r["condition"]: b for r, b in zip(rows, beside, strict=True) if b},
             "feature": scale,
-            "seen_in_training": seen,  # null: no list of whom the decoder saw
+            "seen_in_training": seen,  # null: the decoder has no list of its people
         },
-        text=_text(table, rows, base, scale, settings, seconds),
+        spent=Spent(seconds, 0.0),  # of all rows, in whichever sitting
+        remarks=_remarks(rows, base, scale, settings),
+        pictures={"ablations.png": functools.partial(plots.ablations, rows)},
+        narrow=range(len(COLUMNS) + 1),
     )
-    plots.ablations(rows, sample.out / "ablations.png")
-    files = ("ablations.md", "ablations.json", "ablations.png")
-    measure_table.show([line[: len(measure_table.HEADER)] for line in table], sample.out, files)
 
 
 def _key(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _write(file: Path, line: results_file.Row) -> None:
+def _write(file: Path, line: Row) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".tmp")
     unfinished.write_text(json.dumps(line) + "\n")
     unfinished.rename(file)
 
 
-def _cells(r: results_file.Row, theirs: Mapping[str, float]) -> list[list[str]]:
-    ours, *rest = measure_table.cells(r["condition"], r, theirs)
-    more = []
-    for key in MORE:
-        value = r.get(key)
-        scale = 100 if key == "negative_share" else 1
-        more.append("–" if value is None else f"{scale * value:.{1 if scale == 100 else 3}f}")
-    return [[*ours, *more], *([*line, *["–"] * len(MORE)] for line in rest)]
-
-
-def _text(
-    table: list[list[str]],
-    rows: list[results_file.Row],
-    base: Condition,
-    scale: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    seconds: float,
-) -> str:
-    where = results_file.surroundings()
+def _remarks(
+    rows: Sequence[Row], base: Condition, scale: Mapping[str, Any], settings: Mapping[str, Any]
+) -> list[str]:
     spread = scale["deviation"]
     least, most = scale["deviation_of_channels"]
     bounds = dict.fromkeys(r["epsilon"] for r in rows if r["epsilon"])
@@ -191,31 +201,24 @@ def _text(
     uneven = dict.fromkeys(
         f"{r['left_over']} in batches of {r['batch']}" for r in rows if r.get("left_over")
     )
-    return "\n\n".join(
-        [
-            "# What the paper leaves open, one change at a time",
-            results_file.markdown(HEADER, table),
-            f"Default: {base.steps} steps, α = {base.config.alpha:g}, ε = {base.epsilon:g} in "
-            f"total, start z~, S on {base.config.statistics} statistics, batches of {base.batch}, "
-            f"both images of a pair, S {Path(base.shadow).stem}, R {Path(base.attacker).stem}. "
-            f"{measure_table.MEASURES} z' < 0: the share of negative elements. S moved: mean "
-            f"|S(z') − x~|, what the ascent maximises. {measure_table.FLOOR}",
-            f"Intervals (95 %, bootstrap) of the default: SSIM {_interval(ci, 'ssim', 1, 3)}, PSNR "
-            f"{_interval(ci, 'psnr', 1, 2)}, ACC {_interval(ci, 'acc', 100, 2)} %, SRRA "
-            f"{_interval(ci, 'srra', 100, 2)} %; those of every row are in the JSON and the plot.",
-            f"The feature: mean {scale['mean']:.3f}, standard deviation {spread:.3f} (of single "
-            f"channels {least:.2f} to {most:.2f}), {100 * scale['zeros']:.0f} % zeros; in standard "
-            f"deviations {in_units}.",
-            *([f"In the last batch stood {', '.join(uneven)} faces."] if uneven else []),
-            f"Seed {settings['seed']}; {rows[0]['n']:,} faces, {rows[0]['pairs']:,} pairs in "
-            f"{settings['folds']} folds ({settings['faces']}); weights {settings['weights']}.",
-            f"`{cli.command('experiments.ablations')}`\n{where['hardware']}, jax "
-            f"{where['versions']['jax']}, {seconds / 60:.1f} min for all rows, {where['date']}.",
-        ]
-    )
+    return [
+        f"Default: {base.steps} steps, α = {base.config.alpha:g}, ε = {base.epsilon:g} in total, "
+        f"start z~, S on {base.config.statistics} statistics, batches of {base.batch}, both images "
+        f"of a pair, S {Path(base.shadow).stem}, R {Path(base.attacker).stem}. {MEASURES} z' < 0: "
+        f"the share of negative elements. S moved: mean |S(z') − x~|, what the ascent maximises. "
+        f"{FLOOR}",
+        f"Intervals (95 %, bootstrap) of the default: SSIM {_interval(ci, 'ssim', 1, 3)}, PSNR "
+        f"{_interval(ci, 'psnr', 1, 2)}, ACC {_interval(ci, 'acc', 100, 2)} %, SRRA "
+        f"{_interval(ci, 'srra', 100, 2)} %; those of every row are in the JSON and the plot.",
+        f"The feature: mean {scale['mean']:.3f}, standard deviation {spread:.3f} (of single "
+        f"channels {least:.2f} to {most:.2f}), {100 * scale['zeros']:.0f} % zeros; in standard "
+        f"deviations {in_units}.",
+        *([f"The last batch held {', '.join(uneven)} faces."] if uneven else []),
+        of_sample(settings, rows[0]),
+    ]
 
 
-def _interval(r: results_file.Row, key: str, scale: float, digits: int) -> str:
+def _interval(r: Row, key: str, scale: float, digits: int) -> str:
     return " to ".join(f"{scale * x:.{digits}f}" for x in r[f"{key}_ci"])
 
 

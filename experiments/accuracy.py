@@ -1,6 +1,6 @@
 """The paper's Table 2: how well faces are still recognised, by defence.
 
-    python -m experiments.accuracy                              # demo: faces of nobody
+    python -m experiments.accuracy                              # demo: synthetic faces
     python -m experiments.accuracy --preset paper               # LFW's official pairs
     python -m experiments.accuracy --preset paper --offline FOLDER --duetface FOLDER
 
@@ -10,53 +10,42 @@ Writes accuracy.json and accuracy.md into --out.
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 import advface_jax
-from advface_jax import ProtectConfig, checks, cli, data, defenses, metrics
+from advface_jax import checks, cli, data, defenses, metrics
 from advface_jax.defenses.defense import EPSILON
 from advface_jax.models import state
-from advface_jax.models.duetface import Recogniser
 from advface_jax.models.facenet import InceptionResNetV1
-from advface_jax.training.duetface import read_duetface
-from experiments import accuracy_text
-from experiments.defenses import Each
-from experiments.measure import channels as channel_rows
-from experiments.measure import decoders, inputs, paper, results_file
-from experiments.measure import sample as flags
-from experiments.measure import table as measure_table
-from experiments.measure.duetface import of_duetface
+from experiments.measure import channels, decoders, inputs, judging
+from experiments.measure.inputs import Inputs
 from experiments.measure.intervals import bootstrap
-from experiments.measure.judging import Judged, Subject, discard
-from experiments.measure.table_rows import row, verdicts
+from experiments.measure.judging import Judged, Subject
+from experiments.measure.results_file import Row, surroundings
+from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
+from experiments.measure.subjects import Each, SideBySide, of_duetface
+from experiments.measure.table import LAPLACE, NOISE, Spent, Table, publish, setting
+from experiments.measure.table_rows import not_measured, row, verdicts
 
-OFFLINE, DUETFACE = accuracy_text.OFFLINE, "DuetFace"
+OFFLINE, DUETFACE = "AdvFace (offline)", "DuetFace"
+LABELS = {"Laplace": LAPLACE, "AdvFace": "AdvFace online", OFFLINE: "AdvFace offline"}
+HEADER = ("", "ACC %", "95 %", "deviation of folds", "lost, points", "95 %", "paper", "lost")
 TRAINED = ("training", "steps", "command", "date")  # of DuetFace's card
 BY_OFFLINE = " (Ψ retrained on protected features)"
-WANTS = {
-    OFFLINE: "give --offline FOLDER (python -m experiments.finetune --features …)",
-    DUETFACE: "give --duetface FOLDER (python -m experiments.train_duetface)",
-}
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Servers:
-    """Several Ψ over the same stored features, their embeddings side by side, (b, e1 + e2 + …)."""
-
-    networks: tuple[InceptionResNetV1, ...]
-
-    def __call__(self, stored: jax.Array, images: jax.Array) -> jax.Array:
-        return jnp.concatenate([network.server(stored) for network in self.networks], -1)
+WITHOUT_OFFLINE = "give --offline FOLDER (python -m experiments.finetune --features …)"
+EXPLAINED = (
+    "ACC over folds, each judged by the threshold of the others. Lost: how far below the "
+    "unprotected features. 95 %: bootstrap over the pairs, of the loss over the same pairs of "
+    "both; it covers neither seeds of S nor of a training. Both images of a pair are protected "
+    "unless the row says otherwise. Accuracy says nothing about privacy: experiments.defenses "
+    "attacks."
+)
 
 
 def main(
-    sample: flags.OfSample,
-    ascent: flags.OfAscent,
+    sample: OfSample,
+    ascent: OfAscent,
     offline: Path | None = None,
     duetface: Path | None = None,
     shadow: str = "resrec",
@@ -80,19 +69,52 @@ def main(
       shadow: AdvFace's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
       epsilon: The bound of every defence, in units of the feature; Laplace's scale.
     """
+    checks.epsilon(epsilon)
+    ascent.config()
+    system, given = advface_jax.load(sample.weights), sample.read()
+    retrained = None if offline is None else advface_jax.load(offline)
+    people = offline and offline / "weights.identities"
+    done = table(system, given, sample, ascent, retrained, people, duetface, shadow, epsilon)
+    publish(done, sample.out)
+
+
+def table(
+    system: advface_jax.System,
+    given: Inputs,
+    sample: Sample,
+    ascent: Ascent,
+    retrained: advface_jax.System | None = None,
+    people: Path | None = None,
+    duetface: Path | None = None,
+    shadow: str = "resrec",
+    epsilon: float = EPSILON,
+) -> Table:
+    """A row for each defence; arguments as for ``main``, but for those of the offline mode.
+
+    Args:
+      retrained: The system whose Ψ was retrained on protected features.
+      people: The list of identities of that training.
+
+    Raises:
+      ValueError: ``retrained`` has another E than ``system``, or as for the flags.
+    """
     began = time.monotonic()
-    system = advface_jax.load(sample.weights)
+    crops, over, origin = given
     config = ascent.config()
     checked = checks.epsilon(epsilon)
-    retrained = None if offline is None else _retrained(offline, system)
-    channels = _duetface(duetface, system)
-    crops, over, origin = sample.read()
     decoder = decoders.decoder(system, shadow, "shadow")
-    lists = {"shadow": decoders.file(shadow, "shadow").with_suffix(".identities")}
-    lists |= {OFFLINE: offline / "weights.identities"} if offline else {}
-    if channels:
-        file = (duetface or channel_rows.SHIPPED) / channel_rows.RECOGNISER
-        lists["DuetFace"] = file.with_suffix(".identities")
+    lists = {"shadow": decoders.identities(shadow, "shadow")}
+    if retrained:
+        _same_extractor(retrained, system)
+    if people:
+        lists[OFFLINE] = people
+    recogniser, of_card, missing = None, None, {}
+    try:
+        recogniser, card, file = channels.read_recogniser(system, duetface)
+        lists[DUETFACE] = file.with_suffix(".identities")
+        of_card = {k: card[k] for k in TRAINED} | {"sha256": decoders.digest(recogniser.duetface)}
+    except channels.NotMeasured as reason:
+        missing = not_measured(DUETFACE, str(reason))
     seen = inputs.seen_in_training(lists, crops, sample.on_leak)
     compared = (
         defenses.ball(config.steps),
@@ -103,32 +125,30 @@ def main(
     settings = {
         "experiment": "accuracy",
         **origin,
-        "weights": system.card["source"],
-        "weights_sha256": system.card["sha256"],
+        **decoders.of_system(system),
         "shadow": Path(shadow).stem,
         "shadow_sha256": decoders.digest(decoder),
         "offline": retrained and {k: retrained.card[k] for k in ("source", "sha256")},
-        "duetface": channels
-        and {
-            **{k: channels[1][k] for k in TRAINED},
-            "sha256": decoders.digest(channels[0].duetface),
-        },
+        "duetface": of_card,
         "defenses": [d.name for d in compared],
         "epsilon": epsilon,
         **dataclasses.asdict(config),
         "batch": sample.batch,
         "precision": ascent.precision,
-        "versions": results_file.surroundings()["versions"],
+        "versions": surroundings()["versions"],
     }
     networks = (system.network, *([retrained.network] if retrained else []))
     store = Each(compared, checked, ascent.precision)
-    subject = Subject(system.extractor, store, (), Servers(networks), system.network)
-    with measure_table.exactly(ascent.precision):
-        measured = measure_table.measure(crops, subject, settings=settings, **sample.how)
-        duet = channels and measure_table.measure(
-            crops, of_duetface(channels[0]), **sample.how, settings={**settings, "of": "DuetFace"}
-        )
-    online, *others = _apart(measured.judged, networks)
+    servers = SideBySide(tuple(network.server for network in networks))
+    subject = Subject(system.extractor, store, (), servers, system.network)
+    with judging.exactly(ascent.precision):
+        measured = [judging.measure(crops, subject, settings=settings, **sample.how)]
+        if recogniser:
+            apart = {**settings, "of": DUETFACE}
+            measured.append(
+                judging.measure(crops, of_duetface(recogniser), settings=apart, **sample.how)
+            )
+    online, *others = _apart(measured[0].judged, networks)
     tell = {"set": origin["set"], "shadow": settings["shadow"]}
     bare, weigh = _right(online.stored[0], online.stored[0], over)
 
@@ -138,7 +158,7 @@ def main(
         condition: int = 0,
         enrolled_only: bool = False,
         unprotected: int | None = 0,
-    ) -> results_file.Row:
+    ) -> Row:
         probes = judged.stored[0 if enrolled_only else condition]
         lost = bare - _right(judged.stored[condition], probes, over)[0]
         told = {**tell, "drop": float(lost @ weigh), "drop_ci": bootstrap(lost, over.fold, weigh)}
@@ -146,93 +166,102 @@ def main(
         return row(method, at, judged, condition, over, 0, enrolled_only, unprotected, told)
 
     names = [d.name for d in compared]
-    advface = len(names)
+    last = len(names)  # AdvFace
     rows = [line(name, online, i) for i, name in enumerate(["Unprotected", *names])]
-    duetted = line(DUETFACE, duet.judged, unprotected=None) if duet else _not_measured(DUETFACE)
-    rows.insert(advface, duetted | tell)  # the paper's order
-    rows.append(line("AdvFace", online, advface, enrolled_only=True))
+    if recogniser:
+        missing = line(DUETFACE, measured[1].judged, unprotected=None)
+    rows.insert(last, missing | tell)  # the paper's order
+    rows.append(line("AdvFace", online, last, enrolled_only=True))
     if others:
-        rows.append(line(OFFLINE, others[0], advface))
+        rows.append(line(OFFLINE, others[0], last))
         rows.append(line(f"Unprotected{BY_OFFLINE}", others[0]))
     else:
-        rows.append(_not_measured(OFFLINE) | tell)
+        rows.append(not_measured(OFFLINE, WITHOUT_OFFLINE) | tell)
 
-    earlier = measured.seconds + (duet.seconds if duet else 0)
-    seconds = earlier + time.monotonic() - began
-    as_published = sample.preset == "paper" and config == ProtectConfig()
-
-    def beside(r: results_file.Row) -> dict[str, float]:
-        if not as_published or r.get("enrolled_only"):
+    def beside(r: Row) -> dict[str, float]:
+        if r.get("enrolled_only"):
             return {}
-        at = epsilon if "not_measured" in r else r["epsilon"]
-        return paper.beside(r["method"], at, decoder.config.kind, "resrec", sample.set)
+        at = r | {"epsilon": epsilon} if "not_measured" in r else r
+        return sample.beside(at, (decoder.config.kind, "resrec"), config)
 
-    table = [accuracy_text.cells(r, beside(r), beside(rows[0])) for r in rows]
-    results_file.write_results(
-        sample.out,
+    ends = [
+        f", offline {retrained.card['source']}" if retrained else "",
+        f"; DuetFace {of_card['training']}." if of_card else ".",
+    ]
+    return Table(
         "accuracy",
+        f"Recognition at ε = {epsilon:g}",
         rows,
-        command=cli.command("experiments.accuracy"),
-        config=settings,
-        seconds=seconds,
+        HEADER,
+        [_cells(r, beside(r), beside(rows[0])) for r in rows],
+        settings,
         notes={
-            "paper": {accuracy_text.label(r): beside(r).get("acc") for r in rows if beside(r)},
-            "seen_in_training": seen,  # null: no list of whom the decoder saw
-            "faces_per_s": round(measured.rate, 3),
+            "paper": {_label(r): beside(r).get("acc") for r in rows if beside(r)},
+            "seen_in_training": seen,  # null: the network has no list of its people
+            "faces_per_s": round(measured[0].rate, 3),
         },
-        text=accuracy_text.text(table, rows, settings, seconds),
+        spent=Spent(sum(m.earlier for m in measured), time.monotonic() - began),
+        remarks=(EXPLAINED, NOISE, setting(settings, rows[0]).removesuffix(".") + "".join(ends)),
+        kept=[m.folder for m in measured],
+        caption="Recognition under each defence",
+        narrow=(0, 1, 4, 5, 6, 7),
     )
-    accuracy_text.show(table, sample.out)
-    discard(measured.folder, *([duet.folder] if duet else []))
 
 
 def _right(
     stored: np.ndarray, probes: np.ndarray, pairs: data.Pairs
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``rows.verdicts`` of embeddings (n,e)."""
+    """``table_rows.verdicts`` of embeddings (n,e)."""
     distances = metrics.squared_distance(stored[pairs.left], probes[pairs.right])
     verified = metrics.ten_fold_accuracy(distances, pairs.same, pairs.fold)
     return verdicts(distances, verified, pairs)
 
 
-def _duetface(
-    folder: Path | None, system: advface_jax.System
-) -> tuple[Recogniser, dict[str, Any]] | None:
-    """The recogniser and its card; None where none is shipped for these weights."""
-    file = (folder or channel_rows.SHIPPED) / channel_rows.RECOGNISER
-    if folder is None and not file.is_file():
-        return None
-    try:
-        return read_duetface(file, system)
-    except ValueError:
-        if folder is None:  # the shipped one stands in front of other weights
-            return None
-        raise
-
-
-def _retrained(folder: Path, system: advface_jax.System) -> advface_jax.System:
-    """The system of a fine-tuned Ψ; its E must be the one whose features are protected."""
-    other = advface_jax.load(folder)
+def _same_extractor(other: advface_jax.System, system: advface_jax.System) -> None:
+    """ValueError unless a fine-tuned system's E is the one whose features are protected."""
     ours, theirs = (state.flatten(s.network.extractor) for s in (system, other))
     if ours.keys() != theirs.keys() or any(
         not np.allclose(ours[k], theirs[k], rtol=1e-4, atol=1e-5) for k in ours
     ):
         raise ValueError(
-            f"{folder} holds a network with another E than {system.card['source']}: its features "
-            "are not those that are protected here; offline mode retrains Ψ alone"
+            f"{other.card['source']} holds a network with another E than {system.card['source']}: "
+            "its features are not those that are protected here; offline mode retrains Ψ alone"
         )
-    return other
 
 
 def _apart(judged: Judged, networks: tuple[InceptionResNetV1, ...]) -> list[Judged]:
-    """What each of the networks of `Servers` makes of what is stored."""
+    """What each of the networks, side by side, makes of what is stored."""
     ends = np.cumsum([network.config.embedding_size for network in networks])
     return [judged._replace(stored=s) for s in np.split(judged.stored, ends[:-1], axis=-1)]
 
 
-def _not_measured(method: str) -> results_file.Row:
-    empty = dict.fromkeys(("epsilon", "ssim", "psnr", "mse", "acc", "srra"))
-    return {"method": method, **empty, "n": 0, "not_measured": WANTS[method]}
+def _label(r: Row) -> str:
+    """A row's name as it is printed."""
+    name = LABELS.get(r["method"], str(r["method"]))
+    return name + (", only the enrolled image protected" if r.get("enrolled_only") else "")
+
+
+def _cells(r: Row, theirs: dict[str, float], bare: dict[str, float]) -> list[str]:
+    """A row under ``HEADER``; theirs, bare: the paper's numbers for it and for Unprotected."""
+
+    def points(value: float | None) -> str:
+        return "–" if value is None else f"{100 * value:.2f}"
+
+    def interval(name: str) -> str:
+        return " to ".join(points(x) for x in r.get(name) or ()) or "–"
+
+    told = f": not measured: {r['not_measured']}" if "not_measured" in r else ""
+    lost = bare["acc"] - theirs["acc"] if theirs and bare else None
+    return [
+        _label(r) + told,
+        points(r["acc"]),
+        interval("acc_ci"),
+        points(r.get("acc_std_of_folds")),
+        points(r.get("drop")),
+        interval("drop_ci"),
+        points(theirs.get("acc")),
+        points(lost),
+    ]
 
 
 if __name__ == "__main__":

@@ -1,27 +1,38 @@
-"""What noise the paper's Random row was: SSIM .90 and 22.8 dB at once, against four noises.
+"""Which noise gives the paper's Random row: SSIM .90 and 22.8 dB at once, against four noises.
 
-    python -m experiments.random_row                  # demo: faces of nobody, no data needed
+    python -m experiments.random_row                  # demo: synthetic faces, no data needed
     python -m experiments.random_row --preset paper   # LFW's official pairs, beside the paper
 
 Writes random_row.json, random_row.md and random_row.png into --out.
 """
 
 import dataclasses
+import functools
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 import advface_jax
-from advface_jax import checks, cli
-from experiments.measure import decoders, inputs, paper, plots, results_file
-from experiments.measure import sample as flags
-from experiments.measure import table as measure_table
-from experiments.measure.judging import discard, of_features
+from advface_jax import cli
+from experiments.measure import decoders, inputs, judging, paper, plots
+from experiments.measure.inputs import Inputs
+from experiments.measure.results_file import Row, markdown, surroundings
+from experiments.measure.sample import OfSample, Sample
+from experiments.measure.table import (
+    FLOOR,
+    MEASURES,
+    Spent,
+    Table,
+    header,
+    lines,
+    publish,
+)
+from experiments.measure.table import sample as of_sample
 from experiments.measure.table_rows import floor, row
 
 # name: (noise of strength 1 from a key, how strength s stands in a table: {0} is s, {1} 2s)
@@ -39,7 +50,7 @@ NOISES = {
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Noisy:
-    """z and noise, each kind at its strengths (an ``evaluation.Store``); a face draws the same
+    """z and noise, each kind at its strengths (a ``judging.Store``); a face draws the same
     numbers at every strength of a kind."""
 
     strengths: tuple[jax.Array, ...]
@@ -55,7 +66,7 @@ class Noisy:
 
 
 def main(
-    sample: flags.OfSample,
+    sample: OfSample,
     attacker: str = "resrec",
     uniform: tuple[float, ...] = (0.2, 0.5, 0.8, 1.2),
     gaussian: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7),
@@ -78,75 +89,87 @@ def main(
       shift: What is added to every element.
       one_sided: Means s of noise that is uniform in [0, 2s].
     """
-    began = time.monotonic()
     asked = {"uniform": uniform, "gaussian": gaussian, "shift": shift, "one_sided": one_sided}
-    swept = {kind: _strengths(kind, values) for kind, values in asked.items() if values}
-    checks.positive(batch=sample.batch)
-    if not swept:
-        raise ValueError("got no strength of any noise; wanted one or more, as --shift 0.2 0.26")
-    system = advface_jax.load(sample.weights)
-    crops, over, origin = sample.read()
+    swept = _checked(asked)
+    system, given = advface_jax.load(sample.weights), sample.read()
+    publish(table(system, given, sample, swept, attacker), sample.out)
+
+
+def table(
+    system: advface_jax.System,
+    given: Inputs,
+    sample: Sample,
+    noises: Mapping[str, tuple[float, ...]],
+    attacker: str = "resrec",
+) -> Table:
+    """A row for each strength of each noise (a key of ``NOISES``); the rest as for ``main``."""
+    began = time.monotonic()
+    crops, over, origin = given
+    swept = _checked(noises)
     decoder = decoders.decoder(system, attacker, "attacker")
-    list_of = decoders.file(attacker, "attacker").with_suffix(".identities")
-    seen = inputs.seen_in_training({"attacker": list_of}, crops, sample.on_leak)
+    lists = {"attacker": decoders.identities(attacker, "attacker")}
+    seen = inputs.seen_in_training(lists, crops, sample.on_leak)
     settings = {
         "experiment": "random_row",
         **origin,
-        "weights": system.card["source"],
-        "weights_sha256": system.card["sha256"],
+        **decoders.of_system(system),
         "attacker": Path(attacker).stem,
         "attacker_sha256": decoders.digest(decoder),
         "noises": {kind: list(values) for kind, values in swept.items()},
         "batch": sample.batch,
-        "versions": results_file.surroundings()["versions"],
+        "versions": surroundings()["versions"],
     }
     store = Noisy(tuple(jnp.asarray(v, jnp.float32) for v in swept.values()), tuple(swept))
-    subject = of_features(system.network, store, [decoder])
-    with measure_table.exactly("float32"):
-        measured = measure_table.measure(crops, subject, settings=settings, **sample.how)
+    subject = judging.of_features(system.network, store, [decoder])
+    with judging.exactly("float32"):
+        judged, _, earlier, _, folder = judging.measure(
+            crops, subject, settings=settings, **sample.how
+        )
         told = {k: settings[k] for k in ("set", "attacker")}
-        rows = [row("Unprotected", None, measured.judged, 0, over, told=told)]
+        rows = [row("Unprotected", None, judged, 0, over, told=told)]
         for kind, values in swept.items():
             for strength in values:
                 at = {**told, "noise": kind, "strength": strength}
-                rows.append(
-                    row(_label(kind, strength), None, measured.judged, len(rows), over, told=at)
-                )
-        rows.append(floor(crops, measured.judged, subject.replay, over, told=told))
-
-    seconds = measured.seconds + time.monotonic() - began
-    theirs = (
-        {name: paper.of(name, sample.set) for name in ("Random", "DP")}
-        if sample.preset == "paper"
-        else {}
-    )
+                label = _label(kind, strength)
+                rows.append(row(label, None, judged, len(rows), over, told=at))
+        rows.append(floor(crops, judged, subject.replay, over, told=told))
     goal = paper.of("Random", sample.set)
+    theirs = {name: paper.of(name, sample.set) for name in ("Random", "DP")}
+    theirs = theirs if sample.preset == "paper" else {}
     reached = {kind: crossing(rows, kind, goal["psnr"]) for kind in swept}
-    table = [cells for r in rows for cells in measure_table.cells(r["method"], r, {})]
-    for name, numbers in theirs.items():
-        table += measure_table.cells(f"  {name} in the paper", numbers, {})
-    results_file.write_results(
-        sample.out,
+    labels = [*(r["method"] for r in rows), *(f"  {name} in the paper" for name in theirs)]
+    shown = [*rows, *theirs.values()]
+    return Table(
         "random_row",
+        "Which noise gives the paper's Random row",
         rows,
-        command=cli.command("experiments.random_row"),
-        config=settings,
-        seconds=seconds,
+        header(),
+        lines(labels, shown, [{} for _ in shown]),
+        settings,
         notes={
             "paper": theirs,
             "at_the_paper_s_psnr": {"psnr": goal["psnr"], **reached},  # null: not reached
-            "seen_in_training": seen,  # null: no list of whom the decoder saw
+            "seen_in_training": seen,  # null: the decoder has no list of its people
         },
-        text=_text(table, rows, reached, goal, settings, seconds),
+        spent=Spent(earlier, time.monotonic() - began),
+        remarks=(
+            f"Where each noise takes R's picture down to the paper's {goal['psnr']:g} dB "
+            "(interpolated between the strengths above):",
+            _crossings(reached, goal),
+            "White noise (uniform, Gaussian) is even in both directions; the others go one way. "
+            "Uniform draws from [0, 0.2) in 40 iterations, kept within 0.2 in total, are the shift "
+            "by 0.2.",
+            f"{MEASURES} {FLOOR}",
+            f"R {settings['attacker']}, {of_sample(settings, rows[0])}",
+        ),
+        pictures={"random_row.png": functools.partial(plots.noises, rows, theirs=theirs)},
+        kept=(folder,),
     )
-    plots.noises(rows, sample.out / "random_row.png", theirs)
-    measure_table.show(table, sample.out, ("random_row.md", "random_row.json", "random_row.png"))
-    discard(measured.folder)
 
 
-def crossing(rows: list[results_file.Row], kind: str, psnr: float) -> dict[str, float] | None:
-    """Where a noise, grown from nothing, first takes R's picture down to ``psnr``: its strength,
-    SSIM and ACC there, each linear in PSNR between two measured strengths. None: never."""
+def crossing(rows: list[Row], kind: str, psnr: float) -> dict[str, float] | None:
+    """The strength at which a noise first takes R's picture down to ``psnr``, with SSIM and ACC
+    there, each linear in PSNR between two measured strengths; None if none does."""
     first = {**rows[0], "strength": 0.0}
     curve = [first, *sorted((r for r in rows if r.get("noise") == kind), key=_strength)]
     for before, after in zip(curve, curve[1:], strict=False):
@@ -157,58 +180,34 @@ def crossing(rows: list[results_file.Row], kind: str, psnr: float) -> dict[str, 
     return None
 
 
-def _strength(r: results_file.Row) -> float:
+def _strength(r: Row) -> float:
     return r["strength"]
 
 
-def _strengths(kind: str, values: tuple[float, ...]) -> tuple[float, ...]:
-    bad = [v for v in values if not 0 < v < math.inf]
-    if bad:
-        raise ValueError(
-            f"got --{kind.replace('_', '-')} {bad[0]}; wanted positive, finite numbers"
-        )
-    return values
+def _checked(noises: Mapping[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+    """Those with a strength. ValueError for a bad one, and if there is none."""
+    for kind, values in noises.items():
+        if bad := [v for v in values if not 0 < v < math.inf]:
+            flag = kind.replace("_", "-")
+            raise ValueError(f"got --{flag} {bad[0]}; wanted positive, finite numbers")
+    if not any(noises.values()):
+        raise ValueError("got no strength of any noise; wanted one or more, as --shift 0.2 0.26")
+    return {kind: values for kind, values in noises.items() if values}
 
 
 def _label(kind: str, strength: float) -> str:
     return NOISES[kind][1].format(strength, 2 * strength)
 
 
-def _text(
-    table: list[list[str]],
-    rows: list[results_file.Row],
-    reached: dict[str, dict[str, float] | None],
-    goal: dict[str, float],
-    settings: dict[str, Any],
-    seconds: float,
+def _crossings(
+    reached: Mapping[str, dict[str, float] | None], goal: Mapping[str, float]
 ) -> str:
-    where = results_file.surroundings()
-    found = [
-        [
-            _label(kind, at["strength"]) if at else f"{kind}: not reached",
-            *([f"{at['ssim']:.3f}", f"{100 * at['acc']:.2f}"] if at else ["–", "–"]),
-        ]
-        for kind, at in reached.items()
-    ]
+    found = []
+    for kind, at in reached.items():
+        numbers = [f"{at['ssim']:.3f}", f"{100 * at['acc']:.2f}"] if at else ["–", "–"]
+        found.append([_label(kind, at["strength"]) if at else f"{kind}: not reached", *numbers])
     found.append(["Random in the paper", f"{goal['ssim']:.3f}", f"{100 * goal['acc']:.2f}"])
-    return "\n\n".join(
-        [
-            "# Which noise gives the paper's Random row",
-            results_file.markdown(measure_table.HEADER, table),
-            f"Where each noise takes R's picture down to the paper's {goal['psnr']:g} dB "
-            "(interpolated between the strengths above):",
-            results_file.markdown((f"at {goal['psnr']:g} dB", "SSIM", "ACC %"), found),
-            "White noise (uniform, Gaussian) is even in both directions; the others go one way. "
-            "Uniform draws from [0, 0.2) in 40 iterations, kept within 0.2 in total, are the shift "
-            "by 0.2.",
-            f"{measure_table.MEASURES} {measure_table.FLOOR}",
-            f"R {settings['attacker']}, seed {settings['seed']}; {rows[0]['n']:,} faces, "
-            f"{rows[0]['pairs']:,} pairs in {settings['folds']} folds ({settings['faces']}); "
-            f"weights {settings['weights']}.",
-            f"`{cli.command('experiments.random_row')}`\n{where['hardware']}, jax "
-            f"{where['versions']['jax']}, {seconds / 60:.1f} min, {where['date']}.",
-        ]
-    )
+    return markdown((f"at {goal['psnr']:g} dB", "SSIM", "ACC %"), found)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,9 @@ from advface_jax.data.listing import parse_where
 from advface_jax.models.compact import Compact
 from advface_jax.models.facenet import Extractor
 from advface_jax.training import finetune
-from experiments.defenses import Each
-from experiments.measure import decoders, inputs, paper, results_file
-from experiments.measure import table as measure_table
+from experiments.measure import decoders, inputs, judging, paper, results_file
 from experiments.measure.judging import Subject, discard
+from experiments.measure.subjects import Each, SideBySide
 from experiments.measure.table_rows import row
 from experiments.train.labelled_features import (
     features_with_labels,
@@ -44,17 +43,6 @@ NAMES = {
     "raw": "Compact network, trained on raw features",
     "facenet": "FaceNet's Ψ, trained on millions of pictures",
 }
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Several:
-    """Several networks over the same stored features, their embeddings side by side."""
-
-    networks: tuple[nnx.Module, ...]
-
-    def __call__(self, stored: jax.Array, images: jax.Array) -> jax.Array:
-        return jnp.concatenate([network(stored) for network in self.networks], -1)  # type: ignore[operator]
 
 
 def main(
@@ -178,11 +166,11 @@ def main(
     servers = {name: run.learner.server for name, run in taught.items()}
     defence = defenses.advface(extractor=system.extractor, shadow=models.shadow, config=how)
     store = Each((defence,), jnp.float32(epsilon), precision)
-    recognise = Several((*servers.values(), system.server))
+    recognise = SideBySide((*servers.values(), system.server))
     subject = Subject(system.extractor, store, (), recognise, system.network)
     kept = out / ".batches"
-    with measure_table.exactly(precision):
-        judged, _, seconds, rate, folder = measure_table.measure(
+    with judging.exactly(precision):
+        judged, _, earlier, rate, folder = judging.measure(
             measured_faces, subject, batch=batch, seed=seed, keep=kept, settings=settings
         )
     sizes = [s.embedding_size for s in servers.values()] + [system.network.config.embedding_size]  # type: ignore[union-attr]
@@ -194,7 +182,7 @@ def main(
         for i, condition in enumerate(CONDITIONS):
             told = {"set": origin["set"], "trained_on": name, "measured_on": condition}
             rows.append(row(NAMES[name], epsilon if i else None, one, i, over, told=told))
-    spent = time.monotonic() - began + seconds
+    spent = time.monotonic() - began + earlier
     table = [
         [NAMES[name], *(_cell(rows, name, condition) for condition in reversed(CONDITIONS))]
         for name in NAMES

@@ -1,54 +1,41 @@
 """The paper's main result (Fig. 3, Fig. 4): what ε buys in privacy and costs in accuracy.
 
-    python -m experiments.tradeoff                  # demo: faces of nobody, no data needed
+    python -m experiments.tradeoff                  # demo: synthetic faces, no data needed
     python -m experiments.tradeoff --preset paper   # LFW's official pairs, beside the paper
 
 Writes tradeoff.json, tradeoff.md, tradeoff.png and reconstructions.png into --out.
 """
 
 import dataclasses
+import functools
 import time
-from typing import Any, Literal
-
-import jax
+from typing import Literal
 
 import advface_jax
-from advface_jax import ProtectConfig, checks, cli, protect_sweep
-from advface_jax.models.decoders import Decoder
-from experiments.measure import decoders, paper, plots, results_file
-from experiments.measure import sample as flags
-from experiments.measure import table as measure_table
-from experiments.measure.judging import discard, of_features
+from advface_jax import ProtectConfig, checks, cli
+from experiments.measure import decoders, inputs, judging, plots
+from experiments.measure.inputs import Inputs
+from experiments.measure.results_file import Row, surroundings
+from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
+from experiments.measure.subjects import Sweep
+from experiments.measure.table import (
+    FLOOR,
+    MEASURES,
+    Spent,
+    Table,
+    header,
+    lines,
+    publish,
+    setting,
+)
 from experiments.measure.table_rows import floor, row
 
 EPSILONS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Sweep:
-    """AdvFace at every ε, with one shadow round trip (an ``evaluation.Store``)."""
-
-    epsilons: jax.Array
-    extractor: Any
-    shadow: Decoder
-    config: ProtectConfig = dataclasses.field(metadata={"static": True})
-    precision: str = dataclasses.field(metadata={"static": True})
-
-    def __call__(self, z: jax.Array, keys: jax.Array, mask: jax.Array) -> jax.Array:
-        return protect_sweep(
-            z.astype(self.precision),
-            self.epsilons,
-            extractor=self.extractor,
-            shadow=self.shadow,
-            config=self.config,
-            mask=mask,
-        )
-
-
 def main(
-    sample: flags.OfSample,
-    ascent: flags.OfAscent,
+    sample: OfSample,
+    ascent: OfAscent,
     shadow: str = "resrec",
     attacker: str = "resrec",
     epsilons: tuple[float, ...] = EPSILONS,
@@ -58,10 +45,10 @@ def main(
 
     For each ε the features of every face are protected, the attacker's decoder R turns them back
     into pictures (SSIM, PSNR, MSE against the face), the recogniser compares them in pairs (ACC,
-    ten folds where the people suffice), and R's pictures are shown to the recogniser (SRRA:
-    accepted as another image of the same person; "same image": as the very image). The attacker
-    here is the paper's: it does not know of the protection. One that does undoes it; see the
-    README.
+    ten folds if there are people enough), and R's pictures are shown to the recogniser (SRRA:
+    accepted as another image of the same person; "same image": as the same image). The attacker is
+    the paper's, who does not know of the protection. AdvFace does not protect against an adaptive
+    attacker: see the README.
 
     Stopped? The same command resumes after the last finished batch.
 
@@ -71,13 +58,30 @@ def main(
       epsilons: The bounds, in units of the feature.
       method: pgd (the paper), fgsm (one step of size ε) or mifgsm.
     """
+    checks.epsilons(epsilons)
+    ascent.config(method)
+    system, given = advface_jax.load(sample.weights), sample.read()
+    publish(table(system, given, sample, ascent, shadow, attacker, epsilons, method), sample.out)
+
+
+def table(
+    system: advface_jax.System,
+    given: Inputs,
+    sample: Sample,
+    ascent: Ascent,
+    shadow: str = "resrec",
+    attacker: str = "resrec",
+    epsilons: tuple[float, ...] = EPSILONS,
+    method: Literal["pgd", "fgsm", "mifgsm"] = ProtectConfig.method,
+) -> Table:
+    """The sweep over ``epsilons``; arguments as for ``main``."""
     began = time.monotonic()
-    system = advface_jax.load(sample.weights)
+    crops, over, origin = given
     config = ascent.config(method)
     bounds = checks.epsilons(epsilons)
-    crops, over, origin = sample.read()
     models = decoders.models(system, shadow, attacker)
-    seen = decoders.seen_in_training(shadow, attacker, crops, sample.on_leak)
+    lists = decoders.lists(shadow, attacker)
+    seen = inputs.seen_in_training(lists, crops, sample.on_leak)
     settings = {
         **origin,
         **decoders.provenance(system, models, shadow, attacker),
@@ -85,55 +89,52 @@ def main(
         **dataclasses.asdict(config),
         "batch": sample.batch,
         "precision": ascent.precision,
-        "versions": results_file.surroundings()["versions"],
+        "versions": surroundings()["versions"],
     }
     store = Sweep(bounds, system.extractor, models.shadow, config, ascent.precision)
-    subject = of_features(system.network, store, [models.attacker])
-    with measure_table.exactly(ascent.precision):
-        judged, pictures, earlier, rate, folder = measure_table.measure(
+    subject = judging.of_features(system.network, store, [models.attacker])
+    with judging.exactly(ascent.precision):
+        judged, pictures, earlier, rate, folder = judging.measure(
             crops, subject, settings=settings, **sample.how
         )
         told = {k: settings[k] for k in ("set", "shadow", "attacker")}
         rows = [row("Unprotected", None, judged, 0, over, told=told)]
         rows += [row("AdvFace", e, judged, i, over, told=told) for i, e in enumerate(epsilons, 1)]
         rows.append(floor(crops, judged, subject.replay, over, told=told))
-
-    seconds = earlier + time.monotonic() - began
-    as_published = sample.preset == "paper" and config == ProtectConfig()
-
-    def beside(r: results_file.Row) -> dict[str, float]:
-        kinds = models.shadow.config.kind, models.attacker.config.kind
-        return (
-            paper.beside(r["method"], r["epsilon"], *kinds, set=sample.set) if as_published else {}
-        )
-
-    table = measure_table.write(
-        sample.out,
+    labels = [_label(r) for r in rows]
+    beside = [sample.beside(r, models.kinds, config) for r in rows]
+    shown = inputs.distinct(crops.identities[: pictures.shape[2]])
+    return Table(
         "tradeoff",
         "ε against reconstruction, accuracy and replay",
         rows,
-        [_label(r) for r in rows],
-        [beside(r) for r in rows],
-        settings=settings,
+        header(),
+        lines(labels, rows, beside),
+        settings,
         notes={
-            "paper": {_label(r): beside(r) for r in rows if beside(r)},
-            "seen_in_training": seen,  # null: no list of whom the decoder saw
+            "paper": {label: b for label, b in zip(labels, beside, strict=True) if b},
+            "seen_in_training": seen,  # null: the decoder has no list of its people
             "faces_per_s": round(rate, 3),
         },
-        seconds=seconds,
+        spent=Spent(earlier, time.monotonic() - began),
+        remarks=(f"{MEASURES} {FLOOR}", setting(settings, rows[0])),
+        pictures={
+            "tradeoff.png": functools.partial(plots.tradeoff, rows, theirs=beside),
+            "reconstructions.png": functools.partial(
+                plots.reconstructions,
+                crops.images[shown],
+                pictures[:, 0, shown],
+                ["unprotected", *(f"ε = {e:g}" for e in epsilons)],
+                ssim=judged.ssim[:, 0, shown],
+                psnr=judged.psnr[:, 0, shown],
+                title="What the attacker's decoder R makes of each stored feature",
+            ),
+        },
+        kept=(folder,),
     )
-    plots.tradeoff(rows, sample.out / "tradeoff.png", [beside(r) for r in rows])
-    shown = measure_table.distinct(crops.identities[: pictures.shape[2]])
-    titles = ["unprotected", *(f"ε = {e:g}" for e in epsilons)]
-    plots.reconstructions(
-        crops.images[shown], pictures[:, 0, shown], titles, sample.out / "reconstructions.png"
-    )
-    files = ("tradeoff.md", "tradeoff.json", "tradeoff.png", "reconstructions.png")
-    measure_table.show(table, sample.out, files)
-    discard(folder)
 
 
-def _label(r: results_file.Row) -> str:
+def _label(r: Row) -> str:
     return r["method"] if r["epsilon"] is None else f"{r['method']} ε = {r['epsilon']:.2f}"
 
 

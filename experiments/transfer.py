@@ -1,6 +1,6 @@
 """The paper's Tables 3 and 4 and Fig. 6: AdvFace by one decoder against attackers with another.
 
-    python -m experiments.transfer                  # demo: faces of nobody, no data needed
+    python -m experiments.transfer                  # demo: synthetic faces, no data needed
     python -m experiments.transfer --preset paper   # LFW's official pairs, beside the paper
 
 With files of one kind, trained by other seeds, the same tables give the spread over seeds:
@@ -11,32 +11,42 @@ Writes transfer.json, transfer.md and transfer.png into --out.
 """
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 import advface_jax
-from advface_jax import ProtectConfig, checks, cli, defenses
+from advface_jax import checks, cli, defenses
 from advface_jax.defenses.defense import EPSILON
 from advface_jax.models.decoders import KINDS
-from experiments.defenses import Each
-from experiments.measure import decoders as measure_decoders
-from experiments.measure import inputs, intervals, paper, plots, results_file
-from experiments.measure import sample as flags
-from experiments.measure import table as measure_table
+from experiments.measure import decoders, inputs, intervals, judging, plots
 from experiments.measure.decoders import Trained
-from experiments.measure.judging import discard, of_features
+from experiments.measure.inputs import Inputs
+from experiments.measure.results_file import Row, markdown, surroundings
+from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
+from experiments.measure.subjects import Each
+from experiments.measure.table import (
+    FLOOR,
+    MEASURES,
+    Spent,
+    Table,
+    header,
+    lines,
+    publish,
+    setting,
+)
 from experiments.measure.table_rows import floor, row
 
 SPREAD = ("ssim", "psnr", "mse", "acc", "srra")
-Beside = Callable[[results_file.Row], Mapping[str, float]]
+Theirs = Sequence[Mapping[str, float]]
 
 
 def main(
-    sample: flags.OfSample,
-    ascent: flags.OfAscent,
+    sample: OfSample,
+    ascent: OfAscent,
     shadows: tuple[str, ...] = KINDS,
     attackers: tuple[str, ...] = KINDS,
     epsilon: float = EPSILON,
@@ -47,8 +57,8 @@ def main(
     into a picture: SSIM, PSNR and MSE against the face, SRRA of the replayed picture. ACC does not
     depend on the attacker. The attackers are the paper's: they do not know of the protection.
 
-    Are all shadows of one kind, and all attackers, and more than one of either, then they differ
-    by the seeds of their training, and the spread over those is written, too.
+    If all shadows are of one kind, and all attackers, they differ by the seeds of their training,
+    and the spread over those is written, too.
 
     Stopped? The same command resumes after the last finished batch.
 
@@ -57,40 +67,53 @@ def main(
       attackers: The attackers' R: the same choices.
       epsilon: The bound, in units of the feature.
     """
+    checks.epsilon(epsilon)
+    ascent.config()
+    system, given = advface_jax.load(sample.weights), sample.read()
+    publish(table(system, given, sample, ascent, shadows, attackers, epsilon), sample.out)
+
+
+def table(
+    system: advface_jax.System,
+    given: Inputs,
+    sample: Sample,
+    ascent: Ascent,
+    shadows: Sequence[str] = KINDS,
+    attackers: Sequence[str] = KINDS,
+    epsilon: float = EPSILON,
+) -> Table:
+    """A row for each shadow and attacker; arguments as for ``main``."""
     began = time.monotonic()
-    system = advface_jax.load(sample.weights)
+    crops, over, origin = given
     config = ascent.config()
     checked = checks.epsilon(epsilon)
-    protecting = measure_decoders.trained(system, shadows, "shadow")
-    attacking = measure_decoders.trained(system, attackers, "attacker")
-    crops, over, origin = sample.read()
-    lists = {f"{one.role} {one.name}": one.file for one in (*protecting, *attacking)}
-    lists = {name: file.with_suffix(".identities") for name, file in lists.items()}
+    protecting = decoders.trained(system, shadows, "shadow")
+    attacking = decoders.trained(system, attackers, "attacker")
+    lists = {
+        f"{one.role} {one.name}": one.file.with_suffix(".identities")
+        for one in (*protecting, *attacking)
+    }
     seen = inputs.seen_in_training(lists, crops, sample.on_leak)
     settings = {
         "experiment": "transfer",
         **origin,
-        "weights": system.card["source"],
-        "weights_sha256": system.card["sha256"],
+        **decoders.of_system(system),
         "shadows": [one.told() for one in protecting],
         "attackers": [one.told() for one in attacking],
         "epsilon": epsilon,
         **dataclasses.asdict(config),
         "batch": sample.batch,
         "precision": ascent.precision,
-        "versions": results_file.surroundings()["versions"],
+        "versions": surroundings()["versions"],
     }
     compared = tuple(
         defenses.advface(extractor=system.extractor, shadow=one.decoder, config=config)
         for one in protecting
     )
-    subject = of_features(
-        system.network,
-        Each(compared, checked, ascent.precision),
-        [one.decoder for one in attacking],
-    )
-    with measure_table.exactly(ascent.precision):
-        judged, pictures, earlier, rate, folder = measure_table.measure(
+    store = Each(compared, checked, ascent.precision)
+    subject = judging.of_features(system.network, store, [one.decoder for one in attacking])
+    with judging.exactly(ascent.precision):
+        judged, pictures, earlier, rate, folder = judging.measure(
             crops, subject, settings=settings, **sample.how
         )
         rows = [
@@ -103,58 +126,54 @@ def main(
             for j, r in enumerate(attacking)
         ]
         rows.append(floor(crops, judged, subject.replay, over, told={"set": origin["set"]}))
-
-    seconds = earlier + time.monotonic() - began
-    as_published = sample.preset == "paper" and config == ProtectConfig()
-
-    def beside(r: results_file.Row) -> dict[str, float]:
-        kinds = r.get("shadow") or "", r.get("attacker") or ""
-        return (
-            paper.beside(r["method"], r["epsilon"], *kinds, set=sample.set) if as_published else {}
-        )
-
+    labels = [_label(r) for r in rows]
+    beside = [
+        sample.beside(r, (r.get("shadow") or "", r.get("attacker") or ""), config) for r in rows
+    ]
     over_seeds = spread(rows, protecting, attacking)
-    table = measure_table.write(
-        sample.out,
+    shown = inputs.distinct(crops.identities[: pictures.shape[2]])
+    return Table(
         "transfer",
         f"AdvFace by one decoder against another, ε = {epsilon:g}",
         rows,
-        [_label(r) for r in rows],
-        [beside(r) for r in rows],
-        settings=settings,
+        header(),
+        lines(labels, rows, beside),
+        settings,
         notes={
-            "paper": {_label(r): beside(r) for r in rows if beside(r)},
-            "seen_in_training": seen,  # null: no list of whom the decoder saw
+            "paper": {label: b for label, b in zip(labels, beside, strict=True) if b},
+            "seen_in_training": seen,  # null: the decoder has no list of its people
             "faces_per_s": round(rate, 3),
             **({"spread": over_seeds} if over_seeds else {}),
         },
-        seconds=seconds,
+        spent=Spent(earlier, time.monotonic() - began),
         before=[
             _accuracies(rows, beside),
             *(_grid(rows, metric, beside) for metric in ("ssim", "psnr")),
             *([_spread_text(over_seeds)] if over_seeds else []),
         ],
+        remarks=(f"{MEASURES} {FLOOR}", setting(settings, rows[0])),
+        pictures={
+            "transfer.png": functools.partial(
+                plots.transfer,
+                crops.images[shown],
+                pictures[1:, :, shown],
+                [one.name for one in protecting],
+                [one.name for one in attacking],
+            )
+        },
+        kept=(folder,),
     )
-    shown = measure_table.distinct(crops.identities[: pictures.shape[2]])
-    columns = pictures[:, :, shown].reshape(-1, len(shown), *pictures.shape[3:])
-    titles = [_label(r).replace(" → ", "\n→ ") for r in rows[:-1]]
-    plots.reconstructions(
-        crops.images[shown], columns, titles, sample.out / "transfer.png", down=True
-    )
-    measure_table.show(table, sample.out, ("transfer.md", "transfer.json", "transfer.png"))
-    discard(folder)
 
 
 def spread(
-    rows: Sequence[results_file.Row], protecting: Sequence[Trained], attacking: Sequence[Trained]
+    rows: Sequence[Row], protecting: Sequence[Trained], attacking: Sequence[Trained]
 ) -> dict[str, Any] | None:
-    """How the numbers vary with the training of S and R; None where kinds differ, or one of each.
+    """How the numbers vary with the training of S and R; None if kinds differ, or with one of each.
 
-    For each metric the protected cells' mean, standard deviation and 95% t-interval over the
+    For each metric the protected cells' mean, standard deviation and 95 % t-interval over the
     shadows, attackers averaged (``over_shadows``); over the attackers, shadows averaged
-    (``over_attackers``); and over all cells, which share S and R and are not independent, so that
-    their interval is too narrow (``over_cells``). Unprotected: over the attackers, but for ACC,
-    which has none.
+    (``over_attackers``); and over all cells, which share S and R, so that their interval is too
+    narrow (``over_cells``). Unprotected: over the attackers; ACC has none.
     """
     kinds = [{one.kind for one in some} for some in (protecting, attacking)]
     if any(len(kind) > 1 for kind in kinds) or len(protecting) * len(attacking) == 1:
@@ -181,8 +200,8 @@ def spread(
     return found
 
 
-def _told(origin: Mapping[str, Any], shadow: Trained | None, attacker: Trained) -> results_file.Row:
-    """What a row says of its set and decoders: their kinds, as the paper has them, and names."""
+def _told(origin: Mapping[str, Any], shadow: Trained | None, attacker: Trained) -> Row:
+    """A row's entries on its set and decoders: their kinds, as in the paper, and names."""
     return {
         "set": origin["set"],
         **{"shadow": shadow and shadow.kind, "attacker": attacker.kind},
@@ -191,31 +210,30 @@ def _told(origin: Mapping[str, Any], shadow: Trained | None, attacker: Trained) 
     }
 
 
-def _label(r: results_file.Row) -> str:
+def _label(r: Row) -> str:
     if not r.get("attacker"):
         return r["method"]
     return f"{r['shadow_name'] or r['method']} → {r['attacker_name']}"
 
 
-def _accuracies(rows: Sequence[results_file.Row], beside: Beside) -> str:
-    """Table 3: ACC by shadow."""
-    lines = []
-    for r in {r["shadow_name"]: r for r in reversed(rows[:-1])}.values():
+def _accuracies(rows: Sequence[Row], beside: Theirs) -> str:
+    """Table 3: ACC by shadow, each shadow's first row."""
+    lines: dict[str, list[str]] = {}
+    for r, theirs in zip(rows[:-1], beside, strict=False):
         low, high = (f"{100 * x:.2f}" for x in r["acc_ci"])
-        theirs = beside(r).get("acc")
         name = r["shadow_name"] or r["method"]
-        printed = "–" if theirs is None else f"{100 * theirs:.2f}"
-        lines.append([name, f"{100 * r['acc']:.2f}", f"{low} to {high}", printed])
+        printed = f"{100 * theirs['acc']:.2f}" if "acc" in theirs else "–"
+        lines.setdefault(name, [name, f"{100 * r['acc']:.2f}", f"{low} to {high}", printed])
     header = ("shadow", "ACC %", "95 % over pairs", "in the paper")
-    return "Recognition (Table 3)\n\n" + results_file.markdown(header, lines[::-1])
+    return "Recognition (Table 3)\n\n" + markdown(header, list(lines.values()))
 
 
-def _grid(rows: Sequence[results_file.Row], metric: str, beside: Beside) -> str:
+def _grid(rows: Sequence[Row], metric: str, beside: Theirs) -> str:
     """Table 4: shadows down, attackers across; the paper's number in parentheses."""
     digits = 3 if metric == "ssim" else 2
     lines: dict[str, list[str]] = {}
-    for r in rows[:-1]:
-        theirs = beside(r).get(metric)
+    for r, printed in zip(rows[:-1], beside, strict=False):
+        theirs = printed.get(metric)
         cell = f"{r[metric]:.{digits}f}" + ("" if theirs is None else f" ({theirs:.2f})")
         lines.setdefault(r["shadow_name"] or r["method"], []).append(cell)
     names = list(dict.fromkeys(r["attacker_name"] for r in rows[:-1]))
@@ -224,7 +242,7 @@ def _grid(rows: Sequence[results_file.Row], metric: str, beside: Beside) -> str:
     title = (
         f"{metric.upper()}: shadows down, attackers across (the paper's in parentheses; Table 4)"
     )
-    return f"{title}\n\n" + results_file.markdown(("", *names), table)
+    return f"{title}\n\n" + markdown(("", *names), table)
 
 
 def _spread_text(found: Mapping[str, Any]) -> str:
@@ -251,7 +269,7 @@ def _spread_text(found: Mapping[str, Any]) -> str:
     return (
         f"Spread over the seeds of {n[0]} S ({'; '.join(found['shadows'])}) and {n[1]} R "
         f"({'; '.join(found['attackers'])}): mean ± standard deviation (95 % t-interval; that of "
-        "all cells, which share S and R, is too narrow)\n\n" + results_file.markdown(header, lines)
+        "all cells, which share S and R, is too narrow)\n\n" + markdown(header, lines)
     )
 
 

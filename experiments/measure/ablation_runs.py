@@ -1,9 +1,9 @@
-"""What the ablations compute: many protections as one store, a clipping attacker, diagnoses."""
+"""What the ablations compute: many protections as one store, and diagnoses."""
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from advface_jax.models.decoders import Decoder
 from advface_jax.models.layers import Statistics
 from advface_jax.protect import ascent
 from advface_jax.system import Role
-from experiments.measure import decoders, results_file, table
+from experiments.measure import decoders, judging
 from experiments.measure.ablation_conditions import Condition, Run
 from experiments.measure.judging import of_features
+from experiments.measure.results_file import Row
+from experiments.measure.subjects import Clipping
 from experiments.measure.table_rows import floor, row
 
 Decoders = Mapping[tuple[str, Role], Decoder]
@@ -34,7 +36,7 @@ def _static() -> Any:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Protections:
-    """All protections of a run (an ``evaluation.Store``)."""
+    """All protections of a run (a ``judging.Store``)."""
 
     extractor: Any
     shadows: tuple[Decoder, ...]  # a family's each
@@ -82,22 +84,11 @@ def snapshots(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Clipping:
-    """An attacker who knows that E ends in a ReLU: a free step, without any training."""
-
-    attacker: Callable[[jax.Array], jax.Array]
-
-    def __call__(self, stored: jax.Array) -> jax.Array:
-        return self.attacker(jnp.maximum(stored, 0))
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What is said of stored features z' without an attacker, per condition and face.
+    """Two numbers for each stored feature z', by condition and face, without an attacker.
 
-    Two numbers: ‖S(z') - x~‖₁ per pixel and channel, which is what the ascent maximises (S with
-    the condition's own statistics); and the share of negative elements of z'.
+    ‖S(z') - x~‖₁ per pixel and channel, which is what the ascent maximises (S with the condition's
+    own statistics); and the share of negative elements of z'.
     """
 
     shadows: tuple[Decoder, ...]
@@ -150,7 +141,7 @@ def read_decoders(system: advface_jax.System, rows: Sequence[Condition]) -> Deco
 
 
 def told(used: Decoders, c: Condition) -> dict[str, Any]:
-    """What makes a condition's row what it is, beside the faces and the recogniser."""
+    """The settings of a condition's row, beside the faces and the recogniser."""
     return {
         **dataclasses.asdict(c.config),
         "steps": c.steps,
@@ -181,7 +172,7 @@ def measure(
     settings: Mapping[str, Any],
     keep: Path,
     seed: int,
-) -> tuple[dict[Condition, results_file.Row], Path]:
+) -> tuple[dict[Condition, Row], Path]:
     """The rows of a run, and the folder in ``keep`` that holds its finished batches."""
     shadows = tuple(used[f.shadow, "shadow"] for f in run.families)
     store = Protections(
@@ -205,14 +196,14 @@ def measure(
     subject = dataclasses.replace(subject, diagnose=diagnosis)
     mine = {**settings, "rows": [told(used, c) for c in run.rows]}
     began = time.monotonic()
-    measured = table.measure(crops, subject, batch=run.batch, seed=seed, keep=keep, settings=mine)
-    seconds = (measured.seconds + time.monotonic() - began) / len(run.rows)
+    measured = judging.measure(crops, subject, batch=run.batch, seed=seed, keep=keep, settings=mine)
+    seconds = (measured.earlier + time.monotonic() - began) / len(run.rows)
     judged = measured.judged
-    lines: dict[Condition, results_file.Row] = {}
+    lines: dict[Condition, Row] = {}
     for c in run.rows:
         condition, attacker = run.place(c)
         notes = {"set": settings["set"], **names(c), **told(used, c), "seconds": seconds}
-        notes["left_over"] = len(crops) % c.batch  # how many the last batch held, 0: it was full
+        notes["left_over"] = len(crops) % c.batch  # of the last batch; 0: it was full
         notes |= {
             name: float(values.mean())
             for name, values in zip(Diagnosis.NAMES, judged.diagnosed[condition], strict=True)

@@ -1,41 +1,33 @@
 """The rows of defences that store an image's frequency channels: DuetFace, PartialFace, DCTDP.
 
-Ψ cannot read channels, so that they are measured apart from the features: with a recogniser of
-their own (DuetFace's, client and server together) or none (the row then has no ACC and no SRRA),
-and against two attackers: a decoder trained on channels, as in the paper, and ``solve_channels``,
-which is trained on nothing.
+Ψ cannot read channels, so they are measured apart from the features: with a recogniser of their
+own (DuetFace's, client and server together) or none (the row then has no ACC and no SRRA), and
+against two attackers: a decoder trained on channels, as in the paper, and ``solve_channels``,
+which needs no training.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 import advface_jax
 from advface_jax import data, defenses
-from advface_jax.attacks import solve_channels
 from advface_jax.data import leaks
 from advface_jax.defenses import channels
 from advface_jax.models.decoders import AnyDecoder
 from advface_jax.models.duetface import Recogniser
 from advface_jax.system import ASSETS, read_decoder
 from advface_jax.training import duetface
-from experiments.measure import decoders as measure_decoders
-from experiments.measure import inputs, results_file
-from experiments.measure import table as measure_table
-from experiments.measure.duetface import Images, of_duetface
-from experiments.measure.judging import Subject
+from experiments.measure import inputs, judging
+from experiments.measure.decoders import digest
+from experiments.measure.judging import Measured, Subject
+from experiments.measure.results_file import Row
+from experiments.measure.subjects import Constant, Images, Solved, Stored, of_duetface
 from experiments.measure.table_rows import row
 
 SHIPPED = ASSETS.parent / "duetface"
 RECOGNISER, DECODER = "duetface.safetensors", "channelrec-attacker.safetensors"
 SOLVED = "solved"
 NAMES = {"duetface": "DuetFace", "partialface": "PartialFace", "dctdp": "DCTDP"}
-MEAN_COLOUR = (0.595, 0.441, 0.365)
-"""R, G, B of CelebA B (3,158 faces, nobody in LFW): what the one who solves guesses."""
 SOLVABLE = {"duetface": channels.SERVER_CHANNELS, "dctdp": channels.DCTDP_CHANNELS}
 KEPT = ("method", "epsilon", "n", "pairs", "ssim", "psnr", "mse")  # of a row without recogniser
 
@@ -50,46 +42,67 @@ class Networks(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What one defence adds to a table: rows, and of the first batch the pictures of each."""
+    """What one defence adds to a table."""
 
-    rows: list[results_file.Row]
-    pictures: np.ndarray  # (rows, faces, 160, 160, 3) uint8
+    rows: list[Row]
     settings: dict[str, Any]  # what tells these networks from others
-    seconds: float  # of earlier sittings
-    rate: float  # faces a second
-    folder: Path  # the kept batches
+    measured: Measured  # one condition, an attacker for each row
+
+
+class NotMeasured(Exception):
+    """Nobody named a network, and none is shipped for these weights: its row stays empty."""
+
+
+def read_recogniser(
+    system: advface_jax.System, folder: Path | None
+) -> tuple[Recogniser, dict[str, Any], Path]:
+    """DuetFace's recogniser, its card and its file.
+
+    Args:
+      system: Whose FaceNet it stands in front of.
+      folder: What train_duetface left; None for the shipped one.
+
+    Raises:
+      NotMeasured: No folder is given, and none is shipped for these weights.
+      ValueError: The folder holds something else.
+    """
+    file = (folder or SHIPPED) / RECOGNISER
+    if folder is None and not file.is_file():
+        raise NotMeasured("needs a recogniser: give --duetface FOLDER (experiments.train_duetface)")
+    try:
+        return *duetface.read_duetface(file, system), file
+    except ValueError:
+        if folder is not None:
+            raise
+    raise NotMeasured("needs a recogniser for these weights: give --duetface FOLDER")
 
 
 def read_duetface(
     system: advface_jax.System, folder: Path | None, decoder: Path | None
-) -> Networks | str:
-    """DuetFace's networks, or why there are none.
+) -> Networks:
+    """DuetFace's networks.
 
-    folder: what train_duetface left, None for the shipped recogniser. decoder: a file of
-    ``train_decoder --defense duetface``, None for the shipped one.
+    Args:
+      system: Whose FaceNet the recogniser stands in front of.
+      folder: What train_duetface left; None for the shipped recogniser.
+      decoder: A file of ``train_decoder --defense duetface``; None for the shipped one.
 
     Raises:
-      ValueError: a folder or a file was given and holds something else.
+      NotMeasured: One of them is not given, and none is shipped.
+      ValueError: A folder or a file is given and holds something else.
     """
-    recognisers, decoders = (folder or SHIPPED) / RECOGNISER, decoder or SHIPPED / DECODER
-    missing = [p for p, given in ((recognisers, folder), (decoders, decoder)) if not given]
-    if not all(path.is_file() for path in missing):
-        return "needs a recogniser (--duetface) and a decoder (--duetface-attacker) of its channels"
-    try:
-        recogniser, _ = duetface.read_duetface(recognisers, system)
-    except ValueError:
-        if folder is not None:
-            raise
-        return "needs a recogniser for these weights: give --duetface"
-    read, _ = read_decoder(decoders, "duetface")
-    return Networks("duetface", read, recogniser, (recognisers, decoders))
+    recogniser, _, file = read_recogniser(system, folder)
+    if decoder is None and not (SHIPPED / DECODER).is_file():
+        raise NotMeasured("needs a decoder of its channels: give --duetface-attacker FILE")
+    read, _ = read_decoder(decoder or SHIPPED / DECODER, "duetface")
+    return Networks("duetface", read, recogniser, (file, decoder or SHIPPED / DECODER))
 
 
 def read_channels(file: Path) -> Networks:
     """A decoder of any defence's channels, without a recogniser.
 
     Raises:
-      ValueError: no such file, a damaged one, or a decoder of unprotected features.
+      ValueError: No such file, a damaged one, or a decoder of unprotected features.
     """
     decoder, card = read_decoder(file)
     name = card.get("defense", "none")
@@ -101,47 +114,15 @@ def read_channels(file: Path) -> Networks:
     return Networks(name, decoder, None, (file,))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Stored:
-    """What the defence stores, the one condition there is."""
-
-    defense: defenses.Defense
-
-    def __call__(self, images: jax.Array, keys: jax.Array, mask: jax.Array) -> jax.Array:
-        return self.defense(images, key=keys, mask=mask)[None]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Solved:
-    """The attacker who solves for the image, and guesses a mean colour for what is lost."""
-
-    present: tuple[int, ...] = dataclasses.field(metadata={"static": True})
-
-    def __call__(self, stored: jax.Array) -> jax.Array:
-        return solve_channels(stored, self.present, MEAN_COLOUR)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Nobody:
-    """The same embedding for everybody, where there is no recogniser."""
-
-    def __call__(self, first: jax.Array, *_: jax.Array) -> jax.Array:
-        return jnp.ones((first.shape[0], 1))
-
-
 def subject(networks: Networks) -> Subject:
-    """What is measured of one defence: its attackers are the decoder and, where it applies, the
-    one who solves."""
+    """One defence, attacked by the decoder and, where it applies, by solving."""
     name, recogniser = networks.defense, networks.recogniser
     solver = [Solved(SOLVABLE[name])] if name in SOLVABLE else []
     attackers = (networks.decoder, *solver)
     if recogniser:
         return of_duetface(recogniser, attackers)
     stored = Stored(getattr(defenses, name)())
-    return Subject(Images(), stored, attackers, Nobody(), Nobody(), unprotected=False)
+    return Subject(Images(), stored, attackers, Constant(), Constant(), unprotected=False)
 
 
 def seen_in_training(
@@ -165,16 +146,20 @@ def measure(
 ) -> Rows:
     """The rows of one defence: by the trained decoder, then solved.
 
-    settings: of the table that they join, so that a stopped run resumes under the same. told: what
-    its rows are told too; ``attacker`` becomes their own, ``shadow`` none.
+    Args:
+      networks: Of the defence.
+      crops, pairs: What is measured.
+      batch, seed, keep: As for ``judging.judge``.
+      settings: Of the table that the rows join, so that a stopped run resumes.
+      told: Further entries of each row; ``attacker`` becomes its own, ``shadow`` None.
     """
     ours: dict[str, Any] = {
         "defense": networks.defense,
-        "decoder_sha256": measure_decoders.digest(networks.decoder),
+        "decoder_sha256": digest(networks.decoder),
     }
     if networks.recogniser:
-        ours["recogniser_sha256"] = measure_decoders.digest(networks.recogniser.duetface)
-    measured = measure_table.measure(
+        ours["recogniser_sha256"] = digest(networks.recogniser.duetface)
+    measured = judging.measure(
         crops,
         subject(networks),
         batch=batch,
@@ -194,4 +179,4 @@ def measure(
             kept = {k: v for k, v in line.items() if k.removesuffix("_ci") in (*KEPT, *also)}
             line = {**kept, "acc": None, "srra": None}
         rows.append(line)
-    return Rows(rows, measured.pictures[0], ours, measured.seconds, measured.rate, measured.folder)
+    return Rows(rows, ours, measured)

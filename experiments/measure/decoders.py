@@ -10,11 +10,9 @@ import numpy as np
 from flax import nnx
 
 import advface_jax
-from advface_jax.data import Faces, leaks
 from advface_jax.models import decoders, state
 from advface_jax.models.facenet import InceptionResNetV1
 from advface_jax.system import ASSETS, Role
-from experiments.measure import inputs
 
 KIND_NAMES = {"transrec": "TransRec", "resrec": "ResRec", "urec": "URec"}
 
@@ -25,6 +23,10 @@ class Models(NamedTuple):
     network: InceptionResNetV1
     shadow: decoders.Decoder
     attacker: decoders.Decoder
+
+    @property
+    def kinds(self) -> tuple[str, str]:
+        return self.shadow.config.kind, self.attacker.config.kind
 
 
 def models(system: advface_jax.System, shadow: str, attacker: str) -> Models:
@@ -40,8 +42,8 @@ class Trained(NamedTuple):
     decoder: decoders.Decoder
     role: Role
     file: Path
-    seed: int | None  # of its training, where the card says it
-    name: str  # as it stands in a table: its kind, and what tells it from its like
+    seed: int | None  # of its training, if its card has one
+    name: str  # in a table: its kind, and what tells it from others of that kind
 
     @property
     def kind(self) -> str:
@@ -62,7 +64,7 @@ def trained(system: advface_jax.System, sources: Sequence[str], role: Role) -> t
     """Several decoders of one role, by kind or by file, under names that differ.
 
     Raises:
-      ValueError: no source, one that comes twice, or as for ``System.decoder``.
+      ValueError: No source, one given twice, or as for ``System.decoder``.
     """
     if not sources:
         raise ValueError(f"got no {role}; wanted at least one: a kind or a .safetensors file")
@@ -95,8 +97,7 @@ def provenance(
 ) -> dict[str, Any]:
     """What tells these networks from others, for the settings of a results file."""
     return {
-        "weights": system.card["source"],
-        "weights_sha256": system.card["sha256"],
+        **of_system(system),
         "shadow": Path(shadow).stem,
         "shadow_sha256": digest(models.shadow),
         "attacker": Path(attacker).stem,
@@ -104,15 +105,9 @@ def provenance(
     }
 
 
-def seen_in_training(
-    shadow: str, attacker: str, crops: Faces, on_leak: leaks.OnLeak
-) -> dict[str, dict[str, int] | None]:
-    """``inputs.seen_in_training`` by the lists beside the two decoders."""
-    lists = {
-        "shadow": file(shadow, "shadow").with_suffix(".identities"),
-        "attacker": file(attacker, "attacker").with_suffix(".identities"),
-    }
-    return inputs.seen_in_training(lists, crops, on_leak)
+def of_system(system: advface_jax.System) -> dict[str, Any]:
+    """What tells a recogniser from others, for the settings of a results file."""
+    return {"weights": system.card["source"], "weights_sha256": system.card["sha256"]}
 
 
 def decoder(system: advface_jax.System, source: str, role: Role) -> decoders.Decoder:
@@ -123,12 +118,25 @@ def decoder(system: advface_jax.System, source: str, role: Role) -> decoders.Dec
 
 
 def file(source: str, role: Role) -> Path:
-    """Where that decoder lies."""
+    """Its file."""
     return ASSETS / f"{source}-{role}.safetensors" if source in decoders.KINDS else Path(source)
 
 
+def identities(source: str, role: Role) -> Path:
+    """The list of the people in that decoder's training, which may be missing."""
+    return file(source, role).with_suffix(".identities")
+
+
+def lists(shadow: str, attacker: str) -> dict[str, Path]:
+    """``identities`` of S and R, for ``inputs.seen_in_training``."""
+    return {
+        "shadow": identities(shadow, "shadow"),
+        "attacker": identities(attacker, "attacker"),
+    }
+
+
 def digest(network: nnx.Module) -> str:
-    """What tells two networks of one name apart, as decoders."""
+    """The sum of a network's weights."""
     arrays = state.flatten(network)
     return hashlib.sha256(
         b"".join(np.asarray(arrays[k]).tobytes() for k in sorted(arrays))

@@ -1,4 +1,4 @@
-"""Which faces and which pairs an experiment measures: by preset where the flags are silent."""
+"""The faces and pairs that a command measures, from the flags or by preset."""
 
 import hashlib
 from collections import Counter
@@ -36,13 +36,17 @@ def read(
     resize: bool = False,
     set: paper.Set = "lfw",
 ) -> Inputs:
-    """Read the faces that the pairs need, and no others; without pairs, draw some.
+    """Reads the faces that the pairs need, and no others; without pairs, draws some.
 
-    demo: embedded faces of nobody. paper: the ``set``, from the flags or from the folder that the
-    variable ADVFACE_DATA names (see `sets`). Where ``pairs`` is None, those that the faces carry
-    are taken, else some are drawn from the identities. ``limit`` keeps as many same as different
-    pairs of every fold, in order. ``resize`` takes pictures of other sizes than 160×160; packs of
-    insightface are always resized.
+    Args:
+      preset: demo: embedded synthetic faces. paper: those of ``set``, from the flags or from the
+        folder in ADVFACE_DATA (``evaluation_sets``).
+      faces, listing: As ``data.read_faces`` takes them; None by preset.
+      pairs: A list; None for the pairs that the faces carry, else drawn from the identities.
+      limit: Keeps as many same as different pairs of every fold, in order.
+      seed: Of drawn pairs.
+      resize: Takes pictures of other sizes than 160×160; packs of insightface always do.
+      set: Of the preset paper.
 
     Raises:
       ValueError: paper without data, data that cannot be read, or a set without paper.
@@ -99,14 +103,16 @@ def draw(crops: data.Faces | data.FeatureSet, limit: int | None, seed: int) -> d
 def seen_in_training(
     trained: Mapping[str, Path], crops: data.Faces, on_leak: leaks.OnLeak
 ) -> dict[str, dict[str, int] | None]:
-    """For each model, what the measured people share with those of its training, in numbers.
+    """Train/test identity overlap in numbers, for each model; None where its list is missing.
 
-    trained: a model's name, and its list of identities as train_decoder writes it beside a decoder,
-    or a listing with columns file and identity. A model whose file is not there has None: nothing
-    is known of whom it saw.
+    Args:
+      trained: A model's name, and its list of identities as train_decoder writes it beside a
+        decoder, or a listing with columns file and identity.
+      crops: The measured faces.
+      on_leak: warn, or refuse.
 
     Raises:
-      ValueError: people were seen in training and ``on_leak`` is refuse; warn counts them only.
+      ValueError: Measured people were seen in training, and ``on_leak`` is refuse.
     """
     counts: dict[str, dict[str, int] | None] = {}
     for name, path in trained.items():
@@ -121,3 +127,9 @@ def seen_in_training(
         leaks.settle(found, f"the training of {name} ({path.name})", on_leak)
         counts[name] = found.counts()
     return counts
+
+
+def distinct(identities: tuple[str, ...], most: int = 6) -> list[int]:
+    """The first face of each of the first identities."""
+    first = {identity: i for i, identity in reversed(list(enumerate(identities)))}
+    return sorted(first.values())[:most]

@@ -1,4 +1,4 @@
-"""Measure a protection over faces, batch by batch: what the attacker sees, what is recognised."""
+"""Measures a protection over faces, batch by batch: what the attacker sees, what is recognised."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from advface_jax import checks, metrics, sharding
+from advface_jax import checks, cli, metrics, sharding
 from advface_jax.data import Faces
 from advface_jax.models.facenet import InceptionResNetV1
 
@@ -31,7 +31,7 @@ FACES = {
 
 
 class Judged(NamedTuple):
-    """What attackers and recogniser make of stored items, per condition c, attacker a, face n."""
+    """What attackers and recogniser make of stored items, by condition c, attacker a, face n."""
 
     ssim: np.ndarray  # (c, a, n) of the attacker's picture
     psnr: np.ndarray  # (c, a, n) dB
@@ -46,7 +46,7 @@ class Measured(NamedTuple):
 
     judged: Judged
     pictures: np.ndarray  # (c, a, batch, 160, 160, 3) uint8
-    seconds: float  # of all batches, in whichever sitting
+    earlier: float  # seconds of the batches kept from earlier sittings
     rate: float  # faces a second, of the median whole batch: compiling is left out
     folder: Path  # where the batches were kept: ``discard`` it once the results are written
 
@@ -58,20 +58,22 @@ Store = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """What is measured. Every callable is a pytree (an nnx module, a ``Defense``, a registered
-    dataclass): its arrays are arguments of the compiled program, its static fields hashable.
+    """What is measured.
+
+    Every callable is a pytree (an nnx module, a ``Defense``, a registered dataclass): its arrays
+    are arguments of the compiled program, its static fields hashable.
 
     Attributes:
       client: images (b,160,160,3) in [0,1] -> the item that the defence takes.
-      store: the item -> what is stored, every condition on top of the other.
-      attackers: each what is stored (b,*stored) -> its picture (b,160,160,3). None: recognition
-        alone is measured.
+      store: the item -> what is stored, all conditions stacked.
+      attackers: each what is stored (b,*stored) -> its picture (b,160,160,3). Without any,
+        recognition alone is measured.
       recognise: what is stored, and the images -> embeddings (b,e). The images are for a client
         that keeps a share of its own; others ignore them.
-      replay: images -> embeddings (b,e) of whatever is shown to the client.
+      replay: images -> embeddings (b,e) of what is shown to the client.
       unprotected: whether the item itself, stored as it is, comes first, as condition 0.
       diagnose: the item, all that is stored (c,b,*stored) and the mask (b,) -> (c,k,b), any k
-        numbers about each stored item; None for none.
+        numbers about each stored item; or None.
     """
 
     client: Callable[[jax.Array], jax.Array]
@@ -98,13 +100,9 @@ def of_features(
     network: InceptionResNetV1,
     store: Store,
     attackers: Sequence[Callable[[jax.Array], jax.Array]],
-    recogniser: InceptionResNetV1 | None = None,
 ) -> Subject:
-    """A defence of E's features: E at the client, Ψ at the server, and Ψ(E(·)) on what is shown.
-
-    ``recogniser`` is whose Ψ compares, where it was retrained; its E is not used.
-    """
-    server = Server(recogniser or network)
+    """A defence of E's features: E at the client, Ψ at the server, and Ψ(E(·)) on what is shown."""
+    server = Server(network)
     return Subject(
         network.extractor, store, tuple(attackers), server, Replay(network.extractor, server)
     )
@@ -171,10 +169,10 @@ def judge(
     settings: dict[str, Any],
     progress: Callable[[int], None] = lambda n: None,
 ) -> Measured:
-    """All faces, in batches of ``batch``; each finished batch is kept in the folder ``keep``, so
-    that a run with the same ``settings`` resumes. A batch lies across all devices.
+    """Judges all faces, in batches of ``batch`` that lie across all devices.
 
-    A face's key comes of ``seed`` and its number: how faces are batched changes no noise.
+    Each finished batch is kept in the folder ``keep``, so that a run with the same ``settings``
+    resumes. A face's key is derived from ``seed`` and its number, whatever its batch.
     """
     checks.positive(batch=batch)
     mesh = sharding.across(batch)
@@ -184,12 +182,14 @@ def judge(
     folder = keep / key
     folder.mkdir(parents=True, exist_ok=True)
     parts: list[Judged] = []
-    pictures, seconds = np.empty(0), []
+    pictures, seconds, earlier = np.empty(0), [], 0.0
     for start in range(0, len(faces), batch):
         file = folder / f"{start:06d}.npz"
         real = min(batch, len(faces) - start)
         kept = _read(file, with_pictures=start == 0)
-        if kept is None:
+        if kept is not None:
+            earlier += float(kept["seconds"])
+        else:
             began = time.monotonic()
             chosen = np.resize(np.arange(start, start + real), batch)  # padding repeats, masked
             mask = (np.arange(batch) < real).astype(np.float32)
@@ -214,12 +214,32 @@ def judge(
         for name, axis in FACES.items()
     }
     rate = min(batch, len(faces)) / max(float(np.median(seconds)), 1e-9)
-    return Measured(Judged(**joined), pictures, sum(seconds), rate, folder)
+    return Measured(Judged(**joined), pictures, earlier, rate, folder)
+
+
+def measure(faces: Faces, subject: Subject, **how: Any) -> Measured:
+    """``judge`` under a progress bar; ``how`` are its keywords."""
+    with cli.bar("faces") as bar:
+        task = bar.add_task("protect, attack, recognise", total=len(faces), note="compiling")
+
+        def progress(n: int) -> None:
+            bar.update(task, advance=n)
+            rate = bar.tasks[0].completed / max(bar.tasks[0].elapsed or 0, 1e-9)
+            bar.update(task, note=f"{rate:.2f} faces/s")
+
+        return judge(faces, subject, progress=progress, **how)
+
+
+@contextlib.contextmanager
+def exactly(precision: str):
+    """In float32 no matrix product is rounded on its way: accelerators would, by default."""
+    exact = jax.default_matmul_precision("highest") if precision == "float32" else None
+    with exact or contextlib.nullcontext():
+        yield
 
 
 def discard(*folders: Path) -> None:
-    """Remove kept batches: embeddings of every face are not for keeping. Those of other runs, that
-    were stopped, stay."""
+    """Removes kept batches, which hold an embedding of every face; those of other runs stay."""
     for folder in folders:
         shutil.rmtree(folder)
         with contextlib.suppress(OSError):  # other runs' batches lie there
@@ -233,11 +253,11 @@ def _write(file: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _read(file: Path, *, with_pictures: bool) -> dict[str, np.ndarray] | None:
-    """A kept batch, or None when it is not there or damaged (it is then measured again)."""
+    """A kept batch; None when it is missing or damaged, and is then measured again."""
     try:
         with file.open("rb") as opened, np.load(opened) as arrays:
             wanted = (*Judged._fields, "seconds", *(["pictures"] if with_pictures else []))
             return {name: arrays[name] for name in wanted}
-    # Damage can lead anywhere: to an unknown compression, or an encryption that there is not.
+    # A damaged archive can name any compression or encryption.
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
         return None

@@ -1,4 +1,4 @@
-"""What every experiment's results share: their form on disk, and where they were measured."""
+"""The results file of every command: rows, settings, and where they were measured."""
 
 import datetime
 import importlib.metadata
@@ -35,7 +35,7 @@ def surroundings() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name; Linux tells it in /proc only, and not always."""
+    """The processor's name; Linux has it in /proc only, and not always."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -55,7 +55,7 @@ def write_results(
     notes: Mapping[str, Any] | None = None,
     text: str,
 ) -> None:
-    """``NAME.json`` (rows, config, notes, command, surroundings, wall time) and ``NAME.md``."""
+    """Writes ``NAME.json`` (rows, config, notes, command, surroundings, time) and ``NAME.md``."""
     out.mkdir(parents=True, exist_ok=True)
     document = {
         "rows": list(rows),
@@ -69,7 +69,7 @@ def write_results(
     (out / f"{name}.md").write_text(text + "\n")
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table whose first ``left`` columns are text and the others numbers."""
+    rule = ["---"] * left + ["---:"] * (len(header) - left)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))

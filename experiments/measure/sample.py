@@ -1,4 +1,4 @@
-"""The flags that experiments share: what is measured, and how AdvFace ascends there."""
+"""The flags that commands share: what is measured, and how AdvFace ascends."""
 
 import dataclasses
 from pathlib import Path
@@ -9,6 +9,7 @@ from tyro.conf import OmitArgPrefixes
 from advface_jax import ProtectConfig, checks
 from advface_jax.data import leaks
 from experiments.measure import inputs, paper
+from experiments.measure.results_file import Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,9 +17,8 @@ class Sample:
     """Whose faces are measured, with which recogniser, and where the result goes.
 
     Attributes:
-      preset: demo: 48 embedded faces of nobody. paper: the pairs of --set, from --faces and --pairs
-        or from the folder that the variable ADVFACE_DATA names, with the paper's numbers beside
-        ours where it has some.
+      preset: demo: embedded synthetic faces. paper: the pairs of --set, from --faces and --pairs
+        or from the folder in the variable ADVFACE_DATA, with the paper's numbers beside ours.
       set: lfw, cfp_fp or agedb_30, with --preset paper.
       out: Folder for the results.
       weights: facenet-512-q8 (fetched at first use, 17 MB), facenet-128, another known name, or a
@@ -32,10 +32,10 @@ class Sample:
       limit: At most so many pairs, as many same as different from every fold, in the list's
         order.
       batch: Faces at a time: protected together, where S uses their statistics.
-      seed: Of a defence's noise, and of the pairs that are drawn where none are given. A face's
-        noise comes of the seed and its number, whatever its batch.
-      on_leak: What to do when measured people were seen in training, as far as the lists beside
-        the networks (NAME.identities) tell: warn, or refuse.
+      seed: Of a defence's noise, and of the pairs that are drawn when none are given. A face's
+        noise is derived from the seed and its number, whatever its batch.
+      on_leak: What to do about train/test identity overlap, by the lists beside the networks
+        (NAME.identities): warn, or refuse.
     """
 
     preset: inputs.Preset = "demo"
@@ -52,12 +52,15 @@ class Sample:
 
     @property
     def how(self) -> dict[str, Any]:
-        """Keywords of ``evaluation.judge``; a stopped run goes on from the batches it kept."""
+        """Keywords of ``judging.judge``; a stopped run goes on from the batches it kept."""
         return {"batch": self.batch, "seed": self.seed, "keep": self.out / ".batches"}
 
     def read(self, resize: bool = False) -> inputs.Inputs:
-        """The faces and the pairs. ValueError as for ``inputs.read``, for an empty batch, and
-        where ``out`` is a file."""
+        """The faces and the pairs.
+
+        Raises:
+          ValueError: As for ``inputs.read``; an empty batch; ``out`` is a file.
+        """
         checks.positive(batch=self.batch)
         if self.out.exists() and not self.out.is_dir():
             raise ValueError(f"got --out {self.out}, which is a file; wanted a folder")
@@ -71,6 +74,13 @@ class Sample:
             resize,
             self.set,
         )
+
+    def beside(self, r: Row, kinds: tuple[str, str], config: ProtectConfig) -> dict[str, float]:
+        """The paper's numbers for a row, by the kinds of S and R: none unless the faces are the
+        paper's and AdvFace ran at its settings."""
+        if self.preset != "paper" or config != ProtectConfig():
+            return {}
+        return paper.beside(r["method"], r["epsilon"], *kinds, set=self.set)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +107,7 @@ class Ascent:
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def config(self, method: Literal["pgd", "fgsm", "mifgsm"] = "pgd") -> ProtectConfig:
-        """As ``protect`` takes it. Errors as for ``ProtectConfig``."""
+        """As ``protect`` takes it; errors as for ``ProtectConfig``."""
         return ProtectConfig(
             self.steps,
             self.alpha,

@@ -1,151 +1,189 @@
-"""A table of results: measured under a bar, written as JSON and Markdown, shown in the terminal."""
+"""A table of results as a value, and the one place that writes, draws and shows it."""
 
-import contextlib
-import time
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-from rich.table import Table
+from rich.table import Table as Shown
 
 from advface_jax import cli
-from advface_jax.data import Faces
-from advface_jax.system import Role
-from experiments.measure import results_file
-from experiments.measure.judging import Measured, Subject, judge
-from experiments.measure.results_file import Row
+from experiments.measure.judging import discard
+from experiments.measure.results_file import Row, markdown, surroundings, write_results
 
-SHOWN = ("ssim", "psnr", "mse", "acc", "srra", "srra_same_image")
-HEADER = ("", "SSIM", "PSNR", "MSE", "ACC %", "SRRA %", "same image %")
 MEASURES = (
-    "SSIM, PSNR and MSE compare R's picture with the face. SRRA: R's picture of one image accepted "
-    "as another image of the same person, at the threshold of the row's own pairs; same image: as "
-    "the image itself."
+    "SSIM, PSNR and MSE compare R's picture with the face. ACC ±: half of a 95 % bootstrap "
+    "interval over the pairs. SRRA: R's picture of one image accepted as another image of the same "
+    "person, at the threshold of the row's own pairs; same image: as the image itself."
 )
 FLOOR = (
     "The mean of these faces stands for what an attacker has without any feature (theirs, of other "
-    "faces, is a little further off): an SSIM below its own is a wrecked picture, which is not yet "
+    "faces, is a little further off): a picture with a lower SSIM is wrecked, which is not yet "
     "privacy. The attacker here does not know of the protection."
+)
+NOISE = (
+    "Random: two readings of the paper's one row: kept within ε in total (ball), or each step "
+    "within ε (walk). Laplace noise has scale ε; no sensitivity is known, so it is a noise "
+    "baseline and no guarantee of differential privacy."
+)
+LAPLACE = "Laplace noise (no DP guarantee)"  # its label in every table
+
+
+class Spent(NamedTuple):
+    """Seconds that a result took: in earlier sittings, and in this one."""
+
+    earlier: float
+    now: float
+
+    @property
+    def total(self) -> float:
+        return self.earlier + self.now
+
+
+class Column(NamedTuple):
+    """How one number of a row is printed."""
+
+    title: str
+    key: str
+    scale: int = 1
+    digits: int = 2
+    interval: bool = False  # followed by ± half of the row's 95 % interval
+
+    def text(self, numbers: Mapping[str, Any]) -> str:
+        value = numbers.get(self.key)
+        if value is None:
+            return "–"
+        shown = f"{self.scale * value:.{self.digits}f}"
+        if self.interval and (ends := numbers.get(f"{self.key}_ci")):
+            shown += f" ± {self.scale * (ends[1] - ends[0]) / 2:.{self.digits}f}"
+        return shown
+
+
+COLUMNS = (
+    Column("SSIM", "ssim", 1, 3),
+    Column("PSNR", "psnr"),
+    Column("MSE", "mse", 1, 4),
+    Column("ACC %", "acc", 100, interval=True),
+    Column("SRRA %", "srra", 100),
+    Column("same image %", "srra_same_image", 100),
 )
 
 
-@contextlib.contextmanager
-def exactly(precision: str):
-    """In float32 no matrix product is rounded on its way: accelerators would, by default."""
-    exact = jax.default_matmul_precision("highest") if precision == "float32" else None
-    with exact or contextlib.nullcontext():
-        yield
+def header(columns: Sequence[Column] = COLUMNS) -> list[str]:
+    return ["", *(column.title for column in columns)]
 
 
-def measure(faces: Faces, subject: Subject, **how: Any) -> Measured:
-    """``evaluation.judge`` under a bar, ``how`` being its own keywords; but ``seconds`` are those
-    that earlier sittings spent."""
-    at = time.monotonic()
-    with cli.bar("faces") as bar:
-        task = bar.add_task("protect, attack, recognise", total=len(faces), note="compiling")
-
-        def progress(n: int) -> None:
-            bar.update(task, advance=n)
-            rate = (bar.tasks[0].completed) / max(bar.tasks[0].elapsed or 0, 1e-9)
-            bar.update(task, note=f"{rate:.2f} faces/s")
-
-        measured = judge(faces, subject, progress=progress, **how)
-    return measured._replace(seconds=measured.seconds - (time.monotonic() - at))
-
-
-def distinct(identities: tuple[str, ...], most: int = 6) -> list[int]:
-    """The first face of each of the first identities."""
-    first = {identity: i for i, identity in reversed(list(enumerate(identities)))}
-    return sorted(first.values())[:most]
-
-
-def cells(label: str, ours: Row, theirs: Mapping[str, float]) -> list[list[str]]:
-    """A row as text under ``HEADER``, and the paper's below it where it has one."""
-
-    def line(label: str, numbers: Mapping[str, Any]) -> list[str]:
-        cells = [label]
-        for key in SHOWN:
-            scale = 100 if key.startswith(("acc", "srra")) else 1
-            digits = {"ssim": 3, "mse": 4}.get(key, 2)
-            value = numbers.get(key)
-            cells.append("–" if value is None else f"{scale * value:.{digits}f}")
-        return cells
-
-    return [line(label, ours), *([line("  in the paper", theirs)] if theirs else [])]
-
-
-def write(
-    out: Path,
-    name: str,
-    title: str,
-    rows: Sequence[Row],
+def lines(
     labels: Sequence[str],
+    rows: Sequence[Row],
     theirs: Sequence[Mapping[str, float]],
-    *,
-    settings: Mapping[str, Any],
-    notes: Mapping[str, Any],
-    seconds: float,
-    before: Sequence[str] = (),
-    remarks: Sequence[str] = (),
+    columns: Sequence[Column] = COLUMNS,
 ) -> list[list[str]]:
-    """``NAME.json`` and ``NAME.md``: each row under its label, the paper's numbers for it below.
-
-    before, remarks: paragraphs before and after the table. Returns the table, for ``show``.
-    """
-    table = [
-        line
-        for label, ours, numbers in zip(labels, rows, theirs, strict=True)
-        for line in cells(label, ours, numbers)
-    ]
-    command, where = cli.command(f"experiments.{name}"), results_file.surroundings()
-    paragraphs = [
-        f"# {title}",
-        *before,
-        results_file.markdown(HEADER, table),
-        f"{MEASURES} {FLOOR}",
-        *remarks,
-        _setting(settings, rows[0]),
-        f"`{command}`\n{where['hardware']}, jax {where['versions']['jax']}, "
-        f"{seconds / 60:.1f} min, {where['date']}.",
-    ]
-    results_file.write_results(
-        out,
-        name,
-        rows,
-        command=command,
-        config=settings,
-        seconds=seconds,
-        notes=notes,
-        text="\n\n".join(paragraphs),
-    )
-    return table
+    """The rows as text under ``header``, each followed by the paper's numbers where it has some."""
+    found = []
+    for label, ours, printed in zip(labels, rows, theirs, strict=True):
+        found.append([label, *(column.text(ours) for column in columns)])
+        if printed:
+            found.append(["  in the paper", *(column.text(printed) for column in columns)])
+    return found
 
 
-def _setting(settings: Mapping[str, Any], first: Row) -> str:
+def setting(settings: Mapping[str, Any], first: Row) -> str:
+    """The paragraph that says what was measured and how."""
     alpha = "ε/10" if settings["alpha"] is None else f"{settings['alpha']:g}"
     method = f"{settings['method']}, " if "method" in settings else ""
     start = " around z" if settings.get("start") == "z" else ""
+    networks = [
+        f"{letter} {settings.get(role) or '; '.join(d['name'] for d in settings[f'{role}s'])}"
+        for letter, role in (("S", "shadow"), ("R", "attacker"))
+        if role in settings or f"{role}s" in settings
+    ]
     return (
-        f"S {_named(settings, 'shadow')}, R {_named(settings, 'attacker')}, {settings['steps']} "
-        f"steps, {method}α = {alpha}, bound {settings['bound']}{start}, batches of "
-        f"{settings['batch']} ({settings['statistics']} statistics), {settings['precision']}, seed "
-        f"{settings['seed']}; {first['n']:,} faces, {first['pairs']:,} pairs in "
+        f"{', '.join(networks)}, {settings['steps']} steps, {method}α = {alpha}, bound "
+        f"{settings['bound']}{start}, batches of {settings['batch']} ({settings['statistics']} "
+        f"statistics), {settings['precision']}, {sample(settings, first)}"
+    )
+
+
+def sample(settings: Mapping[str, Any], first: Row) -> str:
+    """The end of that paragraph: seed, faces, pairs and weights."""
+    return (
+        f"seed {settings['seed']}; {first['n']:,} faces, {first['pairs']:,} pairs in "
         f"{settings['folds']} folds ({settings['faces']}); weights {settings['weights']}."
     )
 
 
-def _named(settings: Mapping[str, Any], role: Role) -> str:
-    """The one decoder of that role, or all of them."""
-    return settings.get(role) or "; ".join(d["name"] for d in settings[f"{role}s"])
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """What a command measured, and how it is to be written.
+
+    Attributes:
+      name: Of the command, and of its files.
+      title: Of the Markdown.
+      rows: For the JSON.
+      header, lines: The table as text; a first cell that begins with a space is the paper's row.
+      settings: What was measured, for the JSON's ``config``.
+      notes: For the JSON's ``notes``.
+      spent: How long it took.
+      before, remarks: Paragraphs of the Markdown before and after the table.
+      pictures: File names, each with the function that draws it there.
+      kept: Folders of batches, which ``publish`` removes.
+      caption: Over the table in the terminal.
+      narrow: The columns that the terminal has room for; all by default.
+    """
+
+    name: str
+    title: str
+    rows: Sequence[Row]
+    header: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    settings: Mapping[str, Any]
+    notes: Mapping[str, Any]
+    spent: Spent
+    before: Sequence[str] = ()
+    remarks: Sequence[str] = ()
+    pictures: Mapping[str, Callable[[Path], None]] = dataclasses.field(default_factory=dict)
+    kept: Sequence[Path] = ()
+    caption: str = "R's pictures of protected features; recognition; replay"
+    narrow: Sequence[int] | None = None
+
+    def markdown(self, command: str) -> str:
+        """The whole text, with the command and where it ran."""
+        where = surroundings()
+        parts = [
+            f"# {self.title}",
+            *self.before,
+            markdown(self.header, self.lines),
+            *self.remarks,
+            f"`{command}`\n{where['hardware']}, jax {where['versions']['jax']}, "
+            f"{self.spent.total / 60:.1f} min, {where['date']}.",
+        ]
+        return "\n\n".join(parts)
 
 
-def show(table: list[list[str]], out: Path, files: tuple[str, ...]) -> None:
-    """The table to the terminal, and which files were written."""
-    shown = Table(title="R's pictures of protected features; recognition; replay")
-    for i, name in enumerate(HEADER):
-        shown.add_column(name, justify="right" if i else "left")
-    for row in table:
-        shown.add_row(*row, style="dim" if row[0].startswith(" ") else None)
+def publish(table: Table, out: Path) -> None:
+    """Writes JSON, Markdown and pictures into ``out``, prints the table, removes kept batches."""
+    command = cli.command(f"experiments.{table.name}")
+    write_results(
+        out,
+        table.name,
+        table.rows,
+        command=command,
+        config=table.settings,
+        seconds=table.spent.total,
+        notes=table.notes,
+        text=table.markdown(command),
+    )
+    for file, draw in table.pictures.items():
+        draw(out / file)
+    shown = Shown(title=table.caption)
+    columns = table.narrow or range(len(table.header))
+    for i in columns:
+        shown.add_column(table.header[i], justify="right" if i else "left")
+    for line in table.lines:
+        style = "dim" if line[0].startswith(" ") else None
+        shown.add_row(*(line[i] for i in columns), style=style)
     cli.answer.print(shown)
-    cli.console.print("written: " + ", ".join(str(out / f) for f in files))
+    files = (f"{table.name}.md", f"{table.name}.json", *table.pictures)
+    cli.console.print("written: " + ", ".join(str(out / f) for f in files), soft_wrap=True)
+    discard(*table.kept)

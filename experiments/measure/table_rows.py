@@ -14,8 +14,7 @@ from experiments.measure.results_file import Row
 
 LIKENESS = ("ssim", "psnr", "mse")
 FARS = {"_far_1e-2": 1e-2, "_far_1e-3": 1e-3}
-FEWEST = 3
-"""How many different pairs must lie below a threshold, lest it hang on a single one."""
+FEWEST = 3  # different pairs below a threshold: fewer do not determine it
 
 
 def row(
@@ -33,21 +32,25 @@ def row(
 
     ``srra`` is type II: R's picture of one image of a person against the stored feature of
     another, accepted below the threshold that the pairs of this row choose. ``srra_same_image``
-    is type I: against the stored feature of the very same image. ``…_far_1e-3``: at the threshold
-    of that false accept rate, None where there are too few different pairs to find it. Without
-    attackers those and the likeness of pictures are None.
+    is type I: against the stored feature of the same image. ``…_far_1e-3``: at the threshold of
+    that false accept rate, None with too few different pairs to find it. Without attackers those
+    and the likeness of pictures are None. ``…_ci`` are 95 % bootstrap intervals
+    (``intervals.bootstrap``): over faces for ssim, psnr and mse; over pairs, within their folds and
+    at fixed thresholds, for acc and srra.
 
-    ``…_ci`` are 95% bootstrap intervals: of ssim, psnr and mse over faces; of acc and srra over
-    pairs, resampled within their folds, each pair being right or accepted as it was at the
-    thresholds that all pairs had chosen. Those are held fixed, and pairs and faces of one person
-    count as independent: true intervals are wider (``intervals.bootstrap``).
-
-    attacker: which of the subject's. enrolled_only: the left image of each pair is stored under
-    this condition, and the right one is compared with it unprotected. unprotected: which condition
-    that is, None where there is none. told: further entries, such as set, shadow, attacker.
+    Args:
+      method, epsilon: As the row is named.
+      judged: What was measured.
+      condition: Which of the subject's.
+      pairs: Of the faces.
+      attacker: Which of the subject's.
+      enrolled_only: The left image of each pair is stored under this condition, and the right one
+        is compared with it unprotected.
+      unprotected: Which condition that is; None if there is none.
+      told: Further entries, such as set, shadow, attacker.
 
     Raises:
-      ValueError: ``enrolled_only`` where nothing is unprotected.
+      ValueError: ``enrolled_only`` without an unprotected condition.
     """
     stored = judged.stored[condition]
     probes = stored if not enrolled_only else _bare(judged, unprotected)
@@ -89,8 +92,8 @@ def row(
 def _bare(judged: Judged, unprotected: int | None) -> np.ndarray:
     if unprotected is None:
         raise ValueError(
-            "got enrolled_only for a subject that stores nothing unprotected; wanted one with such "
-            "a condition: protect both sides"
+            "got enrolled_only for a subject that stores nothing unprotected; wanted one that does: "
+            "protect both sides"
         )
     return judged.stored[unprotected]
 
@@ -98,8 +101,8 @@ def _bare(judged: Judged, unprotected: int | None) -> np.ndarray:
 def verdicts(
     distances: np.ndarray, verified: metrics.Verification, pairs: Pairs
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which pairs are judged rightly (m,), 1 or 0, each fold by the threshold that the others
-    choose; and what each pair weighs in ACC (m,), every fold weighing the same."""
+    """Which pairs are judged rightly (m,), 1 or 0, each fold by the threshold of the others; and
+    the weight of each pair in ACC (m,), every fold weighing the same."""
     folds, which, sizes = np.unique(pairs.fold, return_inverse=True, return_counts=True)
     right = (distances < np.asarray(verified.thresholds)[which]) == pairs.same
     return right.astype(np.float64), 1 / (len(folds) * sizes[which])
@@ -108,15 +111,15 @@ def verdicts(
 def replays(
     stored: np.ndarray, replayed: np.ndarray, pairs: Pairs, thresholds: Mapping[str, float]
 ) -> Row:
-    """``srra`` and ``srra_same_image`` at each threshold, which names are endings ("" the row's
-    own), from embeddings (n,e) of what is enrolled and of what is shown."""
+    """``srra`` and ``srra_same_image`` at each threshold, from embeddings (n,e) of what is enrolled
+    and of what is shown; a threshold's key is the ending of the names, "" the row's own."""
     left, right = pairs.left[pairs.same], pairs.right[pairs.same]
     same_image = metrics.squared_distance(replayed, stored)
     other_image = metrics.squared_distance(
         np.concatenate([replayed[left], replayed[right]]),
         np.concatenate([stored[right], stored[left]]),
     )
-    # Of a pair, each image is shown as the other: what is resampled is the pair.
+    # Each image of a pair is shown as the other, so the pair is what is resampled.
     accepted = (other_image < thresholds[""]).reshape(2, -1).mean(0)
     return {
         **{f"srra{k}": metrics.srra(other_image, t) for k, t in thresholds.items()},
@@ -133,10 +136,9 @@ def floor(
     condition: int = 0,
     told: Mapping[str, Any] | None = None,
 ) -> Row:
-    """The mean of the measured faces as everybody's picture: an attacker without any feature.
+    """The mean of the measured faces as every face's picture: an attacker without any feature.
 
-    A protected picture with a lower SSIM than this is wrecked, which is not yet private. It is
-    shown (``replay``, as of the ``Subject``) to a server that stores as in ``condition``.
+    It is shown (``replay``, as of the ``Subject``) to a server that stores as in ``condition``.
     """
     mean = (faces.images.mean(0) / 255).astype(np.float32)[None]
     replayed = np.repeat(np.asarray(jax.jit(lambda r, x: r(x))(replay, mean)), len(faces), 0)
@@ -162,3 +164,9 @@ def floor(
         **replays(stored, replayed, pairs, {"": threshold}),
         **(told or {}),
     }
+
+
+def not_measured(method: str, why: str) -> Row:
+    """A row without numbers, which says why."""
+    numbers = dict.fromkeys(("epsilon", "ssim", "psnr", "mse", "acc", "srra"))
+    return {"method": method, **numbers, "n": 0, "not_measured": why}
