@@ -199,9 +199,7 @@ def _label(kind: str, strength: float) -> str:
     return NOISES[kind][1].format(strength, 2 * strength)
 
 
-def _crossings(
-    reached: Mapping[str, dict[str, float] | None], goal: Mapping[str, float]
-) -> str:
+def _crossings(reached: Mapping[str, dict[str, float] | None], goal: Mapping[str, float]) -> str:
     found = []
     for kind, at in reached.items():
         numbers = [f"{at['ssim']:.3f}", f"{100 * at['acc']:.2f}"] if at else ["–", "–"]

@@ -156,9 +156,12 @@ def table(
             "transfer.png": functools.partial(
                 plots.transfer,
                 crops.images[shown],
-                pictures[1:, :, shown],
+                pictures[:, :, shown],
                 [one.name for one in protecting],
                 [one.name for one in attacking],
+                ssim=judged.ssim[:, :, shown],
+                psnr=judged.psnr[:, :, shown],
+                title=f"What each decoder R makes of what is stored, ε = {epsilon:g}",
             )
         },
         kept=(folder,),

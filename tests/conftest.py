@@ -13,7 +13,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One folder of compiled programs for the whole run: its workers and subprocesses inherit it."""
+    """One folder of compiled programs for the whole run, its workers and its subprocesses."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         config.stash[CACHE] = folder = tempfile.mkdtemp(prefix="advface-jax-tests-")
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder

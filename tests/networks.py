@@ -30,17 +30,22 @@ def new_extractor(seed: int = 5) -> facenet.Extractor:
     return filled(lambda: facenet.Extractor(rngs=nnx.Rngs(0)), seed)
 
 
+class Pool(nnx.Module):
+    """A Ψ: the feature, averaged over 11×11 places and normalised."""
+
+    def __call__(self, z: jax.Array) -> jax.Array:
+        pooled = z.reshape(-1, 7, 11, 7, 11, 64).mean((2, 4)).reshape(z.shape[0], -1)
+        return pooled / jnp.linalg.norm(pooled, axis=-1, keepdims=True)
+
+
 class Pooled(nnx.Module):
-    """A recogniser whose server is the feature, averaged over 11×11 places and normalised."""
+    """A recogniser of the real E's shape, and ``Pool``."""
 
     config = facenet.FaceNetConfig(embedding_size=64 * 49)
 
     def __init__(self, *, rngs: nnx.Rngs):
         self.extractor = facenet.Extractor(rngs=rngs)
-
-    def server(self, z: jax.Array) -> jax.Array:
-        pooled = z.reshape(-1, 7, 11, 7, 11, 64).mean((2, 4)).reshape(z.shape[0], -1)
-        return pooled / jnp.linalg.norm(pooled, axis=-1, keepdims=True)
+        self.server = Pool()
 
     def __call__(self, images: jax.Array) -> jax.Array:
         return self.server(self.extractor(images))

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 from flax import nnx
-from networks import Pooled, filled
+from networks import filled, pooled_system, system_of
 
 from advface_jax import data
 from advface_jax.data import leaks
 from advface_jax.models import channel_decoder, decoders
 from advface_jax.models.duetface import DuetFace, DuetFaceConfig
-from advface_jax.system import System, write_decoder
+from advface_jax.system import write_decoder
 from advface_jax.training import duetface
 from experiments.measure import channels as channel_rows
 from experiments.measure import inputs
@@ -28,14 +28,14 @@ def channels_decoder(channels: int, seed: int = 5) -> decoders.AnyDecoder:
 
 @pytest.fixture(scope="module")
 def system():
-    network = filled(lambda: Pooled(rngs=nnx.Rngs(0)))
-    return System(network, {"source": "random", "sha256": "00"})  # type: ignore[arg-type]
+    return pooled_system()
 
 
 def write_networks(place: Path) -> None:
     """A recogniser of DuetFace, and a decoder of each defence's channels."""
     model = filled(lambda: DuetFace(SMALL, rngs=nnx.Rngs(0)))
-    card = {"weights": "random", "weights_sha256": "00"}
+    card = {"weights": "random", "weights_sha256": "00", "training": "none at all", "steps": 0}
+    card |= {"command": "python", "date": "2026-01-01"}
     duetface.write_duetface(place / channel_rows.RECOGNISER, model, card)
     for name, channels in CHANNELS.items():
         decoder = channels_decoder(channels)
@@ -65,7 +65,6 @@ def rows_of(networks, faces, out, **changes):
 
 def test_duetface_has_two_rows_and_its_own_recogniser(system, folder, faces, tmp_path):
     networks = channel_rows.read_duetface(system, folder, folder / "duetface_attacker.safetensors")
-    assert isinstance(networks, channel_rows.Networks)
     decoded, solved = (found := rows_of(networks, faces, tmp_path)).rows
     assert (decoded["method"], solved["method"]) == (
         "DuetFace",
@@ -76,9 +75,9 @@ def test_duetface_has_two_rows_and_its_own_recogniser(system, folder, faces, tmp
     assert solved["ssim"] > 0.85 > decoded["ssim"], "nothing trained, against nothing learnt"
     assert decoded["acc"] == solved["acc"], "recognition has no attacker"
     assert np.isfinite([decoded["srra"], solved["srra"], decoded["ssim_ci"][0]]).all()
-    assert found.pictures.shape == (2, 8, 160, 160, 3)
+    assert found.measured.pictures[0].shape == (2, 8, 160, 160, 3)
     truth = faces.images - faces.images.mean((1, 2), keepdims=True)
-    ours = found.pictures[1] - found.pictures[1].mean((1, 2), keepdims=True)
+    ours = found.measured.pictures[0, 1] - found.measured.pictures[0, 1].mean((1, 2), keepdims=True)
     assert np.abs(ours - truth).max() < 3, "of 255: the face, but for a constant a colour"
 
 
@@ -86,7 +85,7 @@ def test_duetface_has_two_rows_and_its_own_recogniser(system, folder, faces, tmp
 def test_without_a_recogniser_a_row_is_of_pictures_alone(name, rows, folder, faces, tmp_path):
     networks = channel_rows.read_channels(folder / f"{name}.safetensors")
     found = rows_of(networks, faces, tmp_path)
-    assert len(found.rows) == len(found.pictures) == rows
+    assert len(found.rows) == len(found.measured.pictures[0]) == rows
     for row in found.rows:
         assert row["method"].startswith(channel_rows.NAMES[name])
         assert row["acc"] is None and row["srra"] is None
@@ -117,15 +116,16 @@ def test_a_stopped_measurement_is_taken_up_and_other_networks_measured_anew(
 def test_what_is_missing_or_wrong_is_said(system, folder, tmp_path, monkeypatch):
     decoder = folder / "duetface_attacker.safetensors"
     monkeypatch.setattr(channel_rows, "SHIPPED", tmp_path)
-    told = channel_rows.read_duetface(system, None, None)
-    assert isinstance(told, str) and "--duetface" in told and "--duetface-attacker" in told
-    assert isinstance(channel_rows.read_duetface(system, folder, None), str)
-    other = System(None, {"source": "other", "sha256": "01"})  # type: ignore[arg-type]
+    with pytest.raises(channel_rows.NotMeasured, match="give --duetface FOLDER"):
+        channel_rows.read_duetface(system, None, None)
+    with pytest.raises(channel_rows.NotMeasured, match="give --duetface-attacker FILE"):
+        channel_rows.read_duetface(system, folder, None)
+    other = system_of(None, "01", "other")
     with pytest.raises(ValueError, match="stands in front of random; these weights are other"):
         channel_rows.read_duetface(other, folder, decoder)
     monkeypatch.setattr(channel_rows, "SHIPPED", folder)
-    told = channel_rows.read_duetface(other, None, decoder)
-    assert told == "needs a recogniser for these weights: give --duetface"
+    with pytest.raises(channel_rows.NotMeasured, match="a recogniser for these weights"):
+        channel_rows.read_duetface(other, None, decoder)
     with pytest.raises(ValueError, match="no recogniser of DuetFace at"):
         channel_rows.read_duetface(system, tmp_path, decoder)
     with pytest.raises(

@@ -106,6 +106,12 @@ def test_one_program_serves_all_batches(tmp_path):
     assert compiled._cache_size() == 1
 
 
+def test_padding_and_batches_change_no_number(judged, tmp_path):
+    found = judge(faces(6), subject(), batch=3, keep=tmp_path, settings={}).judged
+    for name, array in found._asdict().items():
+        np.testing.assert_allclose(array, getattr(judged.judged, name), rtol=1e-4, atol=1e-5)
+
+
 def test_without_attackers_recognition_is_measured_alone(judged, tmp_path):
     found, pictures, *_ = judge(faces(6), subject(()), batch=4, keep=tmp_path, settings={})
     assert found.ssim.shape == (3, 0, 6) and found.replayed.shape == (3, 0, 6, 192)

@@ -92,8 +92,8 @@ def row(
 def _bare(judged: Judged, unprotected: int | None) -> np.ndarray:
     if unprotected is None:
         raise ValueError(
-            "got enrolled_only for a subject that stores nothing unprotected; wanted one that does: "
-            "protect both sides"
+            "got enrolled_only for a subject that stores nothing unprotected; wanted one that "
+            "does: protect both sides"
         )
     return judged.stored[unprotected]
 
