@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.measure import results_file
-from experiments.measure.plots import _pyplot
+from experiments.measure.plots import pyplot
 
 HEADER = (
     "decoder, impl",
@@ -128,7 +128,7 @@ def plots(rows: Sequence[results_file.Row], notes: Mapping[str, Any], out: Path)
 
 
 def _faces(rows: Sequence[results_file.Row], path: Path) -> None:
-    plt = _pyplot()
+    plt = pyplot()
     kinds = list(dict.fromkeys(r["decoder"] for r in rows))
     figure, panels = plt.subplots(
         1, len(kinds), figsize=(4.8 * len(kinds), 4.2), squeeze=False, layout="constrained"
@@ -163,7 +163,7 @@ def _who(r: results_file.Row) -> str:
 
 
 def _roofline(rows: Sequence[results_file.Row], notes: Mapping[str, Any], path: Path) -> None:
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
     copy = notes["ceilings"]["copy_bytes_per_s"][0]
     placed = [r for r in rows if r["flop_per_s"]]

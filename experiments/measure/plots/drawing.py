@@ -10,6 +10,7 @@ import numpy as np
 REACHES = (7, 12, 18, 26, 36, 50, 70)  # points from a mark to its label, nearest first
 WAYS = ((1, 1), (-1, 1), (1, -1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))
 FAR = 26  # from here on a thin line leads to the label
+LEADER = {"arrowstyle": "-", "linewidth": 0.5, "color": "tab:gray"}
 
 
 class Named(NamedTuple):
@@ -65,7 +66,7 @@ def label(axes: Any, points: Sequence[Named]) -> None:
             outside |= room.y0 < axes.bbox.y0 or room.y1 > axes.bbox.y1
             covered = sum(room.contains(*mark) for mark in marks)
             crossed = sum(curve.intersects_bbox(room, filled=False) for curve in curves)
-            return 100 * (outside + room.count_overlaps(taken)) + 10 * covered + 5 * crossed
+            return 100 * (outside + room.count_overlaps(taken)) + 10 * covered + 8 * crossed
 
         half = np.array([centred.width, centred.height]) / 2 / scale
         moves = [
@@ -73,9 +74,7 @@ def label(axes: Any, points: Sequence[Named]) -> None:
         ]
         costs = [cost(move) + np.hypot(*move) / 10 for move in moves]
         best = moves[int(np.argmin(costs))]
-        taken.append(centred.translated(*(scale * best)))
+        taken.append(centred.translated(*(scale * best)).padded(2 * scale))
         note.set_position(best)
         if np.hypot(*(np.abs(best) - half)) > FAR:
-            axes.annotate(
-                "", (x, y), best, arrowprops={"arrowstyle": "-", "linewidth": 0.4}, **look
-            )
+            axes.annotate("", (x, y), best, arrowprops=LEADER, **look)
