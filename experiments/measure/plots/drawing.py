@@ -43,7 +43,9 @@ def label(axes: Any, points: Sequence[Named]) -> None:
 
     The chart must be complete: its layout decides where the points lie.
     """
-    figure = axes.figure
+    from matplotlib import patheffects
+
+    figure, halo = axes.figure, patheffects.withStroke(linewidth=2.5, foreground="white")
     figure.draw_without_rendering()
     scale, renderer = figure.dpi / 72, figure.canvas.get_renderer()
     marks = np.concatenate(
@@ -55,8 +57,9 @@ def label(axes: Any, points: Sequence[Named]) -> None:
         curves += [bars.get_transform().transform_path(bar) for bar in bars.get_paths()]
     taken = []
     look = {"fontsize": 8, "ha": "center", "va": "center", "textcoords": "offset points"}
+    written = {**look, "path_effects": [halo], "zorder": 5}
     for x, y, text, color in points:
-        note = axes.annotate(text, (x, y), (0, 0), color=color, **look)
+        note = axes.annotate(text, (x, y), (0, 0), color=color, **written)
         note.set_in_layout(False)  # else labels would move what they were placed by
         centred = note.get_window_extent(renderer)
 
@@ -66,7 +69,7 @@ def label(axes: Any, points: Sequence[Named]) -> None:
             outside |= room.y0 < axes.bbox.y0 or room.y1 > axes.bbox.y1
             covered = sum(room.contains(*mark) for mark in marks)
             crossed = sum(curve.intersects_bbox(room, filled=False) for curve in curves)
-            return 100 * (outside + room.count_overlaps(taken)) + 10 * covered + 8 * crossed
+            return 100 * (outside + room.count_overlaps(taken)) + 10 * covered + 5 * crossed
 
         half = np.array([centred.width, centred.height]) / 2 / scale
         moves = [
