@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.measure import results_file
-from experiments.measure.plots import pyplot
+from experiments.measure.plots.drawing import pyplot
 
 HEADER = (
     "decoder, impl",
