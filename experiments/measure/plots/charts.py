@@ -125,7 +125,7 @@ def redraw(results: Path | str, path: Path | str) -> None:
       ValueError: The file is another experiment's.
     """
     document = json.loads(Path(results).read_text(encoding="utf-8"))
-    config, theirs = document["config"], document["notes"]["paper"]
+    config, theirs = document["config"], document["notes"].get("paper", {})
     # Before there were several sets the paper preset meant LFW, and no row said so.
     name = config.get("set") or ("lfw" if config.get("preset") == "paper" else None)
     rows = [{"set": name, **r} for r in document["rows"]]
@@ -189,6 +189,7 @@ def _chart(title: str, better: str) -> tuple[Any, Any]:
     axes.set_title(title, loc="left", fontsize=10)
     axes.set_title(better, loc="right", fontsize=10)
     axes.grid(alpha=0.3)
+    axes.margins(x=0.1, y=0.1)  # room for labels
     return figure, axes
 
 

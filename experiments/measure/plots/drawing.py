@@ -10,6 +10,7 @@ import numpy as np
 REACHES = (7, 12, 18, 26, 36, 50, 70)  # points from a mark to its label, nearest first
 WAYS = ((1, 1), (-1, 1), (1, -1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))
 FAR = 26  # from here on a thin line leads to the label
+LEADER = {"arrowstyle": "-", "linewidth": 0.5, "color": "tab:gray"}
 
 
 class Named(NamedTuple):
@@ -42,7 +43,9 @@ def label(axes: Any, points: Sequence[Named]) -> None:
 
     The chart must be complete: its layout decides where the points lie.
     """
-    figure = axes.figure
+    from matplotlib import patheffects
+
+    figure, halo = axes.figure, patheffects.withStroke(linewidth=2.5, foreground="white")
     figure.draw_without_rendering()
     scale, renderer = figure.dpi / 72, figure.canvas.get_renderer()
     marks = np.concatenate(
@@ -54,8 +57,9 @@ def label(axes: Any, points: Sequence[Named]) -> None:
         curves += [bars.get_transform().transform_path(bar) for bar in bars.get_paths()]
     taken = []
     look = {"fontsize": 8, "ha": "center", "va": "center", "textcoords": "offset points"}
+    written = {**look, "path_effects": [halo], "zorder": 5}
     for x, y, text, color in points:
-        note = axes.annotate(text, (x, y), (0, 0), color=color, **look)
+        note = axes.annotate(text, (x, y), (0, 0), color=color, **written)
         note.set_in_layout(False)  # else labels would move what they were placed by
         centred = note.get_window_extent(renderer)
 
@@ -73,9 +77,7 @@ def label(axes: Any, points: Sequence[Named]) -> None:
         ]
         costs = [cost(move) + np.hypot(*move) / 10 for move in moves]
         best = moves[int(np.argmin(costs))]
-        taken.append(centred.translated(*(scale * best)))
+        taken.append(centred.translated(*(scale * best)).padded(2 * scale))
         note.set_position(best)
         if np.hypot(*(np.abs(best) - half)) > FAR:
-            axes.annotate(
-                "", (x, y), best, arrowprops={"arrowstyle": "-", "linewidth": 0.4}, **look
-            )
+            axes.annotate("", (x, y), best, arrowprops=LEADER, **look)
