@@ -14,8 +14,11 @@ demo: $(VENV)/runtime
 
 PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
+# Compiling is most of the fast tests' time, and less of it does there; the slow ones run what users run.
+QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_FLAGS)"
+
 test: lint types
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(QUICK) $(PYTEST) -m "not slow" $(ARGS)
 
 test-all: test
 	$(PYTEST) -m slow $(ARGS)

@@ -1,4 +1,4 @@
-"""How well a recogniser tells people apart: the check of converted weights, and of shared features.
+"""How well a recogniser tells people apart: a check of converted weights and of shared features.
 
     python -m experiments.verify --weights facenet-128 --preset paper
     python -m experiments.verify --faces agedb_30.bin
@@ -16,12 +16,13 @@ import numpy as np
 
 import advface_jax
 from advface_jax import checks, cli, data, metrics
-from experiments.measure import inputs, results_file
-from experiments.measure import sample as flags
+from experiments.measure import decoders, inputs
+from experiments.measure.sample import OfSample, Sample
+from experiments.measure.table import Spent, Table, publish
 
 
 def main(
-    sample: flags.OfSample,
+    sample: OfSample,
     flip: bool = False,
     resize: bool = False,
     trained_on: Path | None = None,
@@ -33,18 +34,31 @@ def main(
     Args:
       flip: Embed each picture and its mirror image; their normalised sum is the embedding.
       resize: Take square pictures of other sizes too; packs of insightface always are.
-      trained_on: Whom the weights saw: NAME.identities of train_decoder, or a list with columns
-        file and identity.
+      trained_on: The people in the training of the weights: NAME.identities of train_decoder, or a
+        list with columns file and identity.
     """
-    began = time.monotonic()
     checks.positive(batch=sample.batch)
     system = advface_jax.load(sample.weights)
-    crops, over, origin = _inputs(system, sample, resize)
+    given = _inputs(system, sample, resize)
+    publish(table(system, given, sample, flip, trained_on), sample.out)
+
+
+def table(
+    system: advface_jax.System,
+    given: tuple[data.Faces | data.FeatureSet, data.Pairs, dict[str, Any]],
+    sample: Sample,
+    flip: bool = False,
+    trained_on: Path | None = None,
+) -> Table:
+    """One row; arguments as for ``main``."""
+    began = time.monotonic()
+    crops, over, origin = given
     shared: dict[str, Any] = {}
     if isinstance(crops, data.FeatureSet):
         if flip or trained_on:
             raise ValueError(
-                f"{sample.faces} holds features: they cannot be mirrored, and name nobody"
+                f"{crops.folder} holds features: they cannot be mirrored, and have no people's "
+                "names; give neither --flip nor --trained-on"
             )
     elif trained_on:
         if not trained_on.is_file():
@@ -65,13 +79,6 @@ def main(
         "n": len(crops),
         "pairs": len(over),
     }
-    seconds = time.monotonic() - began
-    config: dict[str, Any] = {
-        **origin,
-        "flip": flip,
-        "weights": system.card["source"],
-        "weights_sha256": system.card["sha256"],
-    }
     cells = [
         row["weights"],
         f"{100 * verified.accuracy:.2f} ± {100 * verified.std:.2f}",
@@ -79,29 +86,22 @@ def main(
         f"{len(over):,}",
         f"{len(crops):,}",
     ]
-    text = results_file.markdown(("weights", "ACC %", "threshold", "pairs", "faces"), [cells])
-    where = results_file.surroundings()
-    call = cli.command("experiments.verify")
-    text += f"\n\n`{call}`\n{where['hardware']}, {seconds / 60:.1f} min, {where['date']}."
-    results_file.write_results(
-        sample.out,
+    return Table(
         "verify",
+        "How well a recogniser tells people apart",
         [row],
-        command=call,
-        config=config,
-        seconds=seconds,
+        ("weights", "ACC %", "threshold", "pairs", "faces"),
+        [cells],
+        {**origin, "flip": flip, **decoders.of_system(system)},
         notes={"seen_in_training": shared},
-        text=text,
-    )
-    cli.answer.print(
-        f"{cells[0]}: {cells[1]} % on {cells[3]} pairs; written: {sample.out / 'verify.json'}, "
-        f"{sample.out / 'verify.md'}",
-        soft_wrap=True,
+        spent=Spent(0.0, time.monotonic() - began),
+        remarks=("ACC ±: the standard deviation over the folds.",),
+        caption="Verification",
     )
 
 
 def _inputs(
-    system: advface_jax.System, sample: flags.Sample, resize: bool
+    system: advface_jax.System, sample: Sample, resize: bool
 ) -> tuple[data.Faces | data.FeatureSet, data.Pairs, dict[str, Any]]:
     faces, pairs = sample.faces, sample.pairs
     if faces is None or not (Path(faces) / "card.json").is_file():
@@ -145,7 +145,7 @@ def _embeddings(
         task = bar.add_task("recognise", total=len(crops), note="")
         for one in data.batches(crops, batch=batch, workers=0):
             if one.refused:
-                raise ValueError(f"face {one.refused[0][0]} cannot be had: {one.refused[0][1]}")
+                raise ValueError(f"face {one.refused[0][0]} is unreadable: {one.refused[0][1]}")
             if isinstance(crops, data.FeatureSet):
                 e = np.asarray(_recognise(system.network, one.values))
             else:

@@ -1,6 +1,5 @@
-"""The ablations and the noises end to end on a few synthetic faces, and what they are made of."""
+"""The ablations and the noises of the Random row, and what they are made of."""
 
-import json
 from typing import Any
 
 import flat
@@ -8,32 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
-from networks import Pooled, filled
-from PIL import Image
+from networks import new_extractor, pooled_system, small_decoder
 from reference import weights
-from test_tradeoff import FIELDS
+from tables import FIELDS, by_method, given, is_picture, small_sample, written
 
-import advface_jax
 from advface_jax import ProtectConfig, protect, shadow_round_trip
-from advface_jax.models import decoders, facenet
-from advface_jax.system import System, write_decoder
 from experiments import ablations, random_row
-from experiments.measure import ablation_runs, inputs, judging
+from experiments.measure import ablation_runs, judging
 from experiments.measure.ablation_conditions import PARTS, conditions, default, runs
-from experiments.measure.ablation_runs import Clipping, Diagnosis, snapshots
+from experiments.measure.ablation_runs import Diagnosis, snapshots
+from experiments.measure.subjects import Clipping
+from experiments.measure.table import publish
 
-SMALL = decoders.DecoderConfig("transrec", width=4, depth=0)
-
-
-def new_decoder(seed: int):
-    return filled(lambda: decoders.decoder(SMALL, rngs=nnx.Rngs(0)), seed)
+SYSTEM = pooled_system()
 
 
 @pytest.fixture(scope="module")
 def networks():
-    extractor = filled(lambda: facenet.Extractor(rngs=nnx.Rngs(0)))
-    return {"extractor": extractor, "shadow": new_decoder(1)}
+    return {"extractor": new_extractor(), "shadow": small_decoder()}
 
 
 @pytest.fixture(scope="module")
@@ -41,43 +32,36 @@ def z(networks) -> jax.Array:
     return jax.jit(lambda e, x: e(x))(networks["extractor"], weights.images(1, 2))
 
 
-@pytest.fixture
-def flags(tmp_path, monkeypatch):
-    """The flags of a quick run: two folds of two people, two steps."""
-    network = filled(lambda: Pooled(rngs=nnx.Rngs(0)))
-    system = System(network, {"source": "random", "sha256": "00"})  # type: ignore[arg-type]
-    monkeypatch.setattr(advface_jax, "load", lambda weights: system)
-    monkeypatch.setattr(inputs, "DEMO_PEOPLE", 4)
-    monkeypatch.setattr(inputs, "DEMO_PICTURES", 2)
-    files = {"shadow": 1, "attacker": 2, "other-shadow": 3, "other-attacker": 4}
-    for name, seed in files.items():
-        card = {"weights": "random", "weights_sha256": "00"}
-        write_decoder(tmp_path / f"{name}.safetensors", new_decoder(seed), card)
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    place = tmp_path_factory.mktemp("decoders")
     return {
-        "out": tmp_path / "out",
-        "shadow": str(tmp_path / "shadow.safetensors"),
-        "attacker": str(tmp_path / "attacker.safetensors"),
+        (role, seed): written(place, "transrec", role, seed)
+        for role in ("shadow", "attacker")
+        for seed in (0, 1)
     }
 
 
 @pytest.fixture
-def short(flags):
-    return flags | {"steps": 2, "batch": 3, "iterations": (1, 2, 3), "batches": (4,)}
+def measured(tmp_path, files):
+    """``ablations.table`` of some parts, two steps and batches of three by default."""
+
+    def table(*parts, statistics: Any = "batch", **more):
+        both = files["shadow", 0], files["attacker", 0]
+        base = default(ProtectConfig(2, statistics=statistics), 0.2, 3, *both)
+        wanted = conditions(base, parts, steps=(1, 2, 3), batches=(4,), epsilons=(0.3,), **more)
+        sample = small_sample(tmp_path / "out")
+        return ablations.table(SYSTEM, given(), sample, base, wanted, parts)
+
+    return table
 
 
-def results(out, name="ablations"):
-    document = json.loads((out / f"{name}.json").read_text())
-    return {r.get("condition", r["method"]): r for r in document["rows"]}, document
-
-
-def test_every_ablation_is_a_row_beside_the_default(short, tmp_path):
-    more: dict[str, Any] = {
-        "shadow_files": (str(tmp_path / "other-shadow.safetensors"),),
-        "attacker_files": (str(tmp_path / "other-attacker.safetensors"),),
-    }
-    flat.call(ablations.main, **short, **more)
-    rows, document = results(short["out"])
-    folder = tmp_path.name
+@pytest.mark.slow  # every part is a program or an ascent of its own
+def test_every_ablation_is_a_row_beside_the_default(measured, files, tmp_path):
+    others = files["shadow", 1], files["attacker", 1]
+    table = measured(*PARTS, shadows=others[:1], attackers=others[1:])
+    rows = by_method(table)
+    shadow, attacker = (f"transrec-{role}-1/transrec-{role}" for role in ("shadow", "attacker"))
     assert list(rows) == [
         "Unprotected",
         "ε = 0 (z~)",
@@ -96,9 +80,9 @@ def test_every_ablation_is_a_row_beside_the_default(short, tmp_path):
         "FGSM",
         "MI-FGSM",
         "ε = 0.3",
-        f"S = {folder}/other-shadow",
-        f"R = {folder}/other-attacker",
-        f"Unprotected, R = {folder}/other-attacker",
+        f"S = {shadow}",
+        f"R = {attacker}",
+        f"Unprotected, R = {attacker}",
     ]
     assert all(r.keys() >= FIELDS and r["n"] == 8 for r in rows.values())
     assert {r["ablation"] for r in rows.values()} == {"default", *PARTS}
@@ -119,43 +103,30 @@ def test_every_ablation_is_a_row_beside_the_default(short, tmp_path):
     assert rows["attacker clips negatives"]["shadow_l1"] == base["shadow_l1"]
     assert rows["start at z"]["cosine_to_unprotected"] > base["cosine_to_unprotected"]
     assert rows["batches of 4"]["left_over"] == 0 and base["left_over"] == 2
-    assert 0.2 < document["notes"]["feature"]["deviation"] < 3
-    text = (short["out"] / "ablations.md").read_text()
+    assert 0.2 < table.notes["feature"]["deviation"] < 3
+    publish(table, tmp_path / "out")
+    text = (tmp_path / "out" / "ablations.md").read_text()
     assert "standard deviations ε = 0.2 is" in text and "in the paper" not in text
-    table = [line.count("|") for line in text.splitlines() if line.startswith("|")]
-    assert set(table) == {len(ablations.HEADER) + 1}, "a | inside a cell breaks the table"
-    with Image.open(short["out"] / "ablations.png") as picture:
-        assert np.asarray(picture.convert("L")).std() > 5, "an empty picture"
-    assert not (short["out"] / ".batches").exists(), "embeddings are not left behind"
+    bars = [line.count("|") for line in text.splitlines() if line.startswith("|")]
+    assert set(bars) == {len(ablations.MORE) + 2}, "a | inside a cell breaks the table"
+    assert is_picture(tmp_path / "out" / "ablations.png")
+    assert not (tmp_path / "out" / ".batches").exists(), "embeddings are not left behind"
 
 
-def test_without_batch_statistics_the_batch_does_not_matter(short):
+def test_without_batch_statistics_the_batch_does_not_matter(measured):
     """Padding included: 8 faces in batches of 3 and of 4."""
-    flat.call(ablations.main, **short, statistics="running", only=("batch",))
-    rows, _ = results(short["out"])
+    rows = by_method(measured("batch", statistics="running"))
     base, other = rows["AdvFace, default"], rows["batches of 4"]
     for key in ("ssim", "psnr", "mse", "shadow_l1", "cosine_to_unprotected"):
         assert base[key] == pytest.approx(other[key], rel=1e-3)
 
 
-def test_what_is_finished_is_not_measured_again(short, monkeypatch):
+def test_what_is_finished_is_not_measured_again(measured, monkeypatch):
     real, batches = judging.judge_batch, []
-
-    def counted(*arguments):
-        if len(batches) == 2:
-            raise KeyboardInterrupt
-        batches.append(arguments)
-        return real(*arguments)
-
-    monkeypatch.setattr(judging, "judge_batch", counted)
-    with pytest.raises(KeyboardInterrupt):
-        flat.call(ablations.main, **short, only=())
     monkeypatch.setattr(judging, "judge_batch", lambda *a: batches.append(a) or real(*a))
-    flat.call(ablations.main, **short, only=())
-    first, _ = results(short["out"])
-    assert len(batches) == 3, "8 faces in batches of 3: each batch once, none twice"
-    flat.call(ablations.main, **short, only=("batch",))
-    second, _ = results(short["out"])
+    first = by_method(measured())
+    assert len(batches) == 3, "8 faces in batches of 3"
+    second = by_method(measured("batch"))
     assert len(batches) == 5, "two batches of 4 more"
     assert all(second[name] == r for name, r in first.items()) and "batches of 4" in second
 
@@ -167,12 +138,11 @@ def test_what_is_finished_is_not_measured_again(short, monkeypatch):
         ({"iterations": (0,)}, "got iterations=0"),
         ({"batches": (4, -1)}, "got batches=-1"),
         ({"scales": (-0.1,)}, "got epsilon=-0.1"),
-        ({"shadow_files": ("nowhere.safetensors",)}, "no decoder at nowhere"),
     ],
 )
-def test_flags_that_make_no_sense_are_refused(short, wrong, message):
+def test_flags_that_make_no_sense_are_refused(tmp_path, wrong, message):
     with pytest.raises(ValueError, match=message):
-        flat.call(ablations.main, **short | wrong)
+        flat.call(ablations.main, out=tmp_path, **wrong)
 
 
 # -- what they are made of --------------------------------------------------------------------
@@ -217,7 +187,7 @@ def test_one_ascent_gives_every_number_of_steps(networks, z):
 
 
 def test_the_clipping_attacker_clips(z):
-    decoder = new_decoder(2)
+    decoder = small_decoder(seed=2)
     stored = z - 0.5
     assert float((stored < 0).mean()) > 0.1
     clipped = Clipping(decoder)(stored)
@@ -238,17 +208,15 @@ def test_the_diagnosis_counts_negatives_and_what_moves_the_shadow(networks, z):
     assert (l1[1] > 0).all(), "the other face moves through the statistics of the batch"
 
 
-def test_the_scale_of_the_feature(flags):
-    system = advface_jax.load("random")
-    crops, _, _ = inputs.read("demo", None, None, None, None, 0)
-    said = ablation_runs.feature_scale(system.extractor, crops, batch=3)
-    z = np.asarray(system.extractor(jnp.asarray(crops.images / 255, jnp.float32)), np.float64)
+def test_the_scale_of_the_feature():
+    crops = given().faces
+    said = ablation_runs.feature_scale(SYSTEM.extractor, crops, batch=3)
+    z = np.asarray(SYSTEM.extractor(jnp.asarray(crops.images / 255, jnp.float32)), np.float64)
     assert said["mean"] == pytest.approx(z.mean(), rel=1e-4)
     assert said["deviation"] == pytest.approx(z.std(), rel=1e-4)
     channels = z.std((0, 1, 2))
-    assert said["deviation_of_channels"] == pytest.approx(
-        [channels.min(), channels.max()], rel=1e-3
-    )
+    wanted = [channels.min(), channels.max()]
+    assert said["deviation_of_channels"] == pytest.approx(wanted, rel=1e-3)
     assert said["zeros"] == pytest.approx((z == 0).mean(), abs=1e-4)
 
 
@@ -277,33 +245,34 @@ def test_noises_are_what_they_are_called(z):
             assert abs(np.corrcoef(found[0])[0, 1]) < 0.01, "two faces draw alike"
 
 
-def test_the_noises_stand_beside_each_other(flags):
-    strengths: dict[str, Any] = {
+def test_the_noises_stand_beside_each_other(files, tmp_path):
+    noises: dict[str, Any] = {
         "uniform": (0.5,),
         "gaussian": (),
         "shift": (0.1, 2.0),
         "one_sided": (0.3,),
     }
-    quick: dict[str, Any] = {k: flags[k] for k in ("out", "attacker")} | strengths
-    flat.call(random_row.main, **quick, batch=3)
-    rows, document = results(flags["out"], "random_row")
+    sample = small_sample(tmp_path)
+    table = random_row.table(SYSTEM, given(), sample, noises, files["attacker", 0])
+    rows = by_method(table)
     labels = ["uniform in ±0.5", "all + 0.1", "all + 2", "uniform in [0, 0.6]"]
     assert list(rows) == ["Unprotected", *labels, "Mean face (floor)"]
     assert rows["all + 2"]["psnr"] < rows["all + 0.1"]["psnr"] < rows["Unprotected"]["psnr"]
-    at = document["notes"]["at_the_paper_s_psnr"]
+    at = table.notes["at_the_paper_s_psnr"]
     assert at["psnr"] == 22.81 and set(at) == {"psnr", "uniform", "shift", "one_sided"}
-    text = (flags["out"] / "random_row.md").read_text()
+    publish(table, tmp_path)
+    text = (tmp_path / "random_row.md").read_text()
     assert "at 22.81 dB" in text and "Random in the paper | 0.900 | 97.20" in text
-    with Image.open(flags["out"] / "random_row.png") as picture:
-        assert np.asarray(picture.convert("L")).std() > 5, "an empty picture"
-    assert not (flags["out"] / ".batches").exists()
+    assert is_picture(tmp_path / "random_row.png")
+
+
+def test_strengths_that_make_no_sense_are_refused(tmp_path):
     wrongs: list[dict[str, Any]] = [{"shift": (0.0,)}, {"uniform": (float("nan"),)}]
     for wrong in wrongs:
         with pytest.raises(ValueError, match=r"^got --(shift|uniform) (0.0|nan); wanted positive"):
-            flat.call(random_row.main, **quick | wrong)
-    nothing: dict[str, Any] = dict.fromkeys(strengths, ())
+            flat.call(random_row.main, out=tmp_path, **wrong)
     with pytest.raises(ValueError, match="^got no strength"):
-        flat.call(random_row.main, **quick | nothing)
+        flat.call(random_row.main, out=tmp_path, **dict.fromkeys(random_row.NOISES, ()))
 
 
 def test_where_a_noise_crosses_the_paper_s_psnr():

@@ -1,106 +1,79 @@
-"""Tables 3 and 4 end to end: a few synthetic faces, a small recogniser, small decoders."""
-
-import json
+"""Tables 3 and 4: every shadow against every attacker, and the spread over seeds."""
 
 import flat
 import numpy as np
 import pytest
-from flax import nnx
-from networks import Pooled, filled
-from PIL import Image
-from test_tradeoff import FIELDS
+from networks import pooled_system
+from tables import FIELDS, given, is_picture, small_sample, written
 
-import advface_jax
-from advface_jax import data
-from advface_jax.models import decoders
-from advface_jax.system import System, write_decoder
 from experiments import tradeoff, transfer
-from experiments.measure import inputs, judging
+from experiments.measure.sample import Ascent
+from experiments.measure.table import publish
+
+KINDS = ("transrec", "resrec")
+SYSTEM = pooled_system()
 
 
-@pytest.fixture
-def written(tmp_path, monkeypatch):
-    """Writes a decoder's file of a kind, role and seed, and names it."""
-    network = filled(lambda: Pooled(rngs=nnx.Rngs(0)))
-    system = System(network, {"source": "random", "sha256": "00"})  # type: ignore[arg-type]
-    monkeypatch.setattr(advface_jax, "load", lambda weights: system)
-    monkeypatch.setattr(inputs, "DEMO_PEOPLE", 4)
-    monkeypatch.setattr(inputs, "DEMO_PICTURES", 2)
-
-    def write(kind, role, seed):
-        config = decoders.DecoderConfig(kind, width=4, depth=0)
-        number = seed + 10 * (role == "attacker") + 100 * decoders.KINDS.index(kind)
-        decoder = filled(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), number)
-        path = tmp_path / f"{kind}-{role}-{seed}" / f"{kind}-{role}.safetensors"
-        card = {"weights": "random", "weights_sha256": "00", "train": {"seed": seed}}
-        write_decoder(path, decoder, card)
-        return str(path)
-
-    return write
-
-
-@pytest.fixture
-def flags(tmp_path, written):
-    """The flags of a quick run: two kinds against two, two steps."""
-    kinds = ("transrec", "resrec")
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    place = tmp_path_factory.mktemp("decoders")
     return {
-        "out": tmp_path / "out",
-        "shadows": tuple(written(kind, "shadow", 0) for kind in kinds),
-        "attackers": tuple(written(kind, "attacker", 0) for kind in kinds),
-        "steps": 2,
-        "batch": 3,  # of 8 faces: the last batch is padded
+        f"{role}s": tuple(written(place, kind, role) for kind in KINDS)
+        for role in ("shadow", "attacker")
     }
 
 
-def measured(flags, **others):
-    flat.call(transfer.main, **flags | others)
-    out = (flags | others)["out"]
-    document = json.loads((out / "transfer.json").read_text())
-    return document["rows"], document, (out / "transfer.md").read_text()
+@pytest.fixture
+def measured(tmp_path, files):
+    """``transfer.table`` of two kinds against two with two steps, but for what is changed."""
+
+    def table(steps=2, set=None, sample=None, **changes):
+        sample = small_sample(tmp_path / "out", **sample or {})
+        return transfer.table(SYSTEM, given(set), sample, Ascent(steps=steps), **files | changes)
+
+    return table
 
 
-def test_every_shadow_meets_every_attacker(flags):
-    rows, document, text = measured(flags)
-    kinds = ("transrec", "resrec")
+def test_every_shadow_meets_every_attacker(measured, files, tmp_path):
+    table = measured()
+    rows = table.rows
     assert [(r["method"], r.get("shadow"), r.get("attacker")) for r in rows] == [
-        *(("Unprotected", None, attacker) for attacker in kinds),
-        *(("AdvFace", shadow, attacker) for shadow in kinds for attacker in kinds),
+        *(("Unprotected", None, attacker) for attacker in KINDS),
+        *(("AdvFace", shadow, attacker) for shadow in KINDS for attacker in KINDS),
         ("Mean face (floor)", None, None),
     ]
     assert all(r.keys() >= FIELDS and r["n"] == 8 for r in rows)
     cells = rows[2:6]
     assert len({r["psnr"] for r in rows[:6]}) == 6, "no two cells are one"
     assert cells[0]["acc"] == cells[1]["acc"] and cells[0]["acc_ci"] == cells[1]["acc_ci"]
-    assert "spread" not in document["notes"] and document["notes"]["faces_per_s"] > 0
-    assert document["config"]["shadows"][1]["kind"] == "resrec"
-    assert "(Table 3)" in text and "in the paper" in text.splitlines()[4]
-    lines = text.splitlines()
+    assert "spread" not in table.notes and table.settings["shadows"][1]["kind"] == "resrec"
+    publish(table, tmp_path)
+    lines = (tmp_path / "transfer.md").read_text().splitlines()
+    assert "Recognition (Table 3)" in lines and "in the paper" in lines[4]
     (at,) = (i for i, line in enumerate(lines) if line.startswith("SSIM: shadows down"))
     assert lines[at + 2] == "|  | TransRec | ResRec |"
     assert lines[at + 5] == f"| TransRec | {cells[0]['ssim']:.3f} | {cells[1]['ssim']:.3f} |"
-    assert not list(flags["out"].glob(".*")), "embeddings of faces are not left behind"
-    with Image.open(flags["out"] / "transfer.png") as picture:
-        assert picture.height > picture.width > 100
-        assert np.asarray(picture.convert("L")).std() > 5, "an empty picture"
+    assert is_picture(tmp_path / "transfer.png")
 
-
-def test_a_cell_is_what_the_sweep_measures(flags):
-    rows, *_ = measured(flags)
-    one = {"shadow": flags["shadows"][1], "attacker": flags["attackers"][0], "epsilons": (0.2,)}
-    flat.call(tradeoff.main, **{k: flags[k] for k in ("out", "steps", "batch")} | one)
-    bare, swept, floor = json.loads((flags["out"] / "tradeoff.json").read_text())["rows"]
+    # a cell is what the sweep measures
+    sample, ascent = small_sample(tmp_path / "swept"), Ascent(steps=2)
+    one = {"shadow": files["shadows"][1], "attacker": files["attackers"][0], "epsilons": (0.2,)}
+    bare, swept, floor = tradeoff.table(SYSTEM, given(), sample, ascent, **one).rows
     for ours, theirs in ((rows[0], bare), (rows[4], swept), (rows[6], floor)):
         for key in ("ssim", "psnr", "mse", "acc", "srra"):
             wanted = theirs[key] and pytest.approx(theirs[key], rel=1e-3)
             assert ours[key] == wanted, (ours["method"], key)
 
 
-def test_seeds_of_one_kind_have_a_spread(flags, written):
-    shadows = tuple(written("transrec", "shadow", seed) for seed in (0, 1, 2))
-    attackers = tuple(written("transrec", "attacker", seed) for seed in (0, 1))
-    rows, document, text = measured(flags, shadows=shadows, attackers=attackers)
+def test_seeds_of_one_kind_have_a_spread(measured, tmp_path):
+    table = measured(
+        steps=1,
+        shadows=tuple(written(tmp_path, "transrec", "shadow", seed) for seed in (0, 1, 2)),
+        attackers=tuple(written(tmp_path, "transrec", "attacker", seed) for seed in (0, 1)),
+    )
+    rows = table.rows
     assert [r["shadow_seed"] for r in rows[2:8]] == [0, 0, 1, 1, 2, 2]
-    found = document["notes"]["spread"]
+    found = table.notes["spread"]
     assert found["shadows"] == [f"TransRec, seed {seed}" for seed in (0, 1, 2)]
     cells = np.array([r["ssim"] for r in rows[2:8]]).reshape(3, 2)
     over = found["protected"]["ssim"]
@@ -111,57 +84,37 @@ def test_seeds_of_one_kind_have_a_spread(flags, written):
     assert high - low == pytest.approx(2 * 4.3027 * over["over_shadows"]["sd"] / 3**0.5, rel=1e-3)
     assert found["unprotected"]["psnr"]["over_attackers"]["n"] == 2
     assert found["unprotected"]["acc"]["over_attackers"]["n"] == 1
+    text = "\n".join(table.before)
     assert "| TransRec, seed 1 |" in text and "Spread over the seeds of 3 S" in text
 
 
-def test_a_stopped_grid_takes_up_where_it_was(flags, monkeypatch):
-    real, batches = judging.judge_batch, []
-
-    def counted(*arguments):
-        if len(batches) == 2:
-            raise KeyboardInterrupt
-        batches.append(arguments)
-        return real(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(judging, "judge_batch", counted)
-        with pytest.raises(KeyboardInterrupt):
-            flat.call(transfer.main, **flags)
-    monkeypatch.setattr(judging, "judge_batch", lambda *a: batches.append(a) or real(*a))
-    measured(flags)
-    assert len(batches) == 3, "8 faces in batches of 3: each batch once, none twice"
-
-
-def test_the_papers_cells_stand_beside_ours(flags, tmp_path):
-    names = data.read_faces("synthetic", limit=8).names
-    pairs = [(1, 1, 0, 1), (1, 0, 0, 4), (2, 1, 4, 5), (2, 0, 1, 5)]
-    text = "".join(f"{f}\t{s}\t{names[a]}\t{names[b]}\n" for f, s, a, b in pairs)
-    (tmp_path / "pairs.tsv").write_text("fold\tsame\tfile1\tfile2\n" + text)
-    given = flags | {"preset": "paper", "faces": "synthetic", "pairs": tmp_path / "pairs.tsv"}
-    published = {"steps": 40, "batch": 5, "shadows": flags["shadows"][:1]}
-    rows, document, text = measured(given, **published)
-    assert {r["set"] for r in rows} == {"lfw"}
-    theirs = document["notes"]["paper"]
+@pytest.mark.slow
+def test_the_papers_cells_stand_beside_ours(measured, files):
+    published = {"set": "lfw", "sample": {"preset": "paper"}, "shadows": files["shadows"][:1]}
+    table = measured(steps=40, **published)
+    theirs, text = table.notes["paper"], "\n".join(table.before)
     assert theirs["TransRec → ResRec"] == {"acc": 0.9653, "ssim": 0.27, "psnr": 6.84}
-    assert f"| {rows[2]['ssim']:.3f} (0.20) | {rows[3]['ssim']:.3f} (0.27) |" in text
+    ours = [f"{r['ssim']:.3f}" for r in table.rows[2:4]]
+    assert f"| {ours[0]} (0.20) | {ours[1]} (0.27) |" in text
     assert "| 96.53 |" in text and "| 98.13 |" in text
-    _, document, text = measured(given, **published | {"epsilon": 0.1, "steps": 1})
-    assert not document["notes"]["paper"] and "(0.20)" not in text
+    other = measured(steps=1, **published)
+    assert not other.notes["paper"] and "(0.20)" not in "\n".join(other.before)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"epsilon": -0.1}, "got epsilon=-0.1"),
         ({"shadows": ()}, "got no shadow; wanted at least one"),
         ({"attackers": ("nowhere.safetensors",)}, "no decoder at .*nowhere"),
     ],
 )
-def test_flags_that_make_no_sense_are_refused(flags, wrong, message):
+def test_decoders_that_make_no_sense_are_refused(measured, wrong, message):
     with pytest.raises(ValueError, match=message):
-        flat.call(transfer.main, **flags | wrong)
+        measured(**wrong)
 
 
-def test_one_decoder_twice_is_no_second_seed(flags):
+def test_one_decoder_twice_is_no_second_seed(measured, files, tmp_path):
     with pytest.raises(ValueError, match="transrec-shadow.*are one decoder; wanted others"):
-        flat.call(transfer.main, **flags | {"shadows": flags["shadows"][:1] * 2})
+        measured(shadows=files["shadows"][:1] * 2)
+    with pytest.raises(ValueError, match="got epsilon=-0.1"):
+        flat.call(transfer.main, out=tmp_path, epsilon=-0.1)
