@@ -26,7 +26,13 @@ from experiments.measure.ablation_conditions import (
     runs,
     title,
 )
-from experiments.measure.ablation_runs import feature_scale, measure, names, read_decoders, told
+from experiments.measure.ablation_runs import (
+    feature_scale,
+    measure,
+    names,
+    read_decoders,
+    settings_of,
+)
 from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, surroundings
 from experiments.measure.sample import OfSample, Sample
@@ -140,16 +146,17 @@ def table(
         "versions": surroundings()["versions"],
     }
     kept = {
-        c: sample.out / ".ablations" / f"{_key({**settings, **told(used, c)})}.json" for c in wanted
+        c: sample.out / ".ablations" / f"{_key({**settings, **settings_of(used, c)})}.json"
+        for c in wanted
     }
     with judging.exactly("float32"):
         for run in runs([c for c in wanted if not kept[c].is_file()]):
-            found, folder = measure(
+            found, batches = measure(
                 run, system, used, crops, over, settings, sample.how["keep"], sample.seed
             )
             for c in run.rows:
                 _write(kept[c], found[c])
-            judging.discard(folder)
+            judging.discard(batches)
         scale = feature_scale(system.extractor, crops)
     rows = [json.loads(kept[c].read_text()) | names(c) for c in wanted]
     rows.insert(3, rows[0].pop("floor"))
@@ -164,7 +171,7 @@ def table(
         rows,
         header(MORE),
         lines([r["condition"] for r in rows], rows, beside, MORE),
-        {**settings, **told(used, base), "only": list(only)},
+        {**settings, **settings_of(used, base), "only": list(only)},
         notes={
             "paper": {r["condition"]: b for r, b in zip(rows, beside, strict=True) if b},
             "feature": scale,

@@ -161,9 +161,9 @@ def table(
     ) -> Row:
         probes = judged.stored[0 if enrolled_only else condition]
         lost = bare - _right(judged.stored[condition], probes, over)[0]
-        told = {**tell, "drop": float(lost @ weigh), "drop_ci": bootstrap(lost, over.fold, weigh)}
+        extra = {**tell, "drop": float(lost @ weigh), "drop_ci": bootstrap(lost, over.fold, weigh)}
         at = epsilon if condition else None
-        return row(method, at, judged, condition, over, 0, enrolled_only, unprotected, told)
+        return row(method, at, judged, condition, over, 0, enrolled_only, unprotected, extra)
 
     names = [d.name for d in compared]
     last = len(names)  # AdvFace
@@ -250,10 +250,10 @@ def _cells(r: Row, theirs: dict[str, float], bare: dict[str, float]) -> list[str
     def interval(name: str) -> str:
         return " to ".join(points(x) for x in r.get(name) or ()) or "–"
 
-    told = f": not measured: {r['not_measured']}" if "not_measured" in r else ""
+    extra = f": not measured: {r['not_measured']}" if "not_measured" in r else ""
     lost = bare["acc"] - theirs["acc"] if theirs and bare else None
     return [
-        _label(r) + told,
+        _label(r) + extra,
         points(r["acc"]),
         interval("acc_ci"),
         points(r.get("acc_std_of_folds")),

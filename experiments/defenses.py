@@ -132,18 +132,18 @@ def table(
         system.network, Each(compared, checked, ascent.precision), [models.attacker]
     )
     how = {**sample.how, "settings": settings}
-    told = {k: settings[k] for k in ("set", "shadow", "attacker")}
+    extra = {k: settings[k] for k in ("set", "shadow", "attacker")}
     with judging.exactly(ascent.precision):
         measured = judging.measure(crops, subject, **how)
         judged = measured.judged
-        rows = [row("Unprotected", None, judged, 0, over, told=told)]
+        rows = [row("Unprotected", None, judged, 0, over, extra=extra)]
         rows += [
-            row(d.name, epsilon, judged, i, over, told=told) for i, d in enumerate(compared, 1)
+            row(d.name, epsilon, judged, i, over, extra=extra) for i, d in enumerate(compared, 1)
         ]
         of_channels = [
-            channel_rows.measure(networks, crops, over, told=told, **how) for networks in apart
+            channel_rows.measure(networks, crops, over, extra=extra, **how) for networks in apart
         ]
-        last = floor(crops, judged, subject.replay, over, told=told)
+        last = floor(crops, judged, subject.replay, over, extra=extra)
 
     shown = inputs.distinct(crops.identities[: measured.pictures.shape[2]])
     shots = [*_shots(measured, shown)]
@@ -152,7 +152,7 @@ def table(
     shots[at:at] = [shot for found in of_channels for shot in _shots(found.measured, shown)]
     names = [_label(r).replace(" (", "\n(") for r in rows[1:]]
     if missing:
-        rows.insert(at, missing | told)
+        rows.insert(at, missing | extra)
     rows.append(last)
     mean = np.rint(crops.images.mean(0)).astype(np.uint8)
     unknown = np.full(len(shown), np.nan)

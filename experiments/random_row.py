@@ -125,14 +125,14 @@ def table(
         judged, _, earlier, _, folder = judging.measure(
             crops, subject, settings=settings, **sample.how
         )
-        told = {k: settings[k] for k in ("set", "attacker")}
-        rows = [row("Unprotected", None, judged, 0, over, told=told)]
+        extra = {k: settings[k] for k in ("set", "attacker")}
+        rows = [row("Unprotected", None, judged, 0, over, extra=extra)]
         for kind, values in swept.items():
             for strength in values:
-                at = {**told, "noise": kind, "strength": strength}
+                at = {**extra, "noise": kind, "strength": strength}
                 label = _label(kind, strength)
-                rows.append(row(label, None, judged, len(rows), over, told=at))
-        rows.append(floor(crops, judged, subject.replay, over, told=told))
+                rows.append(row(label, None, judged, len(rows), over, extra=at))
+        rows.append(floor(crops, judged, subject.replay, over, extra=extra))
     goal = paper.of("Random", sample.set)
     theirs = {name: paper.of(name, sample.set) for name in ("Random", "DP")}
     theirs = theirs if sample.preset == "paper" else {}

@@ -180,8 +180,8 @@ def main(
     ):
         one = judged._replace(stored=stored)
         for i, condition in enumerate(CONDITIONS):
-            told = {"set": origin["set"], "trained_on": name, "measured_on": condition}
-            rows.append(row(NAMES[name], epsilon if i else None, one, i, over, told=told))
+            extra = {"set": origin["set"], "trained_on": name, "measured_on": condition}
+            rows.append(row(NAMES[name], epsilon if i else None, one, i, over, extra=extra))
     spent = time.monotonic() - began + earlier
     table = [
         [NAMES[name], *(_cell(rows, name, condition) for condition in reversed(CONDITIONS))]

@@ -97,10 +97,10 @@ def table(
         judged, pictures, earlier, rate, folder = judging.measure(
             crops, subject, settings=settings, **sample.how
         )
-        told = {k: settings[k] for k in ("set", "shadow", "attacker")}
-        rows = [row("Unprotected", None, judged, 0, over, told=told)]
-        rows += [row("AdvFace", e, judged, i, over, told=told) for i, e in enumerate(epsilons, 1)]
-        rows.append(floor(crops, judged, subject.replay, over, told=told))
+        extra = {k: settings[k] for k in ("set", "shadow", "attacker")}
+        rows = [row("Unprotected", None, judged, 0, over, extra=extra)]
+        rows += [row("AdvFace", e, judged, i, over, extra=extra) for i, e in enumerate(epsilons, 1)]
+        rows.append(floor(crops, judged, subject.replay, over, extra=extra))
     labels = [_label(r) for r in rows]
     beside = [sample.beside(r, models.kinds, config) for r in rows]
     shown = inputs.distinct(crops.identities[: pictures.shape[2]])

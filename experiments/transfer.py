@@ -98,8 +98,8 @@ def table(
         "experiment": "transfer",
         **origin,
         **decoders.of_system(system),
-        "shadows": [one.told() for one in protecting],
-        "attackers": [one.told() for one in attacking],
+        "shadows": [one.card() for one in protecting],
+        "attackers": [one.card() for one in attacking],
         "epsilon": epsilon,
         **dataclasses.asdict(config),
         "batch": sample.batch,
@@ -117,15 +117,15 @@ def table(
             crops, subject, settings=settings, **sample.how
         )
         rows = [
-            row("Unprotected", None, judged, 0, over, attacker=j, told=_told(origin, None, r))
+            row("Unprotected", None, judged, 0, over, attacker=j, extra=_extra(origin, None, r))
             for j, r in enumerate(attacking)
         ]
         rows += [
-            row("AdvFace", epsilon, judged, i, over, attacker=j, told=_told(origin, s, r))
+            row("AdvFace", epsilon, judged, i, over, attacker=j, extra=_extra(origin, s, r))
             for i, s in enumerate(protecting, 1)
             for j, r in enumerate(attacking)
         ]
-        rows.append(floor(crops, judged, subject.replay, over, told={"set": origin["set"]}))
+        rows.append(floor(crops, judged, subject.replay, over, extra={"set": origin["set"]}))
     labels = [_label(r) for r in rows]
     beside = [
         sample.beside(r, (r.get("shadow") or "", r.get("attacker") or ""), config) for r in rows
@@ -203,7 +203,7 @@ def spread(
     return found
 
 
-def _told(origin: Mapping[str, Any], shadow: Trained | None, attacker: Trained) -> Row:
+def _extra(origin: Mapping[str, Any], shadow: Trained | None, attacker: Trained) -> Row:
     """A row's entries on its set and decoders: their kinds, as in the paper, and names."""
     return {
         "set": origin["set"],

@@ -122,13 +122,13 @@ def _inputs(
     else:
         raise ValueError(f"{faces} was written without labels: no pairs can be drawn from it")
     card = {k: found.card[k] for k in asked[2:]}
-    told = {
+    origin = {
         "features": Path(faces).name,
         "pairs": str(pairs and pairs.name),
         "seed": sample.seed,
         **card,
     }
-    return found, over, told
+    return found, over, origin
 
 
 @jax.jit

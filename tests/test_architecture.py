@@ -14,48 +14,47 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = ("advface_jax", "experiments", "weights_convert")
 
-# Of our own modules each room imports these and no others; the longest matching room decides.
+ROOMS = ("measure", "train", "benchmark", "reproduction")  # of experiments; a file is a command
+
+# Each room imports these of our modules, itself and no others; the longest matching room decides.
 MAY_IMPORT = {
     "advface_jax": ("advface_jax",),
     "advface_jax.checks": (),
-    "advface_jax.gradient": (),
-    "advface_jax.losses": (),
-    "advface_jax.metrics": (),
     "advface_jax.checkpoint": (),
+    "advface_jax.metrics": (),
     "advface_jax.sharding": (),
-    "advface_jax.cli": ("advface_jax.sharding",),
-    "advface_jax.models": ("advface_jax.models", "advface_jax.checks"),
+    "advface_jax.weights": (),
+    "advface_jax.ball": (),
+    "advface_jax.gradient": ("advface_jax.ball", "advface_jax.checks"),
+    "advface_jax.runtime": ("advface_jax.sharding",),
+    "advface_jax.cli": ("advface_jax.runtime",),
+    "advface_jax.models": ("advface_jax.checks",),
     "advface_jax.models.layers": ("advface_jax.models.fast.convolution",),
+    "advface_jax.models.fast": ("advface_jax.models", "advface_jax.sharding"),
     "advface_jax.models.fast.convolution": (
         "advface_jax.sharding",  # how many cores a CPU has
         "advface_jax.models.fast.winograd",
     ),
     "advface_jax.models.fast.winograd": (),
-    "advface_jax.defenses": (
-        "advface_jax.defenses",
-        "advface_jax.checks",
-        "advface_jax.gradient",
-        "advface_jax.protect",
-    ),
+    "advface_jax.protect": ("advface_jax.checks", "advface_jax.gradient", "advface_jax.models"),
+    "advface_jax.memory": ("advface_jax.checks", "advface_jax.models", "advface_jax.protect"),
+    "advface_jax.defenses": ("advface_jax.checks", "advface_jax.gradient", "advface_jax.protect"),
     "advface_jax.attacks": (
-        "advface_jax.attacks",
         "advface_jax.checks",
         "advface_jax.defenses",
         "advface_jax.gradient",
         "advface_jax.models",
     ),
-    "advface_jax.memory": ("advface_jax.checks", "advface_jax.models", "advface_jax.protect"),
-    "advface_jax.protect": ("advface_jax.checks", "advface_jax.gradient", "advface_jax.models"),
-    # Photographs need a network to become faces; data knows none, so the finder lives beside it.
+    # Photographs need a network to become faces; data knows none, so the detector lies beside it.
     "advface_jax.detection": (
         "advface_jax.checkpoint",
         "advface_jax.models",
         "advface_jax.weights",
     ),
-    "advface_jax.weights": (),
-    "advface_jax.data": ("advface_jax.data",),
-    "experiments": ("experiments", "advface_jax"),
-    "weights_convert": ("weights_convert", "advface_jax"),
+    "advface_jax.data": ("advface_jax.checks",),
+    "experiments": ("advface_jax",),
+    **{f"experiments.{room}": ("advface_jax", "experiments.measure") for room in ROOMS},
+    "weights_convert": ("advface_jax",),
 }
 NEVER_IN_THE_LIBRARY = ("torch", "torchvision", "tensorflow", "keras")
 WITHOUT_TENSORFLOW = ("tensorflow-datasets", "tensorflow-metadata")  # need none, despite the name
@@ -98,12 +97,55 @@ def is_module(name):
 
 def wrong_imports(name, source):
     room = max((r for r in MAY_IMPORT if under(name, r)), key=len)
+    allowed = (*MAY_IMPORT[room], room if room != "experiments" else "experiments.nothing")
+    if room == "experiments":  # a command: any room, and no other command
+        allowed += tuple(f"experiments.{r}" for r in ROOMS)
     for found in imports(name, source):
         if any(under(found, ours) for ours in OURS):
-            if not any(under(found, allowed) for allowed in MAY_IMPORT[room]):
+            if not any(under(found, one) for one in allowed):
                 yield found
         elif name.startswith("advface_jax") and any(under(found, n) for n in NEVER_IN_THE_LIBRARY):
             yield found
+
+
+def circles(arrows):
+    """Groups of modules that import each other in a circle: strongly connected ones, by what each
+    reaches. arrows: module -> the modules that it imports, wherever in it the import stands."""
+    reach = {name: set() for name in arrows}
+
+    def visit(start):
+        todo = list(arrows[start])
+        while todo:
+            if (name := todo.pop()) in arrows and name not in reach[start]:
+                reach[start].add(name)
+                todo += arrows[name]
+
+    for name in arrows:
+        visit(name)
+    return {
+        tuple(sorted({name, *(o for o in reach[name] if name in reach[o])}))
+        for name in arrows
+        if name in reach[name]
+    }
+
+
+def test_nothing_is_imported_in_a_circle():
+    """Imports inside functions and for types alone count too."""
+    arrows = {
+        name.removesuffix(".__init__"): set(imports(name, path.read_text()))
+        for name, path in modules()
+    }
+    found = circles(arrows)
+    assert not found, f"imports in a circle: {found}"
+
+
+def test_a_circle_is_seen():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == {("a", "b", "c")}
+    assert not circles({"a": {"b", "json"}, "b": {"c"}, "c": set(), "d": {"a"}})
+    hidden = (
+        "if TYPE_CHECKING:\n    from advface_jax import gradient\ndef f():\n    from . import ball"
+    )
+    assert set(imports("advface_jax.metrics", hidden)) >= {"advface_jax.gradient"}
 
 
 def test_imports_follow_the_arrows():
@@ -127,6 +169,9 @@ def test_imports_follow_the_arrows():
         ("advface_jax.system", "from importlib import import_module as i\n__import__('torch')"),
         ("weights_convert.rules", "from experiments import tradeoff"),
         ("experiments.tradeoff", "from weights_convert.rules import convert"),
+        ("experiments.transfer", "from experiments import tradeoff"),
+        ("experiments.measure.table", "from experiments.train import run"),
+        ("experiments.train.run", "from experiments.train_decoder import main"),
     ],
 )
 def test_an_import_against_the_arrows_is_seen(name, source):
@@ -141,6 +186,10 @@ def test_an_import_against_the_arrows_is_seen(name, source):
         ("advface_jax.data.__init__", "from . import faces"),
         ("weights_convert.sources.torch", "import torch"),
         ("experiments.tradeoff", "import advface_jax\nfrom advface_jax import metrics"),
+        (
+            "experiments.reuse",
+            "from experiments.train import run\nfrom experiments.measure import table",
+        ),
     ],
 )
 def test_an_import_along_the_arrows_is_allowed(name, source):

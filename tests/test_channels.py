@@ -59,8 +59,8 @@ def faces() -> data.Faces:
 def rows_of(networks, faces, out, **changes):
     pairs = inputs.draw(faces, 8, 0)
     how: dict[str, Any] = {"batch": 8, "seed": 0, "keep": out, "settings": {"epsilon": 0.2}}
-    told = {"set": None, "shadow": "s", "attacker": "r"}
-    return channel_rows.measure(networks, faces, pairs, **how | changes, told=told)
+    extra = {"set": None, "shadow": "s", "attacker": "r"}
+    return channel_rows.measure(networks, faces, pairs, **how | changes, extra=extra)
 
 
 def test_duetface_has_two_rows_and_its_own_recogniser(system, folder, faces, tmp_path):

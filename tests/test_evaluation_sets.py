@@ -1,4 +1,4 @@
-"""The paper's three sets: found where docs/datasets.md puts them, or said to be not at hand."""
+"""The paper's three sets: found where docs/datasets.md puts them, or reported as not available."""
 
 import re
 
@@ -18,9 +18,9 @@ def place(tmp_path, monkeypatch):
     ("name", "make"), [("cfp_fp", set_files.cfp_fp)] * 1 + [("agedb_30", set_files.agedb_30)]
 )
 def test_a_set_in_its_own_files_is_found_and_read(place, name, make):
-    assert not evaluation_sets.at_hand(name)
+    assert not evaluation_sets.available(name)
     make(place)
-    assert evaluation_sets.at_hand(name)
+    assert evaluation_sets.available(name)
     found = inputs.read("paper", None, None, None, None, 0, set=name)
     assert len(found.faces) == 20 and len(found.pairs) == 20
     assert found.origin["set"] == name and found.origin["folds"] == 10
@@ -47,9 +47,9 @@ def test_insightface_s_file_serves_where_there_are_no_crops(place, name):
 
 
 @pytest.mark.parametrize("name", ["lfw", "cfp_fp", "agedb_30"])
-def test_a_set_that_is_not_there_is_not_at_hand(place, name, monkeypatch):
+def test_a_set_that_is_not_there_is_not_available(place, name, monkeypatch):
     wanted = (
-        re.escape(f"{evaluation_sets.TITLES[name]}'s data are not at hand")
+        re.escape(f"{evaluation_sets.TITLES[name]}'s data are not available")
         + ".*--faces.*ADVFACE_DATA"
     )
     with pytest.raises(ValueError, match=wanted):

@@ -145,7 +145,7 @@ def test_of_a_pair_the_enrolled_image_alone_may_be_protected(judged):
     alternating = np.array([True, False, True, False])  # the same pairs are of one image
     pairs = data.Pairs(left, right, alternating, np.array([0, 0, 1, 1]))
     assert row("M", 0.2, found, 2, pairs)["threshold"] == 0.01, "one noise, one picture"
-    line = row("M", 0.2, found, 2, pairs, enrolled_only=True, told={"set": "lfw"})
+    line = row("M", 0.2, found, 2, pairs, enrolled_only=True, extra={"set": "lfw"})
     distances = ((found.stored[2][left] - found.stored[0][right]) ** 2).sum(1)
     assert line["threshold"] == np.ceil(distances[alternating].max() * 100) / 100 > 0.01
     assert line["enrolled_only"] and line["set"] == "lfw"

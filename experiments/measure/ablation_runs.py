@@ -140,7 +140,7 @@ def read_decoders(system: advface_jax.System, rows: Sequence[Condition]) -> Deco
     }
 
 
-def told(used: Decoders, c: Condition) -> dict[str, Any]:
+def settings_of(used: Decoders, c: Condition) -> dict[str, Any]:
     """The settings of a condition's row, beside the faces and the recogniser."""
     return {
         **dataclasses.asdict(c.config),
@@ -194,7 +194,7 @@ def measure(
         tuple(run.families[i].config.statistics for i in each),
     )
     subject = dataclasses.replace(subject, diagnose=diagnosis)
-    mine = {**settings, "rows": [told(used, c) for c in run.rows]}
+    mine = {**settings, "rows": [settings_of(used, c) for c in run.rows]}
     began = time.monotonic()
     measured = judging.measure(crops, subject, batch=run.batch, seed=seed, keep=keep, settings=mine)
     seconds = (measured.earlier + time.monotonic() - began) / len(run.rows)
@@ -202,7 +202,7 @@ def measure(
     lines: dict[Condition, Row] = {}
     for c in run.rows:
         condition, attacker = run.place(c)
-        notes = {"set": settings["set"], **names(c), **told(used, c), "seconds": seconds}
+        notes = {"set": settings["set"], **names(c), **settings_of(used, c), "seconds": seconds}
         notes["left_over"] = len(crops) % c.batch  # of the last batch; 0: it was full
         notes |= {
             name: float(values.mean())
@@ -213,8 +213,8 @@ def measure(
         bound = c.epsilon if c.steps or c.epsilon is None else 0.0  # z~ lies within any
         method = names(c)["method"]
         one_side = c.enrolled_only
-        lines[c] = row(method, bound, judged, condition, over, attacker, one_side, told=notes)
+        lines[c] = row(method, bound, judged, condition, over, attacker, one_side, extra=notes)
         if method == "Unprotected":
             notes = {"set": settings["set"], "ablation": c.part, "condition": "Mean face (floor)"}
-            lines[c]["floor"] = floor(crops, judged, subject.replay, over, told=notes)
+            lines[c]["floor"] = floor(crops, judged, subject.replay, over, extra=notes)
     return lines, measured.folder

@@ -45,7 +45,7 @@ class Rows(NamedTuple):
     """What one defence adds to a table."""
 
     rows: list[Row]
-    settings: dict[str, Any]  # what tells these networks from others
+    settings: dict[str, Any]  # which networks these are
     measured: Measured  # one condition, an attacker for each row
 
 
@@ -142,7 +142,7 @@ def measure(
     seed: int,
     keep: Path,
     settings: dict[str, Any],
-    told: dict[str, Any],
+    extra: dict[str, Any],
 ) -> Rows:
     """The rows of one defence: by the trained decoder, then solved.
 
@@ -151,7 +151,7 @@ def measure(
       crops, pairs: What is measured.
       batch, seed, keep: As for ``judging.judge``.
       settings: Of the table that the rows join, so that a stopped run resumes.
-      told: Further entries of each row; ``attacker`` becomes its own, ``shadow`` None.
+      extra: Further entries of each row; ``attacker`` becomes its own, ``shadow`` None.
     """
     ours: dict[str, Any] = {
         "defense": networks.defense,
@@ -173,8 +173,8 @@ def measure(
     for i, (method, attacker) in enumerate(attackers.items()):
         if i == len(measured.pictures[0]):
             break
-        also = {**told, "shadow": None, "attacker": attacker}
-        line = row(method, None, measured.judged, 0, pairs, i, unprotected=None, told=also)
+        also = {**extra, "shadow": None, "attacker": attacker}
+        line = row(method, None, measured.judged, 0, pairs, i, unprotected=None, extra=also)
         if not networks.recogniser:
             kept = {k: v for k, v in line.items() if k.removesuffix("_ci") in (*KEPT, *also)}
             line = {**kept, "acc": None, "srra": None}

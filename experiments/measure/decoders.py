@@ -43,13 +43,13 @@ class Trained(NamedTuple):
     role: Role
     file: Path
     seed: int | None  # of its training, if its card has one
-    name: str  # in a table: its kind, and what tells it from others of that kind
+    name: str  # in a table: its kind, and what is different from others of that kind
 
     @property
     def kind(self) -> str:
         return self.decoder.config.kind
 
-    def told(self) -> dict[str, Any]:
+    def card(self) -> dict[str, Any]:
         """For the settings of a results file."""
         return {
             "name": self.name,
@@ -78,15 +78,15 @@ def trained(system: advface_jax.System, sources: Sequence[str], role: Role) -> t
         raise ValueError(
             f"got {', '.join(twice)} for {role}s, which are one decoder; wanted others"
         )
-    tells = (
+    distinctions = (
         lambda one: f"seed {one.seed}",
         lambda one: one.file.absolute().parent.name,
         lambda one: one.file.stem,
     )
-    for tell in tells:
+    for by in distinctions:
         names = [one.name for one in found]
         found = [
-            one._replace(name=f"{one.name}, {tell(one)}") if names.count(one.name) > 1 else one
+            one._replace(name=f"{one.name}, {by(one)}") if names.count(one.name) > 1 else one
             for one in found
         ]
     return tuple(found)
@@ -95,7 +95,7 @@ def trained(system: advface_jax.System, sources: Sequence[str], role: Role) -> t
 def provenance(
     system: advface_jax.System, models: Models, shadow: str, attacker: str
 ) -> dict[str, Any]:
-    """What tells these networks from others, for the settings of a results file."""
+    """Which networks these are, for the settings of a results file."""
     return {
         **of_system(system),
         "shadow": Path(shadow).stem,
@@ -106,7 +106,7 @@ def provenance(
 
 
 def of_system(system: advface_jax.System) -> dict[str, Any]:
-    """What tells a recogniser from others, for the settings of a results file."""
+    """Which recogniser this is, for the settings of a results file."""
     return {"weights": system.card["source"], "weights_sha256": system.card["sha256"]}
 
 

@@ -66,7 +66,7 @@ def find(name: Set, faces: str | None = None, pairs: Path | None = None) -> tupl
     What the flags name goes before what the folder of ADVFACE_DATA has.
 
     Raises:
-      ValueError: the set is not at hand; the message says what would have to be there.
+      ValueError: The set is not available; the message has what is needed.
     """
     if name not in LAYOUTS:
         raise ValueError(f"got set {name!r}; wanted one of {', '.join(LAYOUTS)}")
@@ -86,12 +86,12 @@ def find(name: Set, faces: str | None = None, pairs: Path | None = None) -> tupl
     elif pack := _first(under.get("faces"), (f"{name}.bin",)):
         return str(pack), pairs
     raise ValueError(
-        f"{TITLES[name]}'s data are not at hand: the paper preset measures on {TITLES[name]}: "
+        f"{TITLES[name]}'s data are not available: the paper preset measures on {TITLES[name]}: "
         f"{layout.get}; docs/datasets.md goes from the download to there"
     )
 
 
-def at_hand(name: Set) -> bool:
+def available(name: Set) -> bool:
     """Whether a set can be measured without flags that say where it is."""
     try:
         find(name)

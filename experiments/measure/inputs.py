@@ -58,18 +58,18 @@ def read(
     faces = faces or "synthetic"
     is_pack = Path(faces).suffix in PACKS or (Path(faces) / "train.rec").is_file()
     resize = resize or is_pack
-    told, named = str(pairs and Path(pairs).name), None
+    origin_of_pairs, named = str(pairs and Path(pairs).name), None
     if pairs is not None:
         named = data.read_pairs(pairs)
     elif faces != "synthetic" and listing is None and (carried := data.open_source(faces).pairs):
-        told, named = "those of the faces", carried
+        origin_of_pairs, named = "those of the faces", carried
     if named:
         named = data.subset(named, limit)
         needed = data.pair_names(named)
         crops = data.read_faces(faces, listing=listing, names=needed, resize=resize)
         over = data.index_pairs(named, crops)
     else:
-        told = "drawn from the identities"
+        origin_of_pairs = "drawn from the identities"
         names = data.synthetic_names(DEMO_PEOPLE, DEMO_PICTURES) if faces == "synthetic" else None
         crops = data.read_faces(faces, listing=listing, names=names, resize=resize)
         drawn = draw(crops, limit, seed)
@@ -84,7 +84,7 @@ def read(
         "faces_sha256": hashlib.sha256(crops.images.tobytes()).hexdigest(),
         "faces_read": len(crops),
         "faces_skipped": len(crops.skipped),
-        "pairs": told,
+        "pairs": origin_of_pairs,
         "folds": len(np.unique(over.fold)),
         "limit": limit,
         "seed": seed,

@@ -1,4 +1,4 @@
-"""How sure a row's numbers are: bootstrap intervals over what was measured."""
+"""Intervals of a row's numbers: bootstrap over what was measured, Student over seeds."""
 
 import functools
 from typing import Any
@@ -12,23 +12,22 @@ LEVEL = 0.95
 def bootstrap(
     values: np.ndarray, groups: np.ndarray | None = None, weights: np.ndarray | None = None
 ) -> list[float]:
-    """The 95% percentile interval of a mean, by 1,000 seeded resamples of its items.
+    """The 95 % percentile interval of a mean, by 1,000 seeded resamples of its items.
 
-    values: (n,), one a face or a pair. groups: (n,), resampled each within itself and to its own
-    size (the folds of pairs); one group by default. weights: (n,), what the mean weighs each item
-    by, summing to 1; equal by default. Equal groups are resampled equally in every call, so that
-    rows over the same faces differ by their values alone.
+    Thresholds that were chosen on all items are held fixed, items of one person count as
+    independent, and other trainings of S and R are not covered (``experiments.transfer``): true
+    intervals are wider. Equal groups are resampled equally in every call.
 
-    What it leaves out: whatever was chosen on all items beforehand (thresholds) is held fixed, and
-    several items of one person count as independent, which they are not; nor does it know of the
-    training of S and R, whose seeds differ more (``experiments.transfer``). True intervals are
-    wider.
+    Args:
+      values: (n,), a face or a pair each.
+      groups: (n,), resampled each within itself (the folds of pairs); one group by default.
+      weights: (n,), of each item in the mean, summing to 1; equal by default.
     """
     values = np.asarray(values, np.float64)
     weights = np.full(len(values), 1 / len(values)) if weights is None else weights
     means = np.zeros(RESAMPLES)
     for number, members in enumerate(_members(groups, len(values))):
-        # A mean needs no item twice in memory: how often each was drawn times what it brings.
+        # How often each item was drawn times its share: no item lies in memory twice.
         means += _draws(len(members), number) @ (values[members] * weights[members])
     tail = (1 - LEVEL) / 2
     ends = np.quantile(means, (tail, 1 - tail))
@@ -49,10 +48,9 @@ def _draws(n: int, number: int) -> np.ndarray:
 
 
 def spread(values: np.ndarray) -> dict[str, Any]:
-    """Mean, deviation and 95% interval (Student's t) over runs that differ by their seed alone.
+    """Mean, deviation and 95 % interval (Student's t) over runs that differ by their seed alone.
 
-    values: (n,), one a run, as independent of each other as their seeds are. Of a single run
-    nothing but its value is known: ``sd`` and ``ci`` are None.
+    values: (n,), one a run. With a single run ``sd`` and ``ci`` are None.
     """
     from scipy import stats  # half a second
 

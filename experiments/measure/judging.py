@@ -38,7 +38,7 @@ class Judged(NamedTuple):
     mse: np.ndarray  # (c, a, n)
     stored: np.ndarray  # (c, n, e) Ψ(z'): what recognition compares
     replayed: np.ndarray  # (c, a, n, e) Ψ(E(R(z'))): an attacker shows its picture to the client
-    diagnosed: np.ndarray  # (c, k, n) what the subject's diagnose says, k numbers
+    diagnosed: np.ndarray  # (c, k, n) k numbers of the subject's diagnose
 
 
 class Measured(NamedTuple):

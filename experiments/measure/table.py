@@ -89,7 +89,7 @@ def lines(
 
 
 def setting(settings: Mapping[str, Any], first: Row) -> str:
-    """The paragraph that says what was measured and how."""
+    """The paragraph on what was measured and how."""
     alpha = "ε/10" if settings["alpha"] is None else f"{settings['alpha']:g}"
     method = f"{settings['method']}, " if "method" in settings else ""
     start = " around z" if settings.get("start") == "z" else ""

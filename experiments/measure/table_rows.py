@@ -26,7 +26,7 @@ def row(
     attacker: int = 0,
     enrolled_only: bool = False,
     unprotected: int | None = 0,
-    told: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> Row:
     """One line of the results: means over faces, ACC and SRRA over pairs.
 
@@ -47,7 +47,7 @@ def row(
       enrolled_only: The left image of each pair is stored under this condition, and the right one
         is compared with it unprotected.
       unprotected: Which condition that is; None if there is none.
-      told: Further entries, such as set, shadow, attacker.
+      extra: Further entries, such as set, shadow, attacker.
 
     Raises:
       ValueError: ``enrolled_only`` without an unprotected condition.
@@ -69,7 +69,7 @@ def row(
         "acc_ci": bootstrap(right, pairs.fold, weights),
         "threshold": verified.threshold,
         **({"enrolled_only": True} if enrolled_only else {}),
-        **(told or {}),
+        **(extra or {}),
     }
     if unprotected is not None:
         cosines = (stored * _bare(judged, unprotected)).sum(-1)
@@ -134,7 +134,7 @@ def floor(
     replay: Callable[[jax.Array], jax.Array],
     pairs: Pairs,
     condition: int = 0,
-    told: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> Row:
     """The mean of the measured faces as every face's picture: an attacker without any feature.
 
@@ -162,11 +162,11 @@ def floor(
         "pairs": len(pairs),
         **{f"{k}_ci": bootstrap(values) for k, values in likeness.items()},
         **replays(stored, replayed, pairs, {"": threshold}),
-        **(told or {}),
+        **(extra or {}),
     }
 
 
 def not_measured(method: str, why: str) -> Row:
-    """A row without numbers, which says why."""
+    """A row without numbers, with the reason."""
     numbers = dict.fromkeys(("epsilon", "ssim", "psnr", "mse", "acc", "srra"))
     return {"method": method, **numbers, "n": 0, "not_measured": why}

@@ -56,7 +56,7 @@ class Step:
 
 def lacks(step: Step) -> str | None:
     """Why a step cannot be made with the data at hand; None when it can."""
-    if step.set and not evaluation_sets.at_hand(step.set):
+    if step.set and not evaluation_sets.available(step.set):
         return f"{evaluation_sets.TITLES[step.set]}'s data are not at hand"
     missing = [path.name for path in step.data if not path.exists()]
     if missing:
@@ -180,7 +180,7 @@ def _recognisers(out: Path, place: Path, limit: int | None) -> list[Step]:
             "reuse",
             "experiments.reuse",
             *("--features", str(features), *flags),
-            *(("--preset", "paper") if evaluation_sets.at_hand("lfw") else ()),
+            *(("--preset", "paper") if evaluation_sets.available("lfw") else ()),
             *(("--limit", str(limit)) if limit else ()),
             needs=("features",),
         ),
