@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from advface_jax import cli, detection
-from advface_jax.data import crops, sources
+from advface_jax.data import crops, open_source
 from experiments.measure import results_file
 
 
@@ -67,12 +67,12 @@ def main(
             "choose='all' has no one face to compare: wanted centre, largest, probable"
         )
     photos, reference, finished = _inputs(photos, reference, finished)
-    source = sources.open_source(photos)
+    source = open_source(photos)
     present = set(source.names)
     wanted = [row for row in read_reference(reference) if row.file in present][:limit]
     if not wanted:
         raise ValueError(f"{photos} has none of the files that {reference} lists")
-    ready = sources.open_source(finished) if finished else None
+    ready = open_source(finished) if finished else None
     crop_of = _by_stem(ready.names) if ready else {}
     network, config = detection.load_detector(), detection.DetectorConfig(min_face=min_face)
     detection.detect(crops.decode(source.read(wanted[0].file)), network, config)  # compiles

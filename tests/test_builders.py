@@ -24,7 +24,7 @@ if sys.platform == "win32":
 
 import tensorflow_datasets as tfds
 
-from advface_jax.data.builders.base import prepare
+from advface_jax.data.builders.preparing import prepare
 
 ROOT = Path(__file__).parents[1]
 IMAGES = [noise(i) for i in range(8)]
@@ -382,7 +382,7 @@ def test_tensorflow_is_neither_needed_nor_imported(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from advface_jax.data.builders.base import prepare
+from advface_jax.data.builders.preparing import prepare
 made = prepare("casia-webface", Path({str(tmp_path / "c")!r}), Path({str(tmp_path / "d")!r}))
 print(len([made.source.read(name) for name in made.source.names]), "images")
 print({{"tensorflow", "torch", "apache_beam"}} & {{name.partition(".")[0] for name in sys.modules}})

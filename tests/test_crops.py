@@ -16,7 +16,7 @@ from PIL import Image
 
 from advface_jax import cropping, data, detection
 from advface_jax.commands import crop as command
-from advface_jax.data import crops, sources
+from advface_jax.data import crops, open_source
 from experiments import crops as experiment
 
 CONFIG = cropping.CropConfig()
@@ -56,7 +56,7 @@ def folder(root: Path, files: dict[str, bytes]) -> Path:
 
 
 def crop(photos: Path, out: Path, config=CONFIG, find=squares):
-    rows = cropping.crop_all(sources.open_source(photos), out, config, find, {"photos": "p"})
+    rows = cropping.crop_all(open_source(photos), out, config, find, {"photos": "p"})
     return {row.file: row for row in rows}
 
 
@@ -136,7 +136,7 @@ def test_formats_that_run_other_programs_are_no_pictures(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.jpg").write_bytes(encoded(picture(50), "EPS"))
     with pytest.raises(ValueError, match="not an image"):
-        crops.decode(sources.open_source(tmp_path).read("a/1.jpg"))
+        crops.decode(open_source(tmp_path).read("a/1.jpg"))
     with pytest.raises(ValueError, match="not an image"):
         data.read_faces(tmp_path, resize=True)
 
@@ -195,7 +195,7 @@ def test_every_photograph_is_accounted_for(tmp_path):
 def test_all_faces(tmp_path):
     photos = folder(tmp_path / "p", {"a/x.png": TWO, "a/x.2.png": ONE, "a/y.7.png": ONE})
     config = cropping.CropConfig(choose="all", format="png", size=64)
-    source = sources.open_source(photos)
+    source = open_source(photos)
     rows = cropping.crop_all(source, tmp_path / "o", config, squares, {})
     assert [(row.crop, row.status.split(":")[0]) for row in rows] == [
         ("", "duplicate name"), ("a/x.png", "cropped"), ("a/x.2.png", "cropped"),
@@ -219,7 +219,7 @@ def test_a_stopped_run_goes_on(tmp_path):
         if done == 9:
             raise KeyboardInterrupt
 
-    source, out = sources.open_source(photos), tmp_path / "o"
+    source, out = open_source(photos), tmp_path / "o"
     with pytest.raises(KeyboardInterrupt):
         cropping.crop_all(source, out, CONFIG, counting, {}, stopping)
     assert len(cropping.read_report(out)) == 9

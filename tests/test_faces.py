@@ -197,9 +197,10 @@ def test_a_lazy_face_is_read_when_asked_for_and_not_before(tmp_path):
     (where / "a/1.png").unlink()
     (where / "b/1.png").write_bytes(picture(99))
     assert faces.batch([1])[0, 0, 0, 0] == 99
-    assert "No such file" in str(faces.crop(0)) and "truncated" in str(faces.crop(3))
-    assert faces.crop(4) == "unreadable: not an image"
-    with pytest.raises(ValueError, match="c/1.jpg cannot be had: unreadable"):
+    for i, reason in ((0, "No such file"), (3, "truncated"), (4, "^unreadable: not an image$")):
+        with pytest.raises(ValueError, match=reason):
+            faces.crop(i)
+    with pytest.raises(ValueError, match="c/1.jpg is unreadable: .*truncated"):
         faces.batch([1, 3])
 
 
@@ -211,7 +212,8 @@ def test_other_sizes_are_resized_only_when_asked(tmp_path, size):
     with pytest.warns(UserWarning, match="1 not square"):
         faces = read_faces(source, resize=True)
     assert faces.names == ("a/1.png",) and (faces.images == [7, 20, 200]).all()
-    assert open_faces(source).crop(0) == "not 160x160: {}x{}".format(*size)
+    with pytest.raises(ValueError, match="^not 160x160: {}x{}$".format(*size)):
+        open_faces(source).crop(0)
 
 
 def test_shrinking_is_antialiased(tmp_path):
@@ -226,8 +228,10 @@ def test_shrinking_is_antialiased(tmp_path):
 def test_a_decompression_bomb_is_refused_by_its_header(tmp_path):
     files = {"a/1.png": bomb(30_000, 30_000), "a/2.png": bomb(9000, 9000)}
     faces = open_faces(folder(tmp_path, files), resize=True)
-    assert "exceeds limit" in str(faces.crop(0))
-    assert faces.crop(1) == "not square or larger than 4096x4096: 9000x9000"
+    larger = "^not square or larger than 4096x4096: 9000x9000$"
+    for i, reason in enumerate(("exceeds limit", larger)):
+        with pytest.raises(ValueError, match=reason):
+            faces.crop(i)
 
 
 def test_a_listing_without_an_identity_or_that_is_no_text(tmp_path):

@@ -51,7 +51,7 @@ def test_what_holds_no_image_is_an_error_for_faces(tmp_path, pack):
 
 
 def test_views_that_cfp_keeps_apart_are_one_person():
-    from advface_jax.data.sources import identity_of
+    from advface_jax.data.formats.folders import identity_of
 
     names = ("Data/Images/001/frontal/01.jpg", "001/profile/02.jpg", "frontal/01.jpg", "x.jpg")
     assert [identity_of(name) for name in names] == ["001", "001", "frontal", "x"]
@@ -113,7 +113,7 @@ def test_members_that_cannot_be_had_are_skipped_with_their_reason(tmp_path):
 
 
 def test_a_member_larger_than_any_image_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("advface_jax.data.sources.MAX_BYTES", 1000)
+    monkeypatch.setattr("advface_jax.data.formats.folders.MAX_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "f.zip", "w", zipfile.ZIP_DEFLATED) as out:
         out.writestr("a/1.jpg", bytes(1001))
         out.writestr("a/2.jpg", bytes(1000))

@@ -1,4 +1,4 @@
-"""Faces of nobody, drawn by arithmetic: a height field, for light and parallax, under a skin."""
+"""Synthetic faces, drawn by arithmetic: a height field, for light and parallax, under a skin."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from advface_jax import checks
 from advface_jax.data.drawn.painting import (
     RED,
     bump,
@@ -46,22 +47,26 @@ def synthetic_faces(
     seed: int = 0,
     names: Iterable[str] | None = None,
 ) -> Faces:
-    """Draw `per_identity` pictures each of `identities` people who do not exist.
+    """Draw ``per_identity`` pictures each of ``identities`` people who do not exist.
 
     Every picture follows from (seed, person, picture) alone, so that a larger set begins with the
-    people of a smaller one. They are named 'synthetic_0007/0002.png'; with `names` only those are
-    drawn, in that order. Nothing is downloaded; about 25 ms a picture.
+    people of a smaller one. Nothing is downloaded; a picture takes about 25 ms.
 
-    Of seed 0 the first 64 people, in their first four pictures, were chosen because FaceNet takes
-    them for nobody whom the shipped decoders were trained on (`experiments.nobody`). Other people,
-    pictures and seeds are drawn alike, but were held against nobody.
-    Raises ValueError when there is nothing to draw or a name is not one of the set.
+    The first 64 people of seed 0, in their first four pictures, were chosen because to FaceNet they
+    resemble none of the people in the training sets of the shipped decoders
+    (``experiments.nobody``). Other people, pictures and seeds were not compared with these.
+
+    Args:
+      identities, per_identity: People, and pictures of each, named "synthetic_0007/0002.png".
+      seed: Of the people.
+      names: Draw only these, in this order.
+
+    Raises:
+      ValueError: there is nothing to draw, or a name is not one of the set.
     """
-    if min(identities, per_identity) < 1 or seed < 0:
-        raise ValueError(
-            f"identities={identities}, per_identity={per_identity}, seed={seed}: "
-            "ask for at least one picture of one person and a seed >= 0"
-        )
+    checks.positive(identities=identities, per_identity=per_identity)
+    if seed < 0:
+        raise ValueError(f"got seed={seed}; wanted 0 or larger")
     known = synthetic_names(identities, per_identity)
     chosen = tuple(known if names is None else names)
     strange = [name for name in chosen if name not in known]

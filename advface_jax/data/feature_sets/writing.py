@@ -1,8 +1,8 @@
 """Protected features written to be shared (paper, section 4.4): resumable, in whole shards.
 
-What a set must not give away is kept out of it: the names of files (they name people, or places in
-a public data set), the order of the data set (a record's place would name its file), and the words
-of the labels. Which records show one person stays: that is what labels are for.
+By default a set leaves out what identifies people: the names of files (they name people, or places
+in a public data set), the order of the data set (a record's place would name its file), and the
+words of the labels. Which records show one person stays: that is what labels are for.
 """
 
 from __future__ import annotations
@@ -55,20 +55,27 @@ def write_features(
 ) -> tuple[tuple[str, str], ...]:
     """Write the protected features of all faces; the same call resumes after the last whole shard.
 
-    protect: pixels uint8 (b, 160, 160, 3) and a mask (b,), False for stand-ins, to z_adv
-        (b, 77, 77, 64) in float32; b is always ``batch``.
-    card: how protect was set, with the sums of its models: JSON, free of names.
-    dtype: "f32" keeps every bit, "bf16" rounds to 8 bits of mantissa at half the size.
-    labels: "pseudonyms" are numbers by which to tell one person's records, "original" the data
-        set's own words, "none" nothing.
-    names: keep the files' names, and their order. Names reveal people.
-    seed: of the records' order; None draws it from the system's entropy and forgets it.
-    shard_size: records a shard, a multiple of ``batch``.
-    progress: called with how many faces are done, first with those of an earlier call.
+    Args:
+      folder: Of the set, new or begun by the same call.
+      faces: In memory or lazy.
+      protect: Pixels uint8 (b, 160, 160, 3) and a mask (b,), False for padding and unreadable
+        faces, to z_adv (b, 77, 77, 64) in float32; b is always ``batch``.
+      card: How protect was set, with the sums of its models: JSON, without names.
+      batch: Faces protected together.
+      dtype: "f32" keeps every bit, "bf16" rounds to 8 bits of mantissa at half the size.
+      labels: "pseudonyms" are numbers, one a person; "original" the data set's own words; "none"
+        nothing.
+      names: Keep the files' names, and their order. Names reveal people.
+      seed: Of the records' order; None draws it from the system's entropy and forgets it.
+      shard_size: Records a shard, a multiple of ``batch``.
+      workers: Threads that read faces ahead.
+      progress: Called with how many faces are done, first with those of an earlier call.
 
-    Returns (name, reason) of the faces that this call could not read; the set only counts them.
+    Returns:
+      (name, reason) of the faces that this call could not read; the set only counts them.
 
-    Raises ValueError for a folder that holds something else, or sizes that do not fit.
+    Raises:
+      ValueError: a folder that holds something else, or sizes that do not fit.
     """
     module, _ = array_record()
     folder = Path(folder)
@@ -158,7 +165,7 @@ def _finish(folder: Path, kept: Mapping[str, Any], total: int, shard_size: int) 
 def _plan(
     folder: Path, faces: Faces, kept: Mapping[str, Any], shard_size: int
 ) -> dict[str, Any] | None:
-    """What the folder's unfinished set was begun with, or a new plan; None for a finished one."""
+    """The plan of the folder's unfinished set, or a new one; None for a finished set."""
     listed = hashlib.sha256("\n".join((*faces.names, *faces.identities)).encode()).hexdigest()
     settings = json.loads(json.dumps({**kept, "shard_size": shard_size}))
     if (folder / "card.json").is_file():

@@ -1,8 +1,8 @@
 """Data sets prepared by tensorflow-datasets as array_record, read without TensorFlow.
 
-Those that our own builders made have lists beside their records: `faces.tsv` (file, identity) in
-the records' order, `pairs.tsv` (fold, same, file1, file2) and `skipped.tsv` (file, reason). Of
-others the features are asked: the first image, and the label or identity, if there is one.
+Our own builders leave lists beside the records: ``faces.tsv`` (file, identity) in the records'
+order, ``pairs.tsv`` (fold, same, file1, file2) and ``skipped.tsv`` (file, reason). Of other sets
+the features are used: the first image, and the label or identity, if there is one.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from advface_jax.data.pairs import read_pairs
-from advface_jax.data.sources import TFDS, Source
+from advface_jax.data.formats import pair_lists
+from advface_jax.data.records import Source
 
+PREFIX = "tfds:"  # before a name, where a path could stand
 FACES, PAIRS, SKIPPED = "faces.tsv", "pairs.tsv", "skipped.tsv"
 _IDENTITY = ("identity", "label", "person", "subject")
 
 
 def tensorflow_datasets() -> Any:
-    """The package, which does without TensorFlow for all that is asked of it here."""
+    """The package, which needs no TensorFlow for what is used of it here."""
     try:
         import array_record  # noqa: F401
         import tensorflow_datasets as tfds
@@ -33,10 +34,9 @@ def tensorflow_datasets() -> Any:
 
 
 def open_named(name: str) -> Source:
-    """The set of that name in tensorflow-datasets' data folder.
+    """The set of that name in tensorflow-datasets' data folder; ValueError when there is none.
 
     The folder is the one that TFDS_DATA_DIR names, else ~/tensorflow_datasets.
-    Raises ValueError when it is not there or cannot be read.
     """
     tfds = tensorflow_datasets()
     name = name.replace("-", "_")
@@ -45,7 +45,7 @@ def open_named(name: str) -> Source:
     except tfds.core.registered.DatasetNotFoundError as error:
         places = ", ".join(map(str, tfds.core.utils.file_utils.list_data_dirs()))
         raise ValueError(
-            f"{TFDS}{name} is not in {places}: prepare it (docs/datasets.md has the commands), or "
+            f"{PREFIX}{name} is not in {places}: prepare it (see docs/datasets.md), or "
             "name its folder, or set TFDS_DATA_DIR to where it is"
         ) from error
     return open_prepared(Path(found.data_dir))
@@ -67,7 +67,7 @@ def open_prepared(folder: Path) -> Source:
             f"{folder / FACES} has {len(names):,} names, {len(set(names)):,} of them different, "
             f"for {n:,} records: prepare the set again"
         )
-    pairs = tuple(read_pairs(folder / PAIRS)) if (folder / PAIRS).is_file() else ()
+    pairs = tuple(pair_lists.read_list(folder / PAIRS)) if (folder / PAIRS).is_file() else ()
     skipped = tuple(read_table(folder / SKIPPED)) if (folder / SKIPPED).is_file() else ()
     return Source(names, identities, _Records(str(folder), names), pairs, skipped)
 

@@ -1,7 +1,7 @@
 """Verification protocols beside LFW's: the folds of CFP and of AgeDB, from their own files.
 
 Files are named as inside the data sets' image folders, so that crops made from those folders keep
-the names: `001/frontal/01.jpg` in CFP, `NAME.jpg` in AgeDB.
+the names: ``001/frontal/01.jpg`` in CFP, ``NAME.jpg`` in AgeDB.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from advface_jax.data.pairs import NamedPair
+from advface_jax import checks
+from advface_jax.data.records import NamedPair
 
 
 def read_cfp(
@@ -20,14 +21,17 @@ def read_cfp(
 ) -> list[NamedPair]:
     """The folds of CFP-FP (frontal against profile) or CFP-FF, each its same pairs first.
 
-    folder: the data set's, or the folder `Protocol` in it, with Pair_list_F.txt, Pair_list_P.txt
-        and Split/FP/01 ... 10, of 350 same and 350 different pairs each.
-
-    Raises ValueError, with the line, for files that are missing or do not fit.
     Source: Sengupta et al., "Frontal to profile face verification in the wild", 2016.
+
+    Args:
+      folder: The data set's, or the folder ``Protocol`` in it, with Pair_list_F.txt,
+        Pair_list_P.txt and Split/FP/01 ... 10, of 350 same and 350 different pairs each.
+      protocol: "FP" or "FF".
+
+    Raises:
+      ValueError: with the line, for files that are missing or do not fit.
     """
-    if protocol not in ("FP", "FF"):
-        raise ValueError(f"got protocol={protocol!r}; wanted 'FP' or 'FF'")
+    checks.choice(protocol, "protocol", ("FP", "FF"))
     root = Path(folder)
     root = root / "Protocol" if (root / "Protocol").is_dir() else root
     frontal = _images(root / "Pair_list_F.txt")
@@ -89,14 +93,16 @@ def _wrong(file: Path, number: int, wanted: str, got: str) -> ValueError:
 def read_agedb(path: str | os.PathLike[str]) -> list[NamedPair]:
     """AgeDB-30's ten folds of 600 pairs whose two pictures lie 30 years apart.
 
-    path: the .mat file of the protocol, or a folder in which `*30_years.mat` is the only one.
+    The file's variable ``splits`` is a cell of ten structs: a 2 x 600 cell of (name, age), and 600
+    labels, 1 for same and -1 for different. Ages are not kept. Source: Moschoglou et al., "AgeDB:
+    the first manually collected, in-the-wild age database", 2017; the layout as insightface's and
+    other readers of that file assume it.
 
-    The file's variable `splits` is a cell of ten structs: a 2 x 600 cell of (name, age), and 600
-    labels, 1 for same and -1 for different. No year and no name beyond the file's is kept.
+    Args:
+      path: The .mat file of the protocol, or a folder that holds exactly one ``*30_years.mat``.
 
-    Raises ValueError for files that are missing, damaged or of another layout.
-    Source: Moschoglou et al., "AgeDB: the first manually collected, in-the-wild age database",
-    2017; the layout as insightface's and others' readers of that file assume it.
+    Raises:
+      ValueError: the file is missing, damaged or of another layout.
     """
     path = Path(path)
     if path.is_dir():

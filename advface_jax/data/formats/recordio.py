@@ -1,7 +1,7 @@
 """MXNet's RecordIO as insightface packs faces in it: one record at an offset.
 
 A record is magic, a word of 3 bits (part of a split record) and 29 bits (length), the payload,
-padding to 4 bytes. The payload begins with flag, label, id, id2 (`IfQQ`); with flag > 0 as many
+padding to 4 bytes. The payload begins with flag, label, id, id2 (``IfQQ``); with flag > 0 as many
 float labels follow and replace the first; the rest is the encoded image.
 Source: MXNet, include/dmlc/recordio.h of dmlc-core and python/mxnet/recordio.py.
 """
