@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import face_files
 import numpy as np
 import pytest
 from face_files import archive, bin_set, folder, full_disk, noise, picture, rec_pack
 from PIL import Image
-from scipy.io import savemat
 
 from advface_jax.commands import prepare as command
 from advface_jax.data import NamedPair, index_pairs, open_faces, open_source, read_faces
@@ -41,7 +41,9 @@ def test_casia_from_a_folder_a_zip_and_a_pack(tmp_path):
         made = prepare("casia-webface", path, tmp_path / str(i))
         assert made.fresh and made.folder == tmp_path / str(i) / "casia_webface/1.0.0"
         source = open_source(made.folder)
-        assert contents(source) == PEOPLE, "the bytes as they were, in the order of the copy"
+        assert contents(pickle.loads(pickle.dumps(source))) == PEOPLE, (
+            "bytes and order as they were"
+        )
         assert source.identities == ("0000000",) * 3 + ("0000001",) * 3 + ("0000002",) * 2
         assert source.pairs == source.skipped == ()
     pack = rec_pack(tmp_path / "pack", {3: IMAGES[:5], 9: IMAGES[5:]})
@@ -63,9 +65,9 @@ def test_a_prepared_set_is_found_by_name_and_read_as_faces(tmp_path, monkeypatch
         open_source("tfds:casia-webface")
 
 
+@pytest.mark.slow
 def test_workers_read_the_same(tmp_path):
     source = prepare("casia-webface", folder(tmp_path / "c", PEOPLE), tmp_path / "d").source
-    assert contents(pickle.loads(pickle.dumps(source))) == PEOPLE
     source.read(source.names[0])  # opened here, before the fork
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.map(source.read, source.names) == IMAGES
@@ -144,15 +146,13 @@ def cfp(root: Path) -> Path:
     """Two people, two frontal and one profile picture each, two folds."""
     frontal = [f"{p:03d}/frontal/{i:02d}.jpg" for p in (1, 2) for i in (1, 2)]
     profile = [f"{p:03d}/profile/01.jpg" for p in (1, 2)]
-    files = {
-        f"Data/Images/{name}": IMAGES[i] for i, name in enumerate(sorted(frontal + profile))
-    } | {"Data/Fiducials/001/frontal/01.txt": b"", "Data/logo.png": picture()}
-    for name, images in (("Pair_list_F.txt", frontal), ("Pair_list_P.txt", profile)):
-        lines = [f"{n} ../Data/Images/{image}" for n, image in enumerate(images, 1)]
-        files[f"Protocol/{name}"] = "\r\n".join(lines).encode()
-    splits = {"01/same": "1,1", "01/diff": "2,2", "02/same": "4,2", "02/diff": "3,1"}
-    files |= {f"Protocol/Split/FP/{k}.txt": v.encode() for k, v in splits.items()}
-    return folder(root, files)
+    pairs = {"01/same": "1,1", "01/diff": "2,2", "02/same": "4,2", "02/diff": "3,1"}
+    splits = {f"FP/{name}": text for name, text in pairs.items()}
+    face_files.cfp(root / "Protocol", frontal, profile, splits)
+    files = {f"Images/{name}": IMAGES[i] for i, name in enumerate(sorted(frontal + profile))}
+    files |= {"Fiducials/001/frontal/01.txt": b"", "logo.png": picture()}
+    folder(root / "Data", files)
+    return root
 
 
 CFP_PAIRS = (
@@ -193,29 +193,13 @@ def test_cfp_fp_from_crops_that_kept_the_names(tmp_path):
         prepare("cfp-fp", folder(tmp_path / "w", PEOPLE), tmp_path / "e", protocol=root)
 
 
-def agedb(root: Path) -> Path:
-    """Four pictures of two people and a protocol of two folds, as MATLAB writes it."""
-    names = ["0_MariaCallas_35_f", "1_MariaCallas_65_f", "2_A_B_20_m", "3_A_B_50_M"]
-    folder(root, {f"{name}.jpg": IMAGES[i] for i, name in enumerate(names)})
-    folds = [[(0, 1, 1), (0, 2, -1)], [(3, 2, 1), (1, 3, -1)]]
-    splits = np.empty((2, 1), object)
-    for f, rows in enumerate(folds):
-        images = np.empty((2, 2), object)
-        for i, (left, right, _) in enumerate(rows):
-            for side, k in enumerate((left, right)):
-                item = np.empty((1, 1), [("name", object), ("age", object)])
-                item["name"][0, 0], item["age"][0, 0] = names[k], 30
-                images[side, i] = item
-        split = np.empty((1, 1), [("pair", object), ("same", object)])
-        split["pair"][0, 0] = images
-        split["same"][0, 0] = np.array([[row[2] for row in rows]])
-        splits[f, 0] = split
-    savemat(root / "test_splits_30_years.mat", {"splits": splits})
-    return root
-
-
 def test_agedb_from_the_original_folder(tmp_path):
-    root = folder(agedb(tmp_path / "AgeDB"), {"cover.jpg": picture()})
+    names = ["0_MariaCallas_35_f", "1_MariaCallas_65_f", "2_A_B_20_m", "3_A_B_50_M"]
+    files = {f"{name}.jpg": IMAGES[i] for i, name in enumerate(names)}
+    root = folder(tmp_path / "AgeDB", files | {"cover.jpg": picture()})
+    folds = [[(0, 1, 1), (0, 2, -1)], [(3, 2, 1), (1, 3, -1)]]
+    named = [[(names[a], names[b], label) for a, b, label in fold] for fold in folds]
+    face_files.agedb(root / "test_splits_30_years.mat", named)
     source = prepare("agedb-30", root, tmp_path / "d").source
     assert source.names[2] == "2_A_B_20_m.jpg" and len(source) == 4
     assert source.identities == ("MariaCallas", "MariaCallas", "A_B", "A_B")
@@ -289,7 +273,7 @@ def test_sets_like_tfds_own_celeb_a(tmp_path):
         "attributes": {"Smiling": np.bool_, "label": np.bool_},
         "identity": {"Identity_No": np.int64},
     }
-    examples = [
+    examples: list[dict] = [
         {
             "image": IMAGES[i],
             "attributes": {"Smiling": True, "label": False},
@@ -304,7 +288,7 @@ def test_sets_like_tfds_own_celeb_a(tmp_path):
     for example in examples:
         del example["identity"]
     source = open_source(theirs(tmp_path / "old", features, examples))
-    assert len(set(source.identities)) == 3, "nobody knows who they are: each is a person"
+    assert len(set(source.identities)) == 3, "without identities each picture is a person"
 
 
 def test_a_set_without_images_or_of_records_that_only_tensorflow_reads(tmp_path):
@@ -326,6 +310,7 @@ def test_a_prepared_set_that_was_damaged(tmp_path):
         (rows.rsplit("\n", 2)[0] + "\n", "7 names, 7 of them different, for 8 records"),
         (rows.replace("001.jpg", "000.jpg", 1), "8 names, 7 of them different"),
         (rows.replace("0000000/000.jpg\t0000000", "0000000/000.jpg"), "without two columns"),
+        ("file\tidentity\n" + "x" * 200_000 + "\ta\n", "is damaged .*prepare the set again"),
     ):
         table.write_text(broken)
         with pytest.raises(ValueError, match=message):
@@ -347,14 +332,6 @@ def test_a_prepared_set_that_was_damaged(tmp_path):
         open_source(made.folder)
 
 
-def test_a_line_without_end_in_a_prepared_sets_lists(tmp_path):
-    pack = folder(tmp_path / "f", {"a/1.png": picture()})
-    made = prepare("casia-webface", pack, tmp_path / "o").folder
-    (made / reading.FACES).write_text("file\tidentity\n" + "x" * 200_000 + "\ta\n")
-    with pytest.raises(ValueError, match="faces.tsv is damaged .*prepare the set again"):
-        open_source(made)
-
-
 def test_the_command_says_what_was_made_and_what_was_not(tmp_path, capsys):
     root = cfp(tmp_path / "cfp-dataset")
     (root / "Data/Images/002/profile/01.jpg").write_bytes(b"?")
@@ -366,17 +343,11 @@ def test_the_command_says_what_was_made_and_what_was_not(tmp_path, capsys):
     assert out[-1] == "2 of the pairs need an image that is not there"
     command.main("cfp-fp", root, tmp_path / "d")
     assert "(prepared before)" in capsys.readouterr().out
-    done = subprocess.run(
-        [sys.executable, "-m", "advface_jax", "prepare", "agedb-30", str(root)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"TFDS_DATA_DIR": str(tmp_path / "e")},
-    )
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "none of the 7 images is named as in" in " ".join(done.stderr.split())
+    with pytest.raises(ValueError, match="none of the 7 images is named as in"):
+        command.main("agedb-30", root, tmp_path / "e")
 
 
+@pytest.mark.slow
 def test_tensorflow_is_neither_needed_nor_imported(tmp_path):
     folder(tmp_path / "c", PEOPLE)
     code = f"""

@@ -1,17 +1,16 @@
 """Cropping: which face, which pixels, and a folder of photographs with everything wrong with it.
 
-The finder here is a stand-in that sees a bright square as a face; test_mtcnn.py holds the real one.
+The finder here takes a red square for a face; test_mtcnn.py tests the real one.
 """
 
 import csv
 import dataclasses
-import io
 import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from face_files import archive, encoded, folder
 from PIL import Image
 
 from advface_jax import cropping, data, detection
@@ -42,19 +41,6 @@ def picture(*faces: int, width: int = 200, height: int = 80) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:
-    out = io.BytesIO()
-    image.save(out, form, **options)
-    return out.getvalue()
-
-
-def folder(root: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(content)
-    return root
-
-
 def crop(photos: Path, out: Path, config=CONFIG, find=squares):
     rows = cropping.crop_all(open_source(photos), out, config, find, {"photos": "p"})
     return {row.file: row for row in rows}
@@ -79,13 +65,10 @@ def test_which_face():
     assert chosen("probable") == [2]
     assert chosen("all") == [2, 0, 1]
     assert crops.choose(boxes[:0], sure[:0], (9, 9), "centre").tolist() == []
-
-
-def test_the_middle_is_of_width_and_height():
+    # the middle of a high photograph, and of a wide one
     boxes = np.array([[10, 90, 50, 130], [140, 20, 180, 60]], np.float32)
-    sure = np.ones(2, np.float32)
-    assert crops.choose(boxes, sure, (220, 60), "centre").tolist() == [0]  # a high photograph
-    assert crops.choose(boxes, sure, (80, 320), "centre").tolist() == [1]  # a wide one
+    assert crops.choose(boxes, sure[:2], (220, 60), "centre").tolist() == [0]
+    assert crops.choose(boxes, sure[:2], (80, 320), "centre").tolist() == [1]
 
 
 def test_which_pixels():
@@ -121,7 +104,7 @@ def test_photographs_are_turned_upright_and_coloured():
 
 def test_grey_of_16_bits_keeps_its_light(tmp_path):
     deep = Image.fromarray(np.full((160, 160), 100 << 8 | 99, np.uint16))
-    (tmp_path / "a.png").write_bytes(encoded(deep))
+    folder(tmp_path, {"a.png": encoded(deep)})
     assert np.unique(crops.decode(encoded(deep))).tolist() == [100]
     assert np.unique(data.read_faces(tmp_path).images).tolist() == [100]
 
@@ -133,8 +116,7 @@ def test_broken_bytes_are_explained(data):
 
 
 def test_formats_that_run_other_programs_are_no_pictures(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "1.jpg").write_bytes(encoded(picture(50), "EPS"))
+    folder(tmp_path, {"a/1.jpg": encoded(picture(50), "EPS")})
     with pytest.raises(ValueError, match="not an image"):
         crops.decode(open_source(tmp_path).read("a/1.jpg"))
     with pytest.raises(ValueError, match="not an image"):
@@ -282,21 +264,18 @@ def test_other_settings_do_not_mix(tmp_path):
 
 
 def test_nothing_is_written_outside(tmp_path):
-    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
-        for name in ("../../up.png", "/root.png", "a/../../b.png", "fine/a.png"):
-            archive.writestr(name, ONE)
-    rows = crop(tmp_path / "evil.zip", tmp_path / "x" / "y" / "o")
+    names = ("../../up.png", "/root.png", "a/../../b.png", "fine/a.png")
+    photos, out = archive(tmp_path / "evil.zip", dict.fromkeys(names, ONE)), tmp_path / "x/y/o"
+    rows = crop(photos, out)
     assert sorted(row.status for row in rows.values()) == ["cropped"] + ["with an unsafe path"] * 3
     written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
     assert written == {
         "evil.zip", "x/y/o/crops.json", "x/y/o/crops.tsv", "x/y/o/fine/a.jpg",
     }  # fmt: skip
     # A report that somebody changed leads nowhere either: its row does not count as done.
-    report = tmp_path / "x" / "y" / "o" / "crops.tsv"
+    report = out / "crops.tsv"
     report.write_text(report.read_text().replace("fine/a.jpg", "../../../evil.zip"))
-    assert (
-        crop(tmp_path / "evil.zip", tmp_path / "x" / "y" / "o")["fine/a.png"].crop == "fine/a.jpg"
-    )
+    assert crop(photos, out)["fine/a.png"].crop == "fine/a.jpg"
 
 
 @pytest.mark.parametrize(
@@ -334,10 +313,9 @@ def test_the_command_counts_what_it_says(tmp_path, capsys, no_network):
 
 def test_the_command_refuses_what_cannot_go_well(tmp_path, no_network):
     photos = folder(tmp_path / "p", {"a/1.png": NONE})
-    with pytest.raises(ValueError, match="lies inside"):
-        command.main(str(photos), photos / "faces")
-    with pytest.raises(ValueError, match="lies inside"):
-        command.main(str(photos), photos)
+    for inside in (photos, photos / "faces"):
+        with pytest.raises(ValueError, match="lies inside"):
+            command.main(str(photos), inside)
     with pytest.raises(ValueError, match="no photograph gave a crop"):
         command.main(str(photos), tmp_path / "o")
     with pytest.raises(ValueError, match="limit=0"):
@@ -345,13 +323,9 @@ def test_the_command_refuses_what_cannot_go_well(tmp_path, no_network):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match="no photograph"):
         command.main(str(tmp_path / "nothing"), tmp_path / "o2")
-    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
-        archive.writestr("../a.jpg", ONE)
+    evil = archive(tmp_path / "evil.zip", {"../a.jpg": ONE})
     with pytest.raises(ValueError, match=r"no photograph.*\.\./a.jpg: with an unsafe path"):
-        command.main(str(tmp_path / "evil.zip"), tmp_path / "o2")
-    (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(ValueError, match="zip"):
-        command.main(str(tmp_path / "cut.zip"), tmp_path / "o3")
+        command.main(str(evil), tmp_path / "o2")
 
 
 # --- the experiment -----------------------------------------------------------------------------

@@ -1,11 +1,10 @@
 """Faces: what is read, what is skipped and why, in memory or on demand, in an order that stays."""
 
-import io
 import pickle
 
 import numpy as np
 import pytest
-from face_files import archive, bomb, folder, noise, picture, table
+from face_files import archive, bomb, encoded, folder, noise, picture, table
 from PIL import Image
 
 from advface_jax.data import Faces, open_faces, read_faces
@@ -29,11 +28,6 @@ def test_folder_and_zip_give_the_same_sorted_faces(tmp_path, pack):
     assert faces.skipped == () and len(faces) == 3
 
 
-def test_flat_files_are_people_of_their_own(tmp_path):
-    faces = read_faces(archive(tmp_path / "f.zip", {"y.png": picture(), "x.png": picture()}))
-    assert faces.identities == ("x", "y")
-
-
 def test_listing_orders_names_and_filters(tmp_path):
     source = archive(tmp_path / "f.zip", PEOPLE)
     listing = table(
@@ -49,10 +43,7 @@ def test_listing_orders_names_and_filters(tmp_path):
 
 @pytest.mark.parametrize("pack", [folder, archive])
 def test_each_bad_file_is_skipped_with_its_reason(tmp_path, pack):
-    rng = np.random.default_rng(0)
-    out = io.BytesIO()
-    Image.fromarray(rng.integers(0, 255, (160, 160, 3), np.uint8)).save(out, "JPEG")
-    whole = out.getvalue()
+    whole = noise()
     (tmp_path / "outside.png").write_bytes(picture())
     source = pack(
         tmp_path / "faces.zip",
@@ -82,23 +73,6 @@ def test_each_bad_file_is_skipped_with_its_reason(tmp_path, pack):
     assert dict(faces.skipped)["small.png"] == "not 160x160: 100x80"
 
 
-def test_unsafe_names_inside_an_archive_are_refused(tmp_path):
-    source = archive(tmp_path / "f.zip", {"../up.png": picture(), "a/1.png": picture()})
-    with pytest.warns(UserWarning, match="unsafe"):
-        faces = read_faces(source)
-    assert faces.names == ("a/1.png",)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.zip"]
-
-
-def test_a_damaged_archive_member_costs_one_face(tmp_path):
-    source = archive(tmp_path / "f.zip", {"a/1.png": picture(1), "b/1.png": picture(2)})
-    data = source.read_bytes()
-    where = data.index(picture(1)) + 60
-    source.write_bytes(data[:where] + bytes([data[where] ^ 255]) + data[where + 1 :])
-    with pytest.warns(UserWarning, match="1 unreadable"):
-        assert read_faces(source).names == ("b/1.png",)
-
-
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK"])
 def test_other_colours_become_rgb(tmp_path, mode):
     kind = "JPEG" if mode == "CMYK" else "PNG"
@@ -109,7 +83,7 @@ def test_other_colours_become_rgb(tmp_path, mode):
         assert pixel.tolist() == ([77, 77, 77] if mode == "L" else [77, 20, 200])
 
 
-def test_names_that_nobody_has_are_reported(tmp_path):
+def test_names_that_are_not_there_are_reported(tmp_path):
     source = folder(tmp_path, PEOPLE)
     with pytest.warns(UserWarning, match="1 not there"):
         faces = read_faces(source, names=["b/1.png", "c/9.png"])
@@ -164,10 +138,11 @@ def test_faces_must_fit_together():
 
 
 def test_many_faces_show_a_bar_and_keep_their_order(tmp_path, capsys, monkeypatch):
-    files = {f"p/{i:04d}.png": picture(i % 256) for i in range(520)}
+    monkeypatch.setattr("advface_jax.data.reading._BAR_FROM", 100)
+    files = {f"p/{i:04d}.png": picture(i) for i in range(130)}  # more than are read ahead
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the captured stream for a terminal
     faces = read_faces(archive(tmp_path / "f.zip", files))
-    assert [int(v) for v in faces.images[:, 0, 0, 0]] == [i % 256 for i in range(520)]
+    assert [int(v) for v in faces.images[:, 0, 0, 0]] == list(range(130))
     assert "reading faces" in capsys.readouterr().err
     read_faces(tmp_path / "f.zip", progress=False)
     monkeypatch.delenv("FORCE_COLOR")
@@ -219,9 +194,8 @@ def test_other_sizes_are_resized_only_when_asked(tmp_path, size):
 def test_shrinking_is_antialiased(tmp_path):
     stripes = np.zeros((320, 320, 3), np.uint8)
     stripes[:, ::2] = 255
-    out = io.BytesIO()
-    Image.fromarray(stripes).save(out, "PNG")
-    image = read_faces(folder(tmp_path, {"a/1.png": out.getvalue()}), resize=True).images[0]
+    file = encoded(Image.fromarray(stripes))
+    image = read_faces(folder(tmp_path, {"a/1.png": file}), resize=True).images[0]
     assert abs(image[:, 4:-4].astype(int) - 127).max() < 40, "nearest or bare bilinear gives 0, 255"
 
 
