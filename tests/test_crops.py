@@ -358,7 +358,7 @@ def test_the_experiment_refuses_what_it_cannot_compare(tmp_path, no_network, mon
     photos = folder(tmp_path / "p", {"a.png": ONE})
     with pytest.raises(ValueError, match="set ADVFACE_DATA"):
         experiment.main(tmp_path)
-    with pytest.raises(ValueError, match="no one face"):
+    with pytest.raises(ValueError, match="no single face"):
         experiment.main(tmp_path, choose="all")
     listing = tmp_path / "list.tsv"
     for text, complaint in (
