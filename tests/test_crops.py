@@ -49,9 +49,6 @@ def crop(photos: Path, out: Path, config=CONFIG, find=squares):
 ONE, TWO, NONE = (encoded(picture(*xs)) for xs in ((50,), (20, 120), ()))
 
 
-# --- which face, and which pixels ---------------------------------------------------------------
-
-
 def test_which_face():
     boxes = np.array([[0, 0, 60, 60], [80, 80, 120, 120], [150, 150, 155, 155]], np.float32)
     sure = np.array([0.8, 0.7, 0.9], np.float32)
@@ -128,9 +125,6 @@ def test_huge_pictures_are_refused_before_they_are_decoded(monkeypatch):
     monkeypatch.setattr(Image.Image, "convert", None)
     with pytest.raises(ValueError, match="too large: .* megapixels"):
         crops.decode(ONE)
-
-
-# --- a folder of photographs --------------------------------------------------------------------
 
 
 def test_every_photograph_is_accounted_for(tmp_path):
@@ -235,14 +229,6 @@ def test_a_full_disk_leaves_no_half_crop_and_says_which(tmp_path, monkeypatch):
     assert not list((out / "a").iterdir())
 
 
-def test_a_damaged_report_is_an_error_in_words(tmp_path):
-    photos, out = folder(tmp_path / "p", {"a/1.png": ONE}), tmp_path / "o"
-    crop(photos, out)
-    (out / "crops.tsv").write_text('"' + "x\n" * 100_000)
-    with pytest.raises(ValueError, match="crops.tsv is damaged"):
-        crop(photos, out)
-
-
 def test_a_photograph_that_was_mended_is_tried_again(tmp_path):
     photos = folder(tmp_path / "p", {"a.png": ONE, "b.png": b"broken"})
     assert crop(photos, tmp_path / "o")["b.png"].status.startswith("unreadable")
@@ -255,9 +241,10 @@ def test_other_settings_do_not_mix(tmp_path):
     crop(photos, tmp_path / "o")
     with pytest.raises(ValueError, match=r"other settings \(margin 14 there, 0 now\)"):
         crop(photos, tmp_path / "o", cropping.CropConfig(margin=0))
-    (tmp_path / "o" / "crops.json").write_text("{")
-    with pytest.raises(ValueError, match="is damaged"):
-        crop(photos, tmp_path / "o")
+    for damaged, text in (("crops.tsv", '"' + "x\n" * 100_000), ("crops.json", "{")):
+        folder(tmp_path / "o", {damaged: text.encode()})
+        with pytest.raises(ValueError, match=f"{damaged} is damaged"):
+            crop(photos, tmp_path / "o")
     mine = folder(tmp_path / "mine", {"thesis.txt": b"x"})
     with pytest.raises(ValueError, match="not empty"):
         crop(photos, mine)
@@ -288,9 +275,6 @@ def test_settings_that_do_not_fit_are_refused(wrong):
         cropping.CropConfig(**wrong)
 
 
-# --- the command --------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def no_network(monkeypatch):
     monkeypatch.setattr(detection, "load_detector", lambda source="mtcnn": None)
@@ -311,7 +295,7 @@ def test_the_command_counts_what_it_says(tmp_path, capsys, no_network):
     assert "1 crops of 1 photographs" in capsys.readouterr().out
 
 
-def test_the_command_refuses_what_cannot_go_well(tmp_path, no_network):
+def test_the_command_refuses_wrong_folders(tmp_path, no_network):
     photos = folder(tmp_path / "p", {"a/1.png": NONE})
     for inside in (photos, photos / "faces"):
         with pytest.raises(ValueError, match="lies inside"):
@@ -326,9 +310,6 @@ def test_the_command_refuses_what_cannot_go_well(tmp_path, no_network):
     evil = archive(tmp_path / "evil.zip", {"../a.jpg": ONE})
     with pytest.raises(ValueError, match=r"no photograph.*\.\./a.jpg: with an unsafe path"):
         command.main(str(evil), tmp_path / "o2")
-
-
-# --- the experiment -----------------------------------------------------------------------------
 
 
 def test_the_experiment_finds_its_own_crops_equal(tmp_path, capsys, no_network, monkeypatch):
