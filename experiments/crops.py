@@ -97,14 +97,13 @@ def main(
                 differences.append(float(np.abs(ours.astype(int) - theirs.astype(int)).mean()))
             bar.update(task, advance=1, note=f"{sum(c.faces for c in compared)} faces")
 
-    faces = sum(c.faces for c in compared)
     rows = [summary("all", compared)]
     folders = sorted({c.file.partition("/")[0] for c in compared if "/" in c.file})
     if len(folders) < 10:  # sets, not people
         rows += [summary(f, [c for c in compared if c.file.startswith(f"{f}/")]) for f in folders]
     rows[0] |= {
         "photos_per_second": len(compared) / seconds,
-        "faces_per_second": faces / seconds,
+        "faces_per_second": sum(c.faces for c in compared) / seconds,
         "core_seconds_per_photo": processor / len(compared),
     }
     if differences:
@@ -113,25 +112,19 @@ def main(
             "finished_crops_equal": sum(d == 0 for d in differences),
             "median_pixel_difference": float(np.median(differences)),
         }
-    where = results_file.surroundings()
-    call = cli.command("experiments.crops")
+    where, call = results_file.surroundings(), cli.command("experiments.crops")
     text = _text(rows, call, f"{where['hardware']}, {where['date']}")
     used = {"photos": Path(photos).name, "reference": Path(reference).name, "choose": choose}
+    used |= {"min_face": min_face, "seed": None, "limit": limit}
     notes = {
         "other_faces": [c.file for c in compared if c.overlap < 0.5],
         "same_face": "overlap (IoU) with the reference's box of 0.5 or more",
         "rates": "decoding, finding, cutting and encoding, one photograph at a time",
     }
     results_file.write_results(
-        out,
-        "crops",
-        rows,
-        command=call,
-        config={**used, "min_face": min_face, "seed": None, "limit": limit},
-        seconds=time.monotonic() - began,
-        notes=notes,
-        text=text,
-    )
+        out, "crops", rows, command=call, config=used, seconds=time.monotonic() - began,
+        notes=notes, text=text,
+    )  # fmt: skip
     cli.answer.print(text, highlight=False, soft_wrap=True)
 
 
@@ -208,22 +201,20 @@ def _inputs(
 
 
 def _text(rows: Sequence[dict[str, Any]], call: str, where: str) -> str:
-    table = results_file.markdown(
-        ("photographs", "n", "faces found", "same face %", "median IoU", "landmarks, px"),
-        [
-            [
-                row["method"].partition(", ")[2],
-                str(row["n"]),
-                str(row["faces_found"]),
-                f"{100 * row['same_face']:.2f}",
-                f"{row['median_iou']:.4f}",
-                f"{row['median_landmark_distance']:.3f}",
-            ]
-            for row in rows
-        ],
-    )
+    cells = [
+        (
+            row["method"].partition(", ")[2],
+            str(row["n"]),
+            str(row["faces_found"]),
+            f"{100 * row['same_face']:.2f}",
+            f"{row['median_iou']:.4f}",
+            f"{row['median_landmark_distance']:.3f}",
+        )
+        for row in rows
+    ]
+    header = ("photographs", "n", "faces found", "same face %", "median IoU", "landmarks, px")
     first = rows[0]
-    lines = [table, ""]
+    lines = [results_file.markdown(header, cells), ""]
     if "finished_crops" in first:
         lines.append(
             f"Of {first['finished_crops']} finished crops {first['finished_crops_equal']} are "

@@ -96,8 +96,8 @@ def _places(
         lfw = lfw or str(Path(place) / "faces" / "lfw_pairs_160.zip")
     if not faces or lfw is None:
         raise ValueError(
-            "wanted the training sets (--faces, --listing) and real faces beside them (--lfw), or "
-            "ADVFACE_DATA to name a folder with faces/ and lists/ as CONTRIBUTING.md says"
+            "got no real faces; wanted the training sets (--faces, --listing) and others (--lfw), "
+            "or ADVFACE_DATA to name a folder with faces/ and lists/ as CONTRIBUTING.md says"
         )
     return faces, listing, lfw
 
@@ -128,11 +128,12 @@ def embed(system: advface_jax.System, crops: data.Faces, out: Path) -> np.ndarra
     with cli.bar("faces") as bar:
         task = bar.add_task("embedding", total=len(crops), note="")
         for i in range(0, len(crops), 64):
-            parts.append(system.embed(crops.images[i : i + 64].astype(np.float32) / 255, batch=64))
+            parts.append(system.embed(crops.images[i : i + 64] / np.float32(255), batch=64))
             bar.advance(task, len(parts[-1]))
     out.mkdir(parents=True, exist_ok=True)
-    np.savez(place, names=np.array(crops.names), embeddings=np.concatenate(parts))
-    return np.concatenate(parts)
+    embeddings = np.concatenate(parts)
+    np.savez(place, names=np.array(crops.names), embeddings=embeddings)
+    return embeddings
 
 
 def threshold(embeddings: np.ndarray, identities: tuple[str, ...]) -> float:

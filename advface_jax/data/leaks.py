@@ -1,4 +1,4 @@
-"""Train/test identity overlap: by label, by picture, by a list of likely duplicates.
+"""Train/test identity overlap: by label, or by picture.
 
 A decoder that has seen the people it is judged on looks better than it is. Labels are compared with
 case, underscores and accents removed, pictures by a hash of their pixels. A label without a letter
@@ -8,7 +8,6 @@ case, underscores and accents removed, pictures by a hash of their pixels. A lab
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import os
 import re
@@ -115,47 +114,26 @@ def seen_in(labels: Iterable[str]) -> Seen:
 
 
 def find_leaks(
-    training: Faces | Seen,
-    evaluation: Faces | Iterable[str],
-    *,
-    aliases: Iterable[tuple[str, str]] = (),
-    pictures: bool = False,
+    training: Faces | Seen, evaluation: Faces | Iterable[str], *, pictures: bool = False
 ) -> Leaks:
     """The people, and on demand the pictures, that training and evaluation share.
 
     Args:
       training: The faces, or what ``read_identities`` gives.
       evaluation: The faces, or labels.
-      aliases: Pairs of labels that are or may be one person, as ``read_aliases`` gives them; labels
-        without a letter count in them too.
       pictures: Compare the pixels as well, which decodes both sets (about 1 ms a face).
     """
-    if pictures and not (isinstance(training, Faces) and isinstance(evaluation, Faces)):
-        raise ValueError("pictures=True compares pixels: give both sets as Faces")
     seen = training if isinstance(training, Seen) else seen_in(training.identities)
-    raw = set() if isinstance(training, Seen) else set(training.identities)
     people = dict.fromkeys(evaluation.identities if isinstance(evaluation, Faces) else evaluation)
-    # A label and its aliases, in whichever of the two sets they stand.
-    others: dict[str, set[str]] = {}
-    for one, other in aliases:
-        others.setdefault(_key(one), set()).add(other)
-        others.setdefault(_key(other), set()).add(one)
-    shared = []
-    for label in people:
-        candidates = {label} if normalised(label) else set()
-        candidates |= others.get(_key(label), set())
-        if any(fingerprint(c) in seen.prints if normalised(c) else c in raw for c in candidates):
-            shared.append(label)
+    comparable = [label for label in people if normalised(label)]
+    shared = tuple(label for label in comparable if fingerprint(label) in seen.prints)
     images: tuple[tuple[str, str], ...] = ()
-    if pictures and isinstance(training, Faces) and isinstance(evaluation, Faces):
+    if pictures:
+        if not (isinstance(training, Faces) and isinstance(evaluation, Faces)):
+            raise ValueError("pictures=True compares pixels: give both sets as Faces")
         images = _equal_pictures(training, evaluation)
-    bare = sum(not normalised(label) for label in people if label not in shared)
-    trained = len(seen.prints) + seen.bare
-    return Leaks(tuple(shared), images, len(people), trained, bare, seen.bare)
-
-
-def _key(label: str) -> str:
-    return normalised(label) or label.strip()
+    bare, trained = len(people) - len(comparable), len(seen.prints) + seen.bare
+    return Leaks(shared, images, len(people), trained, bare, seen.bare)
 
 
 def _equal_pictures(training: Faces, evaluation: Faces) -> tuple[tuple[str, str], ...]:
@@ -168,25 +146,6 @@ def _digests(faces: Faces) -> Iterator[tuple[str, str]]:
     for i, name in enumerate(faces.names):
         with contextlib.suppress(ValueError):
             yield hashlib.sha256(faces.crop(i).tobytes()).hexdigest(), name
-
-
-def read_aliases(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
-    """Pairs of labels that are or may be one person, from a tab-separated file with a header.
-
-    It has the columns identity1 and identity2, or identity and lfw_lookalike ("-" for none); other
-    columns are a ValueError.
-    """
-    with open(path, newline="", encoding="utf-8") as lines:
-        table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        columns = table.fieldnames or []
-        for one, other in (("identity1", "identity2"), ("identity", "lfw_lookalike")):
-            if one in columns and other in columns:
-                rows = [(row[one] or "", row[other] or "") for row in table]
-                return list(dict.fromkeys(r for r in rows if all(r) and r[1] != "-"))
-    raise ValueError(
-        f"{path} has the columns {', '.join(columns) or '(none)'}; wanted identity1 and identity2, "
-        "or identity and lfw_lookalike, tab-separated with a header line"
-    )
 
 
 def write_identities(path: str | os.PathLike[str], labels: Iterable[str]) -> None:

@@ -89,7 +89,8 @@ def write_features(
     if plan is None:
         progress(len(faces))
         return ()
-    chosen = faces if names else faces.select(_order(len(faces), plan["order"]))
+    order = np.random.default_rng(plan["order"]).permutation(len(faces))
+    chosen = faces if names else faces.select(order)
     told = _labels(chosen.identities, labels)
     total = -(-len(faces) // shard_size)
     done = 0
@@ -192,10 +193,6 @@ def _plan(
     _write_json(folder / UNFINISHED, plan)
     (folder / UNFINISHED).chmod(0o600)
     return plan
-
-
-def _order(n: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).permutation(n)
 
 
 def _labels(identities: Sequence[str], labels: Labels) -> list[str] | None:
