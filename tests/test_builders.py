@@ -163,16 +163,27 @@ CFP_PAIRS = (
 )
 
 
-def test_cfp_fp_from_the_original_folder(tmp_path):
-    source = prepare("cfp-fp", cfp(tmp_path / "cfp-dataset"), tmp_path / "d").source
-    assert source.pairs == CFP_PAIRS and source.identities == ("001",) * 3 + ("002",) * 3
+def test_cfp_fp_by_the_command_from_the_original_folder(tmp_path, capsys):
+    root, made = cfp(tmp_path / "cfp-dataset"), tmp_path / "d/cfp_fp/1.0.0"
+    (root / "Data/Images/002/profile/01.jpg").write_bytes(b"?")
+    command.main("cfp-fp", root, tmp_path / "d")
+    out = capsys.readouterr().out.splitlines()
+    assert out[:2] == [str(made), "5 images, 2 identities, 4 pairs"]
+    assert out[2].startswith("2 left out (1 not PERSON/frontal") and "skipped.tsv" in out[2]
+    assert out[-1] == "2 of the pairs need an image that is not there"
+    command.main("cfp-fp", root, tmp_path / "d")
+    assert "(prepared before)" in capsys.readouterr().out
+    source = open_source(made)
+    assert source.pairs == CFP_PAIRS and source.identities == ("001",) * 3 + ("002",) * 2
     assert source.skipped == (
         ("Data/logo.png", "not PERSON/frontal/IMAGE or PERSON/profile/IMAGE"),
+        ("002/profile/01.jpg", "unreadable: not an image"),
     )
     with pytest.warns(UserWarning, match="1 not PERSON"):
-        faces = open_faces(tmp_path / "d/cfp_fp/1.0.0")
-    pairs = index_pairs(faces.pairs, faces)
-    assert pairs.same.tolist() == [True, False, True, False]
+        faces = open_faces(made)
+    assert index_pairs([faces.pairs[0], faces.pairs[3]], faces).same.tolist() == [True, False]
+    with pytest.raises(ValueError, match="none of the 7 images is named as in"):
+        command.main("agedb-30", root, tmp_path / "e")
 
 
 def test_cfp_fp_from_crops_that_kept_the_names(tmp_path):
@@ -330,21 +341,6 @@ def test_a_prepared_set_that_was_damaged(tmp_path):
     (made.folder / "features.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
         open_source(made.folder)
-
-
-def test_the_command_says_what_was_made_and_what_was_not(tmp_path, capsys):
-    root = cfp(tmp_path / "cfp-dataset")
-    (root / "Data/Images/002/profile/01.jpg").write_bytes(b"?")
-    command.main("cfp-fp", root, tmp_path / "d")
-    out = capsys.readouterr().out.splitlines()
-    assert out[0] == str(tmp_path / "d/cfp_fp/1.0.0")
-    assert out[1] == "5 images, 2 identities, 4 pairs"
-    assert out[2].startswith("2 left out (1 not PERSON/frontal") and "skipped.tsv" in out[2]
-    assert out[-1] == "2 of the pairs need an image that is not there"
-    command.main("cfp-fp", root, tmp_path / "d")
-    assert "(prepared before)" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="none of the 7 images is named as in"):
-        command.main("agedb-30", root, tmp_path / "e")
 
 
 @pytest.mark.slow

@@ -357,10 +357,7 @@ def test_a_hostile_pickle_is_named_and_nothing_of_it_runs(tmp_path, protocol, pl
         (pickle.dumps(([bytearray(b"x")] * 2, [True]), 5), "holds BYTEARRAY8"),
         (b"\x80\x04]\x8e" + b"\xff" * 7 + b"\x0f.", "no verification set"),  # a length of 2^60
         (b"\x80\x02c_codecs\nencode\n(]X\x06\x00\x00\x00latin1tR.", "not fit together"),
-        (b"\x80\x02c_codecs\nencode\n.", "no verification set"),
-        (b"\x80\x02(h\x00.", "no verification set"),
-        (b"\x80\x02\x86.", "no verification set"),
-        (b"\x80\x02e.", "no verification set"),
+        (b"\x80\x02e.", "no verification set"),  # an empty stack
     ],
 )
 def test_pickles_of_anything_else(tmp_path, data, message):
