@@ -21,19 +21,8 @@ import numpy as np
 
 from advface_jax.data.batches import batches
 from advface_jax.data.faces import Faces
-from advface_jax.data.feature_sets.reading import (
-    FORMAT,
-    SHAPE,
-    UNFINISHED,
-    Dtype,
-    array_record,
-    beside_shard,
-    dtype_of,
-    file_sum,
-    read_card,
-    read_json,
-    shard_file,
-)
+from advface_jax.data.feature_sets import reading
+from advface_jax.data.feature_sets.reading import beside_shard, shard_file
 
 Labels = Literal["none", "pseudonyms", "original"]
 
@@ -45,7 +34,7 @@ def write_features(
     *,
     card: Mapping[str, Any],
     batch: int = 16,
-    dtype: Dtype = "f32",
+    dtype: reading.Dtype = "f32",
     labels: Labels = "pseudonyms",
     names: bool = False,
     seed: int | None = None,
@@ -77,7 +66,7 @@ def write_features(
     Raises:
       ValueError: a folder that holds something else, or sizes that do not fit.
     """
-    module, _ = array_record()
+    module, _ = reading.array_record()
     folder = Path(folder)
     if batch < 1 or shard_size < 1 or shard_size % batch:
         raise ValueError(
@@ -110,10 +99,10 @@ def write_features(
         left_out = 0
         for one in islice(loaded, per):
             z = np.asarray(protect(one.values, one.mask))
-            if z.shape != (batch, *SHAPE):
-                raise ValueError(f"protect made {z.shape}; wanted {(batch, *SHAPE)}")
+            if z.shape != (batch, *reading.SHAPE):
+                raise ValueError(f"protect made {z.shape}; wanted {(batch, *reading.SHAPE)}")
             with _told(file):
-                for record in z[one.mask].astype(dtype_of(dtype)):
+                for record in z[one.mask].astype(reading.dtype_of(dtype)):
                     writer.write(record.tobytes())
             rows += one.indices[one.mask].tolist()
             left_out += len(one.refused)
@@ -124,7 +113,7 @@ def write_features(
         beside = {
             "records": len(rows),
             "bytes": part.stat().st_size,
-            "sha256": file_sum(part),
+            "sha256": reading.file_sum(part),
             "left_out": left_out,
             "labels": None if told is None else [told[i] for i in rows],
             "names": [chosen.names[i] for i in rows] if names else None,
@@ -150,9 +139,9 @@ def _finish(folder: Path, kept: Mapping[str, Any], total: int, shard_size: int) 
     """The card, with which the set is whole; the secret order goes."""
     shards = [beside_shard(folder, shard) for shard in range(total)]
     full = {
-        "format": FORMAT,
+        "format": reading.FORMAT,
         **kept,
-        "shape": list(SHAPE),
+        "shape": list(reading.SHAPE),
         "records": sum(s["records"] for s in shards),
         "people": len({x for s in shards for x in s["labels"] or ()}) or None,
         "left_out": sum(s["left_out"] for s in shards),
@@ -160,7 +149,7 @@ def _finish(folder: Path, kept: Mapping[str, Any], total: int, shard_size: int) 
         "shard_size": shard_size,
     }
     _write_json(folder / "card.json", full)
-    (folder / UNFINISHED).unlink()
+    (folder / reading.UNFINISHED).unlink()
 
 
 def _plan(
@@ -170,14 +159,15 @@ def _plan(
     listed = hashlib.sha256("\n".join((*faces.names, *faces.identities)).encode()).hexdigest()
     settings = json.loads(json.dumps({**kept, "shard_size": shard_size}))
     if (folder / "card.json").is_file():
-        card = read_card(folder)
+        card = reading.read_card(folder)
         held = card.get("records", 0) + card.get("left_out", 0)
         if {k: card.get(k) for k in settings} == settings and held == len(faces):
-            (folder / UNFINISHED).unlink(missing_ok=True)  # a kill just before the end left it
+            # a kill just before the end left it
+            (folder / reading.UNFINISHED).unlink(missing_ok=True)
             return None
         raise ValueError(f"{folder} holds another set of features: give another folder")
-    if (folder / UNFINISHED).is_file():
-        plan = read_json(folder / UNFINISHED)
+    if (folder / reading.UNFINISHED).is_file():
+        plan = reading.read_json(folder / reading.UNFINISHED)
         if plan.get("settings") != settings or plan.get("faces") != listed:
             raise ValueError(
                 f"{folder} holds an unfinished set of other faces or settings: finish that one "
@@ -190,8 +180,8 @@ def _plan(
     seed = kept["seed"]
     order = secrets.randbits(128) if seed is None else seed
     plan = {"settings": settings, "faces": listed, "order": order}
-    _write_json(folder / UNFINISHED, plan)
-    (folder / UNFINISHED).chmod(0o600)
+    _write_json(folder / reading.UNFINISHED, plan)
+    (folder / reading.UNFINISHED).chmod(0o600)
     return plan
 
 
