@@ -243,18 +243,12 @@ def _crop_one(
         else:
             suffix = ".png" if config.format == "png" else ".jpg"
             _write(out / target, crops.encode(face, suffix, config.quality))
-        rows.append(
-            Row(
-                name,
-                target,
-                status,
-                str(len(found)),
-                size,
-                ",".join(f"{v:.2f}" for v in found.boxes[i]),
-                f"{found.probabilities[i]:.4f}",
-                ",".join(f"{v:.2f}" for v in found.landmarks[i].ravel()),
-            )
+        box, marks = (
+            ",".join(f"{v:.2f}" for v in part.ravel())
+            for part in (found.boxes[i], found.landmarks[i])
         )
+        probability = f"{found.probabilities[i]:.4f}"
+        rows.append(Row(name, target, status, str(len(found)), size, box, probability, marks))
     return rows or [Row(name, "", "no face", "0", size)]
 
 

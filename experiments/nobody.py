@@ -204,8 +204,8 @@ def choose(
         "largest_cosine_between_people": ALIKE,
         "training_pictures": len(known),
         "weights": system.card["source"],
-        **results_file.surroundings(),
     }
+    how |= results_file.surroundings()
     text = json.dumps({"people": list(chosen), "people_chosen": how}, indent=2)
     synthetic.VETTED.write_text(text + "\n")
     synthetic._vetted.cache_clear()

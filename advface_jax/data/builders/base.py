@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -93,15 +93,12 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             raise ValueError(f"no image can be decoded; the first: {first}")
         folder = Path(self.data_path)  # still under its temporary name
         write_table(folder / FACES, ("file", "identity"), kept)
-        write_table(folder / SKIPPED, ("file", "reason"), _one_line(skipped))
+        one_line = [[" ".join(value.split()) for value in row] for row in skipped]
+        write_table(folder / SKIPPED, ("file", "reason"), one_line)
         if source.pairs:
             rows = ((p.fold, int(p.same), p.left, p.right) for p in source.pairs)
             write_table(folder / PAIRS, ("fold", "same", "file1", "file2"), rows)
         self.info.metadata["fingerprint"] = fingerprint(source)  # type: ignore[index]
-
-
-def _one_line(rows: Iterable[tuple[str, str]]) -> list[list[str]]:
-    return [[" ".join(value.split()) for value in row] for row in rows]
 
 
 def check(read: Callable[[str], bytes], name: str) -> bytes:
@@ -175,10 +172,10 @@ def with_pairs(source: Source, pairs: Sequence[NamedPair]) -> Source:
     Raises:
       ValueError: no pair has both its files.
     """
-    names = {_stem(name): name for name in source.names}
+    names = {PurePosixPath(name).with_suffix(""): name for name in source.names}
 
     def here(name: str) -> str:
-        return names.get(_stem(name), name)
+        return names.get(PurePosixPath(name).with_suffix(""), name)
 
     found = [p._replace(left=here(p.left), right=here(p.right)) for p in pairs]
     if not lacking(source.names, found)[1]:
@@ -195,7 +192,3 @@ def lacking(names: Sequence[str], pairs: Sequence[NamedPair]) -> tuple[int, int]
     present = set(names)
     there = Counter(p.left in present and p.right in present for p in pairs)
     return there[False], there[True]
-
-
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))

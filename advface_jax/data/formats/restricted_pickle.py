@@ -106,16 +106,13 @@ def _run(mapped: mmap.mmap) -> Any:
             pass
         elif name == "MARK":
             stack.append(_MARK)
-        elif name == "EMPTY_LIST":
-            stack.append([])
-        elif name == "LIST":
-            stack.append(marked())
-        elif name == "APPEND":
-            item = stack.pop()
-            _list(stack[-1]).append(item)
-        elif name == "APPENDS":
-            items = marked()
-            _list(stack[-1]).extend(items)
+        elif name in ("EMPTY_LIST", "LIST"):
+            stack.append(marked() if name == "LIST" else [])
+        elif name in ("APPEND", "APPENDS"):
+            items = marked() if name == "APPENDS" else [stack.pop()]
+            if type(stack[-1]) is not list:
+                raise ValueError("something is appended to what is no list")
+            stack[-1].extend(items)
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             n = int(name[-1])
             stack[-n:] = [tuple(stack[-n:])]
@@ -149,12 +146,6 @@ def _run(mapped: mmap.mmap) -> Any:
         else:
             raise ValueError(f"it holds {name}, and nothing but lists, bytes and booleans is read")
     raise ValueError("it has no end")
-
-
-def _list(value: Any) -> list[Any]:
-    if type(value) is not list:
-        raise ValueError("something is appended to what is no list")
-    return value
 
 
 def _encoded(function: Any, arguments: Any) -> Blob:
