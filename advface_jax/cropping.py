@@ -57,10 +57,10 @@ class CropConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A line of crops.tsv: one face of a photograph, or the reason why there is none.
+    """A line of crops.tsv: one face of a photograph, or the reason why there is no crop.
 
     Attributes:
-      file, crop: The photograph's name and the crop's, empty if there is none.
+      file, crop: The photograph's name and the crop's, empty without one.
       status: "cropped", "no face", or what was wrong.
       faces: How many were found.
       size: The photograph's, upright, as WxH.

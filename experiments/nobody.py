@@ -1,4 +1,4 @@
-"""Whether the synthetic faces are good enough: found, told apart, like photographs, like nobody.
+"""How good the synthetic faces are: detected, told apart, like photographs, and like no real face.
 
     export ADVFACE_DATA=../shared/data
     python -m experiments.nobody

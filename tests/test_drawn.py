@@ -63,7 +63,7 @@ def test_no_picture_comes_twice(faces):
 
 
 def test_pictures_of_one_person_are_nearer_than_those_of_two(faces):
-    """By the middle of the face alone, where neither background nor hair can tell."""
+    """By the middle of the face alone, without background and hair."""
     face = faces.images[:, 40:140, 30:130].astype(np.float32)
     face = face.reshape(36, 25, 4, 25, 4, 3).mean((2, 4)).reshape(36, -1)
     face = face - face.mean(1, keepdims=True)

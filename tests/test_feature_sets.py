@@ -20,7 +20,7 @@ CARD = {"epsilon": 0.2, "weights_sha256": "00"}
 
 
 def fake(pixels, mask):
-    """Features that say which pixels they are of, quick to make, no two bits alike."""
+    """Features that depend on the pixels, quick to make, with varied bits."""
     z = np.linspace(-3, 3, np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
     return z + pixels[:, 80, 80, 0, None, None, None].astype(np.float32)
 

@@ -148,7 +148,7 @@ def test_archives_that_are_none(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_reader_does_not_move_its_parents_file(tmp_path):
     path = archive(tmp_path / "f.zip", {f"{i}.jpg": IMAGES[i] for i in range(8)})
-    # In a process of its own: once another test has run JAX here, its threads forbid a fork.
+    # In another process: once a test has run JAX here, its threads forbid a fork.
     script = """
 import multiprocessing, os, sys, zipfile
 from advface_jax.data import open_source

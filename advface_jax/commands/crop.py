@@ -108,4 +108,4 @@ def _tell(rows: list[cropping.Row], out: Path, choose: crops.Choice) -> None:
         say(f"{len(lost):,} without a crop: {counted(lost)}", soft_wrap=True)
     say(f"listed in {out / cropping.REPORT}", soft_wrap=True)
     if not cropped:
-        raise ValueError("no photograph gave a crop; the list says why")
+        raise ValueError("no photograph gave a crop; see the list for the reasons")

@@ -84,8 +84,6 @@ def cut(
 def encode(crop: np.ndarray, suffix: Literal[".jpg", ".png"], quality: int = 95) -> bytes:
     """A crop as the bytes of a file; ``quality`` is JPEG's."""
     out = io.BytesIO()
-    if suffix == ".png":
-        Image.fromarray(crop).save(out, "PNG")
-    else:
-        Image.fromarray(crop).save(out, "JPEG", quality=quality)
+    options = {"format": "PNG"} if suffix == ".png" else {"format": "JPEG", "quality": quality}
+    Image.fromarray(crop).save(out, **options)
     return out.getvalue()

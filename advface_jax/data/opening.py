@@ -1,4 +1,4 @@
-"""The one place that knows every format: a path to a source of images, or to a list of pairs."""
+"""The one dispatch over every format: from a path to a source of images, or to pairs."""
 
 from __future__ import annotations
 

@@ -17,13 +17,8 @@ def in_order(
 ) -> Generator[Future[R], None, None]:
     """``work(item)`` of every item: finished or running futures, in the items' order.
 
-    A future's ``result()`` gives the value or raises the error of its item.
-
-    Args:
-      work: Runs in the threads.
-      items: Read as the results are taken.
-      ahead: How many items are begun before the first result is taken; bounds the memory.
-      threads: How many; None for one a core, 8 at most.
+    A future's ``result()`` gives the value or raises the error of its item. At most ``ahead`` items
+    are begun before their results are taken, in ``threads`` threads (None: one a core, up to 8).
     """
     pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
     pending: deque[Future[R]] = deque()

@@ -25,7 +25,7 @@ _LARGEST = 64_000_000  # pixels of one image
 
 class _Info(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
-        """Asks no server whether it knows the set, as tensorflow-datasets would."""
+        """Without a query to tensorflow-datasets' server."""
 
 
 class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):

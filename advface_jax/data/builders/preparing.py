@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import tensorflow_datasets as tfds
 
-from advface_jax.data.builders.base import FaceBuilder, Report, fingerprint
+from advface_jax.data.builders.base import Report, fingerprint
 from advface_jax.data.builders.sets import BUILDERS
 from advface_jax.data.formats.prepared import open_prepared
 from advface_jax.data.records import Source
@@ -58,7 +58,10 @@ def prepare(
     )
     folder = Path(builder.data_path)
     if folder.exists():
-        _same_or_refuse(folder, builder, source)
+        made_of = (builder.info.metadata or {}).get("fingerprint")  # type: ignore[union-attr]
+        if made_of != fingerprint(source):
+            what = "holds the set made of other files" if made_of else "is no finished data set"
+            raise ValueError(f"{folder} {what}: remove it, or name another folder with -o")
         return Prepared(folder, open_prepared(folder), fresh=False)
     _sweep(folder)
     with (
@@ -74,13 +77,6 @@ def prepare(
         finally:
             tfds.enable_progress_bar()
     return Prepared(folder, open_prepared(folder), fresh=True)
-
-
-def _same_or_refuse(folder: Path, builder: FaceBuilder, source: Source) -> None:
-    made_of = (builder.info.metadata or {}).get("fingerprint")  # type: ignore[union-attr]
-    if made_of != fingerprint(source):
-        what = "holds the set made of other files" if made_of else "is no finished data set"
-        raise ValueError(f"{folder} {what}: remove it, or name another folder with -o")
 
 
 def _sweep(folder: Path) -> None:

@@ -11,20 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from advface_jax import checks
-from advface_jax.data.drawn.painting import (
-    RED,
-    bump,
-    hair_of,
-    inside,
-    noise,
-    paint,
-    paint_brow,
-    paint_eye,
-    paint_glasses,
-    paint_mouth,
-    paint_skin,
-    radius,
-)
+from advface_jax.data.drawn import painting
+from advface_jax.data.drawn.painting import RED, bump, inside, noise, paint, radius
 from advface_jax.data.drawn.person import Person, Shot, draw_person, draw_shot
 from advface_jax.data.faces import SIZE, Faces
 
@@ -112,11 +100,11 @@ def _render(p: Person, s: Shot, rng: np.random.Generator) -> np.ndarray:
 
     skin = np.empty((SIZE, SIZE, 3), np.float32)
     skin[:] = p.skin
-    paint_skin(skin, p, s, u, v)
-    paint_mouth(skin, p, s, u, v)
+    painting.paint_skin(skin, p, s, u, v)
+    painting.paint_mouth(skin, p, s, u, v)
     for side in (-1, 1):
-        paint_eye(skin, p, s, u, v, side)
-        paint_brow(skin, p, s, u, v, side)
+        painting.paint_eye(skin, p, s, u, v, side)
+        painting.paint_brow(skin, p, s, u, v, side)
     shade, gleam = _light(s, _height(p, s, u, v))
     rim = inside(radius(p, u, v) - 0.88, 0.35)
     skin *= (shade * (0.72 + 0.28 * rim))[..., None]
@@ -126,7 +114,7 @@ def _render(p: Person, s: Shot, rng: np.random.Generator) -> np.ndarray:
     colours = rng.uniform(0, 0.3, (3, 3)) + rng.uniform(0.02, 0.65, (3, 1))
     near, far, cloth = colours.astype(np.float32)
     canvas = near + (far - near) * blobs
-    front, behind, hair = hair_of(p, u, v)
+    front, behind, hair = painting.hair_of(p, u, v)
     towards = 0.75 + 0.35 * np.clip(x * s.light[0] - y * s.light[1], -1, 1)
     hair *= (towards * (0.6 + 0.6 * s.ambient))[..., None]
     paint(canvas, cloth * (0.8 + 0.2 * blobs), inside(0.92 - 0.15 * np.abs(a) - b, 0.04))
@@ -138,7 +126,7 @@ def _render(p: Person, s: Shot, rng: np.random.Generator) -> np.ndarray:
     paint(canvas, skin, inside(radius(p, u, v) - 1, 0.025))
     paint(canvas, hair, front)
     if p.glasses:
-        paint_glasses(canvas, p, u, v)
+        painting.paint_glasses(canvas, p, u, v)
     return _develop(canvas * s.gain, s.blur, rng)
 
 

@@ -43,7 +43,7 @@ def open_rec(path: Path) -> Source:
     index = path.with_suffix(".idx")
     if not index.is_file():
         raise ValueError(
-            f"{path} has no {index.name} beside it, which says where its records begin: put the "
+            f"{path} has no {index.name} beside it with the places of its records: put the "
             "pack's .idx there"
         )
     listed, offsets = recordio.read_index(index)
@@ -96,7 +96,7 @@ def _labels(
 
 
 def _head(file: BinaryIO, where: dict[int, int]) -> tuple[int, int] | None:
-    """The key of the first identity record and one past the last, if the first record says them."""
+    """The key of the first identity record and one past the last, if the first record has them."""
     if 0 not in where:
         return None
     head = recordio.read_record(file, where[0])

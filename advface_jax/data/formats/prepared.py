@@ -111,7 +111,7 @@ class _Records:
         try:
             builder = tfds.builder_from_directory(self.folder)
             features = builder.info.features
-        except Exception as error:  # tfds, protobuf and json each have kinds of their own
+        except Exception as error:  # tfds, protobuf and json raise many kinds
             raise ValueError(f"{self.folder} cannot be read: {error}") from error
         image = _image_of(tfds, features, self.folder)
         skip = {image: tfds.decode.SkipDecoding()}
