@@ -1,7 +1,6 @@
 """Builders: the user's copy goes in, the same bytes come out of a prepared set, with the pairs."""
 
 import io
-import multiprocessing
 import os
 import pickle
 import subprocess
@@ -70,14 +69,6 @@ def test_a_prepared_set_is_found_by_name_and_read_as_faces(tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ValueError, match=r"pip install 'advface_jax\[data\]'"):
         open_source("tfds:casia-webface")
-
-
-@pytest.mark.slow
-def test_workers_read_the_same(tmp_path):
-    source = prepare("casia-webface", folder(tmp_path / "c", PEOPLE), tmp_path / "d").source
-    source.read(source.names[0])  # opened here, before the fork
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.map(source.read, source.names) == IMAGES
 
 
 def test_broken_images_are_left_out_counted_and_listed(tmp_path):

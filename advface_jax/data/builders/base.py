@@ -129,15 +129,6 @@ def fingerprint(source: Source) -> str:
     return digest.hexdigest()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Renamed:
-    read: Callable[[str], bytes]
-    old: dict[str, str]
-
-    def __call__(self, name: str) -> bytes:
-        return self.read(self.old[name])
-
-
 def renamed(source: Source, naming: Callable[[str], tuple[str, str] | None], wanted: str) -> Source:
     """The source under the names and identities that ``naming`` gives for its own names.
 
@@ -161,9 +152,11 @@ def renamed(source: Source, naming: Callable[[str], tuple[str, str] | None], wan
             f"none of the {len(source):,} images is {wanted}"
             + (f", the first: {source.names[0]!r}" if len(source) else "")
         )
-    return Source(
-        tuple(old), tuple(identities), _Renamed(source.read, old), source.pairs, tuple(skipped)
-    )
+
+    def read(name: str) -> bytes:
+        return source.read(old[name])
+
+    return Source(tuple(old), tuple(identities), read, source.pairs, tuple(skipped))
 
 
 def with_pairs(source: Source, pairs: Sequence[NamedPair]) -> Source:
