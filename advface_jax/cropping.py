@@ -9,9 +9,8 @@ import io
 import json
 import os
 import re
-from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -19,7 +18,8 @@ import numpy as np
 
 from advface_jax import checks
 from advface_jax.data import crops
-from advface_jax.data.sources import Source, unsafe
+from advface_jax.data.records import Source, unsafe
+from advface_jax.data.threads import in_order
 from advface_jax.detection import Detections, DetectorConfig
 
 REPORT, CARD = "crops.tsv", "crops.json"
@@ -31,7 +31,7 @@ _LARGEST = 4096  # of a crop: several are in memory at once
 
 @dataclasses.dataclass(frozen=True)
 class CropConfig:
-    """What a folder of crops is made with; one folder holds crops of one setting only."""
+    """The settings of a folder of crops, which holds crops of one setting only."""
 
     size: int = crops.SIZE
     margin: int = crops.MARGIN
@@ -57,12 +57,14 @@ class CropConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A line of crops.tsv: one face of a photograph, or the reason why there is none.
+    """A line of crops.tsv: one face of a photograph, or the reason why there is no crop.
 
-    file, crop: the photograph's name and the crop's, empty if there is none.
-    status: "cropped", "no face", or what was wrong.
-    faces: how many were found. size: the photograph's, upright, as WxH.
-    box_x1y1x2y2, probability, landmarks_5xy: as in ``Detections``, in pixels of the photograph.
+    Attributes:
+      file, crop: The photograph's name and the crop's, empty without one.
+      status: "cropped", "no face", or what was wrong.
+      faces: How many were found.
+      size: The photograph's, upright, as WxH.
+      box_x1y1x2y2, probability, landmarks_5xy: As in ``Detections``, in pixels of the photograph.
     """
 
     file: str
@@ -79,10 +81,7 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 
 
 def read_report(out: Path) -> list[Row]:
-    """The rows of a folder's crops.tsv, without a last one that a kill cut short.
-
-    Raises ValueError when it is damaged.
-    """
+    """The rows of a folder's crops.tsv, but for a last one that a kill cut short; or ValueError."""
     try:
         text = (out / REPORT).read_text("utf-8", errors="replace")
     except FileNotFoundError:
@@ -105,12 +104,20 @@ def crop_all(
 ) -> list[Row]:
     """Crop the photographs of ``source`` into ``out`` as identity/image.jpg: crops.tsv's rows.
 
-    ``find`` finds the faces of a photograph. ``progress`` hears how many photographs are done and
-    how many there are (those that an earlier run did left out), and how many crops were written.
-    What an earlier run with the same settings and ``origin`` did is not done again, but for
-    photographs that could not be read. A crop has its name only when it is whole.
+    A later run with the same settings and ``origin`` goes on where the earlier one stopped, and
+    tries unreadable photographs again. A crop has its name only when it is whole.
 
-    Raises ValueError when ``out`` holds anything else, or crops of other settings.
+    Args:
+      source: The photographs.
+      out: A new folder, or one of an earlier run.
+      config: Which face, and how it is cut.
+      find: Finds the faces of a photograph, uint8 (h, w, 3).
+      origin: What else the crops depend on, for the folder's card.
+      progress: Called with how many photographs are done, how many there are (both without an
+        earlier run's), and how many crops were written.
+
+    Raises:
+      ValueError: ``out`` holds anything else, or crops of other settings.
     """
     _claim(out, config, origin)
     wanted, refused = _targets(source, config)
@@ -121,12 +128,17 @@ def crop_all(
     todo = [name for name in wanted if name not in rows]
     progress(0, len(todo), 0)
     faces = 0
-    work = _in_threads(lambda name: _crop_one(name, wanted, source, out, config, find), todo)
+
+    def work(name: str) -> list[Row]:
+        return _crop_one(name, wanted, source, out, config, find)
+
     with (
-        contextlib.closing(work),  # at once, so that a run that is stopped does stop
+        # closed at once, so that a stopped run does stop
+        contextlib.closing(in_order(work, todo, _WINDOW, _WORKERS)) as results,
         open(out / REPORT, "a", encoding="utf-8", newline="") as report,
     ):
-        for done, lines in enumerate(work, 1):
+        for done, result in enumerate(results, 1):
+            lines = result.result()
             rows[lines[0].file] = lines
             report.write(_lines(lines))
             report.flush()
@@ -140,7 +152,7 @@ def crop_all(
 
 
 def _claim(out: Path, config: CropConfig, origin: Mapping[str, Any]) -> None:
-    """See that ``out`` is new, or was made with the same settings."""
+    """ValueError unless ``out`` is new, or was made with the same settings."""
     card = {**dataclasses.asdict(config), **origin}
     if (out / CARD).is_file():
         try:
@@ -181,7 +193,7 @@ def _targets(source: Source, config: CropConfig) -> tuple[dict[str, str], dict[s
 
 
 def _finished(rows: Iterable[Row], out: Path, config: CropConfig) -> dict[str, list[Row]]:
-    """Of an earlier run's rows, those of photographs that need not be looked at again."""
+    """An earlier run's rows of the photographs that are done."""
     by_file: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_file[row.file].append(row)
@@ -192,7 +204,7 @@ def _finished(rows: Iterable[Row], out: Path, config: CropConfig) -> dict[str, l
             (out / row.crop).is_file() if row.status == CROPPED else True for row in lines
         )
 
-    # Without a number of faces the photograph was never looked at: broken bytes may be mended now.
+    # Without a number of faces the photograph was unreadable: it may be whole now.
     return {
         name: lines
         for name, lines in by_file.items()
@@ -231,36 +243,13 @@ def _crop_one(
         else:
             suffix = ".png" if config.format == "png" else ".jpg"
             _write(out / target, crops.encode(face, suffix, config.quality))
-        rows.append(
-            Row(
-                name,
-                target,
-                status,
-                str(len(found)),
-                size,
-                ",".join(f"{v:.2f}" for v in found.boxes[i]),
-                f"{found.probabilities[i]:.4f}",
-                ",".join(f"{v:.2f}" for v in found.landmarks[i].ravel()),
-            )
+        box, marks = (
+            ",".join(f"{v:.2f}" for v in part.ravel())
+            for part in (found.boxes[i], found.landmarks[i])
         )
+        probability = f"{found.probabilities[i]:.4f}"
+        rows.append(Row(name, target, status, str(len(found)), size, box, probability, marks))
     return rows or [Row(name, "", "no face", "0", size)]
-
-
-def _in_threads(
-    work: Callable[[str], list[Row]], names: Iterable[str]
-) -> Generator[list[Row], None, None]:
-    """The results in order; a few photographs are read ahead, not all."""
-    pool = ThreadPoolExecutor(_WORKERS)
-    pending: deque[Future[list[Row]]] = deque()
-    try:
-        for name in names:
-            pending.append(pool.submit(work, name))
-            if len(pending) >= _WINDOW:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -269,7 +258,7 @@ def _write(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)
         os.replace(part, path)
-    except OSError as error:  # a full disk says neither what nor where
+    except OSError as error:  # of a full disk: the message has no path
         with contextlib.suppress(OSError):
             part.unlink()
         raise ValueError(f"{path} cannot be written: {error.strerror}") from error

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from advface_jax import cli, detection
-from advface_jax.data import crops, sources
+from advface_jax.data import crops, open_source
 from experiments.measure import results_file
 
 
 class Reference(NamedTuple):
-    """What somebody else found in a photograph: box (4,), landmarks (5,2)."""
+    """A row of the reference: box (4,), landmarks (5,2)."""
 
     file: str
     box: np.ndarray
@@ -64,15 +64,15 @@ def main(
     began = time.monotonic()
     if choose == "all":
         raise ValueError(
-            "choose='all' has no one face to compare: wanted centre, largest, probable"
+            "choose='all' has no single face to compare: wanted centre, largest or probable"
         )
     photos, reference, finished = _inputs(photos, reference, finished)
-    source = sources.open_source(photos)
+    source = open_source(photos)
     present = set(source.names)
     wanted = [row for row in read_reference(reference) if row.file in present][:limit]
     if not wanted:
         raise ValueError(f"{photos} has none of the files that {reference} lists")
-    ready = sources.open_source(finished) if finished else None
+    ready = open_source(finished) if finished else None
     crop_of = _by_stem(ready.names) if ready else {}
     network, config = detection.load_detector(), detection.DetectorConfig(min_face=min_face)
     detection.detect(crops.decode(source.read(wanted[0].file)), network, config)  # compiles
@@ -87,8 +87,7 @@ def main(
             photo = crops.decode(source.read(row.file))
             found = detection.detect(photo, network, config)
             chosen = crops.choose(found.boxes, found.probabilities, photo.shape[:2], choose)
-            made = [crops.cut(photo, found.boxes[i]) for i in chosen]
-            data = [crops.encode(crop, ".jpg") for crop in made]
+            data = [crops.encode(crops.cut(photo, found.boxes[i]), ".jpg") for i in chosen]
             seconds += time.perf_counter() - start
             processor += time.process_time() - start_processor
             compared.append(compare(row, found, chosen))
@@ -98,14 +97,13 @@ def main(
                 differences.append(float(np.abs(ours.astype(int) - theirs.astype(int)).mean()))
             bar.update(task, advance=1, note=f"{sum(c.faces for c in compared)} faces")
 
-    faces = sum(c.faces for c in compared)
     rows = [summary("all", compared)]
     folders = sorted({c.file.partition("/")[0] for c in compared if "/" in c.file})
     if len(folders) < 10:  # sets, not people
         rows += [summary(f, [c for c in compared if c.file.startswith(f"{f}/")]) for f in folders]
     rows[0] |= {
         "photos_per_second": len(compared) / seconds,
-        "faces_per_second": faces / seconds,
+        "faces_per_second": sum(c.faces for c in compared) / seconds,
         "core_seconds_per_photo": processor / len(compared),
     }
     if differences:
@@ -114,34 +112,24 @@ def main(
             "finished_crops_equal": sum(d == 0 for d in differences),
             "median_pixel_difference": float(np.median(differences)),
         }
-    where = results_file.surroundings()
-    call = cli.command("experiments.crops")
+    where, call = results_file.surroundings(), cli.command("experiments.crops")
     text = _text(rows, call, f"{where['hardware']}, {where['date']}")
-    config_ = {"photos": Path(photos).name, "reference": Path(reference).name, "choose": choose}
+    used = {"photos": Path(photos).name, "reference": Path(reference).name, "choose": choose}
+    used |= {"min_face": min_face, "seed": None, "limit": limit}
     notes = {
         "other_faces": [c.file for c in compared if c.overlap < 0.5],
         "same_face": "overlap (IoU) with the reference's box of 0.5 or more",
         "rates": "decoding, finding, cutting and encoding, one photograph at a time",
     }
     results_file.write_results(
-        out,
-        "crops",
-        rows,
-        command=call,
-        config={**config_, "min_face": min_face, "seed": None, "limit": limit},
-        seconds=time.monotonic() - began,
-        notes=notes,
-        text=text,
-    )
+        out, "crops", rows, command=call, config=used, seconds=time.monotonic() - began,
+        notes=notes, text=text,
+    )  # fmt: skip
     cli.answer.print(text, highlight=False, soft_wrap=True)
 
 
 def read_reference(path: Path) -> list[Reference]:
-    """The rows of a list that have a box.
-
-    Raises:
-      ValueError: columns missing, or numbers that are none.
-    """
+    """The rows of a list that have a box; ValueError for missing columns or wrong numbers."""
     with open(path, newline="", encoding="utf-8") as lines:
         table = csv.DictReader(lines, delimiter="\t")
         lacking = {"file", "box_x1y1x2y2", "landmarks_5xy"} - set(table.fieldnames or [])
@@ -166,15 +154,15 @@ def _numbers(text: str, n: int) -> np.ndarray:
 
 
 def compare(row: Reference, found: detection.Detections, chosen: np.ndarray) -> Compared:
-    """The chosen face beside the reference's; no face overlaps by 0."""
+    """The chosen face against the reference's; without a face the overlap is 0."""
     if not len(chosen):
         return Compared(row.file, 0, 0.0, float("inf"))
     box, marks = found.boxes[chosen[0]], found.landmarks[chosen[0]]
     low, high = np.maximum(box[:2], row.box[:2]), np.minimum(box[2:], row.box[2:])
-    common_ = np.maximum(high - low, 0).prod()
-    union = (box[2:] - box[:2]).prod() + (row.box[2:] - row.box[:2]).prod() - common_
+    common = np.maximum(high - low, 0).prod()
+    union = (box[2:] - box[:2]).prod() + (row.box[2:] - row.box[:2]).prod() - common
     distance = np.linalg.norm(marks - row.landmarks, axis=1).mean()
-    return Compared(row.file, len(found), float(common_ / union), float(distance))
+    return Compared(row.file, len(found), float(common / union), float(distance))
 
 
 def summary(name: str, compared: Sequence[Compared]) -> dict[str, Any]:
@@ -190,10 +178,10 @@ def summary(name: str, compared: Sequence[Compared]) -> dict[str, Any]:
 
 
 def _by_stem(names: Sequence[str]) -> dict[str, str]:
-    """Names by what stands before their ending, folders left out, where that names one only."""
-    times = Counter(PurePosixPath(name).stem for name in names)
-    stems = ((PurePosixPath(name).stem, name) for name in names)
-    return {stem: name for stem, name in stems if times[stem] == 1}
+    """Names by their stems, where a stem belongs to one name only."""
+    stems = [PurePosixPath(name).stem for name in names]
+    times = Counter(stems)
+    return {s: name for s, name in zip(stems, names, strict=True) if times[s] == 1}
 
 
 def _inputs(
@@ -213,22 +201,20 @@ def _inputs(
 
 
 def _text(rows: Sequence[dict[str, Any]], call: str, where: str) -> str:
-    table = results_file.markdown(
-        ("photographs", "n", "faces found", "same face %", "median IoU", "landmarks, px"),
-        [
-            [
-                row["method"].partition(", ")[2],
-                str(row["n"]),
-                str(row["faces_found"]),
-                f"{100 * row['same_face']:.2f}",
-                f"{row['median_iou']:.4f}",
-                f"{row['median_landmark_distance']:.3f}",
-            ]
-            for row in rows
-        ],
-    )
+    cells = [
+        (
+            row["method"].partition(", ")[2],
+            str(row["n"]),
+            str(row["faces_found"]),
+            f"{100 * row['same_face']:.2f}",
+            f"{row['median_iou']:.4f}",
+            f"{row['median_landmark_distance']:.3f}",
+        )
+        for row in rows
+    ]
+    header = ("photographs", "n", "faces found", "same face %", "median IoU", "landmarks, px")
     first = rows[0]
-    lines = [table, ""]
+    lines = [results_file.markdown(header, cells), ""]
     if "finished_crops" in first:
         lines.append(
             f"Of {first['finished_crops']} finished crops {first['finished_crops_equal']} are "

@@ -1,14 +1,13 @@
-"""Whether the faces of nobody serve: found, told apart, like photographs to E, and nobody's.
+"""How good the synthetic faces are: detected, told apart, like photographs, and like no real face.
 
     export ADVFACE_DATA=../shared/data
     python -m experiments.nobody
     python -m experiments.nobody --select 64
 
-The first judges the faces that the package ships and writes nobody.json and nobody.md into --out.
-The second first chooses the people anew, into the package's own list (in a clone).
+The first judges the shipped faces and writes nobody.json and nobody.md into --out. The second
+chooses the people anew before that, into the package's own list (in a clone).
 """
 
-import dataclasses
 import json
 import os
 import time
@@ -44,28 +43,27 @@ def main(
     select: int = 0,
     candidates: int = 20_000,
 ) -> None:
-    """Hold the faces of nobody against real ones: detection, accuracy, features, privacy.
+    """Compare the synthetic faces with real ones: detection, accuracy, features, resemblance.
 
     Args:
       out: Folder for the results.
-      faces: The training sets, all pictures; by default CelebA A and B in ADVFACE_DATA's folder.
+      faces: The decoders' training sets; by default CelebA A and B in ADVFACE_DATA's folder.
       listing: A tab-separated list for each of them.
-      lfw: Pictures of real people that were not trained on; by default LFW in ADVFACE_DATA's.
+      lfw: Other real faces; by default LFW in ADVFACE_DATA's folder.
       weights: The recogniser.
       identities: People of the set that is judged, four pictures each.
       seed: Of the faces and the pairs.
-      cache: Folder that keeps the real faces' embeddings, which take minutes.
+      cache: Folder for the real faces' embeddings, which take minutes.
       limit: Use only the first so many real faces of each set.
-      select: Choose so many people first, and write them into the list or card.
-      candidates: How many random people are looked at for that.
+      select: Choose so many people first, and write them into the package's list.
+      candidates: How many random people are tried for that.
     """
     began = time.monotonic()
     checks.positive(identities=identities, candidates=candidates)
-    system = advface_jax.load(weights)
     faces, listing, lfw = _places(faces, listing, lfw)
-    real = read(faces, listing, (), limit)
+    system = advface_jax.load(weights)
+    real, others = read(faces, listing, limit), read((lfw,), (), limit)
     known = embed(system, real, cache / "training")
-    others = read((lfw,), (), (), limit)
     outside = embed(system, others, cache / "evaluation")
     thresholds = {
         "evaluation": threshold(outside, others.identities),
@@ -98,25 +96,19 @@ def _places(
         lfw = lfw or str(Path(place) / "faces" / "lfw_pairs_160.zip")
     if not faces or lfw is None:
         raise ValueError(
-            "wanted the training sets (--faces, --listing) and real faces beside them (--lfw), or "
-            "ADVFACE_DATA to name a folder with faces/ and lists/ as CONTRIBUTING.md says"
+            "got no real faces; wanted the training sets (--faces, --listing) and others (--lfw), "
+            "or ADVFACE_DATA to name a folder with faces/ and lists/ as CONTRIBUTING.md says"
         )
     return faces, listing, lfw
 
 
-def read(
-    faces: tuple[str, ...],
-    listing: tuple[Path, ...],
-    where: tuple[str, ...],
-    limit: int | None = None,
-) -> data.Faces:
-    """Several sets as one. ValueError for lists that are not one for each set."""
+def read(faces: tuple[str, ...], listing: tuple[Path, ...], limit: int | None) -> data.Faces:
+    """Several sets as one; ValueError unless there is a list for each set, or none."""
     if listing and len(listing) != len(faces):
         raise ValueError(f"got {len(listing)} listings for {len(faces)} sets; wanted one for each")
-    rows = dict(w.split("=", 1) for w in where) or None
+    lists = listing or (None,) * len(faces)
     sets = [
-        data.read_faces(f, listing=lst, where=rows, limit=limit)
-        for f, lst in zip(faces, listing or (None,) * len(faces), strict=True)
+        data.read_faces(f, listing=lst, limit=limit) for f, lst in zip(faces, lists, strict=True)
     ]
     return data.Faces(
         tuple(f"{i}/{name}" for i, s in enumerate(sets) for name in s.names),
@@ -126,7 +118,7 @@ def read(
 
 
 def embed(system: advface_jax.System, crops: data.Faces, out: Path) -> np.ndarray:
-    """The embeddings of all faces (n,e), kept in ``out`` beside the run."""
+    """The embeddings of all faces (n,e), kept in ``out`` for the next run."""
     place = out / "embeddings.npz"
     if place.exists():
         with np.load(place) as kept:
@@ -136,15 +128,16 @@ def embed(system: advface_jax.System, crops: data.Faces, out: Path) -> np.ndarra
     with cli.bar("faces") as bar:
         task = bar.add_task("embedding", total=len(crops), note="")
         for i in range(0, len(crops), 64):
-            parts.append(system.embed(crops.images[i : i + 64].astype(np.float32) / 255, batch=64))
+            parts.append(system.embed(crops.images[i : i + 64] / np.float32(255), batch=64))
             bar.advance(task, len(parts[-1]))
     out.mkdir(parents=True, exist_ok=True)
-    np.savez(place, names=np.array(crops.names), embeddings=np.concatenate(parts))
-    return np.concatenate(parts)
+    embeddings = np.concatenate(parts)
+    np.savez(place, names=np.array(crops.names), embeddings=embeddings)
+    return embeddings
 
 
 def threshold(embeddings: np.ndarray, identities: tuple[str, ...]) -> float:
-    """The cosine that FAR of all pairs of different people (all pictures with all) exceed."""
+    """The cosine that a share FAR of all pairs of pictures of different people exceed."""
     _, who = np.unique(np.array(identities), return_inverse=True)
     counts = np.zeros(40_001, np.int64)  # from -1 to 1 by 5e-5: 30 million pairs in little memory
     for start in range(0, len(who), 512):
@@ -155,7 +148,7 @@ def threshold(embeddings: np.ndarray, identities: tuple[str, ...]) -> float:
         bins = np.floor((np.clip(different, -1, 1) + 1) * 20_000).astype(np.int64)
         counts += np.bincount(bins, minlength=len(counts))
     if not counts.sum():
-        raise ValueError("wanted real faces of two people at least, to know how alike they are")
+        raise ValueError("got real faces of one person; wanted two people or more to compare")
     above = counts[::-1].cumsum()[::-1]  # pairs at this bin or higher
     at = int(np.argmax(above <= FAR * counts.sum()))
     return round(at / 20_000 - 1, 5)
@@ -168,12 +161,12 @@ def choose(
     count: int,
     candidates: int,
 ) -> None:
-    """Write into the package's list the first ``count`` people who resemble nobody of ``known``.
+    """Write the first ``count`` people who resemble none of ``known`` into the package's list.
 
-    All four pictures must stay below the stricter of the thresholds, and no two people's means may
-    be nearer than ALIKE, so that the set is no crowd of twins.
+    All four pictures must stay below the stricter of the thresholds, and the cosine of two people's
+    mean embeddings below ALIKE, so that the people differ.
     """
-    limit = min(thresholds.values()) - 0.01  # another machine rounds otherwise
+    limit = min(thresholds.values()) - 0.01  # other machines round otherwise
     chosen: dict[int, np.ndarray] = {}
     looked = 0
     with cli.bar("people") as bar:
@@ -181,9 +174,8 @@ def choose(
         for start in range(0, candidates, 16):
             block = range(start, min(start + 16, candidates))
             looked += len(block)
-            first = _embed(
-                system, synthetic.draw(0, [(person, 0) for person in block])
-            )  # where most fall
+            # one picture of each first: most people fail there
+            first = _embed(system, synthetic.draw(0, [(person, 0) for person in block]))
             left = [k for k in range(len(block)) if (first[k] @ known.T).max() <= limit]
             if not left:
                 continue
@@ -200,7 +192,7 @@ def choose(
                 break
     if len(chosen) < count:
         raise ValueError(
-            f"only {len(chosen)} of {looked} random people resemble nobody; wanted {count}: "
+            f"got {len(chosen)} of {looked} random people who resemble nobody; wanted {count}: "
             "give more --candidates"
         )
     how = {
@@ -212,8 +204,8 @@ def choose(
         "largest_cosine_between_people": ALIKE,
         "training_pictures": len(known),
         "weights": system.card["source"],
-        **results_file.surroundings(),
     }
+    how |= results_file.surroundings()
     text = json.dumps({"people": list(chosen), "people_chosen": how}, indent=2)
     synthetic.VETTED.write_text(text + "\n")
     synthetic._vetted.cache_clear()
@@ -229,23 +221,14 @@ def _embed(system: advface_jax.System, pixels: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-@dataclasses.dataclass(frozen=True)
-class Moments:
-    """E's features over a set: mean, standard deviation, share of zeros."""
-
-    mean: float
-    std: float
-    zeros: float
-
-
 @jax.jit
 def _sums(pixels: jax.Array, extractor: facenet.Extractor) -> jax.Array:
     z = extractor(pixels.astype(jnp.float32) / 255)
     return jnp.stack([z.mean(), (z**2).mean(), (z == 0).astype(jnp.float32).mean()])
 
 
-def moments(system: advface_jax.System, crops: data.Faces, step: int = 1) -> Moments:
-    """Over every ``step``-th of the crops, in whole batches of 16."""
+def moments(system: advface_jax.System, crops: data.Faces, step: int = 1) -> dict[str, float]:
+    """Mean, deviation and share of zeros of E's features of every ``step``-th crop, by 16."""
     rows = np.arange(0, len(crops), step)
     rows = rows[: max(len(rows) // 16 * 16, 1)]
     parts = [
@@ -253,7 +236,7 @@ def moments(system: advface_jax.System, crops: data.Faces, step: int = 1) -> Mom
         for i in range(0, len(rows), 16)
     ]
     mean, square, zeros = np.mean(parts, 0)
-    return Moments(float(mean), float(np.sqrt(square - mean**2)), float(zeros))
+    return {"mean": float(mean), "std": float(np.sqrt(square - mean**2)), "zeros": float(zeros)}
 
 
 def judge(
@@ -265,31 +248,23 @@ def judge(
     seed: int,
 ) -> list[dict[str, Any]]:
     """One row a criterion: measured, wanted, whether it holds, and the numbers."""
-    found = [len(detection.detect(image)) > 0 for image in people.images]
+    found = float(np.mean([len(detection.detect(image)) > 0 for image in people.images]))
     e = _embed(system, people.images)
     pairs = data.make_pairs(people, folds=10, seed=seed)
     apart = metrics.squared_distance(e[pairs.left], e[pairs.right])
-    verified = metrics.ten_fold_accuracy(apart, pairs.same, pairs.fold)
+    accuracy = metrics.ten_fold_accuracy(apart, pairs.same, pairs.fold).accuracy
     nearest = (e @ known.T).max(1)
-    ours, real = moments(system, people), moments(system, others, step=max(len(others) // 2000, 1))
-    rows = [
-        _row("pictures", len(people), 256, None, f"{len(people)}", "≥ 256"),
-        _row("found by MTCNN", float(np.mean(found)), 0.95, None, f"{np.mean(found):.1%}", "≥ 95%"),
-        _row(
-            f"FaceNet's accuracy, {len(pairs):,} pairs",
-            verified.accuracy,
-            0.85,
-            0.999,
-            f"{verified.accuracy:.2%}",
-            "85% to 99.9%",
-        ),
-    ]
-    for name in ("mean", "std", "zeros"):
-        a, b = getattr(ours, name), getattr(real, name)
-        wanted = f"{b:.3f} ± 20%"
-        rows.append(_row(f"E's features: {name}", a, 0.8 * b, 1.2 * b, f"{a:.3f}", wanted))
     over = int((nearest > limit).sum())
-    rows.append(
+    ours, real = moments(system, people), moments(system, others, step=max(len(others) // 2000, 1))
+    name = f"FaceNet's accuracy, {len(pairs):,} pairs"
+    return [
+        _row("pictures", len(people), 256, None, f"{len(people)}", "≥ 256"),
+        _row("found by MTCNN", found, 0.95, None, f"{found:.1%}", "≥ 95%"),
+        _row(name, accuracy, 0.85, 0.999, f"{accuracy:.2%}", "85% to 99.9%"),
+        *(
+            _row(f"E's features: {k}", a, 0.8 * b, 1.2 * b, f"{a:.3f}", f"{b:.3f} ± 20%")
+            for (k, a), b in zip(ours.items(), real.values(), strict=True)
+        ),
         _row(
             f"pictures like one of {len(known):,} trained on, FAR {FAR:g}",
             over,
@@ -297,23 +272,20 @@ def judge(
             0,
             f"{over} (cosine ≤ {nearest.max():.3f}, median {np.median(nearest):.3f})",
             f"0 above {limit:.3f}",
-        )
-    )
-    return rows
+        ),
+    ]
 
 
 def _row(
     name: str, value: float, low: float | None, high: float | None, measured: str, wanted: str
 ) -> dict[str, Any]:
     holds = (low is None or value >= low) and (high is None or value <= high)
-    bounds = {"low": low, "high": high}
-    return {
-        "criterion": name,
-        "measured": measured,
-        "wanted": wanted,
+    row = {"criterion": name, "measured": measured, "wanted": wanted}
+    return row | {
         "holds": "yes" if holds else "no",
         "value": float(value),
-        **bounds,
+        "low": low,
+        "high": high,
     }
 
 

@@ -1,4 +1,4 @@
-"""Small true files of the face sets' formats, and the broken ones that people have."""
+"""Small real files of the face sets' formats, and the broken ones that people have."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 
 def picture(value=128, size=(160, 160), mode="RGB", kind="PNG") -> bytes:
     """An encoded image of one colour, the first channel of it `value`."""
     colour = value if mode == "L" else (value, 20, 200, 255)[: len(mode)]
-    out = io.BytesIO()
-    Image.new(mode, size, colour).save(out, kind)
-    return out.getvalue()
+    return encoded(Image.new(mode, size, colour), kind)
 
 
 def noise(seed=0, size=(160, 160), kind="JPEG") -> bytes:
     """An encoded image whose bytes do not compress away, so that it can be cut in the middle."""
     pixels = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), np.uint8)
+    return encoded(Image.fromarray(pixels), kind)
+
+
+def encoded(image: Image.Image, kind="PNG", **options) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, kind)
+    image.save(out, kind, **options)
     return out.getvalue()
 
 
@@ -41,7 +44,7 @@ def bomb(wide: int, high: int) -> bytes:
 
 @contextlib.contextmanager
 def full_disk(size: int) -> Iterator[None]:
-    """No file can grow beyond so many bytes, which is how a full disk looks to whoever writes."""
+    """No file can grow beyond so many bytes, which looks like a full disk to a writer."""
     resource = pytest.importorskip("resource", reason="this system has no limit on files")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -126,4 +129,34 @@ def bin_set_of_python2(path: Path, images: Sequence[bytes], same: Sequence[bool]
     out += b"e]q\x00(" + b"".join(b"\x88" if yes else b"\x89" for yes in same) + b"e\x86q\x00."
     assert pickle.loads(out, encoding="bytes") == (list(images), list(same))
     path.write_bytes(out)
+    return path
+
+
+def cfp(root: Path, frontal: Sequence[str], profile: Sequence[str], splits: Mapping[str, str]):
+    """CFP's folder Protocol: both numbered lists of images, and the files of the folds."""
+    files = {f"Split/{name}.txt": pairs.encode() for name, pairs in splits.items()}
+    for name, images in (("Pair_list_F.txt", frontal), ("Pair_list_P.txt", profile)):
+        lines = [f"{n} ../Data/Images/{image}" for n, image in enumerate(images, 1)]
+        files[name] = "\r\n".join(lines).encode()
+    return folder(root, files)
+
+
+def struct_of(**fields):
+    record = np.empty((1, 1), [(name, object) for name in fields])
+    for name, value in fields.items():
+        record[name][0, 0] = value
+    return record
+
+
+def agedb(path: Path, folds: Sequence[Sequence[tuple]], variable="splits", image=struct_of) -> Path:
+    """AgeDB's protocol file as MATLAB writes it: folds of (name, name, 1 or -1)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    splits = np.empty((len(folds), 1), object)
+    for f, fold in enumerate(folds):
+        images, labels = np.empty((2, len(fold)), object), np.zeros((1, len(fold)))
+        for i, (left, right, label) in enumerate(fold):
+            images[0, i], images[1, i] = image(name=left, age=30.0), image(name=right, age=60.0)
+            labels[0, i] = label
+        splits[f, 0] = struct_of(pair=images, same=labels)
+    savemat(path, {variable: splits})
     return path

@@ -1,7 +1,6 @@
 """Builders: the user's copy goes in, the same bytes come out of a prepared set, with the pairs."""
 
 import io
-import multiprocessing
 import os
 import pickle
 import subprocess
@@ -9,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import face_files
 import numpy as np
 import pytest
 from face_files import archive, bin_set, folder, full_disk, noise, picture, rec_pack
 from PIL import Image
-from scipy.io import savemat
 
 from advface_jax.commands import prepare as command
 from advface_jax.data import NamedPair, index_pairs, open_faces, open_source, read_faces
@@ -24,7 +23,7 @@ if sys.platform == "win32":
 
 import tensorflow_datasets as tfds
 
-from advface_jax.data.builders.base import prepare
+from advface_jax.data.builders.preparing import prepare
 
 ROOT = Path(__file__).parents[1]
 IMAGES = [noise(i) for i in range(8)]
@@ -41,9 +40,18 @@ def test_casia_from_a_folder_a_zip_and_a_pack(tmp_path):
         made = prepare("casia-webface", path, tmp_path / str(i))
         assert made.fresh and made.folder == tmp_path / str(i) / "casia_webface/1.0.0"
         source = open_source(made.folder)
-        assert contents(source) == PEOPLE, "the bytes as they were, in the order of the copy"
+        assert contents(pickle.loads(pickle.dumps(source))) == PEOPLE, (
+            "bytes and order as they were"
+        )
         assert source.identities == ("0000000",) * 3 + ("0000001",) * 3 + ("0000002",) * 2
         assert source.pairs == source.skipped == ()
+    # plain tensorflow-datasets reads it as well
+    builder: Any = tfds.builder_from_directory(str(tmp_path / "0/casia_webface/1.0.0"))
+    assert builder.info.citation and "CASIA" in builder.info.description
+    example = builder.as_data_source("train")[4]
+    with Image.open(io.BytesIO(IMAGES[4])) as image:
+        assert (example["image"] == np.asarray(image)).all()
+    assert (example["name"], example["identity"]) == (b"0000001/004.jpg", b"0000001")
     pack = rec_pack(tmp_path / "pack", {3: IMAGES[:5], 9: IMAGES[5:]})
     source = prepare("casia-webface", pack.parent, tmp_path / "2").source
     assert list(contents(source).values()) == IMAGES and set(source.identities) == {"3", "9"}
@@ -61,14 +69,6 @@ def test_a_prepared_set_is_found_by_name_and_read_as_faces(tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ValueError, match=r"pip install 'advface_jax\[data\]'"):
         open_source("tfds:casia-webface")
-
-
-def test_workers_read_the_same(tmp_path):
-    source = prepare("casia-webface", folder(tmp_path / "c", PEOPLE), tmp_path / "d").source
-    assert contents(pickle.loads(pickle.dumps(source))) == PEOPLE
-    source.read(source.names[0])  # opened here, before the fork
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.map(source.read, source.names) == IMAGES
 
 
 def test_broken_images_are_left_out_counted_and_listed(tmp_path):
@@ -144,15 +144,13 @@ def cfp(root: Path) -> Path:
     """Two people, two frontal and one profile picture each, two folds."""
     frontal = [f"{p:03d}/frontal/{i:02d}.jpg" for p in (1, 2) for i in (1, 2)]
     profile = [f"{p:03d}/profile/01.jpg" for p in (1, 2)]
-    files = {
-        f"Data/Images/{name}": IMAGES[i] for i, name in enumerate(sorted(frontal + profile))
-    } | {"Data/Fiducials/001/frontal/01.txt": b"", "Data/logo.png": picture()}
-    for name, images in (("Pair_list_F.txt", frontal), ("Pair_list_P.txt", profile)):
-        lines = [f"{n} ../Data/Images/{image}" for n, image in enumerate(images, 1)]
-        files[f"Protocol/{name}"] = "\r\n".join(lines).encode()
-    splits = {"01/same": "1,1", "01/diff": "2,2", "02/same": "4,2", "02/diff": "3,1"}
-    files |= {f"Protocol/Split/FP/{k}.txt": v.encode() for k, v in splits.items()}
-    return folder(root, files)
+    pairs = {"01/same": "1,1", "01/diff": "2,2", "02/same": "4,2", "02/diff": "3,1"}
+    splits = {f"FP/{name}": text for name, text in pairs.items()}
+    face_files.cfp(root / "Protocol", frontal, profile, splits)
+    files = {f"Images/{name}": IMAGES[i] for i, name in enumerate(sorted(frontal + profile))}
+    files |= {"Fiducials/001/frontal/01.txt": b"", "logo.png": picture()}
+    folder(root / "Data", files)
+    return root
 
 
 CFP_PAIRS = (
@@ -163,16 +161,27 @@ CFP_PAIRS = (
 )
 
 
-def test_cfp_fp_from_the_original_folder(tmp_path):
-    source = prepare("cfp-fp", cfp(tmp_path / "cfp-dataset"), tmp_path / "d").source
-    assert source.pairs == CFP_PAIRS and source.identities == ("001",) * 3 + ("002",) * 3
+def test_cfp_fp_by_the_command_from_the_original_folder(tmp_path, capsys):
+    root, made = cfp(tmp_path / "cfp-dataset"), tmp_path / "d/cfp_fp/1.0.0"
+    (root / "Data/Images/002/profile/01.jpg").write_bytes(b"?")
+    command.main("cfp-fp", root, tmp_path / "d")
+    out = capsys.readouterr().out.splitlines()
+    assert out[:2] == [str(made), "5 images, 2 identities, 4 pairs"]
+    assert out[2].startswith("2 left out (1 not PERSON/frontal") and "skipped.tsv" in out[2]
+    assert out[-1] == "2 of the pairs need an image that is not there"
+    command.main("cfp-fp", root, tmp_path / "d")
+    assert "(prepared before)" in capsys.readouterr().out
+    source = open_source(made)
+    assert source.pairs == CFP_PAIRS and source.identities == ("001",) * 3 + ("002",) * 2
     assert source.skipped == (
         ("Data/logo.png", "not PERSON/frontal/IMAGE or PERSON/profile/IMAGE"),
+        ("002/profile/01.jpg", "unreadable: not an image"),
     )
     with pytest.warns(UserWarning, match="1 not PERSON"):
-        faces = open_faces(tmp_path / "d/cfp_fp/1.0.0")
-    pairs = index_pairs(faces.pairs, faces)
-    assert pairs.same.tolist() == [True, False, True, False]
+        faces = open_faces(made)
+    assert index_pairs([faces.pairs[0], faces.pairs[3]], faces).same.tolist() == [True, False]
+    with pytest.raises(ValueError, match="none of the 7 images is named as in"):
+        command.main("agedb-30", root, tmp_path / "e")
 
 
 def test_cfp_fp_from_crops_that_kept_the_names(tmp_path):
@@ -193,29 +202,13 @@ def test_cfp_fp_from_crops_that_kept_the_names(tmp_path):
         prepare("cfp-fp", folder(tmp_path / "w", PEOPLE), tmp_path / "e", protocol=root)
 
 
-def agedb(root: Path) -> Path:
-    """Four pictures of two people and a protocol of two folds, as MATLAB writes it."""
-    names = ["0_MariaCallas_35_f", "1_MariaCallas_65_f", "2_A_B_20_m", "3_A_B_50_M"]
-    folder(root, {f"{name}.jpg": IMAGES[i] for i, name in enumerate(names)})
-    folds = [[(0, 1, 1), (0, 2, -1)], [(3, 2, 1), (1, 3, -1)]]
-    splits = np.empty((2, 1), object)
-    for f, rows in enumerate(folds):
-        images = np.empty((2, 2), object)
-        for i, (left, right, _) in enumerate(rows):
-            for side, k in enumerate((left, right)):
-                item = np.empty((1, 1), [("name", object), ("age", object)])
-                item["name"][0, 0], item["age"][0, 0] = names[k], 30
-                images[side, i] = item
-        split = np.empty((1, 1), [("pair", object), ("same", object)])
-        split["pair"][0, 0] = images
-        split["same"][0, 0] = np.array([[row[2] for row in rows]])
-        splits[f, 0] = split
-    savemat(root / "test_splits_30_years.mat", {"splits": splits})
-    return root
-
-
 def test_agedb_from_the_original_folder(tmp_path):
-    root = folder(agedb(tmp_path / "AgeDB"), {"cover.jpg": picture()})
+    names = ["0_MariaCallas_35_f", "1_MariaCallas_65_f", "2_A_B_20_m", "3_A_B_50_M"]
+    files = {f"{name}.jpg": IMAGES[i] for i, name in enumerate(names)}
+    root = folder(tmp_path / "AgeDB", files | {"cover.jpg": picture()})
+    folds = [[(0, 1, 1), (0, 2, -1)], [(3, 2, 1), (1, 3, -1)]]
+    named = [[(names[a], names[b], label) for a, b, label in fold] for fold in folds]
+    face_files.agedb(root / "test_splits_30_years.mat", named)
     source = prepare("agedb-30", root, tmp_path / "d").source
     assert source.names[2] == "2_A_B_20_m.jpg" and len(source) == 4
     assert source.identities == ("MariaCallas", "MariaCallas", "A_B", "A_B")
@@ -235,16 +228,6 @@ def test_verification_sets_of_insightface(tmp_path, name):
         prepare("casia-webface", path, tmp_path / "d")
     with pytest.raises(ValueError, match="has no verification protocol"):
         prepare("casia-webface", path, tmp_path / "d", protocol=path)
-
-
-def test_plain_tensorflow_datasets_decodes_what_was_prepared(tmp_path):
-    made = prepare("casia-webface", folder(tmp_path / "c", PEOPLE), tmp_path / "d")
-    builder: Any = tfds.builder_from_directory(str(made.folder))
-    assert builder.info.citation and "CASIA" in builder.info.description
-    example = builder.as_data_source("train")[4]
-    with Image.open(io.BytesIO(IMAGES[4])) as image:
-        assert (example["image"] == np.asarray(image)).all()
-    assert (example["name"], example["identity"]) == (b"0000001/004.jpg", b"0000001")
 
 
 def theirs(path: Path, features: dict, examples: list[dict], split="train") -> Path:
@@ -289,7 +272,7 @@ def test_sets_like_tfds_own_celeb_a(tmp_path):
         "attributes": {"Smiling": np.bool_, "label": np.bool_},
         "identity": {"Identity_No": np.int64},
     }
-    examples = [
+    examples: list[dict] = [
         {
             "image": IMAGES[i],
             "attributes": {"Smiling": True, "label": False},
@@ -304,7 +287,7 @@ def test_sets_like_tfds_own_celeb_a(tmp_path):
     for example in examples:
         del example["identity"]
     source = open_source(theirs(tmp_path / "old", features, examples))
-    assert len(set(source.identities)) == 3, "nobody knows who they are: each is a person"
+    assert len(set(source.identities)) == 3, "without identities each picture is a person"
 
 
 def test_a_set_without_images_or_of_records_that_only_tensorflow_reads(tmp_path):
@@ -326,6 +309,7 @@ def test_a_prepared_set_that_was_damaged(tmp_path):
         (rows.rsplit("\n", 2)[0] + "\n", "7 names, 7 of them different, for 8 records"),
         (rows.replace("001.jpg", "000.jpg", 1), "8 names, 7 of them different"),
         (rows.replace("0000000/000.jpg\t0000000", "0000000/000.jpg"), "without two columns"),
+        ("file\tidentity\n" + "x" * 200_000 + "\ta\n", "is damaged .*prepare the set again"),
     ):
         table.write_text(broken)
         with pytest.raises(ValueError, match=message):
@@ -347,42 +331,13 @@ def test_a_prepared_set_that_was_damaged(tmp_path):
         open_source(made.folder)
 
 
-def test_a_line_without_end_in_a_prepared_sets_lists(tmp_path):
-    pack = folder(tmp_path / "f", {"a/1.png": picture()})
-    made = prepare("casia-webface", pack, tmp_path / "o").folder
-    (made / reading.FACES).write_text("file\tidentity\n" + "x" * 200_000 + "\ta\n")
-    with pytest.raises(ValueError, match="faces.tsv is damaged .*prepare the set again"):
-        open_source(made)
-
-
-def test_the_command_says_what_was_made_and_what_was_not(tmp_path, capsys):
-    root = cfp(tmp_path / "cfp-dataset")
-    (root / "Data/Images/002/profile/01.jpg").write_bytes(b"?")
-    command.main("cfp-fp", root, tmp_path / "d")
-    out = capsys.readouterr().out.splitlines()
-    assert out[0] == str(tmp_path / "d/cfp_fp/1.0.0")
-    assert out[1] == "5 images, 2 identities, 4 pairs"
-    assert out[2].startswith("2 left out (1 not PERSON/frontal") and "skipped.tsv" in out[2]
-    assert out[-1] == "2 of the pairs need an image that is not there"
-    command.main("cfp-fp", root, tmp_path / "d")
-    assert "(prepared before)" in capsys.readouterr().out
-    done = subprocess.run(
-        [sys.executable, "-m", "advface_jax", "prepare", "agedb-30", str(root)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"TFDS_DATA_DIR": str(tmp_path / "e")},
-    )
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "none of the 7 images is named as in" in " ".join(done.stderr.split())
-
-
+@pytest.mark.slow
 def test_tensorflow_is_neither_needed_nor_imported(tmp_path):
     folder(tmp_path / "c", PEOPLE)
     code = f"""
 import sys
 from pathlib import Path
-from advface_jax.data.builders.base import prepare
+from advface_jax.data.builders.preparing import prepare
 made = prepare("casia-webface", Path({str(tmp_path / "c")!r}), Path({str(tmp_path / "d")!r}))
 print(len([made.source.read(name) for name in made.source.names]), "images")
 print({{"tensorflow", "torch", "apache_beam"}} & {{name.partition(".")[0] for name in sys.modules}})

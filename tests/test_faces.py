@@ -1,11 +1,10 @@
 """Faces: what is read, what is skipped and why, in memory or on demand, in an order that stays."""
 
-import io
 import pickle
 
 import numpy as np
 import pytest
-from face_files import archive, bomb, folder, noise, picture, table
+from face_files import archive, bomb, encoded, folder, noise, picture, table
 from PIL import Image
 
 from advface_jax.data import Faces, open_faces, read_faces
@@ -29,11 +28,6 @@ def test_folder_and_zip_give_the_same_sorted_faces(tmp_path, pack):
     assert faces.skipped == () and len(faces) == 3
 
 
-def test_flat_files_are_people_of_their_own(tmp_path):
-    faces = read_faces(archive(tmp_path / "f.zip", {"y.png": picture(), "x.png": picture()}))
-    assert faces.identities == ("x", "y")
-
-
 def test_listing_orders_names_and_filters(tmp_path):
     source = archive(tmp_path / "f.zip", PEOPLE)
     listing = table(
@@ -49,10 +43,7 @@ def test_listing_orders_names_and_filters(tmp_path):
 
 @pytest.mark.parametrize("pack", [folder, archive])
 def test_each_bad_file_is_skipped_with_its_reason(tmp_path, pack):
-    rng = np.random.default_rng(0)
-    out = io.BytesIO()
-    Image.fromarray(rng.integers(0, 255, (160, 160, 3), np.uint8)).save(out, "JPEG")
-    whole = out.getvalue()
+    whole = noise()
     (tmp_path / "outside.png").write_bytes(picture())
     source = pack(
         tmp_path / "faces.zip",
@@ -82,23 +73,6 @@ def test_each_bad_file_is_skipped_with_its_reason(tmp_path, pack):
     assert dict(faces.skipped)["small.png"] == "not 160x160: 100x80"
 
 
-def test_unsafe_names_inside_an_archive_are_refused(tmp_path):
-    source = archive(tmp_path / "f.zip", {"../up.png": picture(), "a/1.png": picture()})
-    with pytest.warns(UserWarning, match="unsafe"):
-        faces = read_faces(source)
-    assert faces.names == ("a/1.png",)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.zip"]
-
-
-def test_a_damaged_archive_member_costs_one_face(tmp_path):
-    source = archive(tmp_path / "f.zip", {"a/1.png": picture(1), "b/1.png": picture(2)})
-    data = source.read_bytes()
-    where = data.index(picture(1)) + 60
-    source.write_bytes(data[:where] + bytes([data[where] ^ 255]) + data[where + 1 :])
-    with pytest.warns(UserWarning, match="1 unreadable"):
-        assert read_faces(source).names == ("b/1.png",)
-
-
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK"])
 def test_other_colours_become_rgb(tmp_path, mode):
     kind = "JPEG" if mode == "CMYK" else "PNG"
@@ -109,7 +83,7 @@ def test_other_colours_become_rgb(tmp_path, mode):
         assert pixel.tolist() == ([77, 77, 77] if mode == "L" else [77, 20, 200])
 
 
-def test_names_that_nobody_has_are_reported(tmp_path):
+def test_names_that_are_not_there_are_reported(tmp_path):
     source = folder(tmp_path, PEOPLE)
     with pytest.warns(UserWarning, match="1 not there"):
         faces = read_faces(source, names=["b/1.png", "c/9.png"])
@@ -134,13 +108,21 @@ def test_what_cannot_be_read_is_an_error(tmp_path, make, options, message):
         read_faces(make(tmp_path), **options)
 
 
-def test_a_listing_must_have_its_columns(tmp_path):
-    source = folder(tmp_path / "f", PEOPLE)
-    listing = table(tmp_path / "l.tsv", "file who", "a/1.png a")
-    with pytest.raises(ValueError, match="lacks identity, alike"):
-        read_faces(source, listing=listing, where={"alike": "-"})
-    with pytest.raises(ValueError, match=r"\(none\)"):
-        read_faces(source, listing=table(tmp_path / "empty.tsv"))
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"file\twho\na/1.png\ta\n", "lacks identity, alike"),
+        (b"", r"\(none\)"),
+        (b"file\tidentity\talike\n\xff\xfe\t1\n", "listing .* cannot be read"),
+        (None, "listing .* cannot be read: .*No such file"),
+    ],
+)
+def test_a_listing_must_have_its_columns(tmp_path, text, message):
+    listing = tmp_path / "l.tsv"
+    if text is not None:
+        listing.write_bytes(text)
+    with pytest.raises(ValueError, match=message):
+        read_faces(folder(tmp_path / "f", PEOPLE), listing=listing, where={"alike": "-"})
 
 
 def test_batch_and_select(tmp_path):
@@ -164,10 +146,11 @@ def test_faces_must_fit_together():
 
 
 def test_many_faces_show_a_bar_and_keep_their_order(tmp_path, capsys, monkeypatch):
-    files = {f"p/{i:04d}.png": picture(i % 256) for i in range(520)}
+    monkeypatch.setattr("advface_jax.data.reading._BAR_FROM", 100)
+    files = {f"p/{i:04d}.png": picture(i) for i in range(130)}  # more than are read ahead
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the captured stream for a terminal
     faces = read_faces(archive(tmp_path / "f.zip", files))
-    assert [int(v) for v in faces.images[:, 0, 0, 0]] == [i % 256 for i in range(520)]
+    assert [int(v) for v in faces.images[:, 0, 0, 0]] == list(range(130))
     assert "reading faces" in capsys.readouterr().err
     read_faces(tmp_path / "f.zip", progress=False)
     monkeypatch.delenv("FORCE_COLOR")
@@ -197,9 +180,10 @@ def test_a_lazy_face_is_read_when_asked_for_and_not_before(tmp_path):
     (where / "a/1.png").unlink()
     (where / "b/1.png").write_bytes(picture(99))
     assert faces.batch([1])[0, 0, 0, 0] == 99
-    assert "No such file" in str(faces.crop(0)) and "truncated" in str(faces.crop(3))
-    assert faces.crop(4) == "unreadable: not an image"
-    with pytest.raises(ValueError, match="c/1.jpg cannot be had: unreadable"):
+    for i, reason in ((0, "No such file"), (3, "truncated"), (4, "^unreadable: not an image$")):
+        with pytest.raises(ValueError, match=reason):
+            faces.crop(i)
+    with pytest.raises(ValueError, match="c/1.jpg is unreadable: .*truncated"):
         faces.batch([1, 3])
 
 
@@ -211,34 +195,30 @@ def test_other_sizes_are_resized_only_when_asked(tmp_path, size):
     with pytest.warns(UserWarning, match="1 not square"):
         faces = read_faces(source, resize=True)
     assert faces.names == ("a/1.png",) and (faces.images == [7, 20, 200]).all()
-    assert open_faces(source).crop(0) == "not 160x160: {}x{}".format(*size)
+    with pytest.raises(ValueError, match="^not 160x160: {}x{}$".format(*size)):
+        open_faces(source).crop(0)
 
 
 def test_shrinking_is_antialiased(tmp_path):
     stripes = np.zeros((320, 320, 3), np.uint8)
     stripes[:, ::2] = 255
-    out = io.BytesIO()
-    Image.fromarray(stripes).save(out, "PNG")
-    image = read_faces(folder(tmp_path, {"a/1.png": out.getvalue()}), resize=True).images[0]
+    file = encoded(Image.fromarray(stripes))
+    image = read_faces(folder(tmp_path, {"a/1.png": file}), resize=True).images[0]
     assert abs(image[:, 4:-4].astype(int) - 127).max() < 40, "nearest or bare bilinear gives 0, 255"
 
 
 def test_a_decompression_bomb_is_refused_by_its_header(tmp_path):
     files = {"a/1.png": bomb(30_000, 30_000), "a/2.png": bomb(9000, 9000)}
     faces = open_faces(folder(tmp_path, files), resize=True)
-    assert "exceeds limit" in str(faces.crop(0))
-    assert faces.crop(1) == "not square or larger than 4096x4096: 9000x9000"
+    larger = "^not square or larger than 4096x4096: 9000x9000$"
+    for i, reason in enumerate(("exceeds limit", larger)):
+        with pytest.raises(ValueError, match=reason):
+            faces.crop(i)
 
 
-def test_a_listing_without_an_identity_or_that_is_no_text(tmp_path):
+def test_a_listing_without_an_identity_or_with_a_mark_as_excel_writes_it(tmp_path):
     source = folder(tmp_path / "f", PEOPLE)
-    listing = table(tmp_path / "l.tsv", "file identity", "a/1.png Al", "b/1.png")
+    listing = table(tmp_path / "l.tsv", "\ufefffile identity", "a/1.png Al", "b/1.png")
     with pytest.warns(UserWarning, match="1 without an identity"):
-        assert read_faces(source, listing=listing).names == ("a/1.png",)
-    listing.write_bytes(b"file\tidentity\n\xff\xfe\t1\n")
-    with pytest.raises(ValueError, match="listing .* cannot be read"):
-        read_faces(source, listing=listing)
-    with pytest.raises(ValueError, match="listing .* cannot be read: .*No such file"):
-        read_faces(source, listing=tmp_path / "none.tsv")
-    listing.write_text("\ufefffile\tidentity\na/1.png\tAl\n", encoding="utf-8")
-    assert read_faces(source, listing=listing).identities == ("Al",), "a mark as Excel writes it"
+        faces = read_faces(source, listing=listing)
+    assert faces.names == ("a/1.png",) and faces.identities == ("Al",)

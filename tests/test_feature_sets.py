@@ -1,4 +1,4 @@
-"""Shared feature sets: what is written is read, what reveals people is not written."""
+"""Shared feature sets: what is written is read back, what reveals people is not written."""
 
 import json
 import pickle
@@ -7,22 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from face_files import full_disk
-from flax import nnx
-from reference import weights
+from face_files import folder, full_disk, picture
+from networks import new_extractor, small_decoder
 
 from advface_jax import ProtectConfig, protect
-from advface_jax.data import Faces, batches, read_faces
+from advface_jax.data import Faces, batches, open_faces, read_faces
 from advface_jax.data.feature_sets.reading import SHAPE, UNFINISHED, open_features
 from advface_jax.data.feature_sets.writing import write_features
-from advface_jax.models import decoders, facenet, state
 
 pytest.importorskip("array_record", reason="the extra `data` is not installed")
 CARD = {"epsilon": 0.2, "weights_sha256": "00"}
 
 
 def fake(pixels, mask):
-    """Features that say which pixels they are of, quick to make, no two bits alike."""
+    """Features that depend on the pixels, quick to make, with varied bits."""
     z = np.linspace(-3, 3, np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
     return z + pixels[:, 80, 80, 0, None, None, None].astype(np.float32)
 
@@ -30,9 +28,8 @@ def fake(pixels, mask):
 @pytest.fixture(scope="module")
 def faces():
     """Ten faces of five people, the i-th all of value i."""
-    images = (
-        np.zeros((10, 160, 160, 3), np.uint8) + np.arange(10, dtype=np.uint8)[:, None, None, None]
-    )
+    images = np.zeros((10, 160, 160, 3), np.uint8)
+    images += np.arange(10, dtype=np.uint8)[:, None, None, None]
     who = tuple(f"Secret_{i // 2}" for i in range(10))
     return Faces(tuple(f"{p}/{i}.jpg" for i, p in enumerate(who)), who, images)
 
@@ -49,7 +46,15 @@ def which(features):
 
 
 def test_every_bit_comes_back(faces, tmp_path):
-    assert write(tmp_path / "set", faces, names=True, labels="original") == ()
+    masks = []
+
+    def protected(pixels, mask):
+        masks.append(mask.tolist())
+        return fake(pixels, mask)
+
+    options = {"batch": 4, "names": True, "labels": "original"}
+    assert write(tmp_path / "set", faces, protect=protected, **options) == ()
+    assert masks == [[True] * 4, [True] * 4, [True, True, False, False]]
     found = open_features(tmp_path / "set")
     assert len(found) == 10 and found.names == faces.names and found.identities == faces.identities
     want = fake(faces.images, None)
@@ -69,7 +74,7 @@ def test_half_the_size_rounds_to_eight_bits(faces, tmp_path):
     assert sum(p.stat().st_size for p in (tmp_path / "set").iterdir()) < 10 * want[0].size * 2 * 1.1
 
 
-def test_nothing_in_the_set_names_anybody(faces, tmp_path):
+def test_nothing_in_the_set_names_people(faces, tmp_path):
     out = tmp_path / "set"
     write(out, faces)
     content = b"".join(p.name.encode() + p.read_bytes() for p in out.rglob("*") if p.is_file())
@@ -120,16 +125,10 @@ def test_a_stopped_writing_resumes_to_the_same_set(faces, tmp_path):
 
 @pytest.mark.parametrize("broken", [1, 4])  # in a batch of sound ones, and a last batch's only one
 def test_broken_faces_are_left_out_and_counted(tmp_path, broken):
-    from PIL import Image
-
-    (tmp_path / "faces").mkdir()
-    for i in range(5):
-        Image.new("RGB", (160, 160), (i, 0, 0)).save(tmp_path / "faces" / f"{i}.png")
-    (tmp_path / "faces" / f"{broken}.png").write_bytes(b"broken")
-    from advface_jax.data import open_faces
-
-    ((name, reason),) = write(tmp_path / "set", open_faces(tmp_path / "faces"), names=True)
-    assert name == f"{broken}.png" and reason.startswith("unreadable")
+    files = {f"{i}.png": b"broken" if i == broken else picture(i) for i in range(5)}
+    crops = open_faces(folder(tmp_path / "faces", files))
+    ((name, reason),) = write(tmp_path / "set", crops, names=True)
+    assert name == f"{broken}.png" and reason == "unreadable: not an image"
     found = open_features(tmp_path / "set")
     sound = [i for i in range(5) if i != broken]
     assert found.names == tuple(f"{i}.png" for i in sound) and found.card["left_out"] == 1
@@ -220,19 +219,10 @@ def test_the_loader_reads_a_set_in_any_thread_or_process(faces, tmp_path):
     assert sum((which(one.values[one.mask]) for one in loaded), []) == list(range(10))
 
 
-@pytest.fixture(scope="module")
-def models():
-    def filled(build, seed):
-        return state.fill(build, weights.fill(seed, state.shapes(build)))
-
-    small = decoders.DecoderConfig("transrec", width=4, depth=0)
-    extractor = filled(lambda: facenet.Extractor(rngs=nnx.Rngs(0)), 5)
-    return extractor, filled(lambda: decoders.decoder(small, rngs=nnx.Rngs(0)), 1)
-
-
-def test_the_set_is_what_protect_makes(models, tmp_path):
+@pytest.mark.slow
+def test_the_set_is_what_protect_makes(tmp_path):
     """Bit for bit in float32, in the same batches; the padded last one as with a mask."""
-    extractor, shadow = models
+    extractor, shadow = new_extractor(), small_decoder()
     faces = read_faces("synthetic", limit=5)
 
     def protected(pixels, mask):

@@ -17,9 +17,12 @@ from advface_jax.data import (
 )
 
 
+def named_like(names, identities=None) -> Faces:
+    return Faces(names, identities or names, np.zeros((len(names), 160, 160, 3), np.uint8))
+
+
 def blank(*identities: str) -> Faces:
-    names = tuple(f"{who}/{i}.jpg" for i, who in enumerate(identities))
-    return Faces(names, identities, np.zeros((len(identities), 160, 160, 3), np.uint8))
+    return named_like(tuple(f"{who}/{i}.jpg" for i, who in enumerate(identities)), identities)
 
 
 OFFICIAL = "2\t1\nAda\t1\t2\nAda\t1\tBo\t3\nCy\t1\t4\nCy\t4\tBo\t12\n"
@@ -36,10 +39,7 @@ def test_both_formats_say_the_same(tmp_path):
     rows = [f"{p.fold} {p.same:d} {p.left} {p.right}" for p in NAMED]
     assert read_pairs(tmp_path / "pairs.txt") == NAMED
     assert read_pairs(table(tmp_path / "p.tsv", "fold same file1 file2", *rows)) == NAMED
-
-
-def test_the_official_format_without_folds(tmp_path):
-    (tmp_path / "dev.txt").write_text("1\nAda\t1\t2\nAda\t1\tBo\t3\n")
+    (tmp_path / "dev.txt").write_text("1\nAda\t1\t2\nAda\t1\tBo\t3\n")  # without folds
     assert read_pairs(tmp_path / "dev.txt") == NAMED[:2]
 
 
@@ -68,7 +68,7 @@ def test_index_pairs_points_at_the_named_faces():
     assert names[:3] == ("Ada/Ada_0001.jpg", "Ada/Ada_0002.jpg", "Bo/Bo_0003.jpg")
     assert len(names) == len(set(names)) == 6
     shuffled = tuple(reversed(names))
-    faces = Faces(shuffled, ("?",) * 6, np.zeros((6, 160, 160, 3), np.uint8))
+    faces = named_like(shuffled)
     pairs = index_pairs(NAMED, faces)
     assert [shuffled[i] for i in pairs.left] == [pair.left for pair in NAMED]
     assert [shuffled[i] for i in pairs.right] == [pair.right for pair in NAMED]
@@ -92,8 +92,7 @@ def test_subset_takes_the_first_of_each_fold(n, each):
     small = subset(named, n)
     assert small == [pair for pair in named if int(pair.left[-2]) < each]
     names = pair_names(named)
-    faces = Faces(names, names, np.zeros((len(names), 160, 160, 3), np.uint8))
-    indexed = subset(index_pairs(named, faces), n)
+    indexed = subset(index_pairs(named, named_like(names)), n)
     assert [names[i] for i in indexed.left] == [pair.left for pair in small]
     assert indexed.same.mean() == 0.5 and np.bincount(indexed.fold)[1:].tolist() == [2 * each] * 2
 

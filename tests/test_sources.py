@@ -1,4 +1,4 @@
-"""Sources: every format in true small files, and the broken files that people have."""
+"""Sources: every format in small real files, and the broken files that people have."""
 
 import os
 import pickle
@@ -12,6 +12,7 @@ import pytest
 from face_files import archive, bin_set, bin_set_of_python2, folder, noise, picture, rec_pack
 
 from advface_jax.data import open_faces, open_source, read_faces
+from advface_jax.data.formats.folders import identity_of
 from advface_jax.data.formats.restricted_pickle import read_pickle
 
 IMAGES = [noise(i, (112, 112)) for i in range(8)]
@@ -36,23 +37,16 @@ def test_folders_and_archives(tmp_path, pack):
 
 
 @pytest.mark.parametrize("pack", [folder, archive])
-def test_hidden_files_and_folders_are_none(tmp_path, pack):
+def test_hidden_files_and_folders_do_not_count(tmp_path, pack):
     hidden = (".a/1.jpg", "a/.ipynb_checkpoints/1.jpg", "a/._1.jpg", "__MACOSX/a/1.jpg", "a/1.txt")
     source = open_source(pack(tmp_path / "f.zip", dict.fromkeys(hidden, b"") | {"a/1.jpg": b"1"}))
     assert source.names == ("a/1.jpg",) and source.skipped == ()
-
-
-@pytest.mark.parametrize("pack", [folder, archive])
-def test_what_holds_no_image_is_an_error_for_faces(tmp_path, pack):
-    source = pack(tmp_path / "f.zip", {"a/readme.txt": b""})
-    assert len(open_source(source)) == 0
+    empty = pack(tmp_path / "e.zip", dict.fromkeys(hidden, b""))
     with pytest.raises(ValueError, match="no face is left"):
-        open_faces(source)
+        open_faces(empty)
 
 
 def test_views_that_cfp_keeps_apart_are_one_person():
-    from advface_jax.data.sources import identity_of
-
     names = ("Data/Images/001/frontal/01.jpg", "001/profile/02.jpg", "frontal/01.jpg", "x.jpg")
     assert [identity_of(name) for name in names] == ["001", "001", "frontal", "x"]
 
@@ -69,11 +63,10 @@ def test_links_are_followed_once_and_pipes_never(tmp_path):
     assert source.names == ("a/1.jpg", "b/2.jpg", "gone.jpg", "pipe.jpg")
     assert source.skipped == (("a/up", "a link to a folder that was read already"),)
     assert source.read("b/2.jpg") == b"2"
-    for name, message in (("gone.jpg", "No such file"), ("pipe.jpg", "not a regular file")):
+    wrong = {"gone.jpg": "No such file", "pipe.jpg": "not a regular file"}
+    for name, message in (wrong | {"../elsewhere/2.jpg": "leads out"}).items():
         with pytest.raises((OSError, ValueError), match=message):
             source.read(name)
-    with pytest.raises(ValueError, match="leads out"):
-        source.read("../elsewhere/2.jpg")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
@@ -88,7 +81,7 @@ def test_names_that_are_no_text_are_skipped_and_shown(tmp_path):
     "".join(map("".join, source.skipped)).encode()
 
 
-def test_members_that_cannot_be_had_are_skipped_with_their_reason(tmp_path):
+def test_unreadable_members_are_skipped_with_their_reason(tmp_path):
     path = tmp_path / "f.zip"
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "w") as out:
         for name, data in (("a/1.jpg", b"first"), ("A/1.jpg", b"other"), ("a/1.jpg", b"second")):
@@ -113,7 +106,7 @@ def test_members_that_cannot_be_had_are_skipped_with_their_reason(tmp_path):
 
 
 def test_a_member_larger_than_any_image_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("advface_jax.data.sources.MAX_BYTES", 1000)
+    monkeypatch.setattr("advface_jax.data.formats.folders.MAX_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "f.zip", "w", zipfile.ZIP_DEFLATED) as out:
         out.writestr("a/1.jpg", bytes(1001))
         out.writestr("a/2.jpg", bytes(1000))
@@ -151,10 +144,11 @@ def test_archives_that_are_none(tmp_path):
         open_source(tmp_path / "none.zip")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_reader_does_not_move_its_parents_file(tmp_path):
     path = archive(tmp_path / "f.zip", {f"{i}.jpg": IMAGES[i] for i in range(8)})
-    # In a process of its own: once another test has run JAX here, its threads forbid a fork.
+    # In another process: once a test has run JAX here, its threads forbid a fork.
     script = """
 import multiprocessing, os, sys, zipfile
 from advface_jax.data import open_source
@@ -260,10 +254,8 @@ def test_records_that_are_none(tmp_path):
     source = open_source(path)
     assert list(source.names) == [PACK_NAMES[0], *PACK_NAMES[5:]]
     reasons = [reason for _, reason in source.skipped]
-    for reason, part in zip(
-        reasons, ("no record begins", "split into parts", "claims", "label is nan"), strict=True
-    ):
-        assert part in reason
+    parts = ("no record begins", "split into parts", "claims", "label is nan")
+    assert all(part in reason for reason, part in zip(reasons, parts, strict=True))
     with pytest.raises(ValueError, match="without an image"):
         source.read(PACK_NAMES[5])
 
@@ -295,13 +287,14 @@ SAME = [True, False, True, False]
 @pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5, "of Python 2"])
 def test_a_verification_set(tmp_path, protocol):
     path = tmp_path / "x.bin"
+    images = [IMAGES[0], b"short", *IMAGES[2:]]
     if protocol == "of Python 2":
-        bin_set_of_python2(path, [IMAGES[0], b"short", *IMAGES[2:]], SAME)
+        bin_set_of_python2(path, images, SAME)
     else:
-        bin_set(path, [IMAGES[0], b"short", *IMAGES[2:]], SAME, protocol)
+        bin_set(path, images, SAME, protocol)
     source = open_source(path)
     assert source.names == tuple(f"0000{i}.jpg" for i in range(8))
-    assert contents(source) == [IMAGES[0], b"short", *IMAGES[2:]]
+    assert contents(source) == images
     assert [(p.left, p.right, p.same) for p in source.pairs] == [
         (f"0000{2 * i}.jpg", f"0000{2 * i + 1}.jpg", same) for i, same in enumerate(SAME)
     ]
@@ -311,13 +304,10 @@ def test_a_verification_set(tmp_path, protocol):
 
 
 def test_the_folds_of_a_verification_set_are_those_of_kfold(tmp_path):
-    from sklearn.model_selection import KFold  # two seconds
-
-    for m in (40, 47):
-        path = bin_set(tmp_path / "x.bin", [b"x"] * 2 * m, [i % 2 == 0 for i in range(m)])
-        folds = np.array([pair.fold for pair in open_source(path).pairs])
-        tests = [rows for _, rows in KFold(10).split(folds)]
-        assert all((folds[rows] == f).all() for f, rows in enumerate(tests, 1))
+    """As scikit-learn's KFold(10) deals 47 pairs: in their order, the first seven one larger."""
+    path = bin_set(tmp_path / "x.bin", [b"x"] * 94, [i % 2 == 0 for i in range(47)])
+    folds = [pair.fold for pair in open_source(path).pairs]
+    assert folds == sorted(folds) and np.bincount(folds)[1:].tolist() == [5] * 7 + [4] * 3
 
 
 class Hostile:
@@ -361,10 +351,7 @@ def test_a_hostile_pickle_is_named_and_nothing_of_it_runs(tmp_path, protocol, pl
         (pickle.dumps(([bytearray(b"x")] * 2, [True]), 5), "holds BYTEARRAY8"),
         (b"\x80\x04]\x8e" + b"\xff" * 7 + b"\x0f.", "no verification set"),  # a length of 2^60
         (b"\x80\x02c_codecs\nencode\n(]X\x06\x00\x00\x00latin1tR.", "not fit together"),
-        (b"\x80\x02c_codecs\nencode\n.", "no verification set"),
-        (b"\x80\x02(h\x00.", "no verification set"),
-        (b"\x80\x02\x86.", "no verification set"),
-        (b"\x80\x02e.", "no verification set"),
+        (b"\x80\x02e.", "no verification set"),  # an empty stack
     ],
 )
 def test_pickles_of_anything_else(tmp_path, data, message):
@@ -374,11 +361,11 @@ def test_pickles_of_anything_else(tmp_path, data, message):
 
 
 def test_every_byte_of_a_verification_set_may_be_wrong(tmp_path):
-    """Whatever is done to the file, it is read as images and booleans or refused in words."""
+    """A damaged file is read as images and booleans, or refused with its path."""
     whole = pickle.dumps(([b"abc", b"d" * 300], [True]), 2)
     path, rng = tmp_path / "x.bin", np.random.default_rng(0)
     refused = 0
-    for _ in range(1500):
+    for _ in range(150):
         data = bytearray(whole)
         for at in rng.integers(0, len(data), rng.integers(1, 4)):
             data[at] = rng.integers(256)
@@ -389,4 +376,4 @@ def test_every_byte_of_a_verification_set_may_be_wrong(tmp_path):
         except ValueError as error:
             assert str(path) in str(error)
             refused += 1
-    assert 100 < refused < 1400
+    assert 10 < refused < 140

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from advface_jax import cli, cropping, detection
-from advface_jax.data import crops, sources
+from advface_jax import checks, cli, cropping, detection
+from advface_jax.data import crops, open_source
+from advface_jax.data.formats.folders import SUFFIXES
+from advface_jax.data.records import counted
 
 
 def main(
@@ -29,9 +30,9 @@ def main(
     """Find the face in each photograph and crop it, as facenet-pytorch's MTCNN does.
 
     FACES keeps the folders of PHOTOS (identity/image.jpg), so that the other commands read it.
-    Every photograph has its line in FACES/crops.tsv: what became of it, how many faces were found,
-    box, probability and landmarks. A run that was stopped goes on where it was; photographs that
-    could not be read are tried again. PHOTOS is left as it is.
+    Every photograph has its line in FACES/crops.tsv: whether it was cropped or why not, how many
+    faces were found, box, probability and landmarks. A run that was stopped goes on where it was;
+    unreadable photographs are tried again. PHOTOS is left as it is.
 
     Args:
       photos: A folder or a zip of identity/image.jpg, of any size; or any other set that the
@@ -47,14 +48,14 @@ def main(
       detector: mtcnn (fetched at first use, 2 MB), or a folder of weights_convert.
       limit: Only the first so many photographs.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"got limit={limit}; wanted one photograph or more, or none for all")
+    if limit is not None:
+        checks.positive(limit=limit)
     config = cropping.CropConfig(size, margin, choose, format, quality, min_face)
     _apart(photos, out)
-    source = sources.open_source(photos)
+    source = open_source(photos)
     if not len(source):
         first = "; skipped: {}: {}".format(*source.skipped[0]) if source.skipped else ""
-        kinds = ", ".join(sorted(sources.SUFFIXES))
+        kinds = ", ".join(sorted(SUFFIXES))
         raise ValueError(f"{photos} holds no photograph ({kinds}){first}")
     if limit is not None:
         few = source.names[:limit], source.identities[:limit]
@@ -84,7 +85,7 @@ def main(
 
 
 def _apart(photos: str, out: Path) -> None:
-    """Crops inside the photographs' folder would be taken for photographs the next time."""
+    """ValueError for crops inside the photographs' folder: the next run would read them."""
     if Path(photos).is_dir() and out.resolve().is_relative_to(Path(photos).resolve()):
         raise ValueError(
             f"{out} lies inside {photos}, where its crops would be taken for photographs: "
@@ -102,10 +103,9 @@ def _tell(rows: list[cropping.Row], out: Path, choose: crops.Choice) -> None:
         taken = "all were taken" if choose == "all" else f"one was taken: {choose}"
         say(f"{several:,} with several faces ({taken})")
     with_crop = {row.file for row in rows if row.status == cropping.CROPPED}
-    lost = Counter(row.status.split(":")[0] for n, row in photos.items() if n not in with_crop)
+    lost = [row.status for name, row in photos.items() if name not in with_crop]
     if lost:
-        counted = ", ".join(f"{count:,} {what}" for what, count in lost.most_common())
-        say(f"{lost.total():,} without a crop: {counted}", soft_wrap=True)
+        say(f"{len(lost):,} without a crop: {counted(lost)}", soft_wrap=True)
     say(f"listed in {out / cropping.REPORT}", soft_wrap=True)
     if not cropped:
-        raise ValueError("no photograph gave a crop; the list says why")
+        raise ValueError("no photograph gave a crop; see the list for the reasons")

@@ -39,8 +39,8 @@ def main(
     """Write a set of protected features that can be shared, and read back with open_features.
 
     The set holds no pictures, and by default neither names nor the data set's order nor the words
-    of its labels. Protection is against decoders that do not know of it; an attacker who does
-    undoes it (README). Stopped? The same command resumes after the last whole shard.
+    of its labels. AdvFace does not protect against an adaptive attacker (README). Stopped? The same
+    command resumes after the last whole shard.
 
     Args:
       faces: 160×160 crops: a folder or zip of identity/image.jpg, an insightface pack, a prepared
@@ -58,8 +58,8 @@ def main(
       batch: Faces protected together.
       limit: Use only the first so many faces.
       resize: Take square pictures of other sizes too (insightface's have 112×112).
-      seed: Of the records' order. By default it is drawn anew and forgotten, since whoever knows
-        the order and the data set knows who is who.
+      seed: Of the records' order. By default it is drawn anew and forgotten, since with the order
+        and the data set anyone could name the records.
       shard_size: Faces a file, a multiple of --batch.
       workers: Threads that read faces ahead.
     """
@@ -115,7 +115,7 @@ def main(
 
         def progress(done: int) -> None:
             nonlocal began
-            began = began or (time.monotonic(), done)  # the first call tells of an earlier run
+            began = began or (time.monotonic(), done)  # the first call counts an earlier run's
             rate = (done - began[1]) / max(time.monotonic() - began[0], 1e-9)
             bar.update(task, completed=done, note=f"{rate:.2f} faces/s" if rate else "compiling")
 

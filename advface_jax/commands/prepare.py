@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +10,7 @@ import tyro
 
 from advface_jax import cli
 from advface_jax.data.formats import prepared
+from advface_jax.data.records import counted
 
 
 def main(
@@ -26,19 +26,20 @@ def main(
     'tfds:NAME' or by the folder that is printed. docs/datasets.md says where the sets come from.
 
     Args:
-      name: which set.
-      path: your copy: the original folder, crops of it that kept the names, or insightface's
+      name: Which set.
+      path: Your copy: the original folder, crops of it that kept the names, or insightface's
         pack (train.rec, cfp_fp.bin, agedb_30.bin).
-      out: where tensorflow-datasets keep their sets (default: TFDS_DATA_DIR, else
+      out: Where tensorflow-datasets keeps its sets (default: TFDS_DATA_DIR, else
         ~/tensorflow_datasets).
-      protocol: the folder (CFP) or .mat file (AgeDB) of the protocol, where it is not in PATH.
+      protocol: The folder (CFP) or .mat file (AgeDB) of the protocol, where it is not in PATH.
     """
     prepared.tensorflow_datasets()  # says what to install
-    from advface_jax.data.builders import base
+    from advface_jax.data.builders.base import lacking
+    from advface_jax.data.builders.preparing import prepare
 
     with cli.bar("images") as bar:
         task = bar.add_task(name, total=0, note="")
-        made = base.prepare(
+        made = prepare(
             name,
             path,
             out,
@@ -52,8 +53,7 @@ def main(
     state = "" if made.fresh else " (prepared before)"
     print_(f"{len(faces):,} images, {people:,} identities, {len(faces.pairs):,} pairs{state}")
     if faces.skipped:
-        kinds = Counter(reason.split(":")[0] for _, reason in faces.skipped)
-        counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-        print_(f"{len(faces.skipped):,} left out ({counted}): see {prepared.SKIPPED} there")
-    if lost := base.lacking(faces.names, faces.pairs)[0]:
+        kinds = counted(reason for _, reason in faces.skipped)
+        print_(f"{len(faces.skipped):,} left out ({kinds}): see {prepared.SKIPPED} there")
+    if lost := lacking(faces.names, faces.pairs)[0]:
         print_(f"{lost:,} of the pairs need an image that is not there")

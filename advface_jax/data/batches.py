@@ -1,45 +1,46 @@
-"""Batches loaded ahead of the step that waits for them, the same ones for the same seed.
+"""Batches loaded ahead of the step that needs them, the same ones for the same seed.
 
-A batch is a function of (seed, epoch, step) alone, so a training resumes at any step without
-replaying the steps before it, and each host of several loads its own slice of the same batch. The
-reading ahead is grain's, by threads or by worker processes.
+A batch is a function of (seed, epoch, step) alone: a training resumes at any step without replaying
+those before, and each of several hosts loads its own slice of the same batch. grain reads ahead.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-_TRIES = 256  # items asked for a stand-in: where so many in a row are broken, all of them are
+_TRIES = 256  # items tried as a stand-in: where so many in a row are broken, all of them are
 
 
 class Readable(Protocol):
-    """What can be loaded: a ``Faces``, or features that were written to be shared."""
+    """What can be loaded: a ``Faces``, or a ``FeatureSet``."""
 
     def __len__(self) -> int: ...
 
-    def crop(self, index: int, /) -> np.ndarray | str:
-        """One item, or the reason why it cannot be had."""
+    def crop(self, index: int, /) -> np.ndarray:
+        """One item; ValueError with the reason when it is unreadable."""
         ...
 
 
 class Batch(NamedTuple):
     """One step's items.
 
-    step: which one, from 0.
-    indices: int64 (b,), the items asked for.
-    values: (b, ...), for faces uint8 (b, 160, 160, 3).
-    mask: bool (b,), False where the row is a stand-in: of an item that cannot be had, or of none
-        (the end of an ordered pass). A stand-in repeats another row of the batch, so that a
-        training, and its batch norm, may take it as it is; whatever counts or writes drops it.
-        In an ordered pass none of whose rows can be had, it repeats an item of another step.
-    refused: (index, reason) of each item that cannot be had.
+    Attributes:
+      step: Which one, from 0.
+      indices: int64 (b,), the items asked for.
+      values: (b, ...), for faces uint8 (b, 160, 160, 3).
+      mask: bool (b,), False where the row is padding (at the end of an ordered pass) or its item
+        unreadable. Such a row repeats another one of the batch, so that a training, and its batch
+        norm, may use it; what counts or writes items drops it. Where a whole batch of an ordered
+        pass is unreadable, the rows repeat an item of another step.
+      refused: (index, reason) of each unreadable item.
     """
 
     step: int
@@ -50,10 +51,7 @@ class Batch(NamedTuple):
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of n faces in one epoch: an int permutation (n,) that follows from its arguments.
-
-    A resumed training finds the batch of any (seed, epoch, step) without replaying the others.
-    """
+    """The order of n faces in one epoch: a permutation (n,) that follows from its arguments."""
     if min(n, seed, epoch) < 0:
         raise ValueError(f"n={n}, seed={seed}, epoch={epoch}: none of them may be negative")
     bits = np.random.Philox(np.random.SeedSequence([seed, epoch]))
@@ -61,10 +59,10 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def step_indices(step: int, n: int, batch: int, seed: int | None) -> np.ndarray:
-    """The items of one step, int64: a function of (seed, epoch, step) alone.
+    """The items of one step, int64 (batch,).
 
-    With a seed (batch,): each epoch has an order of its own and n // batch steps. Without, the
-    items in their own order, and fewer than ``batch`` in the last step.
+    With a seed, each epoch has its own order and n // batch steps. Without, the items come in their
+    own order, and fewer than ``batch`` in the last step.
     """
     if seed is None:
         return np.arange(step * batch, min(n, (step + 1) * batch))
@@ -84,26 +82,24 @@ def batches(
     stop: int | None = None,
     shard: tuple[int, int] = (0, 1),
     workers: int = 2,
-    by: Literal["threads", "processes"] = "threads",
 ) -> Iterator[Batch]:
     """Batches of the items, read ahead by ``workers``.
 
-    items: a Faces, or anything else with a length and ``crop``. For worker processes it must be
-        picklable and light: a lazy Faces (``open_faces``), not one in memory.
-    batch: items a step, over all shards.
-    seed: of the order, which is new in every epoch; None for one pass in the items' own order,
-        its last batch filled up and masked.
-    start, stop: the first step and the one to end before; stop=None goes on for ever with a seed,
-        and to the end of the pass without.
-    shard: (index, count) of this host: it gets its count-th part of every batch, in order, and the
-        parts together are exactly the batch.
-    workers: how many read ahead; 0 reads when asked, without grain, as suits faces in memory.
-    by: threads are enough as long as Pillow decodes, which frees the interpreter; processes take
-        seconds to start and are for slower reading in Python. They import the main script anew,
-        which therefore needs its `if __name__ == "__main__"`.
+    Args:
+      items: A ``Faces``, or anything else with a length and ``crop``.
+      batch: Items a step, over all shards.
+      seed: Of the order, which is new in every epoch; None for one pass in the items' own order,
+        its last batch padded and masked.
+      start, stop: The first step and the one to end before; stop=None never ends with a seed, and
+        ends with the pass without.
+      shard: (index, count) of this host: it gets its count-th part of every batch, in order, and
+        the parts together are exactly the batch.
+      workers: How many threads read ahead (Pillow decodes outside of the interpreter's lock); 0
+        reads when asked, without grain, as suits faces in memory.
 
-    Raises ValueError for sizes that do not fit, for a step none of whose items can be had (in an
-    ordered pass: nor any of the next 256), and where grain is needed and not installed.
+    Raises:
+      ValueError: sizes that do not fit; a step of unreadable items only (in an ordered pass: and
+        the next 256 too); grain is needed and not installed.
     """
     n, (index, count) = len(items), shard
     if batch < 1 or (seed is not None and (n < batch or seed < 0)) or n < 1:
@@ -118,12 +114,10 @@ def batches(
         )
     if workers < 0 or start < 0:
         raise ValueError(f"workers={workers}, start={start}: neither may be negative")
-    if by not in ("threads", "processes"):
-        raise ValueError(f"got by={by!r}; wanted 'threads' or 'processes'")
     end = -(-n // batch) if seed is None else 2**62
     load = _Load(items, batch, seed, index, count)
     steps = range(start, end if stop is None else min(stop, end))
-    return _ahead(load, steps, workers, by) if workers and len(steps) else map(load, steps)
+    return _ahead(load, steps, workers) if workers and len(steps) else map(load, steps)
 
 
 @dataclass(frozen=True)
@@ -142,34 +136,37 @@ class _Load:
         mine = slice(self.index * each, (self.index + 1) * each)
         mask = (np.arange(self.batch) < len(chosen))[mine]
         indices = np.resize(chosen, self.batch)[mine].astype(np.int64)
-        got = [self.items.crop(int(i)) for i in indices]
-        good = np.array([not isinstance(item, str) for item in got])
-        refused = {
-            int(i): item
-            for i, item, real in zip(indices, got, mask, strict=True)
-            if isinstance(item, str) and real
-        }
-        if good.any():
-            rows = np.flatnonzero(good)
+        got: dict[int, np.ndarray] = {}  # by row
+        reasons: dict[int, str] = {}  # by item
+        for row, i in enumerate(indices.tolist()):
+            try:
+                got[row] = self.items.crop(i)
+            except ValueError as error:
+                reasons[i] = str(error)
+        if got:
+            rows = np.array(list(got))
             next_good = rows[np.searchsorted(rows, np.arange(each)) % len(rows)]
-            values = np.stack([got[row] for row in next_good])  # type: ignore[arg-type]
+            values = np.stack([got[row] for row in next_good])
         else:
-            values = np.stack([self._stand_in(step, indices, got)] * each)
-        return Batch(step, indices, values, mask & good, tuple(refused.items()))
+            values = np.stack([self._stand_in(step, indices, reasons)] * each)
+        good = np.isin(np.arange(each), list(got))
+        refused = tuple((i, reasons[i]) for i in indices[mask & ~good].tolist())
+        return Batch(step, indices, values, mask & good, refused)
 
-    def _stand_in(self, step: int, indices: np.ndarray, got: Sequence[Any]) -> np.ndarray:
+    def _stand_in(self, step: int, indices: np.ndarray, reasons: dict[int, str]) -> np.ndarray:
         """For a pass that must not end because the last, short batch is of broken items only."""
         n, after = len(self.items), int(indices.max()) + 1
         for i in range(after, after + _TRIES) if self.seed is None else ():
-            if not isinstance(item := self.items.crop(i % n), str):
-                return item
+            with contextlib.suppress(ValueError):
+                return self.items.crop(i % n)
         raise ValueError(
-            f"none of the {len(got)} items of step {step} can be had, the first: "
-            f"item {indices[0]}, {got[0]}"
+            f"all {len(indices)} items of step {step} are unreadable, the first: "
+            f"item {indices[0]}, {reasons[int(indices[0])]}"
         )
 
 
-def _ahead(load: _Load, steps: range, workers: int, by: str) -> Iterator[Batch]:
+def _ahead(load: _Load, steps: range, workers: int) -> Iterator[Batch]:
+    """The batches of the steps, read ahead; the threads end with the loop, however it ends."""
     try:
         import grain
     except ImportError:
@@ -178,33 +175,13 @@ def _ahead(load: _Load, steps: range, workers: int, by: str) -> Iterator[Batch]:
             "`pip install 'advface_jax[data]'`, or workers=0 to read without"
         ) from None
     loaded = grain.MapDataset.range(steps.start, steps.stop).map(load)
-    if by == "threads":
-        options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
-        dataset = loaded.to_iter_dataset(options)
-    else:
-        from absl import flags
-
-        if not flags.FLAGS.is_parsed():  # grain's processes ask for flags that absl.app parses
-            flags.FLAGS.mark_as_parsed()
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-        dataset = loaded.to_iter_dataset(options).mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        )
-    return _closing(iter(dataset), copy=by == "processes")
+    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
+    return _closing(iter(loaded.to_iter_dataset(options)))
 
 
-def _closing(iterator: Any, *, copy: bool) -> Iterator[Batch]:
-    """Threads and processes end with the loop over them, however it ends.
-
-    What comes from a process lies in shared memory, which must not outlive the program: a copy is
-    the reader's own.
-    """
+def _closing(iterator: Any) -> Iterator[Batch]:
     try:
-        for one in iterator:
-            if copy:
-                arrays = {k: np.array(getattr(one, k)) for k in ("indices", "values", "mask")}
-                one = one._replace(**arrays)
-            yield one
+        yield from iterator
     finally:
         iterator.close()
 
@@ -212,9 +189,9 @@ def _closing(iterator: Any, *, copy: bool) -> Iterator[Batch]:
 def to_device(loaded: Iterable[Batch], *, sharding: Any = None, ahead: int = 1) -> Iterator[Batch]:
     """The same batches with their values on the device, ``ahead`` of them under way.
 
-    Pixels travel as uint8, a quarter of what floats would be, and become [0,1] there. sharding: a
-    ``jax.sharding.Sharding`` of the whole batch, of which this host's batches are its slices; None
-    for the default device.
+    Pixels travel as uint8, a quarter of what floats would be. ``sharding`` is a
+    ``jax.sharding.Sharding`` of the whole batch, of which this host's batches are slices; None for
+    the default device.
     """
     import jax
 
@@ -233,7 +210,7 @@ def to_device(loaded: Iterable[Batch], *, sharding: Any = None, ahead: int = 1) 
 
 
 def loading_rate(loaded: Iterator[Batch], seconds: float = 1.0) -> float:
-    """Items a second that the loader delivers to a consumer who does nothing else."""
+    """Items a second that the loader delivers when nothing else is done."""
     next(loaded, None)  # the start of the workers is not the rate
     began, items = time.perf_counter(), 0
     for one in loaded:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from advface_jax.data.faces import SIZE, rgb
-from advface_jax.data.sources import FORMATS, reason
+from advface_jax.data.records import FORMATS, reason
 
 MARGIN = 14  # pixels of the crop, both sides together
 MAX_PIXELS = 50_000_000  # of one photograph; a hostile one of 100 kB can claim billions
@@ -21,7 +21,8 @@ Choice = Literal["centre", "largest", "probable", "all"]
 def decode(data: bytes) -> np.ndarray:
     """An encoded photograph as uint8 (h,w,3), RGB, turned upright as its EXIF data say.
 
-    Raises ValueError with the reason when the bytes cannot be had as a picture.
+    Raises:
+      ValueError: with the reason when the bytes are no picture or claim too large a one.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -36,12 +37,15 @@ def decode(data: bytes) -> np.ndarray:
 def choose(
     boxes: np.ndarray, probabilities: np.ndarray, size: tuple[int, int], how: Choice = "centre"
 ) -> np.ndarray:
-    """Which boxes (n,4) of a photograph of ``size`` (height, width) to crop: indices, best first.
+    """Which boxes of a photograph to crop: their indices, best first.
 
-    "centre": the area less twice the squared distance (in pixels) from the middle of the
-    photograph, which is how every crop of this project was chosen; "largest": the area;
-    "probable": the probability. One index, or none where there is no box; "all": all of them, the
-    most probable first.
+    Args:
+      boxes: (n,4), as ``Detections.boxes``.
+      probabilities: (n,).
+      size: (height, width) of the photograph.
+      how: "centre", the area less twice the squared distance (in pixels) from the middle of the
+        photograph, as all crops of this project were chosen; "largest", the area; "probable", the
+        probability. These give one index at most; "all" gives every one, the most probable first.
     """
     sides = boxes[:, 2:] - boxes[:, :2]
     score = probabilities
@@ -61,8 +65,9 @@ def cut(
 
     The box grows by ``margin`` pixels of the crop, half of them at each end, is clipped at the
     photograph's edges and rounded down, and resized to a square by Pillow's bilinear filter.
-    Raises ValueError when nothing of the box lies in the photograph, and for a margin that leaves
-    no room for the face.
+
+    Raises:
+      ValueError: the box lies outside the photograph, or the margin leaves no room for the face.
     """
     if not 0 <= margin < size:
         raise ValueError(f"got margin={margin}, size={size}; wanted a margin from 0 to size - 1")
@@ -79,8 +84,6 @@ def cut(
 def encode(crop: np.ndarray, suffix: Literal[".jpg", ".png"], quality: int = 95) -> bytes:
     """A crop as the bytes of a file; ``quality`` is JPEG's."""
     out = io.BytesIO()
-    if suffix == ".png":
-        Image.fromarray(crop).save(out, "PNG")
-    else:
-        Image.fromarray(crop).save(out, "JPEG", quality=quality)
+    options = {"format": "PNG"} if suffix == ".png" else {"format": "JPEG", "quality": quality}
+    Image.fromarray(crop).save(out, **options)
     return out.getvalue()

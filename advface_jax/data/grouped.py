@@ -13,9 +13,11 @@ from advface_jax.data.batches import Readable, epoch_order
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """Some of the items, with whose they are; picklable if they are.
+    """Some of the items with their identities; picklable if they are.
 
-    items: a ``Faces`` or a ``FeatureSet``. rows: int (n,), which of them, in which order.
+    Attributes:
+      items: A ``Faces`` or a ``FeatureSet``.
+      rows: int (n,), which of them, in which order.
     """
 
     items: Readable
@@ -28,7 +30,7 @@ class Chosen:
     def identities(self) -> tuple[str, ...]:
         return tuple(self.items.identities[i] for i in self.rows)  # type: ignore[attr-defined]
 
-    def crop(self, i: int) -> np.ndarray | str:
+    def crop(self, i: int) -> np.ndarray:
         return self.items.crop(int(self.rows[i]))
 
 
@@ -50,13 +52,16 @@ def group_order(labels: np.ndarray, images: int, seed: int, epoch: int) -> np.nd
 class Grouped:
     """Labelled items in the order of a whole training, for ``data.batches`` to read in a pass.
 
-    items: whatever the loader reads. labels: int (n,), equal for one person.
-    people, images: a batch has ``people`` groups of ``images``; it may hold two groups of one
-        person. epochs, seed: of the training. Only whole batches: other groups are left over in
-        each epoch.
+    Only whole batches: the groups left over in an epoch are not read.
+
+    Attributes:
+      items: Whatever ``data.batches`` reads.
+      labels: int (n,), equal for one person.
+      people, images: A batch has ``people`` groups of ``images``; two of them may be one person's.
+      epochs, seed: Of the training.
 
     Raises:
-      ValueError: fewer groups than a batch wants.
+      ValueError: fewer groups than a batch needs.
     """
 
     items: Readable
@@ -95,7 +100,7 @@ class Grouped:
         epochs, at = np.divmod(np.asarray(positions, np.int64), self.per_epoch * self.batch)
         return np.array([self._order(int(e))[i] for e, i in zip(epochs, at, strict=True)])
 
-    def crop(self, position: int) -> np.ndarray | str:
+    def crop(self, position: int) -> np.ndarray:
         return self.items.crop(int(self.rows([position])[0]))
 
     def _order(self, epoch: int) -> np.ndarray:

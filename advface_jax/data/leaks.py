@@ -1,20 +1,19 @@
-"""Whether the people of an evaluation were seen in training: by label, by picture, by a list.
+"""Train/test identity overlap: by label, or by picture.
 
-A decoder that has seen the people it is judged on looks better than it is. Labels are compared
-after their spelling is made one (case, underscores, accents), pictures by the sum of their pixels.
-A label without a letter ('1234') names somebody in its own data set only: it is not compared, but
-counted, since nothing is known about that person then.
+A decoder that has seen the people it is judged on looks better than it is. Labels are compared with
+case, underscores and accents removed, pictures by a hash of their pixels. A label without a letter
+("1234") means nothing outside its own data set: it is counted and not compared.
 """
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import hashlib
 import os
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -30,10 +29,11 @@ _LEFT_OUT = "# bare numbers, left out: "
 class Leaks:
     """What training and evaluation share.
 
-    identities: the evaluation's labels whose people were in the training.
-    images: (training name, evaluation name) of equal pictures.
-    people, trained: how many people the evaluation and the training have.
-    bare, bare_trained: how many of them have bare numbers for labels, so that nothing is known.
+    Attributes:
+      identities: The evaluation's labels that are in the training too.
+      images: (training name, evaluation name) of equal pictures.
+      people, trained: How many people the evaluation and the training have.
+      bare, bare_trained: How many of these have bare numbers for labels, so that nothing is known.
     """
 
     identities: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ def _some(examples: Iterable[str], most: int = 3) -> str:
 
 
 def normalised(label: str) -> str:
-    """'George_W_Bush' and 'george w. bush' alike; '' where no letter tells people apart."""
+    """'George_W_Bush' and 'george w. bush' alike; '' for a label without a letter."""
     plain = unicodedata.normalize("NFKD", label)
     plain = "".join(c for c in plain if not unicodedata.combining(c)).casefold()
     words = re.sub(r"[\W_]+", " ", plain).strip()
@@ -95,15 +95,12 @@ def normalised(label: str) -> str:
 
 
 def fingerprint(label: str) -> str:
-    """16 hexadecimal digits of a normalised label's sha256.
-
-    Enough to compare, and no list of names; but whoever has a list of names can try each.
-    """
+    """16 hexadecimal digits of a normalised label's sha256: not a name, but open to guessing."""
     return hashlib.sha256(normalised(label).encode()).hexdigest()[:16]
 
 
 class Seen(NamedTuple):
-    """Whom a training saw: fingerprints of the labels, and how many were bare numbers."""
+    """The people of a training: fingerprints of the labels, and how many were bare numbers."""
 
     prints: frozenset[str]
     bare: int
@@ -117,84 +114,42 @@ def seen_in(labels: Iterable[str]) -> Seen:
 
 
 def find_leaks(
-    training: Faces | Seen,
-    evaluation: Faces | Iterable[str],
-    *,
-    aliases: Iterable[tuple[str, str]] = (),
-    pictures: bool = False,
+    training: Faces | Seen, evaluation: Faces | Iterable[str], *, pictures: bool = False
 ) -> Leaks:
     """The people, and on demand the pictures, that training and evaluation share.
 
-    training: the faces, or what ``read_identities`` gives.
-    evaluation: the faces, or labels.
-    aliases: pairs of labels that are or may be one person, as ``read_aliases`` gives them; labels
-        without a letter count in them too.
-    pictures: compare the pixels as well, which decodes both sets (about 1 ms a face).
+    Args:
+      training: The faces, or what ``read_identities`` gives.
+      evaluation: The faces, or labels.
+      pictures: Compare the pixels as well, which decodes both sets (about 1 ms a face).
     """
-    if pictures and not (isinstance(training, Faces) and isinstance(evaluation, Faces)):
-        raise ValueError("pictures=True compares pixels: give both sets as Faces")
     seen = training if isinstance(training, Seen) else seen_in(training.identities)
-    raw = set() if isinstance(training, Seen) else set(training.identities)
     people = dict.fromkeys(evaluation.identities if isinstance(evaluation, Faces) else evaluation)
-    # A label and its aliases, in whichever of the two sets they stand.
-    others: dict[str, set[str]] = {}
-    for one, other in aliases:
-        others.setdefault(_key(one), set()).add(other)
-        others.setdefault(_key(other), set()).add(one)
-    shared = []
-    for label in people:
-        candidates = {label} if normalised(label) else set()
-        candidates |= others.get(_key(label), set())
-        if any(fingerprint(c) in seen.prints if normalised(c) else c in raw for c in candidates):
-            shared.append(label)
+    comparable = [label for label in people if normalised(label)]
+    shared = tuple(label for label in comparable if fingerprint(label) in seen.prints)
     images: tuple[tuple[str, str], ...] = ()
-    if pictures and isinstance(training, Faces) and isinstance(evaluation, Faces):
+    if pictures:
+        if not (isinstance(training, Faces) and isinstance(evaluation, Faces)):
+            raise ValueError("pictures=True compares pixels: give both sets as Faces")
         images = _equal_pictures(training, evaluation)
-    bare = sum(not normalised(label) for label in people if label not in shared)
-    trained = len(seen.prints) + seen.bare
-    return Leaks(tuple(shared), images, len(people), trained, bare, seen.bare)
-
-
-def _key(label: str) -> str:
-    return normalised(label) or label.strip()
+    bare, trained = len(people) - len(comparable), len(seen.prints) + seen.bare
+    return Leaks(shared, images, len(people), trained, bare, seen.bare)
 
 
 def _equal_pictures(training: Faces, evaluation: Faces) -> tuple[tuple[str, str], ...]:
-    sums = {_sum(training, i): name for i, name in enumerate(training.names)}
-    sums.pop("", None)  # faces that cannot be had
-    found = ((sums.get(_sum(evaluation, i)), name) for i, name in enumerate(evaluation.names))
-    return tuple((twin, name) for twin, name in found if twin is not None)
+    known = {digest: name for digest, name in _digests(training)}
+    return tuple((known[d], name) for d, name in _digests(evaluation) if d in known)
 
 
-def _sum(faces: Faces, i: int) -> str:
-    crop = faces.crop(i)
-    return "" if isinstance(crop, str) else hashlib.sha256(crop.tobytes()).hexdigest()
-
-
-def read_aliases(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
-    """Pairs of labels that are or may be one person, from a tab-separated file with a header.
-
-    Either the columns identity1 and identity2; or identity and lfw_lookalike, where '-' is nobody.
-    Raises ValueError for other columns.
-    """
-    with open(path, newline="", encoding="utf-8") as lines:
-        table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        columns = table.fieldnames or []
-        for one, other in (("identity1", "identity2"), ("identity", "lfw_lookalike")):
-            if one in columns and other in columns:
-                rows = [(row[one] or "", row[other] or "") for row in table]
-                return list(dict.fromkeys(r for r in rows if all(r) and r[1] != "-"))
-    raise ValueError(
-        f"{path} has the columns {', '.join(columns) or '(none)'}; wanted identity1 and identity2, "
-        "or identity and lfw_lookalike, tab-separated with a header line"
-    )
+def _digests(faces: Faces) -> Iterator[tuple[str, str]]:
+    """(hash of the pixels, name) of each face that is readable."""
+    for i, name in enumerate(faces.names):
+        with contextlib.suppress(ValueError):
+            yield hashlib.sha256(faces.crop(i).tobytes()).hexdigest(), name
 
 
 def write_identities(path: str | os.PathLike[str], labels: Iterable[str]) -> None:
-    """Write the fingerprints of a training set's labels, sorted, a line each.
-
-    Bare numbers are left out, and how many they were is said.
-    """
+    """Write the fingerprints of a training set's labels, sorted; count the bare numbers."""
     seen = seen_in(labels)
     lines = [_HEADER, f"{_LEFT_OUT}{seen.bare}", *sorted(seen.prints)]
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")

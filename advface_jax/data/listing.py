@@ -6,16 +6,16 @@ import csv
 import os
 from collections.abc import Mapping, Sequence
 
-from advface_jax.data.sources import unsafe
+from advface_jax.data.records import Skips, unsafe
 
 Rows = Sequence[tuple[str, str]]  # (file, identity)
 
 
 def read_listing(listing: str | os.PathLike[str], where: Mapping[str, str] | None) -> Rows:
-    """(file, identity) of the rows that `where` keeps, in the order of a tab-separated list.
+    """(file, identity) of the rows that ``where`` keeps, in the order of a tab-separated list.
 
-    Raises ValueError when the list cannot be read or lacks the columns file, identity or one that
-    `where` names.
+    Raises:
+      ValueError: the list is unreadable or lacks the columns file, identity or one of ``where``.
     """
     try:
         with open(listing, newline="", encoding="utf-8-sig") as lines:
@@ -37,22 +37,20 @@ def read_listing(listing: str | os.PathLike[str], where: Mapping[str, str] | Non
 
 
 def parse_where(conditions: Sequence[str]) -> dict[str, str] | None:
-    """{column: value} from words COLUMN=VALUE of a command line; None for none.
-
-    Raises ValueError for a word without "=".
-    """
+    """{column: value} from words COLUMN=VALUE of a command line, None for none; else ValueError."""
     wrong = [word for word in conditions if "=" not in word]
     if wrong:
         raise ValueError(f"got --where {' '.join(wrong)}; wanted COLUMN=VALUE, as lfw_lookalike=-")
     return dict(word.split("=", 1) for word in conditions) or None
 
 
-def sound_rows(
-    rows: Rows, present: set[str], known: Mapping[str, str]
-) -> tuple[Rows, Sequence[tuple[str, str]]]:
+def sound_rows(rows: Rows, present: set[str], known: Mapping[str, str]) -> tuple[Rows, Skips]:
     """The rows that can be read, once each, and (name, reason) of the others.
 
-    present: the names of the source. known: why others are not among them, where that is known.
+    Args:
+      rows: (file, identity) of each.
+      present: The names of the source.
+      known: Why other names are not among them, where that is known.
     """
     kept: dict[str, str] = {}
     refused = []
@@ -67,4 +65,4 @@ def sound_rows(
             refused.append((name, "without an identity in the listing"))
         else:
             kept[name] = identity
-    return list(kept.items()), refused
+    return list(kept.items()), tuple(refused)

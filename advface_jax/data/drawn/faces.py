@@ -1,4 +1,4 @@
-"""Faces of nobody, drawn by arithmetic: a height field, for light and parallax, under a skin."""
+"""Synthetic faces, drawn by arithmetic: a height field, for light and parallax, under a skin."""
 
 from __future__ import annotations
 
@@ -10,20 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from advface_jax.data.drawn.painting import (
-    RED,
-    bump,
-    hair_of,
-    inside,
-    noise,
-    paint,
-    paint_brow,
-    paint_eye,
-    paint_glasses,
-    paint_mouth,
-    paint_skin,
-    radius,
-)
+from advface_jax import checks
+from advface_jax.data.drawn import painting
+from advface_jax.data.drawn.painting import RED, bump, inside, noise, paint, radius
 from advface_jax.data.drawn.person import Person, Shot, draw_person, draw_shot
 from advface_jax.data.faces import SIZE, Faces
 
@@ -46,22 +35,26 @@ def synthetic_faces(
     seed: int = 0,
     names: Iterable[str] | None = None,
 ) -> Faces:
-    """Draw `per_identity` pictures each of `identities` people who do not exist.
+    """Draw ``per_identity`` pictures each of ``identities`` people who do not exist.
 
     Every picture follows from (seed, person, picture) alone, so that a larger set begins with the
-    people of a smaller one. They are named 'synthetic_0007/0002.png'; with `names` only those are
-    drawn, in that order. Nothing is downloaded; about 25 ms a picture.
+    people of a smaller one. Nothing is downloaded; a picture takes about 25 ms.
 
-    Of seed 0 the first 64 people, in their first four pictures, were chosen because FaceNet takes
-    them for nobody whom the shipped decoders were trained on (`experiments.nobody`). Other people,
-    pictures and seeds are drawn alike, but were held against nobody.
-    Raises ValueError when there is nothing to draw or a name is not one of the set.
+    The first 64 people of seed 0, in their first four pictures, were chosen because to FaceNet they
+    resemble none of the people in the training sets of the shipped decoders
+    (``experiments.nobody``). Other people, pictures and seeds were not compared with these.
+
+    Args:
+      identities, per_identity: People, and pictures of each, named "synthetic_0007/0002.png".
+      seed: Of the people.
+      names: Draw only these, in this order.
+
+    Raises:
+      ValueError: there is nothing to draw, or a name is not one of the set.
     """
-    if min(identities, per_identity) < 1 or seed < 0:
-        raise ValueError(
-            f"identities={identities}, per_identity={per_identity}, seed={seed}: "
-            "ask for at least one picture of one person and a seed >= 0"
-        )
+    checks.positive(identities=identities, per_identity=per_identity)
+    if seed < 0:
+        raise ValueError(f"got seed={seed}; wanted 0 or larger")
     known = synthetic_names(identities, per_identity)
     chosen = tuple(known if names is None else names)
     strange = [name for name in chosen if name not in known]
@@ -107,11 +100,11 @@ def _render(p: Person, s: Shot, rng: np.random.Generator) -> np.ndarray:
 
     skin = np.empty((SIZE, SIZE, 3), np.float32)
     skin[:] = p.skin
-    paint_skin(skin, p, s, u, v)
-    paint_mouth(skin, p, s, u, v)
+    painting.paint_skin(skin, p, s, u, v)
+    painting.paint_mouth(skin, p, s, u, v)
     for side in (-1, 1):
-        paint_eye(skin, p, s, u, v, side)
-        paint_brow(skin, p, s, u, v, side)
+        painting.paint_eye(skin, p, s, u, v, side)
+        painting.paint_brow(skin, p, s, u, v, side)
     shade, gleam = _light(s, _height(p, s, u, v))
     rim = inside(radius(p, u, v) - 0.88, 0.35)
     skin *= (shade * (0.72 + 0.28 * rim))[..., None]
@@ -121,7 +114,7 @@ def _render(p: Person, s: Shot, rng: np.random.Generator) -> np.ndarray:
     colours = rng.uniform(0, 0.3, (3, 3)) + rng.uniform(0.02, 0.65, (3, 1))
     near, far, cloth = colours.astype(np.float32)
     canvas = near + (far - near) * blobs
-    front, behind, hair = hair_of(p, u, v)
+    front, behind, hair = painting.hair_of(p, u, v)
     towards = 0.75 + 0.35 * np.clip(x * s.light[0] - y * s.light[1], -1, 1)
     hair *= (towards * (0.6 + 0.6 * s.ambient))[..., None]
     paint(canvas, cloth * (0.8 + 0.2 * blobs), inside(0.92 - 0.15 * np.abs(a) - b, 0.04))
@@ -133,7 +126,7 @@ def _render(p: Person, s: Shot, rng: np.random.Generator) -> np.ndarray:
     paint(canvas, skin, inside(radius(p, u, v) - 1, 0.025))
     paint(canvas, hair, front)
     if p.glasses:
-        paint_glasses(canvas, p, u, v)
+        painting.paint_glasses(canvas, p, u, v)
     return _develop(canvas * s.gain, s.blur, rng)
 
 

@@ -17,7 +17,7 @@ RED = np.array([1.02, 0.84, 0.83], np.float32)  # what blood does to a skin
 
 
 def noise(seed: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Smooth noise in -1..1 with one bump a unit of (u, v), the same place by place for a seed."""
+    """Smooth noise in -1..1 with one bump a unit of (u, v), from seed and place alone."""
     table = np.random.default_rng(seed).uniform(-1, 1, (64, 64)).astype(np.float32)
     i, j = np.floor(u), np.floor(v)
     s, t = u - i, v - j
@@ -29,7 +29,7 @@ def noise(seed: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def inside(distance: np.ndarray, soft: float = 0.0125) -> np.ndarray:
-    """Coverage of the region where distance < 0, its edge `soft` wide (a pixel is 0.0125)."""
+    """Coverage of the region where distance < 0, its edge ``soft`` wide (a pixel is 0.0125)."""
     x = np.clip(0.5 - distance / soft, 0, 1)
     return x * x * (3 - 2 * x)
 
@@ -54,11 +54,8 @@ def paint_skin(canvas: np.ndarray, p: Person, s: Shot, u: np.ndarray, v: np.ndar
     a = np.abs(u)
     paint(canvas, p.skin * RED, 0.5 * bump(a, v, (0.48, 0.2), (0.22, 0.2)))
     paint(canvas, p.skin * RED, 0.6 * bump(u, v, (0, p.nose_v), (0.13, 0.09)))
-    paint(
-        canvas,
-        p.skin * [0.72, 0.66, 0.68],
-        0.5 * bump(a, v, (p.eye_gap - 0.02, p.eye_v), (0.2, 0.11)),
-    )
+    socket = 0.5 * bump(a, v, (p.eye_gap - 0.02, p.eye_v), (0.2, 0.11))
+    paint(canvas, p.skin * [0.72, 0.66, 0.68], socket)
     blotch = noise(p.seed, 9 * u + 20, 9 * v + 20) + 0.7 * noise(p.seed + 1, 40 * u, 40 * v)
     canvas *= (1 + 0.022 * blotch)[..., None]
     spots = np.clip(noise(p.seed + 2, 14 * u + 30, 14 * v + 30) - 0.84, 0, 1) * 2.5
@@ -91,22 +88,15 @@ def paint_mouth(canvas: np.ndarray, p: Person, s: Shot, u: np.ndarray, v: np.nda
     paint(canvas, p.lip_colour, 0.85 * lips)
     shine = bump(u, v, (0, p.mouth_v + gap.max() * 0.6 + p.lip * 0.6), (0.11, 0.018))
     paint(canvas, np.minimum(p.lip_colour * 1.35, 1), 0.4 * shine)
-    paint(
-        canvas,
-        p.lip_colour * 0.3,
-        0.85 * np.exp(-(((v - line) / 0.011) ** 2)) * inside(np.abs(t) - 1, 0.1),
-    )
+    between = 0.85 * np.exp(-(((v - line) / 0.011) ** 2)) * inside(np.abs(t) - 1, 0.1)
+    paint(canvas, p.lip_colour * 0.3, between)
     if s.open > 0.02:
-        inner = (
-            inside(line - gap * 0.4 - v, 0.015) * inside(v - line - gap * 0.6, 0.015) * (full > 0)
-        )
+        inner = inside(line - gap * 0.4 - v, 0.015) * inside(v - line - gap * 0.6, 0.015)
+        inner = inner * (full > 0)
         teeth = np.array([0.88, 0.85, 0.79]) * (1 - 0.55 * t[..., None] ** 2)
         paint(canvas, np.array([0.22, 0.07, 0.07]), inner)
-        paint(
-            canvas,
-            teeth,
-            inner * inside(v - line - gap * 0.45, 0.02) * inside(np.abs(t) - 0.8, 0.2),
-        )
+        row = inner * inside(v - line - gap * 0.45, 0.02) * inside(np.abs(t) - 0.8, 0.2)
+        paint(canvas, teeth, row)
     corner = bump(np.abs(u), v, (wide, p.mouth_v - 0.04 * s.smile), (0.025, 0.02))
     paint(canvas, p.skin * 0.5, 0.5 * corner)
 
@@ -123,11 +113,8 @@ def paint_eye(
     shade = 1 - 0.28 * x[..., None] ** 2 - 0.35 * np.exp(-(((y - upper) / 0.025) ** 2))[..., None]
     paint(canvas, np.array([0.86, 0.83, 0.80]) * shade, within)
     ring = np.clip(r / 0.068, 0, 1)[..., None]
-    paint(
-        canvas,
-        p.iris * (1.25 - 0.75 * ring**3) * np.minimum(shade + 0.1, 1),
-        within * inside(r - 0.068, 0.016),
-    )
+    iris = p.iris * (1.25 - 0.75 * ring**3) * np.minimum(shade + 0.1, 1)
+    paint(canvas, iris, within * inside(r - 0.068, 0.016))
     paint(canvas, 0.03, within * inside(r - 0.028, 0.014))
     glint = 0.02 if s.light[0] > 0 else -0.02, -0.02
     spot = np.hypot(u * side - p.eye_gap - side * (s.gaze + glint[0]), y + 0.012 - glint[1])
@@ -144,13 +131,8 @@ def paint_brow(
     canvas: np.ndarray, p: Person, s: Shot, u: np.ndarray, v: np.ndarray, side: int
 ) -> None:
     x = (u * side - p.eye_gap - 0.01) / 0.215
-    line = (
-        p.eye_v
-        - p.brow_high
-        - s.brows
-        + p.brow_arch * ((x - 0.2) ** 2 * np.where(x < 0.2, 0.35, 1.2).astype(x.dtype) - 0.4)
-        + p.brow_tilt * 0.2 * x
-    )
+    bend = (x - 0.2) ** 2 * np.where(x < 0.2, 0.35, 1.2).astype(x.dtype) - 0.4
+    line = p.eye_v - p.brow_high - s.brows + p.brow_arch * bend + p.brow_tilt * 0.2 * x
     thick = p.brow_thick * (1.1 - 0.55 * np.clip(x + 0.2, 0, 1.2) ** 1.5)
     hairs = 0.8 + 0.3 * noise(p.seed + 4, 45 * u + 12 * v, 25 * v)
     cover = np.exp(-(((v - line) / np.maximum(thick, 0.006)) ** 4)) * inside(np.abs(x) - 1, 0.28)

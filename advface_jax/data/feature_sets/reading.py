@@ -1,9 +1,9 @@
 """Protected features that were written to be shared (paper, section 4.4), at random access.
 
-A set is a folder: `features-00000.array_record` and so on, a record being the raw bytes of one
-z_adv (77,77,64), row-major, little-endian float32 or bfloat16; beside each shard a `.json` with
-its sum and, where wanted, a label and a name for each record; and `card.json`, which is there when
-the set is whole. ``feature_writing`` writes it.
+A set is a folder: ``features-00000.array_record`` and so on, a record being the raw bytes of one
+z_adv (77,77,64), row-major, little-endian float32 or bfloat16; beside each shard a ``.json`` with
+its sum and, on demand, a label and a name for each record; and ``card.json``, which is there when
+the set is whole.
 """
 
 from __future__ import annotations
@@ -49,13 +49,14 @@ def array_record() -> Any:
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
-    """Random access over n protected features; picklable, and what ``batches`` can load.
+    """Random access over n protected features; picklable, and ``batches`` can load it.
 
-    folder: where the set lies.
-    card: how it was made: epsilon, steps, the sums of the models, and so on.
-    identities: n labels, or () where the set keeps none.
-    names: n names of files, or ().
-    counts: records of each shard.
+    Attributes:
+      folder: Where the set lies.
+      card: How it was made: epsilon, steps, the sums of the models, and so on.
+      identities: n labels, or () where the set keeps none.
+      names: n names of files, or ().
+      counts: Records of each shard.
     """
 
     folder: Path
@@ -68,9 +69,10 @@ class FeatureSet:
         return sum(self.counts)
 
     def features(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """z_adv at `indices`, float32 (b, 77, 77, 64).
+        """z_adv at ``indices``, float32 (b, 77, 77, 64).
 
-        Raises ValueError for indices out of range, and with the shard's name for a damaged record.
+        Raises:
+          ValueError: for indices out of range, and with the shard's name for a damaged record.
         """
         rows = np.asarray(indices, np.int64).ravel()
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
@@ -86,21 +88,16 @@ class FeatureSet:
             out[k] = np.frombuffer(raw, dtype).reshape(SHAPE)
         return out
 
-    def crop(self, i: int) -> np.ndarray | str:
-        """One item as the loader takes it: float32 (77, 77, 64), or why it cannot be had."""
-        try:
-            return self.features([i])[0]
-        except ValueError as error:
-            return str(error)
+    def crop(self, i: int) -> np.ndarray:
+        """One item as ``batches`` loads it, float32 (77, 77, 64); ValueError as in ``features``."""
+        return self.features([i])[0]
 
     def check(self) -> None:
-        """Read every shard and hold its sum against the one written with it, or ValueError."""
+        """Read every shard and compare its sum with the one written with it; ValueError if not."""
         for shard in range(len(self.counts)):
-            if (
-                file_sum(shard_file(self.folder, shard))
-                != beside_shard(self.folder, shard)["sha256"]
-            ):
-                raise ValueError(f"{shard_file(self.folder, shard)} is damaged: copy it again")
+            file = shard_file(self.folder, shard)
+            if file_sum(file) != beside_shard(self.folder, shard)["sha256"]:
+                raise ValueError(f"{file} is damaged: copy it again")
 
     def _record(self, i: int) -> bytes:
         starts = [0, *accumulate(self.counts)]
@@ -122,7 +119,7 @@ class FeatureSet:
 
 
 def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The card of a set of features, or ValueError where there is no whole set."""
+    """The card of a set of features; ValueError where there is no whole set."""
     folder = Path(folder)
     if not (folder / "card.json").is_file():
         if (folder / UNFINISHED).is_file():
@@ -140,8 +137,9 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def open_features(folder: str | os.PathLike[str]) -> FeatureSet:
     """Open a set that ``write_features`` wrote, without reading any feature.
 
-    Raises ValueError for a folder without a whole set, a shard that is missing or cut short, or
-    numbers that do not fit together; ``FeatureSet.check`` also finds a changed bit.
+    Raises:
+      ValueError: no whole set, a shard that is missing or cut short, or numbers that do not fit
+        together; ``FeatureSet.check`` also finds a changed bit.
     """
     folder = Path(folder)
     card = read_card(folder)
@@ -164,7 +162,7 @@ def shard_file(folder: Path, shard: int) -> Path:
 
 
 def beside_shard(folder: Path, shard: int) -> dict[str, Any]:
-    """What stands beside a shard; ValueError where it is missing, or the shard is cut short."""
+    """The .json of a shard; ValueError where it is missing, or the shard is cut short."""
     file = shard_file(folder, shard)
     beside = read_json(file.with_suffix(".json"))
     size = file.stat().st_size if file.is_file() else 0

@@ -1,8 +1,8 @@
 """Protected features written to be shared (paper, section 4.4): resumable, in whole shards.
 
-What a set must not give away is kept out of it: the names of files (they name people, or places in
-a public data set), the order of the data set (a record's place would name its file), and the words
-of the labels. Which records show one person stays: that is what labels are for.
+By default a set leaves out what identifies people: the names of files (they name people, or places
+in a public data set), the order of the data set (a record's place would name its file), and the
+words of the labels. Which records show one person stays: that is what labels are for.
 """
 
 from __future__ import annotations
@@ -21,19 +21,8 @@ import numpy as np
 
 from advface_jax.data.batches import batches
 from advface_jax.data.faces import Faces
-from advface_jax.data.feature_sets.reading import (
-    FORMAT,
-    SHAPE,
-    UNFINISHED,
-    Dtype,
-    array_record,
-    beside_shard,
-    dtype_of,
-    file_sum,
-    read_card,
-    read_json,
-    shard_file,
-)
+from advface_jax.data.feature_sets import reading
+from advface_jax.data.feature_sets.reading import beside_shard, shard_file
 
 Labels = Literal["none", "pseudonyms", "original"]
 
@@ -45,7 +34,7 @@ def write_features(
     *,
     card: Mapping[str, Any],
     batch: int = 16,
-    dtype: Dtype = "f32",
+    dtype: reading.Dtype = "f32",
     labels: Labels = "pseudonyms",
     names: bool = False,
     seed: int | None = None,
@@ -55,22 +44,29 @@ def write_features(
 ) -> tuple[tuple[str, str], ...]:
     """Write the protected features of all faces; the same call resumes after the last whole shard.
 
-    protect: pixels uint8 (b, 160, 160, 3) and a mask (b,), False for stand-ins, to z_adv
-        (b, 77, 77, 64) in float32; b is always ``batch``.
-    card: how protect was set, with the sums of its models: JSON, free of names.
-    dtype: "f32" keeps every bit, "bf16" rounds to 8 bits of mantissa at half the size.
-    labels: "pseudonyms" are numbers by which to tell one person's records, "original" the data
-        set's own words, "none" nothing.
-    names: keep the files' names, and their order. Names reveal people.
-    seed: of the records' order; None draws it from the system's entropy and forgets it.
-    shard_size: records a shard, a multiple of ``batch``.
-    progress: called with how many faces are done, first with those of an earlier call.
+    Args:
+      folder: Of the set, new or begun by the same call.
+      faces: In memory or lazy.
+      protect: Pixels uint8 (b, 160, 160, 3) and a mask (b,), False for padding and unreadable
+        faces, to z_adv (b, 77, 77, 64) in float32; b is always ``batch``.
+      card: How protect was set, with the sums of its models: JSON, without names.
+      batch: Faces protected together.
+      dtype: "f32" keeps every bit, "bf16" rounds to 8 bits of mantissa at half the size.
+      labels: "pseudonyms" are numbers, one a person; "original" the data set's own words; "none"
+        nothing.
+      names: Keep the files' names, and their order. Names reveal people.
+      seed: Of the records' order; None draws it from the system's entropy and forgets it.
+      shard_size: Records a shard, a multiple of ``batch``.
+      workers: Threads that read faces ahead.
+      progress: Called with how many faces are done, first with those of an earlier call.
 
-    Returns (name, reason) of the faces that this call could not read; the set only counts them.
+    Returns:
+      (name, reason) of the faces that this call could not read; the set only counts them.
 
-    Raises ValueError for a folder that holds something else, or sizes that do not fit.
+    Raises:
+      ValueError: a folder that holds something else, or sizes that do not fit.
     """
-    module, _ = array_record()
+    module, _ = reading.array_record()
     folder = Path(folder)
     if batch < 1 or shard_size < 1 or shard_size % batch:
         raise ValueError(
@@ -82,7 +78,8 @@ def write_features(
     if plan is None:
         progress(len(faces))
         return ()
-    chosen = faces if names else faces.select(_order(len(faces), plan["order"]))
+    order = np.random.default_rng(plan["order"]).permutation(len(faces))
+    chosen = faces if names else faces.select(order)
     told = _labels(chosen.identities, labels)
     total = -(-len(faces) // shard_size)
     done = 0
@@ -102,10 +99,10 @@ def write_features(
         left_out = 0
         for one in islice(loaded, per):
             z = np.asarray(protect(one.values, one.mask))
-            if z.shape != (batch, *SHAPE):
-                raise ValueError(f"protect made {z.shape}; wanted {(batch, *SHAPE)}")
+            if z.shape != (batch, *reading.SHAPE):
+                raise ValueError(f"protect made {z.shape}; wanted {(batch, *reading.SHAPE)}")
             with _told(file):
-                for record in z[one.mask].astype(dtype_of(dtype)):
+                for record in z[one.mask].astype(reading.dtype_of(dtype)):
                     writer.write(record.tobytes())
             rows += one.indices[one.mask].tolist()
             left_out += len(one.refused)
@@ -116,7 +113,7 @@ def write_features(
         beside = {
             "records": len(rows),
             "bytes": part.stat().st_size,
-            "sha256": file_sum(part),
+            "sha256": reading.file_sum(part),
             "left_out": left_out,
             "labels": None if told is None else [told[i] for i in rows],
             "names": [chosen.names[i] for i in rows] if names else None,
@@ -142,9 +139,9 @@ def _finish(folder: Path, kept: Mapping[str, Any], total: int, shard_size: int) 
     """The card, with which the set is whole; the secret order goes."""
     shards = [beside_shard(folder, shard) for shard in range(total)]
     full = {
-        "format": FORMAT,
+        "format": reading.FORMAT,
         **kept,
-        "shape": list(SHAPE),
+        "shape": list(reading.SHAPE),
         "records": sum(s["records"] for s in shards),
         "people": len({x for s in shards for x in s["labels"] or ()}) or None,
         "left_out": sum(s["left_out"] for s in shards),
@@ -152,24 +149,25 @@ def _finish(folder: Path, kept: Mapping[str, Any], total: int, shard_size: int) 
         "shard_size": shard_size,
     }
     _write_json(folder / "card.json", full)
-    (folder / UNFINISHED).unlink()
+    (folder / reading.UNFINISHED).unlink()
 
 
 def _plan(
     folder: Path, faces: Faces, kept: Mapping[str, Any], shard_size: int
 ) -> dict[str, Any] | None:
-    """What the folder's unfinished set was begun with, or a new plan; None for a finished one."""
+    """The plan of the folder's unfinished set, or a new one; None for a finished set."""
     listed = hashlib.sha256("\n".join((*faces.names, *faces.identities)).encode()).hexdigest()
     settings = json.loads(json.dumps({**kept, "shard_size": shard_size}))
     if (folder / "card.json").is_file():
-        card = read_card(folder)
+        card = reading.read_card(folder)
         held = card.get("records", 0) + card.get("left_out", 0)
         if {k: card.get(k) for k in settings} == settings and held == len(faces):
-            (folder / UNFINISHED).unlink(missing_ok=True)  # a kill just before the end left it
+            # a kill just before the end left it
+            (folder / reading.UNFINISHED).unlink(missing_ok=True)
             return None
         raise ValueError(f"{folder} holds another set of features: give another folder")
-    if (folder / UNFINISHED).is_file():
-        plan = read_json(folder / UNFINISHED)
+    if (folder / reading.UNFINISHED).is_file():
+        plan = reading.read_json(folder / reading.UNFINISHED)
         if plan.get("settings") != settings or plan.get("faces") != listed:
             raise ValueError(
                 f"{folder} holds an unfinished set of other faces or settings: finish that one "
@@ -182,13 +180,9 @@ def _plan(
     seed = kept["seed"]
     order = secrets.randbits(128) if seed is None else seed
     plan = {"settings": settings, "faces": listed, "order": order}
-    _write_json(folder / UNFINISHED, plan)
-    (folder / UNFINISHED).chmod(0o600)
+    _write_json(folder / reading.UNFINISHED, plan)
+    (folder / reading.UNFINISHED).chmod(0o600)
     return plan
-
-
-def _order(n: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).permutation(n)
 
 
 def _labels(identities: Sequence[str], labels: Labels) -> list[str] | None:

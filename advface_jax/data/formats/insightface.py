@@ -11,8 +11,7 @@ import numpy as np
 
 from advface_jax.data.formats import recordio
 from advface_jax.data.formats.restricted_pickle import Blob, read_blob, read_pickle
-from advface_jax.data.pairs import NamedPair
-from advface_jax.data.sources import Source
+from advface_jax.data.records import NamedPair, Source
 
 FOLDS = 10
 
@@ -32,16 +31,19 @@ class _Records:
 
 
 def open_rec(path: Path) -> Source:
-    """A RecordIO pack `NAME.rec` with `NAME.idx` beside it.
+    """A RecordIO pack ``NAME.rec`` with ``NAME.idx`` beside it.
 
-    Images are named `label/key.jpg`, in the order of their keys; the label is the identity. A key
-    that the pack's own header promises and the .idx lacks, that points past the end of the .rec or
-    at no record, is skipped. Raises ValueError when there is no .idx or no image at all.
+    Images are named ``label/key.jpg``, in the order of their keys; the label is the identity. A
+    key that the pack's header promises and the .idx lacks, or that points past the end of the .rec
+    or at no record, is skipped.
+
+    Raises:
+      ValueError: there is no .idx, or no image at all.
     """
     index = path.with_suffix(".idx")
     if not index.is_file():
         raise ValueError(
-            f"{path} has no {index.name} beside it, which says where its records begin: put the "
+            f"{path} has no {index.name} beside it with the places of its records: put the "
             "pack's .idx there"
         )
     listed, offsets = recordio.read_index(index)
@@ -70,7 +72,7 @@ def open_rec(path: Path) -> Source:
 def _labels(
     file: BinaryIO, where: dict[int, int], skipped: list[tuple[str, str]]
 ) -> dict[int, str]:
-    """The identity of each image by key, rising; those without one go to `skipped`."""
+    """The identity of each image by key, rising; those without one go to ``skipped``."""
     head = _head(file, where)
     if head is None:
         images, known = list(where), {}
@@ -94,7 +96,7 @@ def _labels(
 
 
 def _head(file: BinaryIO, where: dict[int, int]) -> tuple[int, int] | None:
-    """The key of the first identity record and one past the last, if the first record says them."""
+    """The key of the first identity record and one past the last, if the first record has them."""
     if 0 not in where:
         return None
     head = recordio.read_record(file, where[0])
@@ -107,10 +109,10 @@ def _head(file: BinaryIO, where: dict[int, int]) -> tuple[int, int] | None:
 
 
 def _known(file: BinaryIO, where: dict[int, int], people: range) -> dict[int, str]:
-    """Labels that need no look at each image: of people whose first and last image agree.
+    """Labels of people whose first and last image agree, without a look at each image.
 
     An identity record holds the [start, end) of its images, so that millions of records stay
-    unread. Where one cannot be read, its images are looked at one by one.
+    unread. Where one is unreadable, its images are looked at one by one.
     """
     known: dict[int, str] = {}
     for key in people:
@@ -143,11 +145,13 @@ class _Bin:
 def open_bin(path: str | os.PathLike[str]) -> Source:
     """A verification set: a pickle of (2m encoded images, m booleans), which is parsed, not run.
 
-    Image 2i and image 2i + 1 are pair i, named `00000.jpg` and so on. The pairs make ten folds in
-    their order, of equal size (the first ones hold the odd pairs, as scikit-learn's KFold deals).
-    The file knows no people: the two images of a same pair share an identity, and nothing more is
-    known, so that one person has several identities.
-    Raises ValueError when the file is cut short or holds anything else.
+    Images 2i and 2i + 1 are pair i, named ``00000.jpg`` and so on. The pairs make ten folds in
+    their order, of equal size (the first ones hold the odd pairs, as in scikit-learn's KFold). The
+    file has no identities: the two images of a same pair share one, so that a person of several
+    pairs has several.
+
+    Raises:
+      ValueError: the file is cut short or holds anything else.
     """
     images, same = read_pickle(path)
     if len(images) != 2 * len(same) or not same:

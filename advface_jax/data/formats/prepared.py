@@ -1,8 +1,8 @@
 """Data sets prepared by tensorflow-datasets as array_record, read without TensorFlow.
 
-Those that our own builders made have lists beside their records: `faces.tsv` (file, identity) in
-the records' order, `pairs.tsv` (fold, same, file1, file2) and `skipped.tsv` (file, reason). Of
-others the features are asked: the first image, and the label or identity, if there is one.
+Our own builders leave lists beside the records: ``faces.tsv`` (file, identity) in the records'
+order, ``pairs.tsv`` (fold, same, file1, file2) and ``skipped.tsv`` (file, reason). Of other sets
+the features are used: the first image, and the label or identity, if there is one.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from advface_jax.data.pairs import read_pairs
-from advface_jax.data.sources import TFDS, Source
+from advface_jax.data.formats import pair_lists
+from advface_jax.data.records import Source
 
+PREFIX = "tfds:"  # before a name, where a path could stand
 FACES, PAIRS, SKIPPED = "faces.tsv", "pairs.tsv", "skipped.tsv"
 _IDENTITY = ("identity", "label", "person", "subject")
 
 
 def tensorflow_datasets() -> Any:
-    """The package, which does without TensorFlow for all that is asked of it here."""
+    """The package, which needs no TensorFlow for what is used of it here."""
     try:
         import array_record  # noqa: F401
         import tensorflow_datasets as tfds
@@ -33,10 +34,9 @@ def tensorflow_datasets() -> Any:
 
 
 def open_named(name: str) -> Source:
-    """The set of that name in tensorflow-datasets' data folder.
+    """The set of that name in tensorflow-datasets' data folder; ValueError when there is none.
 
     The folder is the one that TFDS_DATA_DIR names, else ~/tensorflow_datasets.
-    Raises ValueError when it is not there or cannot be read.
     """
     tfds = tensorflow_datasets()
     name = name.replace("-", "_")
@@ -45,7 +45,7 @@ def open_named(name: str) -> Source:
     except tfds.core.registered.DatasetNotFoundError as error:
         places = ", ".join(map(str, tfds.core.utils.file_utils.list_data_dirs()))
         raise ValueError(
-            f"{TFDS}{name} is not in {places}: prepare it (docs/datasets.md has the commands), or "
+            f"{PREFIX}{name} is not in {places}: prepare it (see docs/datasets.md), or "
             "name its folder, or set TFDS_DATA_DIR to where it is"
         ) from error
     return open_prepared(Path(found.data_dir))
@@ -53,21 +53,20 @@ def open_named(name: str) -> Source:
 
 def open_prepared(folder: Path) -> Source:
     """The set in a folder with dataset_info.json; ValueError when it cannot be read."""
-    records = _Records(str(folder), ())
-    splits = records.splits()
+    splits, image = _splits(str(folder))
     n = sum(map(len, splits.values()))
     if (folder / FACES).is_file():
         rows = read_table(folder / FACES)
         names = tuple(name for name, _ in rows)
         identities = tuple(identity for _, identity in rows)
     else:
-        names, identities = _scanned(splits)
+        names, identities = _scanned(splits, image)
     if len(names) != n or len(set(names)) != n:
         raise ValueError(
             f"{folder / FACES} has {len(names):,} names, {len(set(names)):,} of them different, "
             f"for {n:,} records: prepare the set again"
         )
-    pairs = tuple(read_pairs(folder / PAIRS)) if (folder / PAIRS).is_file() else ()
+    pairs = tuple(pair_lists.read_list(folder / PAIRS)) if (folder / PAIRS).is_file() else ()
     skipped = tuple(read_table(folder / SKIPPED)) if (folder / SKIPPED).is_file() else ()
     return Source(names, identities, _Records(str(folder), names), pairs, skipped)
 
@@ -100,40 +99,18 @@ class _Records:
     def __init__(self, folder: str, names: tuple[str, ...]):
         self.folder = folder
         self.names = names
-        self.opened: dict[int, tuple[list[Any], dict[str, int]]] = {}
+        self.opened: dict[int, tuple[list[Any], str, dict[str, int]]] = {}
 
     def __reduce__(self):
         return _Records, (self.folder, self.names)
 
-    def splits(self) -> dict[str, Any]:
-        """A data source for each split, whose images stay encoded."""
-        tfds = tensorflow_datasets()
-        try:
-            builder = tfds.builder_from_directory(self.folder)
-            features = builder.info.features
-        except Exception as error:  # tfds, protobuf and json each have kinds of their own
-            raise ValueError(f"{self.folder} cannot be read: {error}") from error
-        image = _image_of(tfds, features, self.folder)
-        skip = {image: tfds.decode.SkipDecoding()}
-        try:
-            return {
-                split: _Split(builder.as_data_source(split, decoders=skip), image)
-                for split in builder.info.splits
-            }
-        except NotImplementedError:
-            raise ValueError(
-                f"{self.folder} was prepared as {builder.info.file_format.value}, which only "
-                "TensorFlow reads: prepare it again with file_format='array_record'"
-            ) from None
-        except Exception as error:
-            raise ValueError(f"{self.folder} cannot be read: {error}") from error
-
     def __call__(self, name: str) -> bytes:
         me = os.getpid()  # a fork must not share the threads that array_record reads with
         if me not in self.opened:
+            splits, image = _splits(self.folder)
             index = {name: i for i, name in enumerate(self.names)}
-            self.opened = {me: (list(self.splits().values()), index)}
-        splits, index = self.opened[me]
+            self.opened = {me: (list(splits.values()), image, index)}
+        splits, image, index = self.opened[me]
         if name not in index:
             raise ValueError(f"{name} is not in {self.folder}")
         at = index[name]
@@ -142,27 +119,39 @@ class _Records:
                 break
             at -= len(split)
         try:
-            image, example = split[at]
+            encoded, example = _record(split, at, image)
         except Exception as error:
             raise ValueError(f"the record cannot be read: {error}") from error
         if "name" in example and example["name"] != name:
             raise ValueError(f"{FACES} is of another build: the record is {example['name']!r}")
-        return image
+        return encoded
 
 
-class _Split:
-    """The records of a split as (encoded image, the other features, flat)."""
+def _splits(folder: str) -> tuple[dict[str, Any], str]:
+    """A data source for each split, whose images stay encoded, and the image's feature."""
+    tfds = tensorflow_datasets()
+    try:
+        builder = tfds.builder_from_directory(folder)
+        features = builder.info.features
+    except Exception as error:  # tfds, protobuf and json raise many kinds
+        raise ValueError(f"{folder} cannot be read: {error}") from error
+    image = _image_of(tfds, features, folder)
+    skip = {image: tfds.decode.SkipDecoding()}
+    try:
+        return {s: builder.as_data_source(s, decoders=skip) for s in builder.info.splits}, image
+    except NotImplementedError:
+        raise ValueError(
+            f"{folder} was prepared as {builder.info.file_format.value}, which only "
+            "TensorFlow reads: prepare it again with file_format='array_record'"
+        ) from None
+    except Exception as error:
+        raise ValueError(f"{folder} cannot be read: {error}") from error
 
-    def __init__(self, records: Any, image: str):
-        self.records, self.image = records, image
 
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, i: int) -> tuple[bytes, dict[str, Any]]:
-        example = dict(self.records[i])
-        image = example.pop(self.image)
-        return image, {k: _plain(v) for k, v in _flat(example)}
+def _record(split: Any, i: int, image: str) -> tuple[bytes, dict[str, Any]]:
+    """A record's encoded image and its other features, flat."""
+    example = dict(split[i])
+    return example.pop(image), dict(_flat(example))
 
 
 def _image_of(tfds: Any, features: Mapping[str, Any], folder: str) -> str:
@@ -177,19 +166,16 @@ def _flat(example: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
         if isinstance(value, Mapping):
             yield from _flat(value, f"{above}{key}/")
         else:
-            yield above + key, value
+            text = isinstance(value, bytes)
+            yield above + key, value.decode("utf-8", "replace") if text else value
 
 
-def _plain(value: Any) -> Any:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-
-
-def _scanned(splits: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _scanned(splits: Mapping[str, Any], image: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names and identities from the records themselves: all of them are read once."""
     names, identities = [], []
     for split, records in splits.items():
         for i in range(len(records)):
-            features = records[i][1]
+            features = _record(records, i, image)[1]
             known = [v for k, v in features.items() if k.partition("/")[0] in _IDENTITY]
             identity = str(known[0]) if known else f"{split}-{i:06d}"
             names.append(features.get("name", f"{identity.replace('/', '_')}/{split}-{i:06d}.jpg"))

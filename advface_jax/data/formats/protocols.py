@@ -1,38 +1,36 @@
 """Verification protocols beside LFW's: the folds of CFP and of AgeDB, from their own files.
 
 Files are named as inside the data sets' image folders, so that crops made from those folders keep
-the names: `001/frontal/01.jpg` in CFP, `NAME.jpg` in AgeDB.
+the names: ``001/frontal/01.jpg`` in CFP, ``NAME.jpg`` in AgeDB.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from advface_jax.data.pairs import NamedPair
+from advface_jax.data.records import NamedPair
 
 
-def read_cfp(
-    folder: str | os.PathLike[str], protocol: Literal["FP", "FF"] = "FP"
-) -> list[NamedPair]:
-    """The folds of CFP-FP (frontal against profile) or CFP-FF, each its same pairs first.
+def read_cfp(folder: str | os.PathLike[str]) -> list[NamedPair]:
+    """The folds of CFP-FP (frontal against profile), each its same pairs first.
 
-    folder: the data set's, or the folder `Protocol` in it, with Pair_list_F.txt, Pair_list_P.txt
-        and Split/FP/01 ... 10, of 350 same and 350 different pairs each.
-
-    Raises ValueError, with the line, for files that are missing or do not fit.
     Source: Sengupta et al., "Frontal to profile face verification in the wild", 2016.
+
+    Args:
+      folder: The data set's, or the folder ``Protocol`` in it, with Pair_list_F.txt,
+        Pair_list_P.txt and Split/FP/01 ... 10, of 350 same and 350 different pairs each.
+
+    Raises:
+      ValueError: with the line, for files that are missing or do not fit.
     """
-    if protocol not in ("FP", "FF"):
-        raise ValueError(f"got protocol={protocol!r}; wanted 'FP' or 'FF'")
     root = Path(folder)
     root = root / "Protocol" if (root / "Protocol").is_dir() else root
-    frontal = _images(root / "Pair_list_F.txt")
-    other = _images(root / "Pair_list_P.txt") if protocol == "FP" else frontal
-    split = root / "Split" / protocol
+    frontal, profile = (_images(root / f"Pair_list_{view}.txt") for view in "FP")
+    split = root / "Split" / "FP"
     places = sorted(p for p in split.iterdir() if p.is_dir()) if split.is_dir() else []
     if not places:
         raise ValueError(f"{split} has no folds: wanted the folders 01 to 10, as CFP comes")
@@ -42,7 +40,7 @@ def read_cfp(
             for number, line in _lines(file):
                 try:
                     left, right = (int(word) for word in line.split(","))
-                    pair = NamedPair(frontal[left], other[right], same, fold)
+                    pair = NamedPair(frontal[left], profile[right], same, fold)
                 except ValueError:
                     raise _wrong(file, number, "two numbers as in '12,34'", line) from None
                 except KeyError as missing:
@@ -89,14 +87,16 @@ def _wrong(file: Path, number: int, wanted: str, got: str) -> ValueError:
 def read_agedb(path: str | os.PathLike[str]) -> list[NamedPair]:
     """AgeDB-30's ten folds of 600 pairs whose two pictures lie 30 years apart.
 
-    path: the .mat file of the protocol, or a folder in which `*30_years.mat` is the only one.
+    The file's variable ``splits`` is a cell of ten structs: a 2 x 600 cell of (name, age), and 600
+    labels, 1 for same and -1 for different. Ages are not kept. Source: Moschoglou et al., "AgeDB:
+    the first manually collected, in-the-wild age database", 2017; the layout as insightface's and
+    other readers of that file assume it.
 
-    The file's variable `splits` is a cell of ten structs: a 2 x 600 cell of (name, age), and 600
-    labels, 1 for same and -1 for different. No year and no name beyond the file's is kept.
+    Args:
+      path: The .mat file of the protocol, or a folder that holds exactly one ``*30_years.mat``.
 
-    Raises ValueError for files that are missing, damaged or of another layout.
-    Source: Moschoglou et al., "AgeDB: the first manually collected, in-the-wild age database",
-    2017; the layout as insightface's and others' readers of that file assume it.
+    Raises:
+      ValueError: the file is missing, damaged or of another layout.
     """
     path = Path(path)
     if path.is_dir():

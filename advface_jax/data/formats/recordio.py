@@ -1,7 +1,7 @@
 """MXNet's RecordIO as insightface packs faces in it: one record at an offset.
 
 A record is magic, a word of 3 bits (part of a split record) and 29 bits (length), the payload,
-padding to 4 bytes. The payload begins with flag, label, id, id2 (`IfQQ`); with flag > 0 as many
+padding to 4 bytes. The payload begins with flag, label, id, id2 (``IfQQ``); with flag > 0 as many
 float labels follow and replace the first; the rest is the encoded image.
 Source: MXNet, include/dmlc/recordio.h of dmlc-core and python/mxnet/recordio.py.
 """
@@ -62,7 +62,7 @@ def read_record(file: BinaryIO, offset: int) -> Record:
 
 def read_image(path: str | os.PathLike[str], offset: int) -> bytes:
     """The encoded image of the record at an offset; ValueError when it is not whole."""
-    with open(path, "rb") as file:  # a handle of its own: threads and forks share no position
+    with open(path, "rb") as file:  # opened anew: threads and forks share no position
         record = read_record(file, offset)
         if not record.length:
             raise ValueError("a record without an image")
@@ -73,7 +73,7 @@ def read_image(path: str | os.PathLike[str], offset: int) -> bytes:
 
 
 def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and offsets of an .idx file, int64 (n,) each; ValueError with a line that is none."""
+    """Keys and offsets of an .idx file, int64 (n,) each; ValueError with the first wrong line."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except UnicodeDecodeError:

@@ -1,8 +1,8 @@
 """Pickles of lists of bytes and booleans, read without an unpickler: nothing in them can run.
 
-The opcodes come from the standard library's pickletools; the few that build lists, tuples, bytes
-and booleans move a stack here, and any other is an error. What Python 3 writes for bytes under
-protocol 2, a call of `_codecs.encode(text, 'latin1')`, is known by its shape and not called.
+The standard library's pickletools gives the opcodes. The few that build lists, tuples, bytes and
+booleans move a stack here; any other is an error. Python 3 writes bytes under protocol 2 as a call
+of ``_codecs.encode(text, 'latin1')``: it is recognised by its shape and not called.
 """
 
 from __future__ import annotations
@@ -12,23 +12,18 @@ import os
 import pickletools
 from typing import Any, NamedTuple
 
-from advface_jax.data.sources import MAX_BYTES
+from advface_jax.data.records import MAX_BYTES
 
 _MOST_STEPS = 20_000_000  # a hundred times those of the largest public set
 # opcode: bytes between it and its data
-_BYTES = {
-    "SHORT_BINSTRING": 2,
-    "BINSTRING": 5,
-    "SHORT_BINBYTES": 2,
-    "BINBYTES": 5,
-    "BINBYTES8": 9,
-}
+_BYTES = {"SHORT_BINSTRING": 2, "BINSTRING": 5}
+_BYTES |= {"SHORT_BINBYTES": 2, "BINBYTES": 5, "BINBYTES8": 9}
 _TEXTS = {"SHORT_BINUNICODE": 2, "BINUNICODE": 5, "BINUNICODE8": 9}
 _ENCODE = ("_codecs", "encode")
 
 
 class Blob(NamedTuple):
-    """Where bytes lie in the file; `latin1` when they are written as UTF-8 of latin-1 text."""
+    """Where bytes lie in the file; ``latin1`` when they are written as UTF-8 of latin-1 text."""
 
     start: int
     length: int
@@ -57,8 +52,9 @@ def read_blob(path: str | os.PathLike[str], blob: Blob) -> bytes:
 def read_pickle(path: str | os.PathLike[str]) -> tuple[list[Blob], list[bool]]:
     """A pickled pair of a list of bytes and a list of booleans; no bytes are kept in memory.
 
-    Raises ValueError when the file is no pickle, is cut short, or holds anything else: it names
-    the global that it would import, or the opcode.
+    Raises:
+      ValueError: the file is no pickle, is cut short, or holds anything else; the message names
+        the global that it would import, or the opcode.
     """
     if not os.path.getsize(path):
         raise ValueError(f"{path} is empty")
@@ -110,16 +106,13 @@ def _run(mapped: mmap.mmap) -> Any:
             pass
         elif name == "MARK":
             stack.append(_MARK)
-        elif name == "EMPTY_LIST":
-            stack.append([])
-        elif name == "LIST":
-            stack.append(marked())
-        elif name == "APPEND":
-            item = stack.pop()
-            _list(stack[-1]).append(item)
-        elif name == "APPENDS":
-            items = marked()
-            _list(stack[-1]).extend(items)
+        elif name in ("EMPTY_LIST", "LIST"):
+            stack.append(marked() if name == "LIST" else [])
+        elif name in ("APPEND", "APPENDS"):
+            items = marked() if name == "APPENDS" else [stack.pop()]
+            if type(stack[-1]) is not list:
+                raise ValueError("something is appended to what is no list")
+            stack[-1].extend(items)
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             n = int(name[-1])
             stack[-n:] = [tuple(stack[-n:])]
@@ -155,14 +148,8 @@ def _run(mapped: mmap.mmap) -> Any:
     raise ValueError("it has no end")
 
 
-def _list(value: Any) -> list[Any]:
-    if type(value) is not list:
-        raise ValueError("something is appended to what is no list")
-    return value
-
-
 def _encoded(function: Any, arguments: Any) -> Blob:
-    """What `_codecs.encode(text, 'latin1')` would give, as a place in the file."""
+    """What ``_codecs.encode(text, 'latin1')`` would give, as a place in the file."""
     if function is not _CALL or len(arguments) != 2 or arguments[1].short != "latin1":
         raise ValueError("it calls a function, and nothing but data is read")
     return arguments[0].blob

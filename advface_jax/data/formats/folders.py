@@ -1,0 +1,149 @@
+"""Folders and zip archives of images: names, identities and encoded bytes."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from advface_jax.data.records import MAX_BYTES, Skips, Source, unsafe
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+
+
+def open_folder(root: Path) -> Source:
+    """The images below a folder; a link to a folder that was read already is skipped."""
+    skipped: list[tuple[str, str]] = []
+    return _source(_walk(root, skipped), _Folder(str(root)), tuple(skipped))
+
+
+def open_zip(path: Path) -> Source:
+    """The images of an archive; ValueError when its directory cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members, skipped = _members(archive)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a zip archive: {error}") from error
+    return _source(members, _Zip(str(path)), skipped)
+
+
+def is_image(name: str) -> bool:
+    """Whether a name has an image's ending and is not hidden, nor a Mac's resource fork."""
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") and part.strip(".") for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not hidden and "__MACOSX" not in path.parts
+
+
+def identity_of(name: str) -> str:
+    """A file's folder, above CFP's ``frontal`` and ``profile``; a flat file is its own person."""
+    path = PurePosixPath(name)
+    folder = path.parent.parent if path.parent.name in ("frontal", "profile") else path.parent
+    return folder.name or path.parent.name or path.stem
+
+
+def _source(names: Iterable[str], read: Callable[[str], bytes], skipped: Skips) -> Source:
+    names = tuple(sorted(names))
+    return Source(names, tuple(identity_of(name) for name in names), read, skipped=skipped)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    root: str
+
+    def __call__(self, name: str) -> bytes:
+        if unsafe(name):
+            raise ValueError(f"{name} leads out of its folder")
+        path = os.path.join(self.root, name)
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would wait for ever
+            raise ValueError("not a regular file")
+        with open(path, "rb") as file:
+            return _bounded(file.read(MAX_BYTES + 1))
+
+
+def _bounded(data: bytes) -> bytes:
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"more than {MAX_BYTES >> 20} MiB for one image")
+    return data
+
+
+def _walk(root: Path, skipped: list[tuple[str, str]]) -> list[str]:
+    """The images below `root`, through links too, each folder once; unreadable ones are noted."""
+
+    def relative(path: str) -> str:
+        return Path(os.path.relpath(path, root)).as_posix()
+
+    def refused(error: OSError) -> None:
+        skipped.append((_text(relative(error.filename)), f"unreadable: {error.strerror}"))
+
+    names: list[str] = []
+    seen = set()
+    for place, folders, files in os.walk(root, onerror=refused, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link back up, or a second link to the same folder
+            folders.clear()
+            skipped.append((_text(relative(place)), "a link to a folder that was read already"))
+            continue
+        seen.add(real)
+        folders.sort()
+        at = relative(place)
+        for name in (f if at == "." else f"{at}/{f}" for f in files):
+            if not is_image(name):
+                continue
+            if name == _text(name):
+                names.append(name)
+            else:  # no list and no report could hold it
+                skipped.append((_text(name), "a name that is not UTF-8: rename it"))
+    return names
+
+
+def _text(name: str) -> str:
+    """A file's name as it can be printed and written: bytes that are not UTF-8 as \\xff."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+class _Zip:
+    """Reads members of an archive, which each process opens once for itself."""
+
+    def __init__(self, path: str):
+        self.path = path
+        self.opened: dict[int, tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]] = {}
+
+    def __reduce__(self):
+        return _Zip, (self.path,)
+
+    def __call__(self, name: str) -> bytes:
+        me = os.getpid()  # after a fork the parent's file position is not ours to move
+        if me not in self.opened:
+            archive = zipfile.ZipFile(self.path)
+            self.opened = {me: (archive, _members(archive)[0])}
+        archive, members = self.opened[me]
+        try:
+            with archive.open(members[name]) as file:
+                return _bounded(file.read(MAX_BYTES + 1))
+        except KeyError:
+            raise ValueError(f"{name} is not in {self.path}") from None
+        except Exception as error:  # zipfile lets a dozen kinds through, from as many modules
+            raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _members(archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], Skips]:
+    """The images of an archive under names with forward slashes, and (name, reason) of others."""
+    kept: dict[str, zipfile.ZipInfo] = {}
+    skipped = []
+    for member in archive.infolist():
+        name = member.filename.replace("\\", "/")  # as some Windows programs write it
+        if member.is_dir() or not is_image(name):
+            continue
+        if unsafe(name):
+            skipped.append((name, "with an unsafe path"))
+        elif name in kept:
+            skipped.append((name, "a second file of that name in the archive"))
+        elif member.flag_bits & 1:
+            skipped.append((name, "encrypted: unpack the archive with its password"))
+        elif member.file_size > MAX_BYTES:
+            skipped.append((name, f"more than {MAX_BYTES >> 20} MiB for one image"))
+        else:
+            kept[name] = member
+    return kept, tuple(skipped)

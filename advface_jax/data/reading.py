@@ -1,0 +1,175 @@
+"""Faces from any source: which ones, and into memory or lazily."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from advface_jax import checks
+from advface_jax.data.drawn.faces import synthetic_faces, synthetic_names
+from advface_jax.data.faces import SIZE, Encoded, Faces
+from advface_jax.data.listing import read_listing, sound_rows
+from advface_jax.data.opening import open_source
+from advface_jax.data.records import counted
+from advface_jax.data.threads import in_order
+
+_BAR_FROM = 500  # fewer faces are decoded within a second: no bar
+
+
+def read_faces(
+    source: str | os.PathLike[str],
+    *,
+    listing: str | os.PathLike[str] | None = None,
+    where: Mapping[str, str] | None = None,
+    names: Iterable[str] | None = None,
+    limit: int | None = None,
+    resize: bool = False,
+    progress: bool = True,
+) -> Faces:
+    """Read 160x160 RGB face crops into memory.
+
+    A file that is missing, truncated, of another size or listed twice is skipped;
+    ``Faces.skipped`` has it with the reason, and one warning counts them. Nothing is unpacked to
+    the disk.
+
+    Args:
+      source: Whatever ``open_source`` opens (a folder or a zip of ``identity/image.jpg``, an
+        insightface pack, a prepared data set "tfds:NAME", ...), or the word "synthetic".
+      listing: A tab-separated file with a header that has at least the columns file and identity:
+        which files are read, in its order, and whose they are. Without it all images are read, in
+        the source's own order and with its identities.
+      where: Keep only the listing's rows with these values, as in {"lfw_lookalike": "-"}.
+      names: Keep only these files.
+      limit: Keep only the first so many.
+      resize: Take square pictures of other sizes too (insightface's have 112x112), resized
+        bilinearly, with antialiasing where they shrink. The framing stays what it was.
+      progress: Show a bar on stderr when there are many.
+
+    Raises:
+      ValueError: the source or the listing is unreadable, or no face is left.
+    """
+    faces = _chosen(source, listing, where, names, limit, resize)
+    if isinstance(faces.store, Encoded):
+        faces = _decoded(faces, progress)
+    return _reported(source, faces)
+
+
+def open_faces(
+    source: str | os.PathLike[str],
+    *,
+    listing: str | os.PathLike[str] | None = None,
+    where: Mapping[str, str] | None = None,
+    names: Iterable[str] | None = None,
+    limit: int | None = None,
+    resize: bool = False,
+) -> Faces:
+    """Open face crops for random access, for sets larger than memory; arguments of ``read_faces``.
+
+    Files that are missing or listed twice are skipped and counted here. A damaged file or a wrong
+    size shows when the face is asked for: ``Faces.crop`` and ``Faces.batch`` raise ValueError.
+    """
+    return _reported(source, _chosen(source, listing, where, names, limit, resize))
+
+
+def _chosen(
+    source: str | os.PathLike[str],
+    listing: str | os.PathLike[str] | None,
+    where: Mapping[str, str] | None,
+    names: Iterable[str] | None,
+    limit: int | None,
+    resize: bool,
+) -> Faces:
+    """The faces asked for, lazy; synthetic ones are drawn."""
+    wanted = None if names is None else dict.fromkeys(names)
+    if limit is not None:
+        checks.positive(limit=limit)
+    if where and listing is None:
+        raise ValueError(f"where={dict(where)} selects rows of a listing: give listing as well")
+    if str(source) == "synthetic":
+        if listing is not None:
+            raise ValueError("source='synthetic' has no listing: leave listing out")
+        return _synthetic(wanted, limit)
+
+    opened = open_source(source)
+    if listing is None:
+        rows = list(zip(opened.names, opened.identities, strict=True))
+    else:
+        rows = read_listing(listing, where)
+    known = dict(opened.skipped)
+    skipped = [] if listing is not None or wanted is not None else list(opened.skipped)
+    if wanted is not None:
+        listed = {name for name, _ in rows}
+        skipped += [(name, known.get(name, "not there")) for name in wanted if name not in listed]
+        rows = [row for row in rows if row[0] in wanted]
+    rows, refused = sound_rows(rows[:limit], set(opened.names), known)
+    return Faces(
+        tuple(name for name, _ in rows),
+        tuple(identity for _, identity in rows),
+        Encoded(opened.read, resize),
+        (*skipped, *refused),
+        opened.pairs,
+    )
+
+
+def _synthetic(wanted: Mapping[str, None] | None, limit: int | None) -> Faces:
+    names = list(synthetic_names())
+    keep = [name for name in names if wanted is None or name in wanted]
+    if not keep:
+        raise ValueError(
+            f"none of the names is synthetic: take them from {names[0]!r} ... {names[-1]!r}"
+        )
+    return synthetic_faces(names=keep[:limit])
+
+
+def _reported(source: str | os.PathLike[str], faces: Faces) -> Faces:
+    """The faces, with a warning that counts those skipped; ValueError when none is left."""
+    if not len(faces):
+        first = "; the first: {}: {}".format(*faces.skipped[0]) if faces.skipped else ""
+        raise ValueError(
+            f"no face is left of {source} ({len(faces.skipped):,} skipped{first}): it must hold "
+            "160x160 images, and the listing, where and names, where given, must select some"
+        )
+    if faces.skipped:
+        kinds = counted(reason for _, reason in faces.skipped)
+        warnings.warn(
+            f"{source}: {len(faces):,} faces read, {len(faces.skipped):,} skipped ({kinds}), "
+            f"the first: {faces.skipped[0][0]!r}",
+            stacklevel=3,
+        )
+    return faces
+
+
+def _decoded(lazy: Faces, progress: bool) -> Faces:
+    """The lazy faces in memory; the unreadable ones join the skipped."""
+    images = np.empty((len(lazy), SIZE, SIZE, 3), np.uint8)
+    kept: list[int] = []
+    skipped = list(lazy.skipped)
+    rows = range(len(lazy))
+    for i, crop in zip(_bar(rows, progress), in_order(lazy.crop, rows), strict=True):
+        try:
+            images[len(kept)] = crop.result()
+            kept.append(i)
+        except ValueError as error:
+            skipped.append((lazy.names[i], str(error)))
+    return Faces(
+        tuple(lazy.names[i] for i in kept),
+        tuple(lazy.identities[i] for i in kept),
+        images[: len(kept)],
+        tuple(skipped),
+        lazy.pairs,
+    )
+
+
+def _bar(rows: Sequence[int], progress: bool) -> Iterable[int]:
+    if not progress or len(rows) < _BAR_FROM:
+        return rows
+    from rich.console import Console  # only here: importing the library stays quick
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    if not console.is_terminal:  # a log has no use for a bar
+        return rows
+    return track(rows, "reading faces", console=console, transient=True)
