@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,13 +9,11 @@ from typing import Any, Literal, cast
 
 import jax
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flax import nnx
 from jax.typing import ArrayLike
 
 from advface_jax import checkpoint, checks, weights
-from advface_jax.models import decoders, facenet, state
+from advface_jax.models import decoders, facenet, files, state
 
 Role = Literal["shadow", "attacker"]
 KNOWN = ("facenet-512-q8", "facenet-128", "vggface2", "casia-webface")
@@ -162,12 +159,7 @@ def write_decoder(
     The card gets the decoder's config; it must name ``weights`` and ``weights_sha256`` (None where
     no recogniser made what is decoded), and ``defense`` if it decodes what one stores.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {k: np.asarray(v).astype(dtype) for k, v in state.flatten(decoder).items()}
-    safetensors.numpy.save_file(arrays, path)
-    full = {**card, "config": dataclasses.asdict(decoder.config), "dtype": dtype}
-    path.with_suffix(".json").write_text(json.dumps(full, indent=2) + "\n")
+    files.write(path, decoder, {**card, "config": dataclasses.asdict(decoder.config)}, dtype)
 
 
 def read_decoder(
@@ -182,17 +174,9 @@ def read_decoder(
       ValueError: a missing or damaged file, arrays that do not fit the card's config, or a decoder
         of what another defence stores.
     """
-    path = Path(path)
-    for file in (path, path.with_suffix(".json")):
-        if not file.is_file():
-            raise ValueError(f"no decoder at {file}: wanted NAME.safetensors beside NAME.json")
-    try:
-        card = json.loads(path.with_suffix(".json").read_text())
-        arrays = safetensors.numpy.load_file(path)
-        config = decoders.read_config(card["config"])
-        card["weights_sha256"]  # every card says whose features it decodes
-    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path} is damaged ({error}): copy or train it again") from error
+    arrays, card, config = files.read(
+        path, "decoder", lambda card: decoders.read_config(card["config"])
+    )
     made_for = card.get("defense", "none")
     if defense is not None and defense != made_for:
         raise ValueError(
