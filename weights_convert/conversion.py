@@ -69,11 +69,6 @@ def shapes_of(arrays: Mapping[str, np.ndarray]) -> Shapes:
     return state.shapes(lambda: facenet.InceptionResNetV1(config, rngs=nnx.Rngs(0)))
 
 
-def mtcnn_shapes() -> Shapes:
-    """Path and shape of every array of the face detector's three networks."""
-    return state.shapes(lambda: mtcnn.MTCNN(rngs=nnx.Rngs(0)))
-
-
 def kind_of(path: Path) -> Kind:
     """The kind of a weight file, by its ending.
 
@@ -114,7 +109,8 @@ def convert_file(
     if kind.name == MTCNN:
         if standardization is not None:
             raise ValueError(f"{card['source']} is a face detector: leave --standardization out")
-        arrays = convert(arrays, kind.rules(), mtcnn_shapes())
+        shapes = state.shapes(lambda: mtcnn.MTCNN(rngs=nnx.Rngs(0)))
+        arrays = convert(arrays, kind.rules(), shapes)
         return arrays, card | {"licence": wheel.LICENCE, "members": wheel.MEMBERS}
     arrays = convert(arrays, kind.rules(), shapes_of)
     config = config_of(arrays, standardization)

@@ -19,47 +19,38 @@ def _slim_indices(groups: dict[str, str]) -> Mapping[str, object]:
     return found
 
 
-def _slim_layers(sep: str, block35: str, block17: str, block8: str, last: str) -> dict[str, str]:
-    """Pattern of a convolution with batch norm -> its path, in slim's words joined by ``sep``."""
+def _slim(
+    sep: str, block35: str, block17: str, block8: str, last: str
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Patterns of slim's words joined by ``sep`` -> paths: of the convolutions with batch norm, and
+    of each block's last 1x1 convolution, which has a bias instead."""
     size = r"\dx\d"
     one = rf"Branch_0{sep}Conv2d_1x1"
     chain = rf"Branch_(?P<branch>[12]){sep}Conv2d_0(?P<step>[abc])_{size}"
-    blocks = {
+    six, seven = f"Mixed_6a{sep}Branch_", f"Mixed_7a{sep}Branch_"
+    at_six, at_seven = "server.mixed_6a.branch_", "server.mixed_7a.branch_"
+    ab = rf"{sep}Conv2d_0(?P<step>[ab])_{size}"
+    layers = {
+        rf"Conv2d_(?P<layer>1a|2a|2b)_{size}": "extractor.conv2d_{layer}",
+        rf"Conv2d_(?P<layer>3b|4a|4b)_{size}": "server.conv2d_{layer}",
+        rf"{six}0{sep}Conv2d_1a_{size}": f"{at_six}0",
+        rf"{six}1{ab}": f"{at_six}1.{{step}}",
+        rf"{six}1{sep}Conv2d_1a_{size}": f"{at_six}1.2",
+        rf"{seven}(?P<branch>[012]){ab}": f"{at_seven}{{branch}}.{{step}}",
+        rf"{seven}(?P<branch>[01]){sep}Conv2d_1a_{size}": f"{at_seven}{{branch}}.1",
+        rf"{seven}2{sep}Conv2d_1a_{size}": f"{at_seven}2.2",
+    }
+    ups = {}
+    for name, path in {
         rf"{block35}(?P<block>[1-5])": "server.repeat_1.{block}",
         rf"{block17}(?P<block>\d+)": "server.repeat_2.{block}",
         rf"{block8}(?P<block>[1-5])": "server.repeat_3.{block}",
         last: "server.block8",
-    }
-    layers = {
-        rf"Conv2d_(?P<layer>1a|2a|2b)_{size}": "extractor.conv2d_{layer}",
-        rf"Conv2d_(?P<layer>3b|4a|4b)_{size}": "server.conv2d_{layer}",
-        rf"Mixed_6a{sep}Branch_0{sep}Conv2d_1a_{size}": "server.mixed_6a.branch_0",
-        rf"Mixed_6a{sep}Branch_1{sep}Conv2d_0(?P<step>[ab])_{size}": (
-            "server.mixed_6a.branch_1.{step}"
-        ),
-        rf"Mixed_6a{sep}Branch_1{sep}Conv2d_1a_{size}": "server.mixed_6a.branch_1.2",
-        rf"Mixed_7a{sep}Branch_(?P<branch>[012]){sep}Conv2d_0(?P<step>[ab])_{size}": (
-            "server.mixed_7a.branch_{branch}.{step}"
-        ),
-        rf"Mixed_7a{sep}Branch_(?P<branch>[01]){sep}Conv2d_1a_{size}": (
-            "server.mixed_7a.branch_{branch}.1"
-        ),
-        rf"Mixed_7a{sep}Branch_2{sep}Conv2d_1a_{size}": "server.mixed_7a.branch_2.2",
-    }
-    for name, path in blocks.items():
+    }.items():
         layers[f"{name}{sep}{one}"] = f"{path}.branch_0"
         layers[f"{name}{sep}{chain}"] = f"{path}.branch_{{branch}}.{{step}}"
-    return layers
-
-
-def _slim_ups(sep: str, block35: str, block17: str, block8: str, last: str) -> dict[str, str]:
-    """Pattern of each block's last 1x1 convolution, which has a bias and no batch norm."""
-    return {
-        rf"{block35}(?P<block>[1-5]){sep}Conv2d_1x1": "server.repeat_1.{block}.up",
-        rf"{block17}(?P<block>\d+){sep}Conv2d_1x1": "server.repeat_2.{block}.up",
-        rf"{block8}(?P<block>[1-5]){sep}Conv2d_1x1": "server.repeat_3.{block}.up",
-        rf"{last}{sep}Conv2d_1x1": "server.block8.up",
-    }
+        ups[f"{name}{sep}Conv2d_1x1"] = f"{path}.up"
+    return layers, ups
 
 
 _SLIM = ("/", "Repeat/block35_", "Repeat_1/block17_", "Repeat_2/block8_", "Block8")
@@ -83,10 +74,11 @@ def _with_norms(
 ) -> list[Rule]:
     """A network with its batch norms intact: ``norm`` joins a layer's name and its batch norm's."""
     rules: list[Rule] = []
-    for pattern, path in _slim_layers(*parts).items():
+    layers, ups = _slim(*parts)
+    for pattern, path in layers.items():
         rules.append(Rule(f"{top}{pattern}/{kernel}", f"{path}.conv.kernel", indices=_slim_indices))
         rules += _norm(words, f"{top}{pattern}{norm}/", path)
-    for pattern, path in _slim_ups(*parts).items():
+    for pattern, path in ups.items():
         rules += [
             Rule(f"{top}{pattern}/{kernel}", f"{path}.kernel", indices=_slim_indices),
             Rule(f"{top}{pattern}/{bias}", f"{path}.bias", indices=_slim_indices),
@@ -123,8 +115,9 @@ def keras() -> tuple[Rule, ...]:
 def tflite() -> tuple[Rule, ...]:
     """The 8-bit file: batch norm and residual scales are already inside kernels and biases."""
     rules: list[Rule] = []
-    places = {pattern: f"{path}.conv" for pattern, path in _slim_layers(*_SLIM).items()}
-    for pattern, path in (places | _slim_ups(*_SLIM)).items():
+    layers, ups = _slim(*_SLIM)
+    places = {pattern: f"{path}.conv" for pattern, path in layers.items()}
+    for pattern, path in (places | ups).items():
         rules += [
             Rule(f"{_TOP}{pattern}/weights", f"{path}.kernel", ohwi_to_hwio, indices=_slim_indices),
             Rule(f"{_TOP}{pattern}/Conv2D_bias", f"{path}.bias", indices=_slim_indices),
