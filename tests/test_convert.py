@@ -19,6 +19,7 @@ import weight_files as wf
 from flax import nnx
 from PIL import Image
 
+import advface_jax
 import weights_convert.__main__
 from advface_jax import checkpoint
 from advface_jax.models import facenet, state
@@ -380,11 +381,7 @@ def test_facenet_512_q8_converts(facenet_512_q8):
 
 @pytest.mark.slow
 def test_facenet_512_q8_gives_the_reference_embeddings(facenet_512_q8, advface_data):
-    tree, card = checkpoint.restore(facenet_512_q8)
-    config = facenet.FaceNetConfig(embedding_size=512, folded=card["folded"])
-    network = state.fill(
-        lambda: facenet.InceptionResNetV1(config, rngs=nnx.Rngs(0)), checkpoint.flatten(tree)
-    )
+    network = advface_jax.load(facenet_512_q8).network
     reference = np.load(advface_data / "lists" / "ref_embeddings_512.npz")
     with zipfile.ZipFile(advface_data / "faces" / "lfw_pairs_160.zip") as faces:
         names = {name.rpartition("/")[2]: name for name in faces.namelist()}
