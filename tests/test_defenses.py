@@ -91,7 +91,7 @@ def test_the_key_decides_and_nothing_else(name, z, images):
     swapped = PLAIN[name](twice, key=keys[::-1], mask=REAL)[::-1]
     np.testing.assert_array_equal(stored, swapped)  # an item's own key, wherever in a batch it is
     one = PLAIN[name](twice, key=KEY, mask=REAL)
-    share = 0.01 if name == "partialface" else 0.9  # of it 18 outcomes, which share channels
+    share = 0.01 if name == "partialface" else 0.9  # 18 outcomes, which share channels
     assert bool((stored[0] != stored[1]).mean() > share)
     assert bool((one[0] != one[1]).mean() > share)
 

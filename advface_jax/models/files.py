@@ -49,7 +49,7 @@ def read(
         card = json.loads(path.with_suffix(".json").read_text())
         arrays = safetensors.numpy.load_file(path)
         understood = understand(card)
-        card["weights_sha256"]  # every card says which recogniser it belongs to
+        card["weights_sha256"]  # every card names its recogniser
     except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path} is damaged ({error}): copy or train it again") from error
     return arrays, card, understood

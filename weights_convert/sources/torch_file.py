@@ -70,7 +70,7 @@ class _Tensor:
 
 
 def _storage(reference: tuple) -> _Storage:
-    """What a persistent id of the pickle stands for."""
+    """The storage that a persistent id of the pickle means."""
     if reference[0] != "storage":
         raise ValueError(f"it refers to a {reference[0]!r}; save the state dict, not the module")
     _, kind, key, _, count, *_ = reference
@@ -92,7 +92,7 @@ def _build(function: Any, arguments: tuple) -> Any:
     if name == "torch._utils _rebuild_parameter":
         return arguments[0]
     raise ValueError(
-        f"its pickle wants to call {name!r}, which a state dict does not need; nothing was run"
+        f"its pickle calls {name!r}, which a state dict does not need; nothing was run"
     )
 
 
