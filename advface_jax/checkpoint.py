@@ -151,16 +151,6 @@ def _existing(directory: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _card(path: Path) -> dict[str, Any]:
-    try:
-        card = json.loads((path / "card.json").read_text())
-    except ValueError as error:
-        raise ValueError(f"{path / 'card.json'} is not JSON ({error}); save it again") from error
-    if not isinstance(card, dict):
-        raise ValueError(f"{path / 'card.json'} holds {type(card).__name__}, wanted an object")
-    return card
-
-
 def restore(directory: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
     """The tree (NumPy arrays) and the card of a checkpoint.
 
@@ -168,7 +158,12 @@ def restore(directory: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
       ValueError: no checkpoint there, or a damaged one.
     """
     path = _existing(directory)
-    card = _card(path)
+    try:
+        card = json.loads((path / "card.json").read_text())
+    except ValueError as error:
+        raise ValueError(f"{path / 'card.json'} is not JSON ({error}); save it again") from error
+    if not isinstance(card, dict):
+        raise ValueError(f"{path / 'card.json'} holds {type(card).__name__}, wanted an object")
     try:
         with _orbax() as checkpointer:
             tree = checkpointer.restore(path / "arrays")

@@ -22,7 +22,8 @@ ON_IMAGES = {
     "partialface": defenses.partialface(),
     "dctdp": defenses.dctdp(),
 }
-REAL = [1, 1]  # a mask, in most calls: one compiled program then serves several tests
+# Most calls have a mask: one compiled program then serves several tests.
+REAL, PADDED = np.array([1, 1]), np.array([1, 0])
 PLAIN = {"none": defenses.none(), **NOISE, **ON_IMAGES}
 
 
@@ -76,7 +77,7 @@ def test_every_defence_stores_what_it_says(name, advface, z, images):
     assert bool(jnp.isfinite(stored).all())
     assert defense.for_server == (name not in ON_IMAGES)
     if name != "advface":  # which has a test of its own
-        padded = defense(jnp.asarray(client).at[1].set(1), key=KEY, mask=[1, 0])
+        padded = defense(jnp.asarray(client).at[1].set(1), key=KEY, mask=PADDED)
         np.testing.assert_array_equal(padded[0], stored[0])
     half = jax.ShapeDtypeStruct(client.shape, jnp.bfloat16)
     traced = jax.eval_shape(lambda client: defense(client, key=KEY), half)
@@ -97,7 +98,7 @@ def test_the_key_decides_and_nothing_else(name, z, images):
 
 
 def test_padding_touches_no_other_item(advface, z):
-    padded = [advface(z.at[1].set(fill), mask=[1, 0])[0] for fill in (3, 9)]
+    padded = [advface(z.at[1].set(fill), mask=PADDED)[0] for fill in (3, 9)]
     np.testing.assert_array_equal(*padded)
     counted = [advface(z.at[1].set(fill), mask=REAL)[0] for fill in (3, 9)]
     assert (np.abs(moved(*counted)) < 1e-3).mean() < 0.9  # or it was no test

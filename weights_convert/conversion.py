@@ -69,21 +69,6 @@ def shapes_of(arrays: Mapping[str, np.ndarray]) -> Shapes:
     return state.shapes(lambda: facenet.InceptionResNetV1(config, rngs=nnx.Rngs(0)))
 
 
-def kind_of(path: Path) -> Kind:
-    """The kind of a weight file, by its ending.
-
-    Raises:
-      ValueError: no such file, or an unknown ending.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file, and no known name ({', '.join(KNOWN)})")
-    if path.suffix not in KINDS:
-        raise ValueError(
-            f"{path}: unknown ending {path.suffix!r}; wanted one of {', '.join(KINDS)}"
-        )
-    return KINDS[path.suffix]
-
-
 def convert_file(
     path: str | Path, *, source: str = "", standardization: Standardization | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -95,10 +80,16 @@ def convert_file(
     ``licence`` and the sums of its three files (``members``) instead.
 
     Raises:
-      ValueError: an unreadable file, or one that does not fit the network.
+      ValueError: a missing or unreadable file, or one that does not fit the network.
     """
     path = Path(path)
-    kind = kind_of(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file, and no known name ({', '.join(KNOWN)})")
+    if path.suffix not in KINDS:
+        raise ValueError(
+            f"{path}: unknown ending {path.suffix!r}; wanted one of {', '.join(KINDS)}"
+        )
+    kind = KINDS[path.suffix]
     arrays = kind.read(path)
     card: dict[str, Any] = {
         "source": source or path.name,
