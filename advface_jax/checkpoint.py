@@ -1,8 +1,7 @@
-"""Checkpoints: a tree of arrays kept by Orbax, beside a JSON card that says what they are.
+"""Checkpoints: a folder with a tree of arrays (``arrays/``, Orbax) and their card (``card.json``).
 
-A checkpoint is a folder with ``arrays/`` (Orbax) and ``card.json``.  Trees are nested dictionaries
-with string keys; ``nest`` and ``flatten`` turn dotted names such as ``extractor.conv2d_1a.bn.mean``
-into trees and back.
+Trees are nested dictionaries with string keys; ``nest`` and ``flatten`` turn dotted names such as
+``extractor.conv2d_1a.bn.mean`` into trees and back.
 """
 
 import contextlib
@@ -57,12 +56,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _orbax() -> Iterator[Any]:
-    """An Orbax checkpointer, silent.  Imported here because the import takes two seconds."""
+    """An Orbax checkpointer, silent. Imported here because the import takes two seconds."""
     logger = logging.getLogger("absl")
     level = logger.level
     import orbax.checkpoint as ocp
 
-    logger.setLevel(logging.CRITICAL)  # errors come as exceptions, and are explained below
+    logger.setLevel(logging.CRITICAL)  # errors are exceptions too
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             yield checkpointer
@@ -71,26 +70,26 @@ def _orbax() -> Iterator[Any]:
 
 
 def _aside(directory: Path) -> Path:
-    """Where the old checkpoint waits while the new one is moved into its place."""
+    """The old checkpoint's place while the new one moves into its own."""
     return directory.with_name(f".{directory.name}.old")
 
 
 def save(
     directory: str | os.PathLike[str], tree: Mapping[str, Any], card: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint; a folder that is not finished never carries its name.
+    """Write a checkpoint, or replace one.
 
-    The whole is written beside ``directory`` and renamed.  A checkpoint already there is replaced;
-    after a kill at any moment ``restore`` finds the old one or the new one.
+    It is written beside ``directory`` and renamed: after a kill at any moment ``restore`` finds the
+    old one or the new one.
 
     Args:
       directory: the folder to make, with its parents.
-      tree: nested dictionary, string keys, leaves that numpy understands (not empty arrays).
-      card: anything JSON can hold.
+      tree: nested dictionaries with string keys; each leaf numeric, with one element or more.
+      card: a dictionary for JSON.
 
     Raises:
-      ValueError: a folder with something else in it stands there, the tree is empty, a key is no
-        string, a leaf is not numeric or has no elements, or the card is not JSON.
+      ValueError: the folder holds something else, the tree is empty, a key or a leaf does not fit,
+        or the card is not JSON.
     """
     directory = Path(directory).absolute()
     if (
@@ -131,18 +130,9 @@ def save(
 
 
 def exists(directory: str | os.PathLike[str]) -> bool:
-    """Whether ``restore`` would find something there, be it left by a save that was killed."""
+    """Whether ``restore`` would find a checkpoint there, also after a killed save."""
     path = Path(directory).absolute()
     return path.exists() or _aside(path).exists()
-
-
-def read_card(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """The card of a checkpoint, without opening its arrays.
-
-    Raises:
-      ValueError: no such folder, no checkpoint, or a damaged card.
-    """
-    return _card(_existing(directory))
 
 
 def _existing(directory: str | os.PathLike[str]) -> Path:
@@ -156,40 +146,29 @@ def _existing(directory: str | os.PathLike[str]) -> Path:
         )
     if not (path / "card.json").is_file() or not (path / "arrays").is_dir():
         raise ValueError(
-            f"{path} is not a checkpoint: wanted card.json and arrays/ in it; "
-            "give the folder that was saved"
+            f"{path} is not a checkpoint: wanted card.json and arrays/ in it; give another folder"
         )
     return path
 
 
-def _card(path: Path) -> dict[str, Any]:
+def restore(directory: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
+    """The tree (NumPy arrays) and the card of a checkpoint.
+
+    Raises:
+      ValueError: no checkpoint there, or a damaged one.
+    """
+    path = _existing(directory)
     try:
         card = json.loads((path / "card.json").read_text())
     except ValueError as error:
         raise ValueError(f"{path / 'card.json'} is not JSON ({error}); save it again") from error
     if not isinstance(card, dict):
         raise ValueError(f"{path / 'card.json'} holds {type(card).__name__}, wanted an object")
-    return card
-
-
-def restore(directory: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
-    """Read a checkpoint.
-
-    Returns:
-      The tree, with numpy arrays for leaves, and the card.
-
-    Raises:
-      ValueError: no such folder, no checkpoint, or a damaged one.
-    """
-    path = _existing(directory)
-    card = _card(path)
     try:
         with _orbax() as checkpointer:
             tree = checkpointer.restore(path / "arrays")
     except Exception as error:  # Orbax and TensorStore raise many kinds, with pages of text
-        reason = (
-            str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason given"
-        )
+        reason = (str(error).strip() or "no reason given").splitlines()[0][:200]
         raise ValueError(
             f"the arrays of {path} cannot be read ({type(error).__name__}: {reason}); "
             "the checkpoint is damaged: make it again"

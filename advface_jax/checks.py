@@ -99,6 +99,13 @@ def positive(**values: object) -> None:
             raise ValueError(f"got {name}={value}; wanted a whole number, 1 or more")
 
 
+def above_zero(**values: float) -> None:
+    """ValueError unless every value is positive and finite."""
+    for name, value in values.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"got {name}={value}; wanted a positive, finite number")
+
+
 def _numbers(value: ArrayLike, name: str) -> jax.Array:
     try:
         return jnp.asarray(value, jnp.float32)

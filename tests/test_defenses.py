@@ -1,4 +1,4 @@
-"""Defences: bounds, keys, moments, padding, compilations, SciPy's DCT, the complaints."""
+"""Defences: bounds, keys, moments, padding, compilations, SciPy's DCT, bad input."""
 
 import logging
 import re
@@ -10,30 +10,28 @@ import pytest
 import scipy.fft
 import scipy.ndimage
 from flax import nnx
+from networks import Sampled, filled, small_decoder
 
 from advface_jax import ProtectConfig, defenses, protect
 from advface_jax.defenses import channels
-from advface_jax.models import decoders, facenet
 
 KEY = jax.random.key(3)
-NOISE = {
-    "ball": defenses.ball(2),
-    "walk": defenses.walk(2),
-    "laplace": defenses.laplace(),
-}
+NOISE = {"ball": defenses.ball(2), "walk": defenses.walk(2), "laplace": defenses.laplace()}
 ON_IMAGES = {
     "duetface": defenses.duetface(),
     "partialface": defenses.partialface(),
     "dctdp": defenses.dctdp(),
 }
+# Most calls have a mask: one compiled program then serves several tests.
+REAL, PADDED = np.array([1, 1]), np.array([1, 0])
+PLAIN = {"none": defenses.none(), **NOISE, **ON_IMAGES}
 
 
 @pytest.fixture(scope="module")
 def advface() -> defenses.Defense:
-    small = decoders.DecoderConfig("transrec", width=4, depth=0)
     return defenses.advface(
-        extractor=facenet.Extractor(rngs=nnx.Rngs(0)),
-        shadow=decoders.decoder(small, rngs=nnx.Rngs(1)),
+        extractor=filled(lambda: Sampled(rngs=nnx.Rngs(0))),
+        shadow=small_decoder(),
         config=ProtectConfig(steps=2),
     )
 
@@ -69,65 +67,51 @@ def moved(stored, z) -> np.ndarray:
 # -- what holds for all -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["none", *NOISE, "advface", *ON_IMAGES])
+@pytest.mark.parametrize("name", [*PLAIN, "advface"])
 def test_every_defence_stores_what_it_says(name, advface, z, images):
-    defense = {"none": defenses.none(), "advface": advface, **NOISE, **ON_IMAGES}[name]
+    defense = advface if name == "advface" else PLAIN[name]
     client = images if name in ON_IMAGES else z
     assert client.shape[1:] == defense.takes
-    stored = defense(client, key=KEY)
+    stored = defense(client, key=KEY, mask=REAL)
     assert stored.shape == (2, *defense.stores) and stored.dtype == jnp.float32
     assert bool(jnp.isfinite(stored).all())
     assert defense.for_server == (name not in ON_IMAGES)
-    half = defense(jnp.asarray(client, jnp.bfloat16), key=KEY)
-    assert half.dtype == jnp.bfloat16 and half.shape == stored.shape
+    if name != "advface":  # which has a test of its own
+        padded = defense(jnp.asarray(client).at[1].set(1), key=KEY, mask=PADDED)
+        np.testing.assert_array_equal(padded[0], stored[0])
+    half = jax.ShapeDtypeStruct(client.shape, jnp.bfloat16)
+    traced = jax.eval_shape(lambda client: defense(client, key=KEY), half)
+    assert traced.dtype == jnp.bfloat16 and traced.shape == stored.shape
 
 
 @pytest.mark.parametrize("name", [*NOISE, "partialface", "dctdp"])
 def test_the_key_decides_and_nothing_else(name, z, images):
-    defense = {**NOISE, **ON_IMAGES}[name]
-    client = jnp.asarray(images if name in ON_IMAGES else z)
-    twice = jnp.stack([client[0], client[0]])
-    stored = defense(twice, key=KEY)
-    np.testing.assert_array_equal(stored, defense(twice, key=KEY))
-    keys = jax.random.split(KEY, 8)
-    if name == "partialface":  # 18 outcomes an item: eight keys agree with chance 18⁻⁷
-        assert any(bool((defense(twice, key=k)[0] != stored[0]).any()) for k in keys)
-    else:
-        assert bool((stored[0] != stored[1]).mean() > 0.9)
-        assert bool((stored != defense(twice, key=keys[0])).mean() > 0.9)
-    # an item's own key: whatever batch it is in
-    alone = defense(client[1:], key=keys[1:2])
-    np.testing.assert_array_equal(defense(client, key=keys[:2])[1], alone[0])
+    item = (images if name in ON_IMAGES else z)[0]
+    twice, keys = jnp.stack([item, item]), jax.random.split(KEY)
+    stored = PLAIN[name](twice, key=keys, mask=REAL)
+    swapped = PLAIN[name](twice, key=keys[::-1], mask=REAL)[::-1]
+    np.testing.assert_array_equal(stored, swapped)  # an item's own key, wherever in a batch it is
+    one = PLAIN[name](twice, key=KEY, mask=REAL)
+    share = 0.01 if name == "partialface" else 0.9  # 18 outcomes, which share channels
+    assert bool((stored[0] != stored[1]).mean() > share)
+    assert bool((one[0] != one[1]).mean() > share)
 
 
-@pytest.mark.parametrize("name", ["none", *NOISE, *ON_IMAGES])
-def test_padding_touches_no_other_item(name, z, images):
-    defense = {"none": defenses.none(), **NOISE, **ON_IMAGES}[name]
-    client = jnp.asarray(images if name in ON_IMAGES else z)
-    padded = jnp.concatenate([client, jnp.ones_like(client[:1])])
-    among = defense(padded, key=KEY, mask=jnp.array([1, 1, 0]))
-    np.testing.assert_array_equal(among[:2], defense(client, key=KEY))
-
-
-def test_padding_touches_no_other_item_of_advface(advface, z):
-    padded = jnp.concatenate([z, jnp.full_like(z[:1], 9)])
-    among = advface(padded, mask=jnp.array([1, 1, 0]))
-    alone = advface(z)
-    # two compiled programs round differently, which flips the sign of a few tiny gradients
-    assert (np.abs(moved(among[:2], alone)) < 1e-3).mean() > 0.98
-    unmasked = advface(padded)
-    assert (np.abs(moved(unmasked[:2], alone)) < 1e-3).mean() < 0.9  # or it was no test
+def test_padding_touches_no_other_item(advface, z):
+    padded = [advface(z.at[1].set(fill), mask=PADDED)[0] for fill in (3, 9)]
+    np.testing.assert_array_equal(*padded)
+    counted = [advface(z.at[1].set(fill), mask=REAL)[0] for fill in (3, 9)]
+    assert (np.abs(moved(*counted)) < 1e-3).mean() < 0.9  # or it was no test
 
 
 def test_one_compilation_serves_every_epsilon_and_key(z, compilations):
-    for make in (defenses.ball, defenses.walk):
-        before = len(compilations())
+    for defense, program in (
+        (defenses.ball(3), "_random_steps"),
+        (defenses.laplace(0.7), "_laplace"),
+    ):
         for epsilon, key in ((0.2, KEY), (0.0, jax.random.key(9)), (jnp.float32(0.1), KEY)):
-            make(3)(z, key=key, epsilon=epsilon)  # steps that no other test takes
-        assert compilations()[before:].count("jit(_random_steps)") == 1
-    for epsilon in (0.2, 0.0):
-        defenses.laplace(0.7)(z, key=KEY, epsilon=epsilon)
-    assert compilations().count("jit(_laplace)") == 1
+            defense(z[:1], key=key, epsilon=epsilon)  # settings that no other test has
+        assert compilations().count(f"jit({program})") == 1
 
 
 def test_a_defence_enters_the_callers_jit(advface, z):
@@ -137,8 +121,7 @@ def test_a_defence_enters_the_callers_jit(advface, z):
 
     direct = NOISE["ball"](z, key=KEY, epsilon=0.1)
     np.testing.assert_allclose(mine(NOISE["ball"], z, KEY, 0.1), direct, atol=1e-6)
-    protected = mine(advface, z, KEY, 0.1)
-    assert (np.abs(moved(protected, advface(z, epsilon=0.1))) < 1e-3).mean() > 0.98
+    assert jax.eval_shape(mine, advface, z, KEY, 0.1).shape == z.shape
 
 
 # -- on the feature ---------------------------------------------------------------------------
@@ -148,17 +131,18 @@ def test_a_defence_enters_the_callers_jit(advface, z):
 def test_the_ball_bounds_exactly(dtype, z):
     z = z.astype(dtype)
     for epsilon in (0.05, 0.1, 0.2, 0.3):
-        noise = np.abs(moved(defenses.ball()(z, key=KEY, epsilon=epsilon), z))
+        noise = np.abs(moved(NOISE["ball"](z, key=KEY, epsilon=epsilon, mask=REAL), z))
         assert 0.99 * epsilon < noise.max() <= float(np.float32(epsilon))
 
 
 @pytest.mark.parametrize("name", NOISE)
 def test_without_epsilon_nothing_moves(name, z):
-    np.testing.assert_array_equal(NOISE[name](z, key=KEY, epsilon=0), z)
+    np.testing.assert_array_equal(NOISE[name](z, key=KEY, epsilon=0, mask=REAL), z)
 
 
 def test_the_moments_are_those_of_the_noise(z):
-    n = z.size  # 759 thousand: a mean is known to a thousandth of the deviation
+    z = z[:1]
+    n = z.size  # 379 thousand: a mean is known to 0.16% of the deviation
     half = moved(defenses.ball(1)(z, key=KEY), z) / 0.2
     assert abs(half.mean()) < 5 * 0.58 / n**0.5
     np.testing.assert_allclose(np.abs(half).mean(), 1 / 2, rtol=5e-3)  # uniform
@@ -172,22 +156,19 @@ def test_the_moments_are_those_of_the_noise(z):
     np.testing.assert_allclose(clipped.std(), 0.72, rtol=1e-2)
     np.testing.assert_allclose((np.abs(clipped) > 0.9999).mean(), 1 / 3, rtol=0.1)
 
-    for budget in (1.0, 2.0):
-        noise = moved(defenses.laplace(budget)(z, key=KEY), z) * budget / 0.2
-        assert abs(noise.mean()) < 5 * 2**0.5 / n**0.5
-        np.testing.assert_allclose(np.abs(noise).mean(), 1, rtol=5e-3)
-        np.testing.assert_allclose(noise.std(), 2**0.5, rtol=1e-2)
+    noise = moved(defenses.laplace(2.0)(z, key=KEY), z) * 2.0 / 0.2
+    assert abs(noise.mean()) < 5 * 2**0.5 / n**0.5
+    np.testing.assert_allclose(np.abs(noise).mean(), 1, rtol=5e-3)
+    np.testing.assert_allclose(noise.std(), 2**0.5, rtol=1e-2)
 
 
 def test_advface_is_protect(advface, z):
-    networks = advface.networks
-    pgd, fgsm = ProtectConfig(steps=2), ProtectConfig(method="fgsm")
-    for config, name in ((pgd, "AdvFace"), (fgsm, "AdvFace (FGSM)")):
-        defense = defenses.advface(**networks, config=config)
-        assert defense.name == name
-        wanted = protect(z, **networks, epsilon=0.1, config=config)
-        np.testing.assert_array_equal(defense(z, epsilon=0.1), wanted)
-    np.testing.assert_array_equal(advface(z), advface(z, epsilon=0.2))  # the paper's
+    wanted = protect(z, **advface.networks, epsilon=0.1, config=advface.settings, mask=REAL)
+    np.testing.assert_array_equal(advface(z, epsilon=0.1, mask=REAL), wanted)
+    papers = advface(z, epsilon=0.2, mask=REAL)
+    np.testing.assert_array_equal(advface(z, mask=REAL), papers)
+    fgsm = defenses.advface(**advface.networks, config=ProtectConfig(method="fgsm"))
+    assert (advface.name, fgsm.name) == ("AdvFace", "AdvFace (FGSM)")
 
 
 # -- on frequencies ---------------------------------------------------------------------------
@@ -208,7 +189,7 @@ def scipys_channels(image: np.ndarray) -> np.ndarray:
     return f.transpose(1, 3, 0, 2, 4).reshape(n, n, 192)
 
 
-@pytest.mark.parametrize("n", [2, 7, 24])
+@pytest.mark.parametrize("n", [1, 2, 7, 24, 160])
 def test_the_transform_is_scipys(n, images):
     small = images[:1, :n, :n]
     # float32 at values of a thousand; the rounded coefficients of the formulas, times 255 × 8
@@ -217,52 +198,27 @@ def test_the_transform_is_scipys(n, images):
     )
 
 
-def test_the_transform_is_scipys_at_full_size(images):
-    ours = np.asarray(defenses.block_dct(images[:1]))[0]
-    theirs = scipys_channels(images[0])
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-3)
-
-
-def test_the_inverse_gives_the_image_back(images):
-    back = defenses.inverse_block_dct(defenses.block_dct(images))
-    np.testing.assert_allclose(back, images, rtol=0, atol=1e-5)
-    order = tuple(reversed(range(192)))
-    swapped = defenses.block_dct(images[:, :9, :9])[..., ::-1]
-    np.testing.assert_allclose(
-        defenses.inverse_block_dct(swapped, order), images[:, :9, :9], rtol=0, atol=1e-5
-    )
-    assert defenses.block_dct(images[:, :1, :1]).shape == (2, 1, 1, 192)
-
-
 def test_duetface_splits_the_channels_and_loses_none(images):
     client, server = defenses.duetface_split(images)
     defense = defenses.duetface()
     assert client.shape[1:] == defense.keeps == (160, 160, 30)
     assert server.shape[1:] == defense.stores == (160, 160, 162)
     np.testing.assert_array_equal(defense(images), server)
-    both = jnp.concatenate([client, server], -1)
-    back = defenses.inverse_block_dct(both, channels.CLIENT_CHANNELS + channels.SERVER_CHANNELS)
-    np.testing.assert_allclose(back, images, rtol=0, atol=1e-5)
-    # the first five across, and (1, 0), (1, 1), (2, 0), (3, 0), of each colour
+    order = np.argsort(channels.CLIENT_CHANNELS + channels.SERVER_CHANNELS)
+    both = np.concatenate([client, server], -1)[..., order]
+    np.testing.assert_allclose(both, defenses.block_dct(images), rtol=0, atol=1e-3)
+    # the first six across, and (1, 0), (1, 1), (2, 0), (3, 0), of each colour
     kept = {(u, v) for u, v in np.ndindex(8, 8) if 8 * u + v in channels.DUETFACE_CLIENT}
     assert kept == {(0, v) for v in range(6)} | {(1, 0), (1, 1), (2, 0), (3, 0)}
 
 
-def test_duetfaces_162_channels_fix_the_image_up_to_a_constant():
-    """What its documentation says against it: a linear map of full rank but one, for a colour."""
-    n = 10
-    grey = np.eye(n * n, dtype="f4").reshape(-1, n, n, 1) * np.ones((1, 1, 1, 3), "f4")
-    f = np.asarray(defenses.block_dct(grey))[..., channels.SERVER_CHANNELS[:54]]  # Y's
-    singular = np.linalg.svd(f.reshape(n * n, -1), compute_uv=False)
-    assert singular[-2] > 1e-3 * singular[0] and singular[-1] < 1e-5 * singular[0]
-
-
 def test_partialface_stores_one_subset_of_high_frequencies(images):
     defense = defenses.partialface()
-    (image,) = images[:1]
-    many = np.stack([image] * 40)
-    few = np.asarray(defense(many, key=KEY))[:, 80:82, 80].reshape(40, 6, 9)
-    here = np.asarray(defenses.block_dct(image[None]))[0, 80:82, 80].reshape(6, 64)
+    image = images[:1, :2, :2]
+    keys = jax.random.split(KEY, 40)
+    stored = defense.method(image.repeat(40, 0), keys, None, None, defense.settings, None)
+    few = np.asarray(stored)[:, 0].reshape(40, 6, 9)
+    here = np.asarray(defenses.block_dct(image))[0, 0].reshape(6, 64)
     raster = [tuple(np.abs(here[:, :, None] - item[:, None]).sum(0).argmin(0)) for item in few]
     for item, where in zip(few, raster, strict=True):
         np.testing.assert_allclose(item, here[:, where], atol=1e-3)  # the same of every colour
@@ -275,23 +231,23 @@ def test_partialface_stores_one_subset_of_high_frequencies(images):
 
 
 def test_dctdp_drops_the_means_and_adds_noise_of_its_scale(images):
-    f = np.asarray(defenses.block_dct(images))
-    without = np.delete(f, [0, 64, 128], -1)
-    noise = np.asarray(defenses.dctdp()(images, key=KEY)) - without
-    np.testing.assert_allclose(np.abs(noise).mean(), 0.25, rtol=5e-3)
-    more = np.asarray(defenses.dctdp(budget=0.5, sensitivity=3.0)(images, key=KEY)) - without
-    np.testing.assert_allclose(np.abs(more).mean(), 6, rtol=5e-3)
+    small = images[:, :40, :40]
+    without = np.delete(np.asarray(defenses.block_dct(small)), [0, 64, 128], -1)
+    for defense, scale in ((defenses.dctdp(), 0.25), (defenses.dctdp(0.5, 3.0), 6)):
+        keys = jax.random.split(KEY)
+        stored = defense.method(small, keys, None, None, defense.settings, None)
+        np.testing.assert_allclose(np.abs(np.asarray(stored) - without).mean(), scale, rtol=5e-3)
 
 
 # -- what does not fit ------------------------------------------------------------------------
 
 BAD = {
-    # name: (client or how it is changed, other arguments, what the message must say)
+    # name: (how z is changed, other arguments, what the message must say)
     "channels": (lambda z: z[..., :32], {}, r"shape \(2, 77, 77, 32\); wanted \(b, 77, 77, 64\)"),
     "images": (lambda z: jnp.zeros((2, 160, 160, 3)), {}, r"shape \(2, 160, 160, 3\); wanted"),
     "integers": (lambda z: z.astype(jnp.int32), {}, "dtype int32; wanted float32"),
     "NaN": (lambda z: z.at[0, 0, 0, 0].set(jnp.nan), {}, "NaN or infinite values; wanted finite"),
-    "nobody": (lambda z: z[:0], {}, "empty batch"),
+    "no item": (lambda z: z[:0], {}, "empty batch"),
     "epsilon below 0": (None, {"epsilon": -0.1}, "epsilon=-0.1; wanted a finite bound, 0 or"),
     "epsilon NaN": (None, {"epsilon": np.nan}, "epsilon=nan; wanted a finite bound"),
     "a short mask": (None, {"mask": [1]}, r"mask of shape \(1,\); wanted \(2,\)"),
@@ -303,16 +259,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-@pytest.mark.parametrize("name", NOISE)
-def test_bad_input_is_refused_in_plain_words(name, case, z):
+def test_bad_input_is_refused_in_plain_words(case, z):
     change, arguments, message = BAD[case]
     with pytest.raises(ValueError, match=f"(?s)^(?=got ).*{message}"):
-        NOISE[name](change(z) if change else z, **{"key": KEY, **arguments})
+        NOISE["ball"](change(z) if change else z, **{"key": KEY, **arguments})
 
 
-@pytest.mark.parametrize("name", ON_IMAGES)
-def test_bad_images_are_refused_in_plain_words(name, images, z):
-    defense = ON_IMAGES[name]
+def test_bad_images_are_refused_in_plain_words(images, z):
+    defense = ON_IMAGES["partialface"]
     for bad, message in (
         (images * 255, "values from .*; wanted finite ones in"),
         (images * np.nan, "values from nan"),
@@ -325,16 +279,10 @@ def test_bad_images_are_refused_in_plain_words(name, images, z):
         defense(images, key=KEY, epsilon=0.2)
 
 
-def test_transforms_refuse_what_is_no_picture(images):
+def test_the_transform_refuses_what_is_no_image(images):
     for bad in (images[:, :80], images[0], images[..., :1]):
         with pytest.raises(ValueError, match="^got images of shape .*; wanted"):
             defenses.block_dct(bad)
-    f = jnp.zeros((1, 4, 4, 3))
-    for bad, present in ((f, tuple(range(192))), (f, (0, 0, 1)), (f, (0, 1, 192)), (f[0], (0, 1))):
-        with pytest.raises(ValueError, match="^got (channels|present).*; wanted"):
-            defenses.inverse_block_dct(bad, present)
-    with pytest.raises(ValueError, match="dtype int32; wanted float32"):
-        defenses.inverse_block_dct(f.astype(jnp.int32), (0, 1, 2))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
-"""Every reader against a file in the true format, and against damage and malice."""
+"""Every reader: files in the true format, damaged files, malicious files."""
 
+import functools
 import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import weight_files as wf
@@ -24,6 +26,11 @@ READERS: dict[str, tuple[Callable, Callable, wf.Arrays]] = {
     ".pt": (wf.write_torch, torch_file.read, ARRAYS),
     ".pb": (wf.write_graph, graphdef.read, ARRAYS),
     ".index": (wf.write_checkpoint, tf_checkpoint.read, ARRAYS),
+    ".snappy.index": (
+        functools.partial(wf.write_checkpoint, compressed=True),
+        tf_checkpoint.read,
+        ARRAYS,
+    ),
     ".tflite": (wf.write_tflite, tflite.read, ARRAYS),
     ".h5": (wf.write_keras, keras_h5.read, KERAS),
 }
@@ -45,13 +52,13 @@ def test_arrays_come_back_under_their_own_names(kind, tmp_path):
 
 @kinds
 def test_damage_is_explained_or_harmless(kind, tmp_path):
-    """Cut short anywhere, or with bytes changed: a ValueError that names the file, or a read."""
+    """Cut anywhere, or with bytes changed: a ValueError that names the file, or a read."""
     write, read, arrays = READERS[kind]
     path = write(tmp_path / f"w{kind}", arrays)
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
     cuts = [whole[: int(n)] for n in rng.integers(0, len(whole), 60)]
-    for _ in range(0 if kind == ".h5" else 300):  # HDF5's own reader is not ours to shake
+    for _ in range(0 if kind == ".h5" else 300):  # HDF5 has its own reader
         spoilt = bytearray(whole)
         for place in rng.integers(0, len(whole), 3):
             spoilt[place] = rng.integers(0, 256)
@@ -65,14 +72,9 @@ def test_damage_is_explained_or_harmless(kind, tmp_path):
             assert str(path) in str(error)
             refused += 1
     assert refused >= 50
-
-
-@kinds
-def test_another_format_is_refused(kind, tmp_path):
-    path = tmp_path / f"text{kind}"
     path.write_text("these are no weights at all, only words\n" * 9)
-    with pytest.raises(ValueError, match=r"text\..*give|text\..*fetch"):
-        READERS[kind][1](path)
+    with pytest.raises(ValueError, match=r"w\..*: not .*or a damaged one .*; (give|fetch)"):
+        read(path)
 
 
 # --- PyTorch ------------------------------------------------------------------------------------
@@ -101,23 +103,17 @@ class _Shell:
         return os.system, (f"touch {self.marker}",)
 
 
-def test_the_malicious_pickle_is_malicious(tmp_path):
-    pickle.loads(pickle.dumps(_Shell(tmp_path / "ran")))
-    assert (tmp_path / "ran").exists()
-
-
 @pytest.mark.parametrize("protocol", [0, 1, 2, 4])
 @pytest.mark.parametrize("form", ["zip", "legacy"])
 def test_a_pickle_that_calls_a_shell_is_refused_and_not_run(form, protocol, tmp_path):
     evil = pickle.dumps({"weight": _Shell(tmp_path / "ran")}, protocol)
     path = tmp_path / "evil.pt"
-    if form == "zip":
-        wf.write_torch(path, {}, evil)
-    else:
-        path.write_bytes(evil)
+    wf.write_torch(path, {}, evil) if form == "zip" else path.write_bytes(evil)
     with pytest.raises(ValueError, match="state dict"):
         torch_file.read(path)
     assert not (tmp_path / "ran").exists()
+    pickle.loads(evil)
+    assert (tmp_path / "ran").exists()  # or it was no test
 
 
 @pytest.mark.parametrize(
@@ -172,15 +168,12 @@ def test_a_constant_may_spell_its_values_out(tmp_path):
     np.testing.assert_array_equal(found["b"], np.array([-3], np.int32))
 
 
-def test_a_checkpoint_may_be_compressed(tmp_path):
-    path = wf.write_checkpoint(tmp_path / "w.index", ARRAYS, compressed=True)
-    assert_same(tf_checkpoint.read(path), ARRAYS)
-
-
-def test_snappy_copies_overlap():
+def test_snappy_copies_overlap_and_numbers_end():
     packed = wf.varint(12) + bytes([2 << 2]) + b"abc" + bytes([(5 - 4) << 2 | 1, 3])
     packed += bytes([(4 - 1) << 2 | 2, 2, 0])  # "abc", 5 bytes from 3 back, 4 bytes from 2 back
     assert bytes(tf_checkpoint._unsnappy(memoryview(packed))) == b"abc" + b"abcab" + b"abab"
+    with pytest.raises(ValueError, match="ten bytes"):
+        wire.varint(memoryview(b"\xff" * 20), 0)
 
 
 def test_a_checkpoint_needs_its_data_file(tmp_path):
@@ -194,21 +187,13 @@ def test_a_checkpoint_needs_its_data_file(tmp_path):
         tf_checkpoint.read(path)
 
 
-def test_varints_end():
-    with pytest.raises(ValueError, match="ten bytes"):
-        wire.varint(memoryview(b"\xff" * 20), 0)
-
-
 # --- TFLite and Keras ---------------------------------------------------------------------------
 
 
 def test_eight_bit_tensors_are_dequantised(tmp_path):
     q = np.arange(256, dtype=np.uint8).reshape(4, 2, 4, 8)
-    path = wf.write_tflite(
-        tmp_path / "w.tflite",
-        {"q": q, "plain": np.arange(3, dtype=np.int32)},
-        {"q": (0.25, 100)},
-    )
+    arrays = {"q": q, "plain": np.arange(3, dtype=np.int32)}
+    path = wf.write_tflite(tmp_path / "w.tflite", arrays, {"q": (0.25, 100)})
     found = tflite.read(path)
     np.testing.assert_array_equal(found["q"], (q.astype(np.float32) - 100) * np.float32(0.25))
     assert found["q"].dtype == np.float32
@@ -216,8 +201,6 @@ def test_eight_bit_tensors_are_dequantised(tmp_path):
 
 
 def test_keras_weights_alone_are_read_too(tmp_path):
-    import h5py
-
     with h5py.File(tmp_path / "w.h5", "w") as file:
         for name, array in KERAS.items():
             file[f"{name.partition('/')[0]}/{name}"] = array
@@ -225,8 +208,6 @@ def test_keras_weights_alone_are_read_too(tmp_path):
 
 
 def test_keras_files_do_not_reach_into_others(tmp_path):
-    import h5py
-
     secret = wf.write_keras(tmp_path / "secret.h5", KERAS)
     with h5py.File(tmp_path / "w.h5", "w") as file:
         file["first/kernel:0"] = h5py.ExternalLink(str(secret), "model_weights/first/first/bias:0")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
@@ -16,7 +17,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class Named:
-    """Pickles as the global ``module name``, which need not exist here."""
+    """Pickles as the global ``module name``, which need not exist."""
 
     def __init__(self, module: str, name: str):
         self.module, self.name = module, name
@@ -159,7 +160,7 @@ def write_checkpoint(path: Path, arrays: Arrays, *, compressed: bool = False) ->
         nonlocal out
         stored = snappy_literal(block) if compressed else block
         handle = varint(len(out)) + varint(len(stored))
-        out += stored + bytes([int(compressed)]) + bytes(4)  # type, and a checksum nobody reads
+        out += stored + bytes([int(compressed)]) + bytes(4)  # its type, and a checksum, not read
         return handle
 
     for start in range(0, len(entries), 2):
@@ -257,9 +258,7 @@ def write_tflite(
 
 
 def write_keras(path: Path, arrays: Arrays) -> Path:
-    """A whole model: weights under ``model_weights/layer/layer/variable``, and an optimizer."""
-    import h5py
-
+    """A whole model: weights under ``model_weights/layer/layer/variable``, and an optimiser."""
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
             file[f"model_weights/{name.partition('/')[0]}/{name}"] = array

@@ -1,5 +1,5 @@
 """Released FaceNet weights into checkpoints of ``advface_jax``, without PyTorch or TensorFlow.
 
-``python -m weights_convert --help`` is the way in; ``conversion.convert_file`` does the same from
-Python.  ``sources`` reads files, ``tables`` maps names, ``rules`` sees that nothing is left over.
+Run ``python -m weights_convert --help``, or call ``conversion.convert_file``. ``sources`` reads
+files, ``tables`` maps names, ``rules`` applies a table and lets nothing be left over.
 """

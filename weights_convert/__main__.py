@@ -1,7 +1,5 @@
 """``python -m weights_convert SOURCE -o DIR``: FaceNet's or MTCNN's weights into a checkpoint."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +20,8 @@ _DESCRIPTION = """Convert weights of FaceNet (Inception-ResNet-v1), or of the fa
 into a checkpoint folder.
 
 The folder holds the arrays (Orbax) and card.json: source, sha256, date, input convention, embedding
-size. Every array of the source must be used and every place in the network filled, or an error
-names them all. Neither PyTorch nor TensorFlow is needed; nothing in a weight file is executed.
+size. Every array of the source must be used and every place in the network filled; an error lists
+all that are not. Neither PyTorch nor TensorFlow is needed; nothing in a weight file is executed.
 
 Examples:
   python -m weights_convert --list
@@ -45,7 +43,7 @@ def run(
     Args:
       source: A known name (--list) or a file: facenet-pytorch .pt, TensorFlow frozen .pb, TensorFlow checkpoint .index (its .data file beside it), Keras .h5, 8-bit .tflite, or facenet-pytorch's wheel .whl for MTCNN. Known names are downloaded once into the user's cache folder; the sums of facenet-512-q8, facenet-128 and mtcnn are checked, those of vggface2 and casia-webface are not known here: the sum found is written into the card.
       out: The checkpoint folder to write; an older checkpoint there is replaced. Without it, checkpoints/NAME in the user's cache folder.
-      standardization: How the weights want their input: "fixed", (255x - 127.5) / 128, or "whiten", each image to mean 0 and deviation 1. Known names know. For a file the default is fixed, or whiten where the embedding has 128 numbers.
+      standardization: The input that the weights were trained on: "fixed", (255x - 127.5) / 128, or "whiten", each image to mean 0 and deviation 1. A known name needs none. For a file the default is fixed, or whiten where the embedding has 128 numbers.
       list_names: Print the known names and stop.
     """  # noqa: E501 - a line break in an argument's text would stand in the help
     if list_names:

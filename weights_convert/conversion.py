@@ -1,7 +1,5 @@
 """From a weight file to the network's arrays and their card."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,17 +43,17 @@ KINDS: dict[str, Kind] = {
 def config_of(
     arrays: Mapping[str, np.ndarray], standardization: Standardization | None = None
 ) -> facenet.FaceNetConfig:
-    """The network that renamed arrays belong to, read off their names and shapes.
+    """The network that renamed arrays belong to, by their names and shapes.
 
-    Without a given ``standardization``, 128-d weights are taken as whitened and 512-d ones as
-    fixed, which is how Sandberg trained them.
+    Without a ``standardization``, 128-d weights get "whiten" and 512-d ones "fixed", as Sandberg
+    trained them.
     """
 
     def columns(path: str) -> int | None:
         matrix = arrays.get(path)
         return None if matrix is None or matrix.ndim != 2 else int(matrix.shape[1])
 
-    # Without a bottleneck 512 is a guess, so that the error can still name what is missing.
+    # Without a bottleneck 512 is a guess, so that the error can still list what is missing.
     size = columns("server.bottleneck.linear.kernel") or 512
     return facenet.FaceNetConfig(
         embedding_size=size,
@@ -71,41 +69,27 @@ def shapes_of(arrays: Mapping[str, np.ndarray]) -> Shapes:
     return state.shapes(lambda: facenet.InceptionResNetV1(config, rngs=nnx.Rngs(0)))
 
 
-def mtcnn_shapes() -> Shapes:
-    """Path and shape of every array of the face detector's three networks."""
-    return state.shapes(lambda: mtcnn.MTCNN(rngs=nnx.Rngs(0)))
+def convert_file(
+    path: str | Path, *, source: str = "", standardization: Standardization | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The network's arrays by dotted path (float32) of a weight file, and their card.
 
-
-def kind_of(path: Path) -> Kind:
-    """The kind of a weight file, by its ending.
+    The card has their origin (``source``, by default the file's name; ``kind``, ``sha256``,
+    ``date``) and a recogniser's fields of ``FaceNetConfig`` (``embedding_size``,
+    ``standardization``, ``folded``, ``classes``). The detector's card (kind "mtcnn") has its
+    ``licence`` and the sums of its three files (``members``) instead.
 
     Raises:
-      ValueError: no such file, or an unknown ending.
+      ValueError: a missing or unreadable file, or one that does not fit the network.
     """
+    path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file, and no known name ({', '.join(KNOWN)})")
     if path.suffix not in KINDS:
         raise ValueError(
             f"{path}: unknown ending {path.suffix!r}; wanted one of {', '.join(KINDS)}"
         )
-    return KINDS[path.suffix]
-
-
-def convert_file(
-    path: str | Path, *, source: str = "", standardization: Standardization | None = None
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read a weight file and give the network's arrays by dotted path (float32), and their card.
-
-    The card says where they came from (``source``, by default the file's name; ``kind``,
-    ``sha256``), when (``date``), and of a recogniser what network they make (``embedding_size``,
-    ``standardization``, ``folded``, ``classes``: fields of ``FaceNetConfig``). The detector's card
-    (kind "mtcnn") has its ``licence`` and the sums of its three files instead.
-
-    Raises:
-      ValueError: a file that cannot be read, or that does not fit the network.
-    """
-    path = Path(path)
-    kind = kind_of(path)
+    kind = KINDS[path.suffix]
     arrays = kind.read(path)
     card: dict[str, Any] = {
         "source": source or path.name,
@@ -116,13 +100,10 @@ def convert_file(
     if kind.name == MTCNN:
         if standardization is not None:
             raise ValueError(f"{card['source']} is a face detector: leave --standardization out")
-        arrays = convert(arrays, kind.rules(), mtcnn_shapes())
+        shapes = state.shapes(lambda: mtcnn.MTCNN(rngs=nnx.Rngs(0)))
+        arrays = convert(arrays, kind.rules(), shapes)
         return arrays, card | {"licence": wheel.LICENCE, "members": wheel.MEMBERS}
     arrays = convert(arrays, kind.rules(), shapes_of)
     config = config_of(arrays, standardization)
-    return arrays, card | {
-        "embedding_size": config.embedding_size,
-        "standardization": config.standardization,
-        "folded": config.folded,
-        "classes": config.classes,
-    }
+    fields = ("embedding_size", "standardization", "folded", "classes")
+    return arrays, card | {name: getattr(config, name) for name in fields}

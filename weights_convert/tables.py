@@ -1,21 +1,12 @@
-"""The rule tables: how each kind of source names the layers of Inception-ResNet-v1, and MTCNN's.
+"""The rule tables: the names of Inception-ResNet-v1's and MTCNN's layers in each kind of source.
 
-Sandberg's TensorFlow names (slim) are the root: TFLite keeps them, Keras joins them with
-underscores.  facenet-pytorch's names are close to the network's own.
+Sandberg's TensorFlow names (slim) come first: TFLite keeps them, Keras joins them with underscores.
+facenet-pytorch's names are close to the network's own.
 """
 
-from __future__ import annotations
+from collections.abc import Mapping, Sequence
 
-from collections.abc import Mapping
-
-from weights_convert.rules import (
-    Rule,
-    identity,
-    ohwi_to_hwio,
-    oihw_to_hwio,
-    ones,
-    transposed,
-)
+from weights_convert.rules import Rule, ohwi_to_hwio, oihw_to_hwio, ones, transposed
 
 
 def _slim_indices(groups: dict[str, str]) -> Mapping[str, object]:
@@ -28,89 +19,84 @@ def _slim_indices(groups: dict[str, str]) -> Mapping[str, object]:
     return found
 
 
-def _slim_layers(sep: str, block35: str, block17: str, block8: str, last: str) -> dict[str, str]:
-    """Pattern of a convolution with batch norm -> its path, in slim's words joined by ``sep``."""
+def _slim(
+    sep: str, block35: str, block17: str, block8: str, last: str
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Patterns of slim's words joined by ``sep`` -> paths: of the convolutions with batch norm, and
+    of each block's last 1x1 convolution, which has a bias instead."""
     size = r"\dx\d"
     one = rf"Branch_0{sep}Conv2d_1x1"
     chain = rf"Branch_(?P<branch>[12]){sep}Conv2d_0(?P<step>[abc])_{size}"
-    blocks = {
+    six, seven = f"Mixed_6a{sep}Branch_", f"Mixed_7a{sep}Branch_"
+    at_six, at_seven = "server.mixed_6a.branch_", "server.mixed_7a.branch_"
+    ab = rf"{sep}Conv2d_0(?P<step>[ab])_{size}"
+    layers = {
+        rf"Conv2d_(?P<layer>1a|2a|2b)_{size}": "extractor.conv2d_{layer}",
+        rf"Conv2d_(?P<layer>3b|4a|4b)_{size}": "server.conv2d_{layer}",
+        rf"{six}0{sep}Conv2d_1a_{size}": f"{at_six}0",
+        rf"{six}1{ab}": f"{at_six}1.{{step}}",
+        rf"{six}1{sep}Conv2d_1a_{size}": f"{at_six}1.2",
+        rf"{seven}(?P<branch>[012]){ab}": f"{at_seven}{{branch}}.{{step}}",
+        rf"{seven}(?P<branch>[01]){sep}Conv2d_1a_{size}": f"{at_seven}{{branch}}.1",
+        rf"{seven}2{sep}Conv2d_1a_{size}": f"{at_seven}2.2",
+    }
+    ups = {}
+    for name, path in {
         rf"{block35}(?P<block>[1-5])": "server.repeat_1.{block}",
         rf"{block17}(?P<block>\d+)": "server.repeat_2.{block}",
         rf"{block8}(?P<block>[1-5])": "server.repeat_3.{block}",
         last: "server.block8",
-    }
-    layers = {
-        rf"Conv2d_(?P<layer>1a|2a|2b)_{size}": "extractor.conv2d_{layer}",
-        rf"Conv2d_(?P<layer>3b|4a|4b)_{size}": "server.conv2d_{layer}",
-        rf"Mixed_6a{sep}Branch_0{sep}Conv2d_1a_{size}": "server.mixed_6a.branch_0",
-        rf"Mixed_6a{sep}Branch_1{sep}Conv2d_0(?P<step>[ab])_{size}": (
-            "server.mixed_6a.branch_1.{step}"
-        ),
-        rf"Mixed_6a{sep}Branch_1{sep}Conv2d_1a_{size}": "server.mixed_6a.branch_1.2",
-        rf"Mixed_7a{sep}Branch_(?P<branch>[012]){sep}Conv2d_0(?P<step>[ab])_{size}": (
-            "server.mixed_7a.branch_{branch}.{step}"
-        ),
-        rf"Mixed_7a{sep}Branch_(?P<branch>[01]){sep}Conv2d_1a_{size}": (
-            "server.mixed_7a.branch_{branch}.1"
-        ),
-        rf"Mixed_7a{sep}Branch_2{sep}Conv2d_1a_{size}": "server.mixed_7a.branch_2.2",
-    }
-    for name, path in blocks.items():
+    }.items():
         layers[f"{name}{sep}{one}"] = f"{path}.branch_0"
         layers[f"{name}{sep}{chain}"] = f"{path}.branch_{{branch}}.{{step}}"
-    return layers
-
-
-def _slim_ups(sep: str, block35: str, block17: str, block8: str, last: str) -> dict[str, str]:
-    """Pattern of each block's last 1x1 convolution, which has a bias and no batch norm."""
-    return {
-        rf"{block35}(?P<block>[1-5]){sep}Conv2d_1x1": "server.repeat_1.{block}.up",
-        rf"{block17}(?P<block>\d+){sep}Conv2d_1x1": "server.repeat_2.{block}.up",
-        rf"{block8}(?P<block>[1-5]){sep}Conv2d_1x1": "server.repeat_3.{block}.up",
-        rf"{last}{sep}Conv2d_1x1": "server.block8.up",
-    }
+        ups[f"{name}{sep}Conv2d_1x1"] = f"{path}.up"
+    return layers, ups
 
 
 _SLIM = ("/", "Repeat/block35_", "Repeat_1/block17_", "Repeat_2/block8_", "Block8")
 _KERAS = ("_", "Block35_", "Block17_", "Block8_", "Block8_6")
+_TOP = "InceptionResnetV1/"
 _BOTTLENECK = "server.bottleneck"
 
 
-def _norm(names: Mapping[str, str], prefix: str, path: str) -> list[Rule]:
-    """The four values of a batch norm: ``names`` has the source's word for ours."""
+def _norm(words: Sequence[str], prefix: str, path: str) -> list[Rule]:
+    """The values of a batch norm; ``words`` are the source's for bias, mean, var and scale."""
+    *kept, scale = words
+    places = zip(kept, ("bias", "mean", "var"), strict=True)
     return [
-        Rule(prefix + names["bias"], path + ".bn.bias", indices=_slim_indices),
-        Rule(prefix + names["mean"], path + ".bn.mean", indices=_slim_indices),
-        Rule(prefix + names["var"], path + ".bn.var", indices=_slim_indices),
-        Rule(prefix + names["scale"], None, ones, why="batch norm without scale"),
+        *(Rule(prefix + word, f"{path}.bn.{ours}", indices=_slim_indices) for word, ours in places),
+        Rule(prefix + scale, None, ones, why="batch norm without scale"),
     ]
+
+
+def _with_norms(
+    parts: Sequence[str], top: str, kernel: str, bias: str, norm: str, words: Sequence[str]
+) -> list[Rule]:
+    """A network with its batch norms intact: ``norm`` joins a layer's name and its batch norm's."""
+    rules: list[Rule] = []
+    layers, ups = _slim(*parts)
+    for pattern, path in layers.items():
+        rules.append(Rule(f"{top}{pattern}/{kernel}", f"{path}.conv.kernel", indices=_slim_indices))
+        rules += _norm(words, f"{top}{pattern}{norm}/", path)
+    for pattern, path in ups.items():
+        rules += [
+            Rule(f"{top}{pattern}/{kernel}", f"{path}.kernel", indices=_slim_indices),
+            Rule(f"{top}{pattern}/{bias}", f"{path}.bias", indices=_slim_indices),
+        ]
+    rules.append(Rule(f"{top}Bottleneck/{kernel}", f"{_BOTTLENECK}.linear.kernel"))
+    return rules + _norm(words, f"{top}Bottleneck{norm}/", _BOTTLENECK)
 
 
 def tensorflow() -> tuple[Rule, ...]:
     """Sandberg's graph and checkpoint variables."""
-    names = {"bias": "beta", "mean": "moving_mean", "var": "moving_variance", "scale": "gamma"}
-    top = "InceptionResnetV1/"
-    rules: list[Rule] = []
-    for pattern, path in _slim_layers(*_SLIM).items():
-        rules.append(Rule(f"{top}{pattern}/weights", f"{path}.conv.kernel", indices=_slim_indices))
-        rules += _norm(names, f"{top}{pattern}/BatchNorm/", path)
-    for pattern, path in _slim_ups(*_SLIM).items():
-        rules += [
-            Rule(f"{top}{pattern}/weights", f"{path}.kernel", indices=_slim_indices),
-            Rule(f"{top}{pattern}/biases", f"{path}.bias", indices=_slim_indices),
-        ]
-    rules.append(Rule(f"{top}Bottleneck/weights", f"{_BOTTLENECK}.linear.kernel"))
-    rules += _norm(names, f"{top}Bottleneck/BatchNorm/", _BOTTLENECK)
+    words = ("beta", "moving_mean", "moving_variance", "gamma")
+    optimisers = "Adam|Adam_1|RMSProp|RMSProp_1|Adagrad|Adadelta|Adadelta_1|Momentum"
     return (
-        *rules,
+        *_with_norms(_SLIM, _TOP, "weights", "biases", "/BatchNorm", words),
         Rule("Logits/weights", "logits.kernel"),
         Rule("Logits/biases", "logits.bias"),
-        Rule(r".*/ExponentialMovingAverage", None, why="a running copy kept by training"),
-        Rule(
-            r".*/(Adam|Adam_1|RMSProp|RMSProp_1|Adagrad|Adadelta|Adadelta_1|Momentum)",
-            None,
-            why="optimizer state",
-        ),
+        Rule(r".*/ExponentialMovingAverage", None, why="a running copy of training"),
+        Rule(rf".*/({optimisers})", None, why="optimiser state"),
         Rule(
             r"(.*/)?(global_step|beta1_power|beta2_power|centers)",
             None,
@@ -122,41 +108,26 @@ def tensorflow() -> tuple[Rule, ...]:
 
 def keras() -> tuple[Rule, ...]:
     """The Keras port: ``<slim name with underscores>[_BatchNorm]/<variable>:0``."""
-    names = {
-        "bias": "beta:0",
-        "mean": "moving_mean:0",
-        "var": "moving_variance:0",
-        "scale": "gamma:0",
-    }
-    rules: list[Rule] = []
-    for pattern, path in _slim_layers(*_KERAS).items():
-        rules.append(Rule(f"{pattern}/kernel:0", f"{path}.conv.kernel", indices=_slim_indices))
-        rules += _norm(names, f"{pattern}_BatchNorm/", path)
-    for pattern, path in _slim_ups(*_KERAS).items():
-        rules += [
-            Rule(f"{pattern}/kernel:0", f"{path}.kernel", indices=_slim_indices),
-            Rule(f"{pattern}/bias:0", f"{path}.bias", indices=_slim_indices),
-        ]
-    rules.append(Rule("Bottleneck/kernel:0", f"{_BOTTLENECK}.linear.kernel"))
-    return (*rules, *_norm(names, "Bottleneck_BatchNorm/", _BOTTLENECK))
+    words = ("beta:0", "moving_mean:0", "moving_variance:0", "gamma:0")
+    return tuple(_with_norms(_KERAS, "", "kernel:0", "bias:0", "_BatchNorm", words))
 
 
 def tflite() -> tuple[Rule, ...]:
     """The 8-bit file: batch norm and residual scales are already inside kernels and biases."""
-    top = "InceptionResnetV1/"
     rules: list[Rule] = []
-    places = {pattern: f"{path}.conv" for pattern, path in _slim_layers(*_SLIM).items()}
-    for pattern, path in (places | _slim_ups(*_SLIM)).items():
+    layers, ups = _slim(*_SLIM)
+    places = {pattern: f"{path}.conv" for pattern, path in layers.items()}
+    for pattern, path in (places | ups).items():
         rules += [
-            Rule(f"{top}{pattern}/weights", f"{path}.kernel", ohwi_to_hwio, indices=_slim_indices),
-            Rule(f"{top}{pattern}/Conv2D_bias", f"{path}.bias", indices=_slim_indices),
+            Rule(f"{_TOP}{pattern}/weights", f"{path}.kernel", ohwi_to_hwio, indices=_slim_indices),
+            Rule(f"{_TOP}{pattern}/Conv2D_bias", f"{path}.bias", indices=_slim_indices),
         ]
     return (
         *rules,
-        Rule(f"{top}Bottleneck/weights/transpose", f"{_BOTTLENECK}.linear.kernel", transposed),
-        Rule(f"{top}Bottleneck/MatMul_bias", f"{_BOTTLENECK}.linear.bias"),
+        Rule(f"{_TOP}Bottleneck/weights/transpose", f"{_BOTTLENECK}.linear.kernel", transposed),
+        Rule(f"{_TOP}Bottleneck/MatMul_bias", f"{_BOTTLENECK}.linear.bias"),
         Rule(
-            f"{top}Bottleneck/BatchNorm/(Reshape/shape|Shape)",
+            f"{_TOP}Bottleneck/BatchNorm/(Reshape/shape|Shape)",
             None,
             why="shapes for the folded batch norm",
         ),
@@ -172,18 +143,18 @@ def torch() -> tuple[Rule, ...]:
             "server.{layer}.branch_{branch}"
         ),
     }
-    names = {"bias": "bias", "mean": "running_mean", "var": "running_var", "scale": "weight"}
+    words = ("bias", "running_mean", "running_var", "weight")
     up = r"(?P<layer>repeat_[123]\.\d+|block8)\.conv2d\."
     rules: list[Rule] = []
     for pattern, path in places.items():
         rules.append(Rule(rf"{pattern}\.conv\.weight", f"{path}.conv.kernel", oihw_to_hwio))
-        rules += _norm(names, rf"{pattern}\.bn\.", path)
+        rules += _norm(words, rf"{pattern}\.bn\.", path)
     return (
         *rules,
         Rule(up + "weight", "server.{layer}.up.kernel", oihw_to_hwio),
-        Rule(up + "bias", "server.{layer}.up.bias", identity),
+        Rule(up + "bias", "server.{layer}.up.bias"),
         Rule(r"last_linear\.weight", f"{_BOTTLENECK}.linear.kernel", transposed),
-        *_norm(names, r"last_bn\.", _BOTTLENECK),
+        *_norm(words, r"last_bn\.", _BOTTLENECK),
         Rule(r"logits\.weight", "logits.kernel", transposed),
         Rule(r"logits\.bias", "logits.bias"),
         Rule(r".*\.num_batches_tracked", None, why="a training counter"),

@@ -1,5 +1,4 @@
-"""Attacks on what a server stores. ``solve_channels``: an image from its frequency channels, with
-nothing trained."""
+"""Attacks that need no training: ``solve_channels``, an image from its frequency channels."""
 
 from advface_jax.attacks.channels import solve_channels
 

@@ -2,16 +2,15 @@
 
 The transform that DuetFace, PartialFace and DCTDP share is linear and public, and enlarging by 8
 before the block DCT writes every pixel down 64 times. DuetFace's server keeps 54 of each colour's
-64 coefficients and is meant not to see the picture, since the ten lowest stay with the client. Yet
-the 54 determine the image up to one additive constant a colour: a low frequency of the *picture* is
-no low frequency of a *block*; its slope within each enlarged pixel, and the kink between two, leave
-their trace in the high ones. To an eye that trace is nothing; to who inverts the map it is the
-image. As a defence against reconstruction the split therefore rests on the attacker not solving a
-linear system, which is no security in any sense.
+64 coefficients; the ten lowest stay with the client to hide the image. Yet the 54 determine the
+image up to one additive constant a colour: a low frequency of the *image* is no low frequency of a
+*block*. Its slope within each enlarged pixel, and the kink between two, appear in the high ones,
+too weak to be seen but strong enough to invert the map. So the split gives no security against
+reconstruction.
 
-DCTDP adds Laplace noise to 63 of the 64, which this attack averages over blocks and colours; so it
-also shows how little the noise of the released default is. PartialFace keeps nine of 64 of each
-image in a secret one of 18 arrangements and cannot be solved in this way.
+DCTDP adds Laplace noise to 63 of the 64. The attack averages it over blocks and colours, which
+shows how weak the noise of the released default is. PartialFace keeps nine of 64, in a secret one
+of 18 arrangements, and cannot be solved in this way.
 """
 
 import functools
@@ -38,19 +37,18 @@ def solve_channels(
 ) -> jax.Array:
     """Images from some of their frequency channels, up to a guessed constant a colour.
 
-    A closed form. The (u, v) stored hold some whole rows (u fixed, each v) and whole columns; for
-    DuetFace u = 4 … 7 and v = 6, 7. Along the whole axis the map is inverted exactly, along the
-    other up to a constant: rows give the image but for the mean of each of its columns, columns
-    give it but for the mean of each of its rows, and each gives the means that the other lacks.
-    What remains unknown is the mean of each of R, G and B: it is taken as ``mean``, moved as
-    little as puts the picture into [0,1]; a picture with near-black and near-white pixels leaves
-    no choice.
+    A closed form. The stored (u, v) contain some whole rows (u fixed, each v) and whole columns;
+    for DuetFace u = 4 … 7 and v = 6, 7. The map is inverted exactly along the whole axis, and up to
+    a constant along the other: rows give the image but for the mean of each of its columns, columns
+    give it but for the mean of each of its rows, and each gives the means that the other lacks. The
+    means of R, G and B remain unknown: ``mean`` is the guess, moved as little as puts the image
+    into [0,1]. An image with near-black and near-white pixels leaves no choice.
 
     Args:
       stored: (b,n,n,k), floating: what ``defenses.duetface`` or ``dctdp`` stores, any n ≥ 2.
       present: which of ``block_dct``'s 192 channels the k are, in their order.
-      mean: the guess, in [0, 1]: one number (mid grey), or (3,), the mean colour of public faces,
-        which is much the better one.
+      mean: the guess in [0, 1]: one number (mid grey), or (3,). The mean colour of public faces is
+        much better than grey.
 
     Returns:
       (b,n,n,3) float32 in [0,1].
@@ -73,7 +71,7 @@ def solve_channels(
 
 
 def _whole(present: tuple[int, ...]) -> Lines:
-    """The u and the v whose eight channels are all there, of each colour."""
+    """The u and the v whose eight channels are present in each colour."""
     if len(set(present)) != len(present) or not set(present) <= set(range(frequency.CHANNELS)):
         raise ValueError(
             f"got present={present}; wanted different numbers from 0 to {frequency.CHANNELS - 1}"
@@ -87,7 +85,7 @@ def _whole(present: tuple[int, ...]) -> Lines:
     if not rows or not columns:
         raise ValueError(
             "got channels without a whole row (u fixed, all eight v) and a whole column; wanted "
-            "both in each colour, as DuetFace's 162 and DCTDP's 189 have them"
+            "both in each colour, as in DuetFace's 162 and DCTDP's 189"
         )
     return rows, columns
 
@@ -109,7 +107,7 @@ def _solve(f: jax.Array, mean: jax.Array, present: tuple[int, ...], lines: Lines
 
     every = tuple(range(N))
     by_rows, by_columns = undone(rows, every), undone(every, columns)
-    # Not the other way about: the side with more frequencies is the more exact.
+    # The side with more frequencies is the more exact.
     if len(rows) >= len(columns):
         y = by_rows - by_rows.mean(1, keepdims=True) + by_columns.mean(1, keepdims=True)
     else:

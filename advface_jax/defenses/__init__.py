@@ -4,15 +4,15 @@
     defense = defenses.ball()  # or none, walk, laplace, advface, duetface, partialface, dctdp
     stored = defense(z, key=jax.random.key(0), epsilon=0.2)
 
-``Defense`` says what a defence takes, what it stores (all that an attacker sees), and who
-recognises that. They are baselines and the paper's method; none is private against an attacker
-who knows that it is used.
+``Defense`` states what a defence takes, what it stores (all that an attacker sees), and which
+network recognises that. Here are the paper's method and its baselines; none protects against an
+adaptive attacker.
 """
 
 from advface_jax.defenses.adversarial import advface
 from advface_jax.defenses.channels import dctdp, duetface, duetface_split, partialface
 from advface_jax.defenses.defense import Defense
-from advface_jax.defenses.frequency import block_dct, inverse_block_dct
+from advface_jax.defenses.frequency import block_dct
 from advface_jax.defenses.noise import ball, laplace, none, walk
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "dctdp",
     "duetface",
     "duetface_split",
-    "inverse_block_dct",
     "laplace",
     "none",
     "partialface",

@@ -1,4 +1,4 @@
-"""The paper's own defence, in the signature that all of them share."""
+"""The paper's own defence, in the common signature."""
 
 import jax
 
@@ -12,14 +12,13 @@ NAMES = {"pgd": "AdvFace", "fgsm": "AdvFace (FGSM)", "mifgsm": "AdvFace (MI-FGSM
 def advface(*, extractor: Extractor, shadow: Decoder, config: ProtectConfig = PAPER) -> Defense:
     """AdvFace (section 4): ``protect`` with PGD, FGSM or MI-FGSM, as ``config.method`` says.
 
-    |stored - z~| ≤ ε, where z~ = E(S(z)) is not z; ε = 0 stores z~ (with the config's start "z": z
-    for z~). It does not protect against an
-    attacker who trains on protected features.
+    |stored - z~| ≤ ε, where z~ = E(S(z)) differs from z; ε = 0 stores z~ (with ``start="z"`` read
+    z for z~). It does not protect against an adaptive attacker, who trains on protected features.
 
     Args:
-      extractor, shadow: E and S, as ``advface_jax.load(…)`` has them.
-      config: steps, step size, reading of the bound, method, batch statistics, start. With
-        "batch" a face's result depends on its batch-mates (but not on padding).
+      extractor, shadow: E and S of ``advface_jax.load(…)``.
+      config: method, steps, step size, bound, batch statistics, start. With ``statistics="batch"``
+        a face's result depends on the other faces of its batch (but not on padding).
     """
     networks = {"extractor": extractor, "shadow": shadow}
     return Defense(NAMES[config.method], _advface, config, networks, takes_epsilon=True)

@@ -1,14 +1,11 @@
 """Defences that store an image's frequency channels: DuetFace, PartialFace, DCTDP.
 
-Each is the transform alone: what leaves the client. Ψ cannot read it; a recogniser of its own must
-be trained on it. None hides a picture from who solves for it: the enlargement by 8 repeats each
-pixel 64 times over, and DuetFace's 162 channels still fix the image up to one number a colour
-(``attacks.solve_channels``).
+Each is the transform alone: what leaves the client. Ψ cannot recognise it; that takes a recogniser
+trained on it. The enlargement by 8 writes each pixel down 64 times, so DuetFace's 162 channels
+determine the image up to one number a colour (``attacks.solve_channels``).
 """
 
-import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +17,7 @@ from advface_jax.defenses import frequency
 from advface_jax.defenses.defense import IMAGES, Defense
 
 DUETFACE_CLIENT = (0, 1, 2, 3, 4, 5, 8, 9, 16, 24)
-"""Raster numbers 8 u + v that DuetFace's client keeps of each colour; the server gets the other
-54 of each."""
+"""Raster numbers 8 u + v that DuetFace's client keeps of each colour, of 64."""
 PARTIALFACE_PRUNED = (0, 1, 2, 3, 8, 9, 10, 16, 17, 24)
 """Raster numbers that PartialFace removes from each colour; 54 remain, six subsets of nine."""
 
@@ -47,8 +43,8 @@ def duetface() -> Defense:
     """DuetFace's server share: 162 of the 192 frequency channels, as they are.
 
     Images (b,160,160,3) in [0,1] to (b,160,160,162), channels ``SERVER_CHANNELS`` of
-    ``block_dct``; the other 30 stay with the client (``keeps``; ``duetface_split`` gives both), and
-    the recogniser wants features from either side. No noise, no key, no ε.
+    ``block_dct``. The other 30 stay with the client (``keeps``; ``duetface_split`` gives both), and
+    the recogniser takes features from both sides. No noise, no key, no ε.
 
     Source: Mi et al., DuetFace, ACM MM 2022; a baseline of the AdvFace paper (section 5.1.3).
     """
@@ -63,28 +59,26 @@ def duetface() -> Defense:
 
 
 def duetface_split(images: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """DuetFace's two shares of images (b,160,160,3) in [0,1]: the client's (b,160,160,30) and the
-    server's (b,160,160,162). Errors as for ``block_dct``."""
+    """DuetFace's two shares of images (b,160,160,3) in [0,1].
+
+    Returns:
+      The client's (b,160,160,30) and the server's (b,160,160,162).
+
+    Raises:
+      ValueError: as ``block_dct``.
+    """
     x = checks.images(images)
     return _selected(x, CLIENT_CHANNELS), _selected(x, SERVER_CHANNELS)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Subsets:
-    """PartialFace's channels of one colour: six subsets of nine raster numbers, three orders."""
-
-    subsets: tuple[tuple[int, ...], ...]
-    orders: tuple[tuple[int, ...], ...]
 
 
 def partialface(seed: int = 0) -> Defense:
     """PartialFace: of each image nine random high frequencies of each colour, in a random order.
 
     Images (b,160,160,3) in [0,1] to (b,160,160,27), channel 9 c + m of colour c. The ten lowest
-    frequencies are removed and the other 54 split into six subsets of nine, once for a model (here
-    drawn from ``seed``, as one of three orders); an item's key picks its subset and its order,
-    uniformly. The published training lets an identity use only three of the six, by its label;
-    that belongs to the training and is not done here. No ε.
+    frequencies are removed and the other 54 split into six subsets of nine, drawn from ``seed``
+    once for a model, with three orders. An item's key picks its subset and its order, uniformly. No
+    ε. In the published training an identity uses only three of the six subsets, by its label; that
+    belongs to the training and is left out here.
 
     Raises:
       ValueError: ``seed`` is no whole number of 0 or more.
@@ -94,9 +88,10 @@ def partialface(seed: int = 0) -> Defense:
     if not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"got seed={seed}; wanted a whole number, 0 or more")
     random = np.random.default_rng(seed)
-    subsets = random.permutation(_others(PARTIALFACE_PRUNED)).reshape(6, 9).tolist()
-    orders = [list(range(9)), *(random.permutation(9).tolist() for _ in range(2))]
-    settings = _Subsets(tuple(map(tuple, subsets)), tuple(map(tuple, orders)))
+    subsets = random.permutation(_others(PARTIALFACE_PRUNED)).reshape(6, 9)
+    orders = np.stack([np.arange(9), *(random.permutation(9) for _ in range(2))])
+    choices = subsets[:, orders].reshape(18, 9).tolist()  # each subset in each order
+    settings = tuple(map(tuple, choices))
     return Defense(
         "PartialFace", _partialface, settings, takes=IMAGES, stores=_size(27), takes_key=True
     )
@@ -107,19 +102,17 @@ def dctdp(budget: float = 4.0, sensitivity: float = 1.0) -> Defense:
 
     Images (b,160,160,3) in [0,1] to (b,160,160,189), channels ``DCTDP_CHANNELS`` of ``block_dct``
     plus noise of scale sensitivity / budget in their units (up to about ±1000). The published
-    method learns how to share the budget out and where to centre the noise, from the even shares
-    and zero centres that stand here, and measures the sensitivity of each element on its training
-    set; its code's default is 1, at which the noise is next to nothing. No ε, and **no guarantee
-    of differential privacy** from these numbers.
+    method learns the shares of the budget and the centres of the noise, starting from the even
+    shares and zero centres used here, and measures each element's sensitivity on its training set.
+    Its code's default is 1, where the noise is next to nothing. No ε, and **no guarantee of
+    differential privacy**.
 
     Raises:
       ValueError: ``budget`` or ``sensitivity`` is not positive and finite.
 
     Source: Ji et al., ECCV 2022; the defaults are those of its released code.
     """
-    for name, value in (("budget", budget), ("sensitivity", sensitivity)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"got {name}={value}; wanted a positive, finite number")
+    checks.above_zero(budget=budget, sensitivity=sensitivity)
     scale = float(sensitivity) / float(budget)
     return Defense("DCTDP", _dctdp, scale, takes=IMAGES, stores=_size(189), takes_key=True)
 
@@ -134,9 +127,8 @@ def _select(images, keys, epsilon, mask, settings: tuple[int, ...], networks) ->
 
 
 @functools.partial(jax.jit, static_argnames="settings")
-def _partialface(images, keys, epsilon, mask, settings: _Subsets, networks) -> jax.Array:
-    subsets, orders = np.array(settings.subsets), np.array(settings.orders)
-    choices = jnp.asarray(subsets[:, orders].reshape(-1, 9))  # (18, 9): each subset in each order
+def _partialface(images, keys, epsilon, mask, settings: tuple, networks) -> jax.Array:
+    choices = jnp.asarray(settings)  # (18, 9)
     f = frequency.block_dct(images)
     f = f.reshape(*f.shape[:3], 3, 64)
 

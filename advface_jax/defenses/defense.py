@@ -1,4 +1,4 @@
-"""What every defence is: from what the client has to what the server stores, in one signature."""
+"""The type of every defence: from what the client has to what the server stores."""
 
 import dataclasses
 from collections.abc import Callable, Hashable
@@ -14,7 +14,7 @@ Shape = tuple[int, int, int]
 IMAGES: Shape = (160, 160, 3)
 FEATURES: Shape = (77, 77, 64)
 EPSILON = 0.2
-"""The paper's bound (section 5.1.2), where a call names none."""
+"""The paper's bound (section 5.1.2), the default."""
 
 
 def _static(**default: Any) -> Any:
@@ -27,19 +27,19 @@ class Defense:
     """A defence: ``defense(client, key=…, epsilon=…, mask=…)`` is what the server stores.
 
     A pytree whose leaves are its networks' arrays: it may enter a caller's own ``jax.jit`` as an
-    argument. Calls outside one are compiled once for a batch shape, whatever ε and the key.
+    argument. Outside one, calls compile once for a batch shape, whatever ε and the key.
 
     Attributes:
-      name: as it stands in a table.
+      name: its name in a table.
       method: (client, keys (b,) or None, epsilon or None, mask (b,) or None, settings, networks)
         -> stored. A function of a module, so that equal defences share one compiled program.
       settings: hashable, a static argument of the method.
-      networks: what the method needs of arrays, a pytree.
+      networks: the arrays that the method uses, a pytree.
       takes: the shape of one of the client's items: an image (160,160,3) or z (77,77,64).
       stores: the shape of one stored item, which is all that an attacker sees.
-      keeps: the shape of what stays with the client, and which its recogniser needs beside the
-        stored item; None where nothing stays.
-      takes_key: whether it draws at random, and so wants a key.
+      keeps: the shape of what stays with the client and its recogniser needs beside the stored
+        item; None where nothing stays.
+      takes_key: whether it draws at random and needs a key.
       takes_epsilon: whether it has the noise bound ε.
     """
 
@@ -55,8 +55,7 @@ class Defense:
 
     @property
     def for_server(self) -> bool:
-        """Whether Ψ, as it is, recognises what is stored. If not, a recogniser of its own must be
-        trained on stored items (and on what the client keeps)."""
+        """Whether Ψ recognises what is stored, without a recogniser trained on stored items."""
         return self.stores == FEATURES
 
     def __call__(
@@ -71,11 +70,11 @@ class Defense:
 
         Args:
           client: (b, *takes): images in [0,1], or finite features; floating, b ≥ 1.
-          key: of ``jax.random.key``; one for the batch, whose rows then draw differently, or (b,)
-            keys, one for each item, so that an item's noise does not depend on how faces were
-            put into batches. Ignored by a defence that draws nothing.
+          key: of ``jax.random.key``. One key for the batch draws differently for each row; with
+            (b,) keys, one for each item, an item's noise does not depend on its batch. Ignored by
+            a defence that draws nothing.
           epsilon: the noise bound, a scalar ≥ 0 in units of z; None for the paper's 0.2. Refused
-            by a defence that has no such bound.
+            by a defence without such a bound.
           mask: (b,) with 0 for padding, which then influences no other item; its rows of the
             result mean nothing.
 
@@ -83,8 +82,8 @@ class Defense:
           stored (b, *stores), of the client's dtype.
 
         Raises:
-          ValueError: another shape, dtype or range, NaN or inf, an empty batch, ε < 0, ε where
-            there is none, no key where one is wanted, a key or a mask that does not fit.
+          ValueError: a wrong shape, dtype or range, NaN or inf, an empty batch, a wrong ε, a
+            missing key, or a key or mask that does not fit.
         """
         check = checks.features if self.takes == FEATURES else checks.images
         items = check(client)

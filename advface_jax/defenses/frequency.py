@@ -1,20 +1,18 @@
 """Images as frequency channels: the block DCT that DuetFace, PartialFace and DCTDP share.
 
 [0,1] → bilinear × 8, corners aligned → × 255 → JPEG's full-range YCbCr → - 128 → 8×8 orthonormal
-DCT-II. Block (i, j) of the enlarged picture then belongs to pixel (i, j) of the picture itself.
+DCT-II. Block (i, j) of the enlarged image belongs to pixel (i, j) of the image itself.
 
-All of it is linear and separable, and a block's eight samples lie between pixels i - 1 and i + 1:
-so neither the enlarged picture (64 times the size) nor a matrix product is needed, only three
-multiplications for each axis. The arithmetic is float32 whatever the matmul precision.
+The transform is linear and separable, and a block's eight samples lie between pixels i - 1 and
+i + 1. So it takes three multiplications for each axis, and neither the enlarged image (64 times
+the size) nor a matrix product. The arithmetic is float32 at any matmul precision.
 """
 
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 
 from advface_jax import checks
@@ -37,7 +35,7 @@ def block_dct(images: ArrayLike) -> jax.Array:
       (u, v), u down and v across, of colour c (Y, Cb, Cr). Y's first lies in [-1024, 1016].
 
     Raises:
-      ValueError: another shape or dtype, NaN, or values outside [0, 1].
+      ValueError: a wrong shape or dtype, NaN, or values outside [0, 1].
 
     Source: DuetFace (Mi et al., ACM MM 2022); the released code of PartialFace and DCTDP has the
     same transform.
@@ -49,45 +47,12 @@ def block_dct(images: ArrayLike) -> jax.Array:
     return _block_dct(x)
 
 
-def inverse_block_dct(
-    channels: ArrayLike, present: Sequence[int] = tuple(range(CHANNELS))
-) -> jax.Array:
-    """Images from frequency channels: ``block_dct`` undone, exactly when all 192 are there.
-
-    Least squares, for 192 channels hold 64 times as many numbers as the image. With fewer, the
-    absent ones are taken as 0: the simplest picture that a thief can make, not the best.
-
-    Args:
-      channels: (b,n,n,k), floating, in ``block_dct``'s units.
-      present: which of the 192 the k are, in their order.
-
-    Returns:
-      (b,n,n,3) RGB, nominally in [0,1], not clipped.
-
-    Raises:
-      ValueError: shapes that do not fit, or channel numbers that repeat or do not exist.
-    """
-    f = jnp.asarray(channels)
-    if f.ndim != 4 or f.shape[1] != f.shape[2] or f.shape[3] != len(present):
-        raise ValueError(
-            f"got channels of shape {f.shape}; wanted (b, n, n, {len(present)}), as many as "
-            "`present` names"
-        )
-    if len(set(present)) != len(present) or not set(present) <= set(range(CHANNELS)):
-        raise ValueError(
-            f"got present={tuple(present)}; wanted different numbers from 0 to {CHANNELS - 1}"
-        )
-    if not jnp.issubdtype(f.dtype, jnp.floating):
-        raise ValueError(f"got channels of dtype {f.dtype}; wanted float32")
-    return _inverse_block_dct(f, tuple(int(i) for i in present))
-
-
 @jax.jit
 def _block_dct(images: jax.Array) -> jax.Array:
     b, n = images.shape[:2]
     taps = jnp.asarray(_taps(n), jnp.float32)  # (3, n, 8)
     y = _colours(images.astype(jnp.float32), 255 * YCBCR) - _row(OFFSET)  # (b, n, n, 3)
-    y = jnp.pad(y, ((0, 0), (1, 1), (1, 1), (0, 0)))  # met by weights 0 only
+    y = jnp.pad(y, ((0, 0), (1, 1), (1, 1), (0, 0)))  # the padding has weight 0
 
     def down(a: int) -> jax.Array:  # (b, n, n + 2, 3, 8)
         return y[:, a : a + n, :, :, None] * taps[a].reshape(1, n, 1, 1, BLOCK)
@@ -98,18 +63,6 @@ def _block_dct(images: jax.Array) -> jax.Array:
     rows = down(0) + down(1) + down(2)
     f = across(0) + across(1) + across(2)
     return f.reshape(b, n, n, CHANNELS).astype(images.dtype)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _inverse_block_dct(f: jax.Array, present: tuple[int, ...]) -> jax.Array:
-    b, n = f.shape[:2]
-    undo = jnp.asarray(undo_axis(n), jnp.float32)  # (n, n, 8)
-    full = jnp.zeros((b, n, n, CHANNELS), jnp.float32)
-    full = full.at[..., np.array(present, int)].set(f.astype(jnp.float32))
-    full = full.reshape(b, n, n, 3, BLOCK, BLOCK)
-    across = jnp.einsum("qjv,bijcuv->biqcu", undo, full, precision=lax.Precision.HIGHEST)
-    y = jnp.einsum("piu,biqcu->bpqc", undo, across, precision=lax.Precision.HIGHEST)
-    return to_rgb(y + _row(OFFSET)).astype(f.dtype)
 
 
 def to_rgb(y: jax.Array) -> jax.Array:
@@ -142,19 +95,22 @@ def _axis(n: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _taps(n: int) -> np.ndarray:
-    """The weights of pixels i - 1, i, i + 1 in block i: (3, n, 8). There are no others: block i
-    begins at i (8n - 8)/(8n - 1) > i - 1 and ends before i + 1."""
+    """The weights of pixels i - 1, i, i + 1 in block i, (3, n, 8).
+
+    All others are 0: block i begins at i (8n - 8)/(8n - 1) > i - 1 and ends before i + 1.
+    """
     padded = np.pad(_axis(n), ((0, 0), (0, 0), (1, 1)))
     i = np.arange(n)
     return np.stack([padded[i, :, i + a] for a in range(3)])
 
 
 @functools.lru_cache(maxsize=16)
-def undo_axis(n: int, frequencies: tuple[int, ...] = tuple(range(BLOCK))) -> np.ndarray:
-    """The least-squares inverse of one axis from some of its frequencies, float64.
+def undo_axis(n: int, frequencies: tuple[int, ...]) -> np.ndarray:
+    """The least-squares inverse of one axis from some of its frequencies.
 
-    (n pixels, n blocks, frequencies). Without frequency 0 a constant is lost, and nothing else: the
-    pixels come out with mean 0.
+    Returns:
+      (n pixels, n blocks, frequencies), float64. Without frequency 0 only a constant is lost: the
+      pixels have mean 0.
     """
     some = _axis(n)[:, list(frequencies)].reshape(-1, n)
     # Far above rounding, far below the smallest true singular value (1e-3 of the largest).

@@ -1,10 +1,9 @@
-"""Baselines on the feature: nothing, random steps (`ball`, `walk`), Laplace noise.
+"""Baselines on the feature: nothing, random steps (``ball``, ``walk``), Laplace noise.
 
 None of them is aimed at a decoder, and none hides a face: white noise averages out in S and R.
 """
 
 import functools
-import math
 from typing import Literal
 
 import jax
@@ -18,55 +17,55 @@ STEPS = 40  # the paper's, section 5.1.3
 
 
 def none() -> Defense:
-    """No defence: the server stores the client's z (77,77,64), the row "Unprotected" of Table 1."""
+    """No defence: the server stores z itself, the row "Unprotected" of Table 1."""
     return Defense("Unprotected", _unchanged)
 
 
 def ball(steps: int = STEPS) -> Defense:
-    """Random perturbation within ε of z in total: |stored - z| ≤ ε, exactly.
+    """Random perturbation that stays within ε of z: |stored - z| ≤ ε, exactly.
 
     z_0 = z, z_{t+1} = Π(z_t + u_t), u_t uniform in [-ε, ε), Π the projection on the L∞ ball around
-    z. ``steps=1`` is uniform in the ball, of deviation 0.58 ε; after 40 a sixth of the elements
-    lies on either face of it, and the deviation is 0.72 ε.
+    z. One step is uniform in the ball, with deviation 0.58 ε; after 40 a third of the elements lies
+    on its surface, and the deviation is 0.72 ε.
 
-    The reading of "Random Perturbation" (section 5.1.3: 40 iterations, bound 0.2) that keeps the
-    paper's accuracy; ``walk`` is the other. The paper's own row cannot come from white noise.
+    Of the two readings of "Random Perturbation" (section 5.1.3: 40 iterations, bound 0.2) this one
+    keeps the paper's accuracy; ``walk`` is the other. White noise does not give the paper's row.
 
     Raises:
       ValueError: ``steps`` is no whole number of 1 or more.
     """
-    checks.positive(steps=steps)
-    settings = ("total", int(steps))
-    return Defense("Random (ball)", _random_steps, settings, takes_key=True, takes_epsilon=True)
+    return _random("Random (ball)", "total", steps)
 
 
 def walk(steps: int = STEPS) -> Defense:
-    """Random perturbation by steps that are bounded by ε each and not in total.
+    """Random perturbation whose single steps are bounded by ε, and their sum is not.
 
-    z_{t+1} = z_t + u_t, u_t uniform in [-ε, ε): after 40 steps a nearly normal noise of deviation
+    z_{t+1} = z_t + u_t, u_t uniform in [-ε, ε): after 40 steps nearly normal noise of deviation
     ε sqrt(40/3) = 3.65 ε, which harms recognition. Section 5.1.3, read literally.
 
     Raises:
       ValueError: ``steps`` is no whole number of 1 or more.
     """
+    return _random("Random (walk)", "step", steps)
+
+
+def _random(name: str, bound: Literal["total", "step"], steps: int) -> Defense:
     checks.positive(steps=steps)
-    settings = ("step", int(steps))
-    return Defense("Random (walk)", _random_steps, settings, takes_key=True, takes_epsilon=True)
+    return Defense(name, _random_steps, (bound, int(steps)), takes_key=True, takes_epsilon=True)
 
 
 def laplace(budget: float = 1.0) -> Defense:
-    """Laplace noise of scale ε / budget on every element of z: a noise baseline, **no differential
-    privacy guarantee**.
+    """Laplace noise of scale ε / budget on every element of z: **no differential privacy**.
 
-    The paper's "DP" (section 5.1.3: budget 1.0, "the same noise bound") gives no sensitivity;
-    taking ε = 0.2 for it gives scale 0.2, deviation 0.28. No sensitivity of E is bounded by ε, so
-    nothing is guaranteed. The noise has no bound: ε is its mean magnitude (times 1 / budget).
+    The paper's "DP" (section 5.1.3: budget 1.0, "the same noise bound") states no sensitivity. With
+    ε = 0.2 as the sensitivity the scale is 0.2 and the deviation 0.28. But E has no sensitivity
+    bounded by ε, so nothing is guaranteed; and the noise has no bound: its mean magnitude is
+    ε / budget.
 
     Raises:
       ValueError: ``budget`` is not positive and finite.
     """
-    if not 0 < budget < math.inf:
-        raise ValueError(f"got budget={budget}; wanted a positive, finite number")
+    checks.above_zero(budget=budget)
     return Defense("Laplace", _laplace, float(budget), takes_key=True, takes_epsilon=True)
 
 

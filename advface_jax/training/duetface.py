@@ -8,23 +8,18 @@ measured with it is what DuetFace's channels allow a recogniser, not what DuetFa
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-import safetensors
-import safetensors.numpy
 from flax import nnx
 
 from advface_jax import checks
 from advface_jax.defenses import duetface_split
-from advface_jax.models import state
+from advface_jax.models import files, state
 from advface_jax.models.duetface import DuetFace, DuetFaceConfig, Recogniser
 from advface_jax.models.facenet import InceptionResNetV1
 from advface_jax.system import System
@@ -131,12 +126,7 @@ def write_duetface(path: str | os.PathLike[str], model: DuetFace, card: Mapping[
 
     FaceNet is not in it; the card names it by ``weights`` and ``weights_sha256``.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {k: np.asarray(v).astype("float16") for k, v in state.flatten(model).items()}
-    safetensors.numpy.save_file(arrays, path)
-    full = {**card, "duetface": dataclasses.asdict(model.config), "dtype": "float16"}
-    path.with_suffix(".json").write_text(json.dumps(full, indent=2) + "\n")
+    files.write(path, model, {**card, "duetface": dataclasses.asdict(model.config)}, "float16")
 
 
 def read_duetface(
@@ -147,21 +137,13 @@ def read_duetface(
     Raises:
       ValueError: no such file, a damaged one, or one trained in front of other weights.
     """
-    path = Path(path)
-    for file in (path, path.with_suffix(".json")):
-        if not file.is_file():
-            raise ValueError(
-                f"no recogniser of DuetFace at {file}: wanted NAME.safetensors beside NAME.json, "
-                "as `python -m experiments.train_duetface` writes them"
-            )
-    try:
-        card = json.loads(path.with_suffix(".json").read_text())
-        arrays = safetensors.numpy.load_file(path)
-        size = DuetFaceConfig(**card["duetface"])
-        made_for = card["weights_sha256"]
-    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path} is damaged ({error}): copy or train it again") from error
-    if made_for != system.card["sha256"]:
+    arrays, card, size = files.read(
+        path,
+        "recogniser of DuetFace",
+        lambda card: DuetFaceConfig(**card["duetface"]),
+        ", as `python -m experiments.train_duetface` writes them",
+    )
+    if card["weights_sha256"] != system.card["sha256"]:
         raise ValueError(
             f"{path} stands in front of {card['weights']}; these weights are "
             f"{system.card['source']}: train one with `python -m experiments.train_duetface "

@@ -1,19 +1,16 @@
 """Read the frozen variables of a TensorFlow GraphDef (``.pb``), without TensorFlow."""
 
-from __future__ import annotations
-
 import math
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from weights_convert.sources import wire
+from weights_convert.sources import explained, wire
 
-# where a TensorProto keeps values that are not in tensor_content
+# The fields of a TensorProto for values outside tensor_content.
 _VALUE_FIELDS = {1: 5, 2: 6, 3: 7, 9: 10}
-_LARGEST = 1 << 26  # elements; a damaged shape must not ask for all the memory
+_LARGEST = 1 << 26  # elements: a damaged shape must not take all the memory
 
 
 def _tensor(data: memoryview) -> np.ndarray | None:
@@ -39,14 +36,14 @@ def _tensor(data: memoryview) -> np.ndarray | None:
     size = math.prod(dimensions)
     if len(values) > size or size > _LARGEST:
         raise ValueError(f"{len(values)} values for shape {dimensions}")
-    # the last value stands for all that follow; none at all means zeros
+    # The last value stands for all that follow; none at all means zeros.
     array = np.full(size, values[-1] if values else 0, dtype)
     array[: len(values)] = values
     return array.reshape(dimensions)
 
 
 def _nodes(data: memoryview) -> tuple[dict[str, memoryview], set[str]]:
-    """The constants (their TensorProto), and the names that an Identity node reads."""
+    """The constants (TensorProto), and the names that an Identity node reads."""
     constants: dict[str, memoryview] = {}
     read_by_identity: set[str] = set()
     for number, node in wire.fields(data):
@@ -71,24 +68,20 @@ def _nodes(data: memoryview) -> tuple[dict[str, memoryview], set[str]]:
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Return the variables of a frozen graph by their own names.
+    """The variables of a frozen graph by their own names.
 
     Freezing turns each variable into a constant read by an Identity node; other constants (shapes,
-    epsilons) have no such reader and are no weights.  In a graph without any, all constants come
-    back.  Convolution kernels are (height, width, in, out).
+    epsilons) have no such reader and are no weights. A graph without such readers gives all its
+    constants. Convolution kernels are (height, width, in, out).
 
     Raises:
       ValueError: not a GraphDef, one without constants, or a damaged file.
     """
-    path = Path(path)
-    try:
-        constants, frozen = _nodes(memoryview(path.read_bytes()))
+    data = memoryview(Path(path).read_bytes())
+    with explained(path, "a TensorFlow GraphDef", "give a frozen .pb"):
+        constants, frozen = _nodes(data)
         wanted = [name for name in constants if name in frozen] or list(constants)
         arrays = {name: _tensor(constants[name]) for name in wanted}
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise ValueError(
-            f"{path}: not a TensorFlow GraphDef, or a damaged one ({error}); give a frozen .pb"
-        ) from error
     found = {name: array for name, array in arrays.items() if array is not None}
     if not found:
         raise ValueError(f"{path}: no constants in this graph; give a frozen .pb, with its weights")

@@ -1,17 +1,17 @@
 """Read the weights of a Keras ``.h5`` file: a whole model, or weights alone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from weights_convert.sources import explained
+
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Return every weight as ``layer/variable:0``, its last two names in the file.
+    """Every weight as ``layer/variable:0``, its last two names in the file.
 
-    The state of an optimizer, which a whole model may carry, is not read.  Convolution kernels are
+    The state of an optimiser, which a whole model may contain, is left out. Convolution kernels are
     (height, width, in, out).
 
     Raises:
@@ -19,7 +19,6 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     """
     import h5py
 
-    path = Path(path)
     arrays: dict[str, np.ndarray] = {}
 
     def collect(name: str, item: Any) -> None:
@@ -32,17 +31,11 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
             raise ValueError(f"two weights are called {key!r}")
         arrays[key] = np.asarray(item[()])
 
-    try:
-        with h5py.File(path, "r") as file:
-            # visititems follows no links, so no other file is opened
-            group = file.get("model_weights", file)
-            if not isinstance(group, h5py.Group):
-                raise ValueError("model_weights is not a group")
-            group.visititems(collect)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path}: not a Keras .h5 file, or a damaged one ({error}); fetch it again"
-        ) from error
+    with explained(path, "a Keras .h5 file", "fetch it again"), h5py.File(path, "r") as file:
+        group = file.get("model_weights", file)
+        if not isinstance(group, h5py.Group):
+            raise ValueError("model_weights is not a group")
+        group.visititems(collect)  # it follows no links, so no other file is opened
     if not arrays:
         raise ValueError(f"{path}: no weights in this file; give one saved with its weights")
     return arrays

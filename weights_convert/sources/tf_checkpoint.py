@@ -1,10 +1,8 @@
 """Read a TensorFlow checkpoint (``.index`` with its ``.data-…`` files), without TensorFlow.
 
-The index is a LevelDB table: sorted keys in blocks, each value a BundleEntryProto that says where
-in the data files a variable lies.
+The index is a LevelDB table: sorted keys in blocks, each value a BundleEntryProto with a variable's
+place in the data files.
 """
-
-from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from weights_convert.sources import wire
+from weights_convert.sources import explained, wire
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48
@@ -27,7 +25,7 @@ def _unsnappy(data: memoryview) -> memoryview:
         position += 1
         form, length = tag & 3, tag >> 2
         if form == 0:
-            if length >= 60:  # the length stands in the next one to four bytes
+            if length >= 60:  # the length is in the next one to four bytes
                 count = length - 59
                 length = int.from_bytes(data[position : position + count], "little")
                 position += count
@@ -57,7 +55,7 @@ def _handle(data: memoryview, position: int) -> tuple[int, int, int]:
 
 
 def _block(data: memoryview, offset: int, size: int) -> Iterator[tuple[bytes, memoryview]]:
-    """Keys and values of the block at ``offset``; its type byte stands behind it."""
+    """Keys and values of the block at ``offset``; its type byte follows it."""
     kind = data[offset + size]
     if kind > 1:
         raise ValueError(f"block compression {kind}")
@@ -92,10 +90,6 @@ def _entries(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         yield from _block(data, start, length)
 
 
-def _shards(index: Path, count: int) -> list[Path]:
-    return [index.with_suffix(f".data-{i:05d}-of-{count:05d}") for i in range(count)]
-
-
 def files(path: str | Path) -> list[Path]:
     """The index and the data files beside it."""
     path = Path(path)
@@ -103,7 +97,7 @@ def files(path: str | Path) -> list[Path]:
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Return every numeric variable of a checkpoint by its own name.
+    """Every numeric variable of a checkpoint by its own name.
 
     Args:
       path: the ``.index`` file; its data files lie beside it.
@@ -112,12 +106,15 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
       ValueError: not an index, a missing or short data file, a partitioned variable.
     """
     path = Path(path)
-    try:
-        entries = dict(_entries(memoryview(path.read_bytes())))
+    data = memoryview(path.read_bytes())
+    remedy = "give the .index file, with its .data file beside it"
+    with explained(path, "the index of a TensorFlow checkpoint", remedy):
+        entries = dict(_entries(data))
         header = wire.message(entries.pop(b""))
         if header.get(2, 0) != 0:
             raise ValueError("its numbers are not little-endian")
-        shards = _shards(path, header.get(1, 0))
+        count = header.get(1, 0)
+        shards = [path.with_suffix(f".data-{i:05d}-of-{count:05d}") for i in range(count)]
         missing = [shard.name for shard in shards if not shard.is_file()]
         if missing:
             raise ValueError(f"beside it {', '.join(missing)} is missing")
@@ -127,11 +124,6 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
             for key, value in entries.items()
             if (array := _variable(wire.message(value), contents)) is not None
         }
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise ValueError(
-            f"{path}: not the index of a TensorFlow checkpoint, or a damaged one ({error}); "
-            "give the .index file, with its .data file beside it"
-        ) from error
 
 
 def _variable(entry: dict[int, int | memoryview], contents: list[np.memmap]) -> np.ndarray | None:

@@ -1,18 +1,19 @@
 """Read the constant tensors of a TFLite file, without TensorFlow.
 
-A ``.tflite`` file is a flatbuffer: tables whose fields are found through a table of offsets.  Four
-tables are walked (Model, SubGraph, Tensor, Buffer) and quantised tensors are turned back into
-float32.  Field numbers are those of TensorFlow Lite's ``schema.fbs``.
+A ``.tflite`` file is a flatbuffer: tables whose fields are found through a table of offsets. Four
+of them are read (Model, SubGraph, Tensor, Buffer); quantised tensors become float32 again. Field
+numbers are those of TensorFlow Lite's ``schema.fbs``.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from weights_convert.sources import explained
 
 _DTYPES = {
     0: np.dtype("<f4"),
@@ -34,7 +35,7 @@ class _Table:
         self.vtable_size = self._unpack("<H", self.vtable)
 
     def _unpack(self, form: str, position: int) -> Any:
-        # struct reads from the end for negative offsets; a damaged file must not get that far.
+        # For negative offsets struct would read from the end.
         if position < 0:
             raise IndexError(position)
         return struct.unpack_from(form, self.data, position)[0]
@@ -101,7 +102,7 @@ def _constants(data: bytes) -> dict[str, np.ndarray]:
             name = bytes(tensor.vector(3, np.dtype("u1"))).decode("utf-8")
             contents = buffers[tensor.scalar(2, "<I")].vector(0, np.dtype("u1"))
             if contents.size == 0:
-                continue  # an activation: computed at run time, no constant
+                continue  # an activation, computed at run time
             kind = tensor.scalar(1, "<b")
             if kind not in _DTYPES:
                 raise ValueError(f"tensor {name!r} has TFLite type {kind}, which is not a number")
@@ -115,29 +116,17 @@ def _constants(data: bytes) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _guarded(read: Callable[[bytes], dict[str, np.ndarray]], data: bytes, path: Path) -> dict:
-    try:
-        return read(data)
-    except (struct.error, IndexError, UnicodeDecodeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: a damaged or unsupported TFLite file ({error}); fetch it again"
-        ) from error
-
-
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Return every constant of a TFLite file by its own name.
+    """Every constant of a TFLite file by its own name.
 
     8-bit and 16-bit tensors with one scale come back as float32 ``(q - zero_point) * scale``, all
-    others as they are stored.  Convolution kernels are (out, height, width, in).
+    others as they are stored. Convolution kernels are (out, height, width, in).
 
     Raises:
       ValueError: no TFLite file, or a damaged one.
     """
-    path = Path(path)
-    data = path.read_bytes()
-    if len(data) < 8 or data[4:8] != b"TFL3":
-        raise ValueError(
-            f"{path}: not a TFLite file (bytes 4 to 8 are {data[4:8]!r}, wanted b'TFL3'); "
-            "give a .tflite file"
-        )
-    return _guarded(_constants, data, path)
+    data = Path(path).read_bytes()
+    with explained(path, "a TFLite file", "give a .tflite file, or fetch it again"):
+        if data[4:8] != b"TFL3":
+            raise ValueError(f"bytes 4 to 8 are {data[4:8]!r}, wanted b'TFL3'")
+        return _constants(data)

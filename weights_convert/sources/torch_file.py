@@ -1,24 +1,23 @@
 """Read a PyTorch state dict (``.pt``) without PyTorch and without running its pickle.
 
 Such a file is a pickle that describes tensors, and their raw bytes: in a zip (PyTorch 1.6 on), or
-one after the other (before).  A pickle is a program for a small machine; here its instructions are
-read as data, and the few that a state dict needs are acted on.  Names in it are compared, never
+one after the other (before). A pickle is a program for a small machine; here its instructions are
+read as data, and only the few that a state dict needs are followed. Names in it are compared, never
 imported, and nothing in it is called.
 """
-
-from __future__ import annotations
 
 import io
 import pickletools
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from weights_convert.sources import explained
 
 _DTYPES = {
     "torch FloatStorage": np.dtype("<f4"),
@@ -32,10 +31,6 @@ _DTYPES = {
     "torch BoolStorage": np.dtype("?"),
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_DAMAGED = (
-    *(ValueError, TypeError, IndexError, KeyError, AttributeError, EOFError, OverflowError),
-    *(RuntimeError, struct.error, zipfile.BadZipFile, zlib.error),
-)
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ class _Tensor:
 
 
 def _storage(reference: tuple) -> _Storage:
-    """What a persistent id of the pickle stands for."""
+    """The storage that a persistent id of the pickle means."""
     if reference[0] != "storage":
         raise ValueError(f"it refers to a {reference[0]!r}; save the state dict, not the module")
     _, kind, key, _, count, *_ = reference
@@ -97,12 +92,12 @@ def _build(function: Any, arguments: tuple) -> Any:
     if name == "torch._utils _rebuild_parameter":
         return arguments[0]
     raise ValueError(
-        f"its pickle wants to call {name!r}, which a state dict does not need; nothing was run"
+        f"its pickle calls {name!r}, which a state dict does not need; nothing was run"
     )
 
 
 def _understand(file: BinaryIO) -> Any:
-    """The value that one pickle describes, leaving ``file`` behind its end."""
+    """The value that one pickle describes; ``file`` then stands behind its end."""
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
@@ -122,8 +117,9 @@ def _understand(file: BinaryIO) -> Any:
                 return stack.pop()
             case "MARK":
                 marks.append(len(stack))
-            case "NONE" | "NEWTRUE" | "NEWFALSE":
-                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode.name])
+            case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE" as name:
+                constants = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+                stack.append(constants[name])
             case (
                 "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT"
                 | "BINUNICODE" | "SHORT_BINUNICODE" | "SHORT_BINSTRING" | "BINSTRING"
@@ -134,28 +130,18 @@ def _understand(file: BinaryIO) -> Any:
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
                 stack.append(_Global(f"{module} {name}"))
-            case "EMPTY_TUPLE":
-                stack.append(())
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 count = int(opcode.name[-1])
                 stack[-count:] = [tuple(stack[-count:])]
             case "TUPLE":
                 stack.append(tuple(since_mark()))
-            case "EMPTY_LIST":
-                stack.append([])
-            case "APPEND":
-                value = stack.pop()
-                stack[-1].append(value)
-            case "APPENDS":
-                items = since_mark()
+            case "EMPTY_LIST" | "EMPTY_DICT":
+                stack.append([] if opcode.name == "EMPTY_LIST" else {})
+            case "APPEND" | "APPENDS":
+                items = [stack.pop()] if opcode.name == "APPEND" else since_mark()
                 stack[-1].extend(items)
-            case "EMPTY_DICT":
-                stack.append({})
-            case "SETITEM":
-                value, key = stack.pop(), stack.pop()
-                stack[-1][key] = value
-            case "SETITEMS":
-                items = since_mark()
+            case "SETITEM" | "SETITEMS":
+                items = since_mark() if opcode.name == "SETITEMS" else [stack.pop(-2), stack.pop()]
                 stack[-1].update(zip(items[::2], items[1::2], strict=True))
             case "BINPUT" | "LONG_BINPUT":
                 memo[int(argument)] = stack[-1]
@@ -222,22 +208,17 @@ def _resolve(described: Any, contents: Callable[[_Storage], bytes]) -> dict[str,
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Return every tensor of a state dict by its own name.
+    """Every tensor of a state dict by its own name.
 
-    Both forms of ``torch.save`` are read.  Convolution kernels are (out, in, height, width).
+    Both forms of ``torch.save`` are read. Convolution kernels are (out, in, height, width).
 
     Raises:
-      ValueError: not a state dict, a pickle that asks for anything else, or a damaged file.
+      ValueError: not a state dict, a pickle with anything else in it, or a damaged file.
     """
     return parse(Path(path).read_bytes(), str(path))
 
 
 def parse(data: bytes, label: str) -> dict[str, np.ndarray]:
-    """As ``read``, of bytes that errors call ``label``."""
-    try:
+    """``read`` for bytes that errors call ``label``."""
+    with explained(label, "a PyTorch state dict", "give a .pt of torch.save(state_dict)"):
         return _from_zip(data) if data[:2] == b"PK" else _from_legacy(data)
-    except _DAMAGED as error:
-        raise ValueError(
-            f"{label}: not a PyTorch state dict, or a damaged one "
-            f"({type(error).__name__}: {error}); give a .pt written by torch.save(state_dict)"
-        ) from error

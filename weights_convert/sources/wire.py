@@ -1,6 +1,4 @@
-"""Protocol buffers without schemas: the fields of a message, and TensorFlow's shapes and types."""
-
-from __future__ import annotations
+"""Protocol buffers without schemas: a message's fields, TensorFlow's shapes and types."""
 
 from collections.abc import Iterator
 from typing import Any

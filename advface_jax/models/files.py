@@ -1,0 +1,55 @@
+"""A trained network as two files: its arrays (``.safetensors``) and its card (``.json``)."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx
+
+from advface_jax.models import state
+
+T = TypeVar("T")
+
+
+def write(
+    path: str | os.PathLike[str], module: nnx.Module, card: Mapping[str, Any], dtype: str
+) -> None:
+    """Write every array of ``module`` as ``dtype`` to ``path``, and ``card`` beside it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {k: np.asarray(v).astype(dtype) for k, v in state.flatten(module).items()}
+    safetensors.numpy.save_file(arrays, path)
+    text = json.dumps({**card, "dtype": dtype}, indent=2) + "\n"
+    path.with_suffix(".json").write_text(text)
+
+
+def read(
+    path: str | os.PathLike[str],
+    what: str,
+    understand: Callable[[dict[str, Any]], T],
+    written_by: str = "",
+) -> tuple[dict[str, np.ndarray], dict[str, Any], T]:
+    """The arrays and the card that ``write`` wrote, and what ``understand`` makes of the card.
+
+    Raises:
+      ValueError: there is no such ``what``, or it is damaged.
+    """
+    path = Path(path)
+    for file in (path, path.with_suffix(".json")):
+        if not file.is_file():
+            raise ValueError(
+                f"no {what} at {file}: wanted NAME.safetensors beside NAME.json{written_by}"
+            )
+    try:
+        card = json.loads(path.with_suffix(".json").read_text())
+        arrays = safetensors.numpy.load_file(path)
+        understood = understand(card)
+        card["weights_sha256"]  # every card names its recogniser
+    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path} is damaged ({error}): copy or train it again") from error
+    return arrays, card, understood
