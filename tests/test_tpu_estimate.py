@@ -1,4 +1,4 @@
-"""The reading of a TPU's compiled program, and, where libtpu is installed, such a program."""
+"""Reading a TPU's compiled program; where libtpu is installed, a real one."""
 
 import importlib.util
 import os
@@ -98,11 +98,13 @@ def test_other_topologies_are_refused(topology, monkeypatch):
         tpu_estimate.devices(topology)
 
 
-# In a process of its own, for libtpu says things on its own standard error.
+# In a process of its own, because libtpu prints to its standard error.
 ESTIMATE = """
 import sys
 from experiments.benchmark import tpu_estimate
-for row in tpu_estimate.rows(["v5e:1x1"], ["transrec"], steps=2):
+from advface_jax.models.decoders import DecoderConfig
+for how in ("plain", "packed"):
+    row = tpu_estimate.row("v5e:1x1", DecoderConfig.of("transrec"), 8, steps=2, formulation=how)
     print(row["formulation"], row["cycles_per_iteration"], sum(row["collectives"].values()))
 """
 

@@ -1,10 +1,9 @@
-"""The work of ``advface_jax.protect``, and of a decoder's training, in PyTorch, timed run by run at
-another program's word.
+"""The work of ``advface_jax.protect``, and of training a decoder, in PyTorch.
 
-Stands alone: a Python with torch and numpy runs this file, knowing nothing of JAX or of this
-project. ``experiments.benchmark.peer`` starts it, hands it arrays in .npz files (nothing is unpickled), and
-talks to it in lines of JSON, so that the runs of both can take turns. Parameters are ours: kernels
-(h,w,in,out), batch norm on the batch's statistics with eps 1e-3.
+Stands alone: a Python with torch and numpy runs this file, without JAX or this project.
+``experiments.benchmark.peer`` starts it, passes arrays in .npz files (nothing is unpickled) and
+exchanges lines of JSON with it, so that the runs of both can take turns. Parameters are ours:
+kernels (h,w,in,out), batch norm on the batch's statistics with eps 1e-3.
 """
 
 import functools
@@ -104,13 +103,24 @@ def taped_gradient(decode, x_tilde, q):
 
 
 class Given:
-    """What was handed over in a file, in a layout and dtype of this side."""
+    """A file's arrays, and how to compute with them: dtype, memory layout, compiled or not."""
 
-    def __init__(self, file, dtype, layout):
+    def __init__(self, file, dtype, precision, variant):
+        how, _, layout = variant.partition("+")
+        self.eager, self.whole = how == "eager", how == "step"
         self.format = torch.channels_last if layout else torch.contiguous_format
-        self.dtype = getattr(torch, dtype)
+        self.dtype, self.exact = getattr(torch, dtype), precision == "highest"
+        self.multiply()  # what compiles looks at it
         with np.load(file, allow_pickle=False) as arrays:
             self.arrays = {name: arrays[name] for name in arrays.files}
+
+    def multiply(self):
+        """These switches are the whole process's; JAX, too, rounds float32 by default."""
+        torch.set_float32_matmul_precision("highest" if self.exact else "high")
+        torch.backends.cudnn.allow_tf32 = not self.exact
+
+    def compiled(self, f):
+        return f if self.eager else torch.compile(f, dynamic=False)
 
     def image(self, name):
         """(b,h,w,c) to the device, (b,c,h,w)."""
@@ -125,40 +135,27 @@ class Given:
                 continue
             tensor = torch.from_numpy(array)
             if array.ndim == 4:
-                # (h,w,in,out): a convolution wants (out,in,h,w), a transposed one (in,out,h,w).
+                # (h,w,in,out) to (out,in,h,w), of a transposed convolution to (in,out,h,w).
                 mirrored = any(part in name for part in ("conv_2a", "conv_1a", "up."))
                 order = (2, 3, 0, 1) if mirrored and prefix != "extractor." else (3, 2, 0, 1)
                 tensor = tensor.permute(order).contiguous(memory_format=self.format)
-            of_norm = ".bn." in name  # its parameters stay in float32, as ours do
-            dtype = torch.float32 if of_norm else self.dtype
+            # Batch norm's parameters stay in float32, as ours do.
+            dtype = torch.float32 if ".bn." in name else self.dtype
             found[name.removeprefix(prefix)] = tensor.to(DEVICE, dtype)
         return found
 
 
-def multiply(exact):
-    """These switches are the whole process's; JAX, too, rounds float32 unless told not to."""
-    torch.set_float32_matmul_precision("highest" if exact else "high")
-    torch.backends.cudnn.allow_tf32 = not exact
-
-
-class Case:
-    """One decoder at one batch and dtype: "eager", "compile" (the network), "step" (the whole
-    iteration compiled) or a mode of torch.compile for that, with or without "+channels_last"."""
+class Protect(Given):
+    """One decoder at one batch and dtype: "eager", "compile" (the network), or "step" (the whole
+    iteration compiled), with or without "+channels_last"."""
 
     def __init__(self, file, kind, dtype, precision, alpha, epsilon, variant):
-        self.exact = precision == "highest"
-        multiply(self.exact)  # what compiles looks at it
-        how, _, layout = variant.partition("+")
-        given = Given(file, dtype, layout)
+        super().__init__(file, dtype, precision, variant)
         self.z, self.x_tilde, self.z_tilde, self.theirs = map(
-            given.image, ("z", "x_tilde", "z_tilde", "gradient")
+            self.image, ("z", "x_tilde", "z_tilde", "gradient")
         )
-        decode = functools.partial(shadow, BODIES[kind], given.weights("shadow."))
-        extract = functools.partial(extractor, given.weights("extractor."))
-        taped = how in ("eager", "compile")
-
-        def compiled(f, mode=None):
-            return f if how == "eager" else torch.compile(f, mode=mode, dynamic=False)
+        decode = functools.partial(shadow, BODIES[kind], self.weights("shadow."))
+        extract = functools.partial(extractor, self.weights("extractor."))
 
         def advance(q, slope, low, high):
             return torch.clamp(q + alpha * torch.sign(slope), low, high)
@@ -168,27 +165,22 @@ class Case:
             z_tilde = extract(x_tilde)
             return x_tilde, z_tilde, z_tilde - epsilon, z_tilde + epsilon
 
-        if taped:  # the network is compiled, and its gradient with it
-            network, move = compiled(decode), compiled(advance)
-            self.slope = functools.partial(taped_gradient, network)
+        if self.whole:  # the gradient is compiled alone, too, so that it can be checked
+            slope, move = functools.partial(gradient, decode), advance
+            self.slope = self.compiled(slope)
+        else:  # the network is compiled, and its gradient with it
+            slope = functools.partial(taped_gradient, self.compiled(decode))
+            self.slope, move = slope, self.compiled(advance)
 
-            def step(q, x_tilde, low, high):
-                return move(q, self.slope(x_tilde, q), low, high)
+        def step(q, x_tilde, low, high):
+            return move(q, slope(x_tilde, q), low, high)
 
-            self.step = step
-        else:  # the whole iteration is; its gradient alone, too, so that it can be checked
-
-            def step(q, x_tilde, low, high):
-                return advance(q, gradient(decode, x_tilde, q), low, high)
-
-            mode = None if how == "step" else how
-            self.step = compiled(step, mode)
-            self.slope = compiled(functools.partial(gradient, decode), mode)
-        self.begin = compiled(begin)
+        self.step = self.compiled(step) if self.whole else step
+        self.begin = self.compiled(begin)
 
     def check(self):
         """How far the round trip and the first gradient are from the caller's."""
-        multiply(self.exact)
+        self.multiply()
         x_tilde, z_tilde, _, _ = self.begin(self.z)
         ours = self.slope(self.x_tilde, self.z_tilde).float()
         theirs = self.theirs.float()
@@ -201,27 +193,23 @@ class Case:
         }
 
     def run(self, steps):
-        multiply(self.exact)
+        self.multiply()
         x_tilde, q, low, high = self.begin(self.z)
         for _ in range(steps):
             q = self.step(q, x_tilde, low, high)
         return q
 
 
-class Training:
-    """Steps of training a decoder at one batch: E's features, the L1 loss, Adam; float32. With
-    "compile" the loss is compiled, and its gradient with it."""
+class Training(Given):
+    """Steps of training a decoder at one batch: E's features, the L1 loss, Adam; float32. Unless
+    "eager", the loss is compiled, and its gradient with it."""
 
     def __init__(self, file, kind, precision, learning_rate, variant):
-        self.exact = precision == "highest"
-        multiply(self.exact)
-        how, _, layout = variant.partition("+")
-        given = Given(file, "float32", layout)
-        self.x = given.image("images")
-        self.theirs = given.weights("gradient.")
-        weights = given.weights("shadow.")
+        super().__init__(file, "float32", precision, variant)
+        self.x, self.theirs = self.image("images"), self.weights("gradient.")
+        weights = self.weights("shadow.")
         self.w = {name: weights[name].requires_grad_() for name in self.theirs}
-        extract = functools.partial(extractor, given.weights("extractor."))
+        extract = functools.partial(extractor, self.weights("extractor."))
         self.optimizer = torch.optim.Adam(self.w.values(), lr=learning_rate)
 
         def loss(w, x):
@@ -229,7 +217,7 @@ class Training:
                 z = extract(x)
             return (shadow(BODIES[kind], w, z) - x).abs().mean()
 
-        self.loss = loss if how == "eager" else torch.compile(loss, dynamic=False)
+        self.loss = self.compiled(loss)
 
     def _backward(self):
         with torch.enable_grad():
@@ -238,7 +226,7 @@ class Training:
 
     def check(self):
         """How far the first gradient, of all weights, is from the caller's."""
-        multiply(self.exact)
+        self.multiply()
         self._backward()
         ours = torch.cat([w.grad.flatten() for w in self.w.values()])
         theirs = torch.cat([self.theirs[name].flatten() for name in self.w])
@@ -248,7 +236,7 @@ class Training:
         }
 
     def run(self, steps):
-        multiply(self.exact)
+        self.multiply()
         for _ in range(steps):
             self._backward()
             self.optimizer.step()
@@ -260,12 +248,13 @@ def _apart(a, b):
     return float((a - b).norm() / b.norm())
 
 
-def _timed(call):
+def _timed(call, *given):
+    """The result, seconds by the clock and of processor time."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     wall, cpu = time.perf_counter(), time.process_time()
-    result = call()
+    result = call(*given)
     if DEVICE == "cuda":
         torch.cuda.synchronize()
     return result, time.perf_counter() - wall, time.process_time() - cpu
@@ -279,18 +268,14 @@ def _peak_bytes():
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _threads():
-    known = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-
-
 def main():
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not fall between the answers
-    torch.set_num_threads(_threads())
+    known = hasattr(os, "sched_getaffinity")
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1)
     torch.backends.cudnn.benchmark = True
     torch._dynamo.config.recompile_limit = 1000  # one program for each case
-    cases = {}
+    cases, kinds = {}, {"protect": Protect, "train": Training}
 
     def answer(**fields):
         print(json.dumps(fields), file=answers, flush=True)
@@ -302,14 +287,13 @@ def main():
         do, case = asked.pop("do"), asked.pop("case")
         try:
             with torch.no_grad():
-                if do in ("load", "train"):
-                    cases[case] = Case(**asked) if do == "load" else Training(**asked)
+                if do in kinds:
+                    cases[case] = kinds[do](**asked)
                     found, wall, _ = _timed(cases[case].check)
-                    # A second call of a compiled program may compile again.
-                    _, more, _ = _timed(functools.partial(cases[case].run, 2))
+                    _, more, _ = _timed(cases[case].run, 2)  # which may compile again
                     answer(compile_s=wall + more, **found)
                 else:
-                    _, wall, cpu = _timed(functools.partial(cases[case].run, asked["steps"]))
+                    _, wall, cpu = _timed(cases[case].run, asked["steps"])
                     answer(wall=wall, cpu=cpu, peak_bytes=_peak_bytes())
         except Exception as error:  # the other side says what it means for the user
             answer(error=f"{type(error).__name__}: {error}".splitlines()[0])

@@ -4,78 +4,47 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.benchmark.timing import OURS
 from experiments.measure import results_file
 from experiments.measure.plots import _pyplot
+from experiments.measure.results_file import Row, markdown
 
-HEADER = (
-    "decoder, impl",
-    "batch",
-    "faces/s",
-    "quartiles",
-    "core-ms / iteration / face",
-    "quartiles",
-    "clock, ms",
-    "GFLOP/s",
-    "share of roofline %",
-    "compile s",
-    "temporary MB / face",
-)
-TRAINING = (
-    "a training step: decoder, impl",
-    "batch",
-    "faces/s",
-    "quartiles",
-    "core-ms / face",
-    "quartiles",
-    "compile s",
-)
+HEADER = "decoder, impl|batch|faces/s|quartiles|core-ms / iteration / face|quartiles|clock, ms"
+HEADER += "|GFLOP/s|share of roofline %|compile s|temporary MB / face"
+LATENCY = "one face online (its own statistics)|p50, ms|p95, ms|runs"
+TRAINING = "a training step: decoder, impl|batch|faces/s|quartiles|core-ms / face|quartiles"
+TRAINING += "|compile s"
 
 
-def text(
-    rows: Sequence[results_file.Row], notes: Mapping[str, Any], call: str, seconds: float
-) -> str:
+def text(rows: Sequence[Row], notes: Mapping[str, Any], call: str, seconds: float) -> str:
     """The whole of throughput.md."""
-    timed = [r for r in rows if "faces_per_s" in r]
-    alone = [r for r in rows if "latency_ms_p50" in r]
-    where = results_file.surroundings()
-    parts = [results_file.markdown(HEADER, [_cells(r) for r in timed])]
-    if alone:
-        header = ("one face online (its own statistics)", "p50, ms", "p95, ms", "runs")
-        cells = [
-            [
-                label(r),
-                f"{r['latency_ms_p50']:.1f}",
-                f"{r['latency_ms_p95']:.1f}",
-                str(r["n"]),
-            ]
-            for r in alone
-        ]
-        parts.append(results_file.markdown(header, cells))
-    trained = [r for r in rows if "trained_faces_per_s" in r]
-    if trained:
-        parts.append(results_file.markdown(TRAINING, [_training(r) for r in trained]))
-    ceilings = notes["ceilings"]
+    where, ceilings = results_file.surroundings(), notes["ceilings"]
+    tables = [
+        (HEADER, [_cells(r) for r in rows if "faces_per_s" in r]),
+        (LATENCY, [_latency(r) for r in rows if "latency_ms_p50" in r]),
+        (TRAINING, [_training(r) for r in rows if "trained_faces_per_s" in r]),
+    ]
     products = ", ".join(
         f"{s[0] / 1e9:,.0f} GFLOP/s ({kind})" for kind, s in ceilings["matmul_flop_per_s"].items()
     )
-    parts.append(
-        f"This machine's ceilings, in the same turns: matrix product {products}; copy "
-        f"{ceilings['copy_bytes_per_s'][0] / 1e9:,.1f} GB/s. An iteration's time is "
-        "the difference of runs of many and few steps, divided by the steps between them; its "
-        "FLOPs are those of the convolutions, its bytes a lower bound. Medians and quartiles; "
-        "core-ms are processor time of all threads."
-    )
-    parts.append(f"`{call}`")
-    jax_version = where["versions"]["jax"]
     other = f", torch {notes['peer']['torch']}" if notes["peer"] else ""
-    parts.append(
-        f"{where['hardware']}; jax {jax_version}{other}; {where['date']}; {seconds:.0f} s."
+    return "\n\n".join(
+        [
+            *(markdown(header.split("|"), cells) for header, cells in tables if cells),
+            f"This machine's ceilings, in the same turns: matrix product {products}; copy "
+            f"{ceilings['copy_bytes_per_s'][0] / 1e9:,.1f} GB/s. An iteration's time is the "
+            "difference between runs of many and few steps, divided by the steps between them; "
+            "its FLOPs are those of the convolutions, its bytes a lower bound. Medians and "
+            "quartiles; core-ms are processor time of all threads.",
+            f"`{call}`",
+            f"{where['hardware']}; jax {where['versions']['jax']}{other}; {where['date']}; "
+            f"{seconds:.0f} s.",
+        ]
     )
-    return "\n\n".join(parts)
 
 
-def label(r: results_file.Row, devices: bool = True) -> str:
-    """A row's name: what it is beside its batch, where that is not the usual."""
+def label(r: Row, devices: bool = True) -> str:
+    """A row's name: its settings except the batch, where they differ from the usual."""
     parts = [r["decoder"], r["impl"], r["dtype"]]
     parts += [] if r["precision"] == "default" else [r["precision"]]
     parts += [f"{r['devices']} devices"] if devices and r["devices"] > 1 else []
@@ -83,35 +52,22 @@ def label(r: results_file.Row, devices: bool = True) -> str:
     return ", ".join([*parts, f"{r['steps']} steps"])
 
 
-def _training(r: results_file.Row) -> list[str]:
-    devices = f", {r['devices']} devices" if r["devices"] > 1 else ""
-    return [
-        f"{r['decoder']}, {r['impl']}{devices}",
-        str(r["batch"]),
-        number(r["trained_faces_per_s"], 2),
-        interval(r["trained_faces_per_s_quartiles"], 2),
-        number(r["core_ms_per_face"], 2),
-        interval(r["core_ms_quartiles"], 2),
-        number(r["compile_s"], 1),
-    ]
-
-
 def number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def interval(values: Sequence[float], digits: int) -> str:
-    return " to ".join(number(v, digits) for v in values)
+def _interval(r: Row, key: str) -> list[str]:
+    """The median and the quartiles."""
+    quartiles = r["core_ms_quartiles" if key.startswith("core_ms") else f"{key}_quartiles"]
+    return [number(r[key], 2), " to ".join(number(v, 2) for v in quartiles)]
 
 
-def _cells(r: results_file.Row) -> list[str]:
+def _cells(r: Row) -> list[str]:
     return [
         label(r),
         str(r["batch"]),
-        number(r["faces_per_s"], 2),
-        interval(r["faces_per_s_quartiles"], 2),
-        number(r["core_ms_per_iteration_face"], 2),
-        interval(r["core_ms_quartiles"], 2),
+        *_interval(r, "faces_per_s"),
+        *_interval(r, "core_ms_per_iteration_face"),
         number(r["wall_ms_per_iteration_face"], 3),
         number(r["flop_per_s"] and r["flop_per_s"] / 1e9, 1),
         number(r["roofline_share"] and 100 * r["roofline_share"], 0),
@@ -120,14 +76,29 @@ def _cells(r: results_file.Row) -> list[str]:
     ]
 
 
-def plots(rows: Sequence[results_file.Row], notes: Mapping[str, Any], out: Path) -> None:
+def _latency(r: Row) -> list[str]:
+    return [label(r), *(f"{r[f'latency_ms_{p}']:.1f}" for p in ("p50", "p95")), str(r["n"])]
+
+
+def _training(r: Row) -> list[str]:
+    devices = f", {r['devices']} devices" if r["devices"] > 1 else ""
+    return [
+        f"{r['decoder']}, {r['impl']}{devices}",
+        str(r["batch"]),
+        *_interval(r, "trained_faces_per_s"),
+        *_interval(r, "core_ms_per_face"),
+        number(r["compile_s"], 1),
+    ]
+
+
+def plots(rows: Sequence[Row], notes: Mapping[str, Any], out: Path) -> None:
     """throughput.png, faces/s against the batch, and roofline.png, FLOP/s against FLOP/byte."""
     timed = [r for r in rows if "faces_per_s" in r]
     _faces(timed, out / "throughput.png")
     _roofline(timed, notes, out / "roofline.png")
 
 
-def _faces(rows: Sequence[results_file.Row], path: Path) -> None:
+def _faces(rows: Sequence[Row], path: Path) -> None:
     plt = _pyplot()
     kinds = list(dict.fromkeys(r["decoder"] for r in rows))
     figure, panels = plt.subplots(
@@ -157,12 +128,12 @@ def _faces(rows: Sequence[results_file.Row], path: Path) -> None:
     plt.close(figure)
 
 
-def _who(r: results_file.Row) -> str:
+def _who(r: Row) -> str:
     """A row's name without its decoder."""
     return label(r).removeprefix(f"{r['decoder']}, ")
 
 
-def _roofline(rows: Sequence[results_file.Row], notes: Mapping[str, Any], path: Path) -> None:
+def _roofline(rows: Sequence[Row], notes: Mapping[str, Any], path: Path) -> None:
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
     copy = notes["ceilings"]["copy_bytes_per_s"][0]
@@ -178,7 +149,7 @@ def _roofline(rows: Sequence[results_file.Row], notes: Mapping[str, Any], path: 
     for name in dict.fromkeys(map(_who, placed)):
         some = [r for r in placed if _who(r) == name]
         x = [r["flop_per_s"] / r["bytes_per_s"] for r in some]
-        mark = "o" if some[0]["impl"] == "advface_jax" else "x"
+        mark = "o" if some[0]["impl"] == OURS else "x"
         axes.plot(x, [r["flop_per_s"] for r in some], mark, label=name)
     for r in {(r["decoder"], r["dtype"]): r for r in placed}.values():
         x = r["flop_per_s"] / r["bytes_per_s"]
