@@ -1,4 +1,4 @@
-"""The paper's numbers against its own text, which a program cut the tables out of."""
+"""The paper's numbers against the tables extracted from its text by a program."""
 
 from pathlib import Path
 
@@ -37,17 +37,15 @@ def of_the_text():
                 metric = ("ssim", "psnr", "mse", "srra")[i % 4]
                 yield "1", method, "resrec", "resrec", paper.SETS[i // 4], metric, value(cell)
             continue
+        if table == "2":
+            names = METHODS.get(cells[0], cells[0]), "resrec", None, "acc"
+        elif table == "3":
+            names = "AdvFace", shadow(cells[0]), None, "acc"
+        else:
+            above = [new or old for new, old in zip(cells[:2], above, strict=True)]
+            names = "AdvFace", shadow(above[1]), ATTACKERS[cells[2]], above[0].lower()
         for at, cell in zip(paper.SETS, cells[-3:], strict=True):
-            if table == "2":
-                method = METHODS.get(cells[0], cells[0])
-                yield "2", method, "resrec", None, at, "acc", value(cell)
-            elif table == "3":
-                yield "3", "AdvFace", shadow(cells[0]), None, at, "acc", value(cell)
-            else:
-                above = [new or old for new, old in zip(cells[:2], above, strict=True)]
-                metric = above[0].lower()
-                attacker = ATTACKERS[cells[2]]
-                yield "4", "AdvFace", shadow(above[1]), attacker, at, metric, value(cell)
+            yield table, *names[:3], at, names[3], value(cell)
 
 
 def test_every_number_is_the_one_in_the_text():
@@ -75,7 +73,7 @@ def test_each_number_is_there_once_and_the_tables_agree_where_they_overlap():
             assert bare - acc == pytest.approx(drop, abs=1e-9)
 
 
-def test_what_stands_beside_a_row_goes_by_set():
+def test_the_numbers_beside_a_row_depend_on_its_set():
     beside = paper.beside("AdvFace", 0.2, "resrec", "resrec", set="cfp_fp")
     assert beside == {"ssim": 0.23, "psnr": 5.98, "mse": 0.261, "srra": 0.1843, "acc": 0.9059}
     assert paper.beside("AdvFace", 0.2, "urec", "transrec", set="agedb_30") == {

@@ -1,11 +1,14 @@
-"""The tables of RESULTS.md, one function each."""
+"""The paper's tables in RESULTS.md, one function each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.measure import paper
 from experiments.measure.paper import Number, Set
+from experiments.measure.results_file import markdown
 from experiments.reproduction.ledger import OURS, Ours, Run, answers, set_of
+
+Build = Callable[[Set, Sequence[Run]], str | None]
 
 METRICS = {
     "ssim": "SSIM",
@@ -23,12 +26,12 @@ NAMES = {
     "AdvFace (offline)": "AdvFace offline",
 }
 PICTURES = {
-    "3": "`reconstructions.png` of `python -m experiments.tradeoff`; of faces of nobody: "
+    "3": "`reconstructions.png` of `python -m experiments.tradeoff`; synthetic faces: "
     "[docs/demo-reconstructions.png](docs/demo-reconstructions.png)",
     "4": "`tradeoff.png` of the same; LFW: [docs/lfw-tradeoff.png](docs/lfw-tradeoff.png)",
-    "5": "`defenses.png` of `python -m experiments.defenses`; of faces of nobody: "
+    "5": "`defenses.png` of `python -m experiments.defenses`; synthetic faces: "
     "[docs/demo-defenses.jpg](docs/demo-defenses.jpg)",
-    "6": "`transfer.png` of `python -m experiments.transfer`; of faces of nobody: "
+    "6": "`transfer.png` of `python -m experiments.transfer`; synthetic faces: "
     "[docs/demo-transfer.jpg](docs/demo-transfer.jpg)",
 }
 
@@ -41,9 +44,8 @@ def shown(metric: str, value: float, ours: bool = False) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table; the first ``left`` columns are text."""
-    rule = ["---"] * left + ["---:"] * (len(header) - left)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+    """``markdown`` with the first ``left`` columns as text."""
+    return markdown(header, rows).replace("---:", "---", left - 1)
 
 
 def _both(number: Number, runs: Sequence[Run], method: str | None = None) -> list[str]:
@@ -63,10 +65,14 @@ def _grid(
     runs: Sequence[Run],
     more: Sequence[Sequence[str]] = (),
 ) -> str | None:
-    """The paper's numbers and ours, side by side; None when nothing of it is measured.
+    """The paper's numbers and ours, side by side; None if none of ours is measured.
 
-    rows: how a line begins, under ``header``, and its numbers, under ``metrics``; lines of fewer
-    numbers are filled up. more: whole lines below.
+    Args:
+      rows: The beginning of a line, under ``header``, and its numbers, under ``metrics``.
+      header: Of the columns before the numbers.
+      metrics: Each takes two columns.
+      runs: The results files.
+      more: Whole lines below.
     """
     lines, measured = [], False
     behind: dict[int, str] = {}
@@ -79,12 +85,12 @@ def _grid(
         return None
     full = [*header, *(title for m in metrics for title in (f"{METRICS[m]}, paper", "ours"))]
     filled = [[*line, *["–"] * (len(full) - len(line))] for line in (*lines, *more)]
-    told = "; ".join(f"run {i + 1}: {over}" for i, over in sorted(behind.items()))
-    return f"{table(full, filled, left=len(header))}\n\nOurs by {told}."
+    by = "; ".join(f"run {i + 1}: {over}" for i, over in sorted(behind.items()))
+    return f"{table(full, filled, left=len(header))}\n\nOurs by {by}."
 
 
 def _over(ours: Ours) -> str:
-    """What a value was measured over."""
+    """The sample of a value."""
     faces, pairs = int(ours.row["n"]), int(ours.row["pairs"])
     return f"{faces:,} faces, {pairs:,} pairs, of which one is {100 / pairs:.2g} points of ACC"
 
@@ -108,7 +114,7 @@ def table_1(name: Set, runs: Sequence[Run]) -> str | None:
 
 
 def _alone(name: Set, runs: Sequence[Run]) -> list[list[str]]:
-    """What the paper does not have, of the run that AdvFace's line is from; the mean face last."""
+    """Rows that the paper does not have, from the run of AdvFace's line; the mean face last."""
     (number,) = _numbers(table="1", method="AdvFace", set=name, metric="ssim")
     metrics = ("ssim", "psnr", "mse", "srra")
     lines = []
@@ -123,12 +129,12 @@ def _alone(name: Set, runs: Sequence[Run]) -> list[list[str]]:
 
 
 def table_2(name: Set, runs: Sequence[Run]) -> str | None:
-    """ACC by method, and how much of it is lost."""
+    """ACC by method, and the loss."""
     rows = []
     (bare,) = _numbers(table="2", method="Unprotected", set=name)
     for theirs, ours in _readings():
         (acc,) = _numbers(table="2", method=theirs, set=name)
-        # The paper subtracts for its own method alone; the others' differences are of its numbers.
+        # The paper prints differences for its own method only; the others are taken from its ACC.
         lost = acc._replace(table="§5.4", metric="drop", value=bare.value - acc.value)
         rows.append(([NAMES.get(ours, ours)], [(acc, ours), (lost, ours)][: 1 + (acc != bare)]))
     more = []
@@ -163,14 +169,14 @@ def table_4(name: Set, runs: Sequence[Run]) -> str | None:
 
 
 def figures() -> str:
-    """The paper's figures, and the files that ours are in."""
+    """The paper's figures, and the files with ours."""
     lines = [[f"Fig. {n}", what, PICTURES[n]] for n, what in paper.FIGURES.items()]
     text = table(("", "the paper's", "ours"), lines, left=3)
-    return text + "\n\nPictures of real people stay where they are made; none is in the repository."
+    return f"{text}\n\nThe repository contains no picture of a real person."
 
 
 def _decoders(config: Mapping[str, Any], role: str) -> str:
-    """The one of that role, or all of them."""
+    """The decoder of that role, or all of them."""
     several = config.get(f"{role}s", ())
     return str(config.get(role) or "; ".join(one["name"] for one in several))
 
@@ -198,17 +204,5 @@ def runs(found: Sequence[Run]) -> str:
                 f"{document.get('seconds', 0) / 60:.1f}",
             ]
         )
-    header = (
-        "run",
-        "file",
-        "command",
-        "faces",
-        "pairs",
-        "seed",
-        "S → R",
-        "Ψ",
-        "batch",
-        "hardware",
-        "date",
-    )
-    return table((*header, "min"), lines, left=3)
+    header = "run|file|command|faces|pairs|seed|S → R|Ψ|batch|hardware|date|min"
+    return table(header.split("|"), lines, left=3)
