@@ -107,7 +107,12 @@ def main(
     for size in set(batch) - {"auto"}:
         _number(size)
     if hosts is not None:
-        _join(hosts, alone=devices is None and peer is None and "auto" not in batch)
+        if devices is not None or peer is not None or "auto" in batch:
+            raise ValueError(
+                "got --hosts with --devices, --peer or --batch auto; wanted none of these"
+            )
+        sharding.join(hosts)
+        cli.console.quiet = not sharding.leads()  # one bar and one answer are enough
     if peer:  # two programs may share the device: ours must not allocate all of its memory
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if devices is not None and not 1 <= min(devices) <= max(devices) <= len(jax.devices()):
@@ -159,7 +164,7 @@ def main(
     config = {"epsilon": epsilon, "repeats": repeats, "latency": latency, "weights": weights}
     seconds = time.monotonic() - began
     told = text.text(rows, notes, cli.command("experiments.throughput"), seconds)
-    _write(out, "throughput", rows, told, config, seconds, notes)
+    _write(out, "throughput", rows, told, config, seconds=seconds, notes=notes)
     text.plots(rows, notes, out)
     cli.console.print(f"pictures: {out / 'throughput.png'}, {out / 'roofline.png'}", soft_wrap=True)
 
@@ -170,31 +175,13 @@ def _write(
     rows: Sequence[results_file.Row],
     told: str,
     config: dict[str, Any],
-    seconds: float,
-    notes: dict[str, Any] | None = None,
+    **more: Any,
 ) -> None:
     """``NAME.json`` and ``NAME.md``, which is shown, too."""
-    results_file.write_results(
-        out,
-        name,
-        rows,
-        command=cli.command("experiments.throughput"),
-        config={**config, "seed": None},
-        seconds=seconds,
-        notes=notes,
-        text=told,
-    )
+    more |= {"command": cli.command("experiments.throughput"), "text": told}
+    results_file.write_results(out, name, rows, config={**config, "seed": None}, **more)
     cli.answer.print(told, markup=False, highlight=False, soft_wrap=True)
     cli.console.print(f"written: {out / name}.md, {out / name}.json", soft_wrap=True)
-
-
-def _join(hosts: str, *, alone: bool) -> None:
-    """Compute with the other hosts, each of which must do the same."""
-    if not alone:
-        raise ValueError("got --hosts with --devices, --peer or --batch auto; wanted none of these")
-    sharding.join(hosts)
-    if not sharding.leads():  # one bar and one answer are enough
-        cli.console.quiet = True
 
 
 def _ahead(topologies, decoder, batch, steps, dtype, out: Path) -> None:
@@ -213,8 +200,8 @@ def _ahead(topologies, decoder, batch, steps, dtype, out: Path) -> None:
     versions = f"jax {jax.__version__}, libtpu {importlib.metadata.version('libtpu')}"
     call = cli.command("experiments.throughput")
     told = f"{tpu_estimate.table(rows)}\n\n`{call}`\n\n{versions}."
-    config = {"topologies": list(topologies)}
-    _write(out, "throughput_aot", rows, told, config, time.monotonic() - began)
+    seconds, config = time.monotonic() - began, {"topologies": list(topologies)}
+    _write(out, "throughput_aot", rows, told, config, seconds=seconds)
 
 
 def _number(size: str) -> int:
@@ -227,27 +214,27 @@ def _number(size: str) -> int:
 
 def _sized(bench: Bench, size: str, case: Case) -> Case:
     """The case with its batch, a number or "auto", and its devices (0: all that can share it)."""
-    if size != "auto":
-        batch = int(size)
-        if case.devices and batch % case.devices:
-            raise ValueError(
-                f"got --batch {batch} for --devices {case.devices}; wanted a multiple of it"
-            )
-        shared = case.devices or sharding.most(batch, len(jax.devices()))
-        if jax.process_count() > 1 and shared < len(jax.devices()):
-            shared = 1  # else some hosts would own none of them
-        return dataclasses.replace(case, batch=batch, devices=shared)
-    case = dataclasses.replace(case, devices=case.devices or len(jax.devices()))
-    fitting = memory.largest_batch(
-        extractor=bench.system.extractor,
-        shadow=bench.decoders[case.decoder],
-        config=case.config(case.steps),
-        n_epsilon=case.n_epsilon,
-        dtype=case.dtype,
-        devices=case.devices,
-        most=MOST,
-    )
-    return dataclasses.replace(case, batch=fitting)
+    if size == "auto":
+        case = dataclasses.replace(case, devices=case.devices or len(jax.devices()))
+        fitting = memory.largest_batch(
+            extractor=bench.system.extractor,
+            shadow=bench.decoders[case.decoder],
+            config=case.config(case.steps),
+            n_epsilon=case.n_epsilon,
+            dtype=case.dtype,
+            devices=case.devices,
+            most=MOST,
+        )
+        return dataclasses.replace(case, batch=fitting)
+    batch = int(size)
+    if case.devices and batch % case.devices:
+        raise ValueError(
+            f"got --batch {batch} for --devices {case.devices}; wanted a multiple of it"
+        )
+    shared = case.devices or sharding.most(batch, len(jax.devices()))
+    if jax.process_count() > 1 and shared < len(jax.devices()):
+        shared = 1  # else some hosts would own none of them
+    return dataclasses.replace(case, batch=batch, devices=shared)
 
 
 def _shown(things: Sequence[Any], title: str) -> Iterator[Any]:

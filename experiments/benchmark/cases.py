@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -96,13 +96,6 @@ def multiplying(precision: Precision) -> contextlib.AbstractContextManager[Any]:
     return jax.default_matmul_precision(precision)
 
 
-class Machine(NamedTuple):
-    """Ceilings of one device: FLOP/s by (dtype, precision), and bytes/s of copying."""
-
-    matmul: Mapping[tuple[str, str], Spread]
-    copy: Spread
-
-
 def ours(bench: Bench, case: Case) -> Entry:
     calls, told = {}, {}
     for steps in filter(None, (case.few, case.steps)):  # figures of the longer one are kept
@@ -142,30 +135,24 @@ def rows(bench: Bench, entries: Sequence[Entry], repeats: int) -> tuple[list[Row
     }
     runs |= {kind: functools.partial(ceiling, kind) for kind in ceilings}
     found = interleaved(runs, repeats, "time")
-    rates = {
-        kind: Spread.of([made.amount / s.wall for s in found[kind]])
-        for kind, made in ceilings.items()
-    }
-    machine = Machine({kind: rates[kind] for kind in kinds}, rates["copy"])
+    rates = {k: Spread.of([c.amount / s.wall for s in found[k]]) for k, c in ceilings.items()}
     work = {
         (c.decoder, c.dtype): roofline.iteration(bench.decoders[c.decoder], c.dtype)
         for c in (e.case for e in entries)
     }
-    made = [
-        row(
-            entry,
-            found[i, entry.case.steps],
-            per_iteration(found, i, entry.case),
-            work[entry.case.decoder, entry.case.dtype],
-            machine,
-            jax.devices()[0],
-        )
-        for i, entry in enumerate(entries)
-    ]
+    made = []
+    for i, entry in enumerate(entries):
+        case: Case = entry.case
+        whole = iteration = found[i, case.steps]
+        if case.few:
+            iteration = marginal(whole, found[i, case.few], case.steps - case.few)
+        speeds = rates[case.dtype, case.precision].median, rates["copy"].median
+        its_work = work[case.decoder, case.dtype]
+        made.append(row(entry, whole, iteration, its_work, *speeds, jax.devices()[0]))
     notes = {
         "ceilings": {
-            "matmul_flop_per_s": {" ".join(k): s for k, s in machine.matmul.items()},
-            "copy_bytes_per_s": machine.copy,
+            "matmul_flop_per_s": {" ".join(k): rates[k] for k in kinds},
+            "copy_bytes_per_s": rates["copy"],
         },
         "work_of_an_iteration": {
             f"{kind} {dtype}": {
@@ -185,23 +172,17 @@ def warm(entry: Entry, steps: int) -> Sample:
     return entry.run(steps)
 
 
-def per_iteration(found: Mapping[Any, list[Sample]], i: int, case: Case) -> list[Sample]:
-    long = found[i, case.steps]
-    if not case.few:  # a single step: there is only the whole run
-        return long
-    return marginal(long, found[i, case.few], case.steps - case.few)
-
-
 def row(
     entry: Entry,
     whole: Sequence[Sample],
     iteration: Sequence[Sample],
     work: roofline.Work,
-    machine: Machine,
+    peak: float,
+    copy: float,
     device: Any,
 ) -> Row:
     """A case's numbers. Those of an iteration are for one face and one ε, and None where noise
-    exceeds the measured difference."""
+    exceeds the measured difference. ``peak``, ``copy``: a device's FLOP/s and bytes/s."""
     case = entry.case
     share = case.batch * case.n_epsilon  # what one iteration of the program does
     clock = Spread.of([s.wall / share for s in iteration])
@@ -209,8 +190,7 @@ def row(
     faces = Spread.of([case.batch / s.wall for s in whole])
     # A CPU divided into devices has the same ceilings.
     several = 1 if device.platform == "cpu" else case.devices
-    peak = several * machine.matmul[case.dtype, case.precision].median
-    copy = several * machine.copy.median
+    peak, copy = several * peak, several * copy
     seconds = clock.median if clock.median > 0 else None
     return {
         "impl": entry.impl,

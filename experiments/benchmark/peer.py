@@ -122,34 +122,21 @@ def start(python: Path | None) -> Iterator[tuple[Peer, Path]]:
 
 
 def write(path: Path, z: jax.Array, *, extractor: facenet.Extractor, shadow: Decoder) -> None:
-    """The other side's input, all float32 in an .npz file: weights, z, and to check against x~, z~
-    and the first gradient.
+    """z, the weights, and x~, z~ and the first gradient to check against, for the other side."""
+    x_tilde, z_tilde = shadow_round_trip(z, extractor=extractor, shadow=shadow)
+    gradient = _first_gradient(z_tilde, x_tilde, shadow)
+    arrays = {"z": z, "x_tilde": x_tilde, "z_tilde": z_tilde, "gradient": gradient}
+    write_arrays(path, extractor, state.flatten(shadow), **arrays)
+
+
+def write_arrays(
+    path: Path, extractor: facenet.Extractor, shadow: Mapping[str, Any], **arrays: Any
+) -> None:
+    """An .npz file of float32: both networks' weights, and further arrays.
 
     Raises:
       ValueError: the other side does not have this E (other standardisation, separate batch norm).
     """
-    x_tilde, z_tilde = shadow_round_trip(z, extractor=extractor, shadow=shadow)
-    gradient = _first_gradient(z_tilde, x_tilde, shadow)
-    arrays = {"z": z, "x_tilde": x_tilde, "z_tilde": z_tilde, "gradient": gradient}
-    _write(path, extractor, state.flatten(shadow), **arrays)
-
-
-def write_training(
-    path: Path,
-    images: np.ndarray,
-    *,
-    extractor: facenet.Extractor,
-    weights: Mapping[str, np.ndarray],
-    gradient: Mapping[str, np.ndarray],
-) -> None:
-    """The same for training a decoder of these ``weights`` on ``images`` (b,160,160,3)."""
-    slopes = {f"gradient.{name}": w for name, w in gradient.items()}
-    _write(path, extractor, weights, images=images, **slopes)
-
-
-def _write(
-    path: Path, extractor: facenet.Extractor, shadow: Mapping[str, Any], **arrays: Any
-) -> None:
     weights = state.flatten(extractor)
     if extractor.standardization != "fixed" or "conv2d_1a.conv.bias" not in weights:
         raise ValueError(

@@ -24,23 +24,22 @@ def conv(w, name, x, padding=1, stride=1):
     return F.conv2d(x, w[f"{name}.kernel"], w.get(f"{name}.bias"), stride, padding)
 
 
-def up(w, name, x, stride):
-    return F.conv_transpose2d(x, w[f"{name}.kernel"], w.get(f"{name}.bias"), stride)
-
-
 def norm(w, name, y):
-    return F.batch_norm(
-        y, None, None, w[f"{name}.scale"], w[f"{name}.bias"], training=True, eps=1e-3
-    )
+    scale, bias = w[f"{name}.scale"], w[f"{name}.bias"]
+    return F.batch_norm(y, None, None, scale, bias, training=True, eps=1e-3)
 
 
 def layer(w, name, x):
     return norm(w, f"{name}.bn", conv(w, f"{name}.conv", x))
 
 
+def up(w, name, x, stride, size):
+    y = F.conv_transpose2d(x, w[f"{name}.kernel"], w.get(f"{name}.bias"), stride)
+    return y[:, :, :size, :size]
+
+
 def up_layer(w, name, x, stride, size):
-    y = up(w, f"{name}.conv", x, stride)[:, :, :size, :size]
-    return F.relu(norm(w, f"{name}.bn", y))
+    return F.relu(norm(w, f"{name}.bn", up(w, f"{name}.conv", x, stride, size)))
 
 
 def transrec(w, z):
@@ -77,13 +76,12 @@ def shadow(body, w, z):
     # The edge once more; of torch 2.13's own "replicate" the compiled gradient fails.
     y = torch.cat([y, y[:, :, -1:]], 2)
     y = torch.cat([y, y[:, :, :, -1:]], 3)
-    return torch.sigmoid(up(w, "conv_1a", y, 2)[:, :, :160, :160])
+    return torch.sigmoid(up(w, "conv_1a", y, 2, 160))
 
 
 def extractor(w, x):
     """E, batch norm folded in: images to features."""
-    x = (255 * x - 127.5) / 128
-    x = F.relu(conv(w, "conv2d_1a.conv", x, 0, 2))
+    x = F.relu(conv(w, "conv2d_1a.conv", (255 * x - 127.5) / 128, 0, 2))
     x = F.relu(conv(w, "conv2d_2a.conv", x, 0))
     return F.relu(conv(w, "conv2d_2b.conv", x, 1))
 
@@ -110,12 +108,12 @@ class Given:
         self.eager, self.whole = how == "eager", how == "step"
         self.format = torch.channels_last if layout else torch.contiguous_format
         self.dtype, self.exact = getattr(torch, dtype), precision == "highest"
-        self.multiply()  # what compiles looks at it
+        self.multiply()  # compiled code depends on it
         with np.load(file, allow_pickle=False) as arrays:
-            self.arrays = {name: arrays[name] for name in arrays.files}
+            self.arrays = dict(arrays)
 
     def multiply(self):
-        """These switches are the whole process's; JAX, too, rounds float32 by default."""
+        """Switches of the whole process, before each use; JAX, too, rounds float32 by default."""
         torch.set_float32_matmul_precision("highest" if self.exact else "high")
         torch.backends.cudnn.allow_tf32 = not self.exact
 
@@ -180,20 +178,15 @@ class Protect(Given):
 
     def check(self):
         """How far the round trip and the first gradient are from the caller's."""
-        self.multiply()
         x_tilde, z_tilde, _, _ = self.begin(self.z)
-        ours = self.slope(self.x_tilde, self.z_tilde).float()
-        theirs = self.theirs.float()
-        moved = (theirs != 0) | (ours != 0)
+        ours = self.slope(self.x_tilde, self.z_tilde)
         return {
-            "equal_signs": float((ours.sign() == theirs.sign())[moved].float().mean()),
-            "gradient_error": _apart(ours, theirs),
+            **_compared(ours, self.theirs, (self.theirs != 0) | (ours != 0)),
             "x_tilde_error": _apart(x_tilde, self.x_tilde),
             "z_tilde_error": _apart(z_tilde, self.z_tilde),
         }
 
     def run(self, steps):
-        self.multiply()
         x_tilde, q, low, high = self.begin(self.z)
         for _ in range(steps):
             q = self.step(q, x_tilde, low, high)
@@ -226,20 +219,19 @@ class Training(Given):
 
     def check(self):
         """How far the first gradient, of all weights, is from the caller's."""
-        self.multiply()
         self._backward()
         ours = torch.cat([w.grad.flatten() for w in self.w.values()])
-        theirs = torch.cat([self.theirs[name].flatten() for name in self.w])
-        return {
-            "equal_signs": float((ours.sign() == theirs.sign()).float().mean()),
-            "gradient_error": _apart(ours, theirs),
-        }
+        return _compared(ours, torch.cat([self.theirs[name].flatten() for name in self.w]))
 
     def run(self, steps):
-        self.multiply()
         for _ in range(steps):
             self._backward()
             self.optimizer.step()
+
+
+def _compared(ours, theirs, where=...):
+    equal = (ours.sign() == theirs.sign())[where].float().mean()
+    return {"equal_signs": float(equal), "gradient_error": _apart(ours, theirs)}
 
 
 def _apart(a, b):
@@ -248,8 +240,9 @@ def _apart(a, b):
     return float((a - b).norm() / b.norm())
 
 
-def _timed(call, *given):
+def _timed(case, call, *given):
     """The result, seconds by the clock and of processor time."""
+    case.multiply()
     if DEVICE == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -284,18 +277,18 @@ def main():
     answer(torch=torch.__version__, device=DEVICE, name=name, threads=torch.get_num_threads())
     for line in sys.stdin:
         asked = json.loads(line)
-        do, case = asked.pop("do"), asked.pop("case")
+        do, name = asked.pop("do"), asked.pop("case")
         try:
             with torch.no_grad():
                 if do in kinds:
-                    cases[case] = kinds[do](**asked)
-                    found, wall, _ = _timed(cases[case].check)
-                    _, more, _ = _timed(cases[case].run, 2)  # which may compile again
+                    case = cases[name] = kinds[do](**asked)
+                    found, wall, _ = _timed(case, case.check)
+                    _, more, _ = _timed(case, case.run, 2)  # which may compile again
                     answer(compile_s=wall + more, **found)
                 else:
-                    _, wall, cpu = _timed(cases[case].run, asked["steps"])
+                    _, wall, cpu = _timed(cases[name], cases[name].run, asked["steps"])
                     answer(wall=wall, cpu=cpu, peak_bytes=_peak_bytes())
-        except Exception as error:  # the other side says what it means for the user
+        except Exception as error:
             answer(error=f"{type(error).__name__}: {error}".splitlines()[0])
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.benchmark.timing import OURS
 from experiments.measure import results_file
 from experiments.measure.plots import _pyplot
@@ -105,18 +107,15 @@ def _faces(rows: Sequence[Row], path: Path) -> None:
         1, len(kinds), figsize=(4.8 * len(kinds), 4.2), squeeze=False, layout="constrained"
     )
     for axes, kind in zip(panels[0], kinds, strict=True):
-        some = [r for r in rows if r["decoder"] == kind]
-        # A line goes on through batches that as many devices cannot share, unless devices compete.
+        some = sorted((r for r in rows if r["decoder"] == kind), key=lambda r: r["batch"])
+        # One line for all numbers of devices, unless they compete at a batch.
         several = len({(label(r, False), r["batch"]) for r in some}) < len(some)
         for name in dict.fromkeys(label(r, several) for r in some):
             line = [r for r in some if label(r, several) == name]
-            line.sort(key=lambda r: r["batch"])
-            rate = [r["faces_per_s"] for r in line]
-            low, high = zip(*(r["faces_per_s_quartiles"] for r in line), strict=True)
-            away = [[a - b for a, b in zip(rate, low, strict=True)],
-                    [b - a for a, b in zip(rate, high, strict=True)]]  # fmt: skip
-            at = [r["batch"] for r in line]
-            axes.errorbar(at, rate, away, fmt="o-", capsize=3, label=name.removeprefix(f"{kind}, "))
+            at, rate = [r["batch"] for r in line], np.array([r["faces_per_s"] for r in line])
+            low, high = np.transpose([r["faces_per_s_quartiles"] for r in line])
+            away, name = [rate - low, high - rate], name.removeprefix(f"{kind}, ")
+            axes.errorbar(at, rate, away, fmt="o-", capsize=3, label=name)
         axes.set(title=kind, xlabel="batch", xscale="log", ylim=(0, None))
         sizes = sorted({r["batch"] for r in some})
         axes.set_xticks(sizes, [str(size) for size in sizes])
@@ -128,39 +127,35 @@ def _faces(rows: Sequence[Row], path: Path) -> None:
     plt.close(figure)
 
 
-def _who(r: Row) -> str:
-    """A row's name without its decoder."""
-    return label(r).removeprefix(f"{r['decoder']}, ")
-
-
 def _roofline(rows: Sequence[Row], notes: Mapping[str, Any], path: Path) -> None:
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
-    copy = notes["ceilings"]["copy_bytes_per_s"][0]
-    placed = [r for r in rows if r["flop_per_s"]]
-    peaks = [peak[0] for peak in notes["ceilings"]["matmul_flop_per_s"].values()]
-    shown = [peak / copy for peak in peaks]  # the knees
-    shown += [r["flop_per_s"] / r["bytes_per_s"] for r in placed]
+    copy, products = (notes["ceilings"][k] for k in ("copy_bytes_per_s", "matmul_flop_per_s"))
+    copy, peaks = copy[0], {kind: peak[0] for kind, peak in products.items()}
+    places: dict[str, list[tuple[float, float]]] = {}
+    decoders = {}
+    for r in (r for r in rows if r["flop_per_s"]):
+        at = r["flop_per_s"] / r["bytes_per_s"], r["flop_per_s"]
+        places.setdefault(label(r).removeprefix(f"{r['decoder']}, "), []).append(at)
+        decoders[r["decoder"], r["dtype"]] = at[0], 1.6 * max(peaks.values())
+    for (kind, _), at in decoders.items():
+        axes.axvline(at[0], color="tab:gray", linewidth=0.5)
+        axes.annotate(kind, at, rotation=90, fontsize=7, va="top")
+    every = [at for line in places.values() for at in line]
+    shown = [peak / copy for peak in peaks.values()] + [x for x, _ in every]
     ends = min(shown) / 4, max(shown) * 4
-    for i, (kind, peak) in enumerate(notes["ceilings"]["matmul_flop_per_s"].items()):
-        at = ends[0], peak[0] / copy, ends[1]
-        roof = [min(peak[0], copy * x) for x in at]
+    for i, (kind, peak) in enumerate(peaks.items()):
+        at = ends[0], peak / copy, ends[1]  # the middle one is the knee
+        roof = [min(peak, copy * x) for x in at]
         axes.plot(at, roof, "-", color="black", alpha=1 / (1 + i), label=f"ceiling, {kind}")
-    for name in dict.fromkeys(map(_who, placed)):
-        some = [r for r in placed if _who(r) == name]
-        x = [r["flop_per_s"] / r["bytes_per_s"] for r in some]
-        mark = "o" if some[0]["impl"] == OURS else "x"
-        axes.plot(x, [r["flop_per_s"] for r in some], mark, label=name)
-    for r in {(r["decoder"], r["dtype"]): r for r in placed}.values():
-        x = r["flop_per_s"] / r["bytes_per_s"]
-        axes.axvline(x, color="tab:gray", linewidth=0.5)
-        axes.annotate(r["decoder"], (x, 1.6 * max(peaks)), rotation=90, fontsize=7, va="top")
+    for name, line in places.items():
+        axes.plot(*np.transpose(line), "o" if name.startswith(OURS) else "x", label=name)
     axes.set(
         xscale="log",
         yscale="log",
         xlabel="FLOP per byte that an iteration must move (a mark for each batch)",
         ylabel="FLOP/s",
-        ylim=(min([*peaks, *(r["flop_per_s"] for r in placed)]) / 4, 2 * max(peaks)),
+        ylim=(min([*peaks.values(), *(y for _, y in every)]) / 4, 2 * max(peaks.values())),
     )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=6, loc="lower left")

@@ -28,21 +28,14 @@ from advface_jax.protect import _protect, ascent
 from experiments.benchmark.roofline import as_on_a_tpu
 from experiments.measure.results_file import Row, markdown
 
-
-class Clock(NamedTuple):
-    """The clock that converts cycles into seconds, and its source."""
-
-    ghz: float
-    source: str
-
-
 CLOCKS = {
-    "v4": Clock(1.05, "275 TFLOP/s = 2 cores × 4 units × 128² × 2 × clock"),
-    "v5e": Clock(1.5, "197 TFLOP/s = 4 units × 128² × 2 × clock; jax-ml.github.io/scaling-book"),
-    "v5p": Clock(1.75, "459 TFLOP/s = 2 cores × 4 units × 128² × 2 × clock"),
-    "v6e": Clock(1.75, "an assumption: half of what 918 TFLOP/s and 2 units of 256² would need"),
+    "v4": (1.05, "275 TFLOP/s = 2 cores × 4 units × 128² × 2 × clock"),
+    "v5e": (1.5, "197 TFLOP/s = 4 units × 128² × 2 × clock; jax-ml.github.io/scaling-book"),
+    "v5p": (1.75, "459 TFLOP/s = 2 cores × 4 units × 128² × 2 × clock"),
+    "v6e": (1.75, "an assumption: half of what 918 TFLOP/s and 2 units of 256² would need"),
 }
-"""Peak FLOP/s and matrix units are Google's published ones (docs.cloud.google.com/tpu/docs)."""
+"""GHz, to convert cycles into seconds, and their source; peak FLOP/s and matrix units are Google's
+published ones (docs.cloud.google.com/tpu/docs)."""
 
 SURROUNDINGS = {
     "TPU_SKIP_MDS_QUERY": "1",  # there is no TPU with metadata
@@ -125,11 +118,11 @@ def row(
     config: decoders.DecoderConfig,
     batch: int,
     *,
-    dtype: str = "bfloat16",
-    steps: int = ProtectConfig.steps,
-    formulation: Literal["plain", "packed"] = "packed",
+    dtype: str,
+    steps: int,
+    formulation: Literal["plain", "packed"],
 ) -> Row:
-    """Compile all of ``protect`` for ``topology``, its batch shared by all devices; one row.
+    """Compile ``protect`` for ``topology``, its batch shared by all devices: one row.
 
     Raises:
       ValueError: as ``devices``; a batch that the devices cannot share.
@@ -143,10 +136,7 @@ def row(
     everywhere, shared = (NamedSharding(mesh, PartitionSpec(*p)) for p in ((), ("faces",)))
 
     def network(build):
-        return jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere),
-            nnx.eval_shape(build),
-        )
+        return _shapes(nnx.eval_shape(build), everywhere)
 
     shadow = network(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)))
     extractor = network(lambda: facenet.Extractor(rngs=nnx.Rngs(0)))
@@ -162,7 +152,7 @@ def row(
         program = traced_anew.lower(z, epsilon, None, extractor, shadow).compile()
     seconds = time.perf_counter() - began
     text, memory = program.as_text() or "", program.memory_analysis()
-    estimate, clock = cycles(text), CLOCKS[topology.partition(":")[0]]
+    estimate, (ghz, _) = cycles(text), CLOCKS[topology.partition(":")[0]]
     return {
         "impl": f"jax-{formulation}",
         "decoder": config.kind,
@@ -175,8 +165,8 @@ def row(
         "formulation": formulation,
         "cycles_per_iteration": estimate.iteration,
         "cycles_once": estimate.once,
-        "clock_ghz": clock.ghz,
-        "faces_per_s": batch * clock.ghz * 1e9 / (estimate.once + steps * estimate.iteration),
+        "clock_ghz": ghz,
+        "faces_per_s": batch * ghz * 1e9 / (estimate.once + steps * estimate.iteration),
         "gflop_per_iteration": flops(shadow, z, formulation) / 1e9,
         "temporary_mb": getattr(memory, "temp_size_in_bytes", 0) / 1e6,
         "arguments_mb": getattr(memory, "argument_size_in_bytes", 0) / 1e6,
@@ -192,16 +182,17 @@ def flops(shadow, z: jax.ShapeDtypeStruct, formulation: packed_decoders.Formulat
     def gradient(shadow, z):
         form = packed_decoders.form(shadow, formulation, z.dtype)
         q = form.pack(z)
-        x_tilde = jax.tree.map(
-            lambda a: jnp.zeros(a.shape, a.dtype),
-            jax.eval_shape(lambda q: form.decode(q, "batch"), q),
-        )
+        shapes = jax.eval_shape(lambda q: form.decode(q, "batch"), q)
+        x_tilde = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
         return ascent(form.decode, x_tilde, "batch", None)(q)
 
-    local = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (shadow, z))
     with as_on_a_tpu():
-        analysis = jax.jit(gradient).lower(*local).cost_analysis() or {}
+        analysis = jax.jit(gradient).lower(*_shapes((shadow, z))).cost_analysis() or {}
     return float(analysis.get("flops", math.nan))
+
+
+def _shapes(tree: Any, sharding: NamedSharding | None = None) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
 
 
 def table(made: Sequence[Row]) -> str:
@@ -227,7 +218,7 @@ def table(made: Sequence[Row]) -> str:
     header = "decoder, device, batch, dtype, formulation, cycles an iteration, of plain, "
     header += "faces/s (estimated), GFLOP an iteration, temporary MB, collectives"
     chips = dict.fromkeys(r["device"].partition(":")[0] for r in made)
-    clocks = "; ".join(f"{c} {CLOCKS[c].ghz} GHz ({CLOCKS[c].source})" for c in chips)
+    clocks = "; ".join(f"{c} {CLOCKS[c][0]} GHz ({CLOCKS[c][1]})" for c in chips)
     return (
         markdown(header.split(", "), [cells(r) for r in made])
         + f"\n\nThe compiler's estimates (libtpu), nothing was run. Faces/s assume: {clocks}."

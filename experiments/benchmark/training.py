@@ -93,18 +93,13 @@ def _write(bench: Bench, case: Training, file: Path) -> None:
     trainer, state = case.start(bench)
     trainer = trainer._replace(optimizer=optax.sgd(1.0))
     state = state._replace(optimizer=trainer.optimizer.init(state.params))
-    before = _weights(trainer, state)
-    pixels = case.faces()
+    before, pixels = _weights(trainer, state), case.faces()
     with multiplying("highest"):
         state, _ = train.train_step(state, pixels, bench.system.extractor, trainer)
     after = _weights(trainer, state)
-    peer.write_training(
-        file,
-        pixels.astype(np.float32) / 255,
-        extractor=bench.system.extractor,
-        weights=before,
-        gradient={name: w - after[name] for name, w in before.items()},
-    )
+    arrays = {f"gradient.{name}": w - after[name] for name, w in before.items()}
+    arrays["images"] = pixels.astype(np.float32) / 255
+    peer.write_arrays(file, bench.system.extractor, before, **arrays)
 
 
 def _weights(trainer: train.Trainer, state: train.TrainState) -> dict[str, np.ndarray]:
