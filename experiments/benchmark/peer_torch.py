@@ -128,9 +128,8 @@ class Given:
     def weights(self, prefix):
         """A network's, or its gradient, by the names behind ``prefix``."""
         found = {}
-        for name, array in self.arrays.items():
-            if not name.startswith(prefix):
-                continue
+        for name in (name for name in self.arrays if name.startswith(prefix)):
+            array = self.arrays[name]
             tensor = torch.from_numpy(array)
             if array.ndim == 4:
                 # (h,w,in,out) to (out,in,h,w), of a transposed convolution to (in,out,h,w).
@@ -163,17 +162,17 @@ class Protect(Given):
             z_tilde = extract(x_tilde)
             return x_tilde, z_tilde, z_tilde - epsilon, z_tilde + epsilon
 
-        if self.whole:  # the gradient is compiled alone, too, so that it can be checked
+        if whole := self.whole:
             slope, move = functools.partial(gradient, decode), advance
-            self.slope = self.compiled(slope)
         else:  # the network is compiled, and its gradient with it
             slope = functools.partial(taped_gradient, self.compiled(decode))
-            self.slope, move = slope, self.compiled(advance)
+            move = self.compiled(advance)
 
         def step(q, x_tilde, low, high):
             return move(q, slope(x_tilde, q), low, high)
 
-        self.step = self.compiled(step) if self.whole else step
+        self.step = self.compiled(step) if whole else step
+        self.slope = self.compiled(slope) if whole else slope  # alone, for the check
         self.begin = self.compiled(begin)
 
     def check(self):
