@@ -169,14 +169,7 @@ def main(
     cli.console.print(f"pictures: {out / 'throughput.png'}, {out / 'roofline.png'}", soft_wrap=True)
 
 
-def _write(
-    out: Path,
-    name: str,
-    rows: Sequence[results_file.Row],
-    told: str,
-    config: dict[str, Any],
-    **more: Any,
-) -> None:
+def _write(out: Path, name: str, rows, told: str, config: dict[str, Any], **more: Any) -> None:
     """``NAME.json`` and ``NAME.md``, which is shown, too."""
     more |= {"command": cli.command("experiments.throughput"), "text": told}
     results_file.write_results(out, name, rows, config={**config, "seed": None}, **more)

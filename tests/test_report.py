@@ -22,15 +22,10 @@ def line(method, epsilon: float | None = 0.2, **numbers):
 
 def write(folder, name, rows, *, experiment="defenses", notes=None, **config):
     config = {"preset": "paper", "set": "lfw", "shadow": "resrec", "attacker": "resrec"} | config
-    document = {
-        "rows": rows,
-        "config": {"seed": 7, "steps": 40, "alpha": 0.2, **config},
-        "notes": notes or {},
-        "command": f"python -m experiments.{experiment} --preset paper",
-        "seconds": 90.0,
-        "date": "2026-01-02",
-        "hardware": "an abacus",
-    }
+    config = {"seed": 7, "steps": 40, "alpha": 0.2, **config}
+    document = {"rows": rows, "config": config, "notes": notes or {}, "seconds": 90.0}
+    document |= {"command": f"python -m experiments.{experiment} --preset paper"}
+    document |= {"date": "2026-01-02", "hardware": "an abacus"}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(document))
 
@@ -175,14 +170,10 @@ def test_the_spread_over_seeds_has_its_table_and_its_column(tmp_path):
     one, other = spread(0.33, 0.31, 0.35), spread(0.33, 0.32, 0.34)
     protected = {"over_shadows": one, "over_attackers": other, "over_cells": one}
     metrics = ("ssim", "psnr", "mse", "acc", "srra")
-    found = {
-        "shadow": "resrec",
-        "attacker": "resrec",
-        "shadows": ["ResRec, seed 0", "ResRec, seed 1"],
-        "attackers": ["ResRec, seed 0"],
-        "protected": dict.fromkeys(metrics, protected),
-        "unprotected": dict.fromkeys(metrics, {"over_attackers": other}),
-    }
+    found: dict[str, Any] = {"shadow": "resrec", "attacker": "resrec"}
+    found |= {"shadows": ["ResRec, seed 0", "ResRec, seed 1"], "attackers": ["ResRec, seed 0"]}
+    found |= {"protected": dict.fromkeys(metrics, protected)}
+    found |= {"unprotected": dict.fromkeys(metrics, {"over_attackers": other})}
     seeds = [{"shadow_seed": s, "attacker_seed": r} for s in (1, 0) for r in (1, 0)]
     rows = [line("AdvFace", ssim=0.3 + i / 10, **at) for i, at in enumerate(seeds)]
     write(tmp_path, "spread", rows, experiment="transfer", notes={"spread": found})

@@ -202,7 +202,7 @@ def test_a_tiny_run_leaves_rows_a_table_and_pictures(flags, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"batch": ("0",)}, "got --batch 0; wanted numbers of 1 or more, or auto"),
         ({"batch": ("many",)}, "got --batch many"),
@@ -213,9 +213,9 @@ def test_a_tiny_run_leaves_rows_a_table_and_pictures(flags, monkeypatch, capsys)
         ({"decoder": ("a/transrec", "b/transrec")}, "got --decoder .*; wanted each name once"),
     ],
 )
-def test_wrong_flags_are_refused_before_anything_is_loaded(monkeypatch, wrong, told):
+def test_wrong_flags_are_refused_before_anything_is_loaded(monkeypatch, wrong, message):
     monkeypatch.setattr(advface_jax, "load", None)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         throughput.main(**wrong)
 
 
@@ -328,7 +328,7 @@ def test_the_answers_of_the_other_side_become_an_entry(script):
     with peer.start(Path(sys.executable)) as (other, folder):
         assert other.about["torch"] == "9"
         entry = other.entry("protect", "torch", CASE, folder / "x.npz")
-        assert entry.run(7) == Sample(7, 2) and entry.told["peak_mb"] == 3
+        assert entry.run(7) == Sample(7, 2) and entry.figures["peak_mb"] == 3
         with pytest.raises(ValueError, match="failed: out of luck"):
             entry.run(1)
 
@@ -367,7 +367,7 @@ def test_torch_computes_what_we_compute(torch_python, tmp_path):
             how |= {"kind": kind, "dtype": "float32"}
             for variant in ("eager", "step+channels_last"):
                 entry = other.entry("protect", variant, case, file, variant=variant, **how)
-                found = entry.told
+                found = entry.figures
                 assert found["equal_signs"] > 0.999 and found["gradient_error"] < 1e-2
                 assert max(found["x_tilde_error"], found["z_tilde_error"]) < 1e-4
                 sample = entry.run(2)

@@ -74,7 +74,7 @@ class Bench:
             seconds = time.perf_counter() - began
         on_each = case.batch // case.devices
         memory.check(program, on_each, devices=case.devices)
-        told = program.memory_analysis()
+        figures = program.memory_analysis()
 
         def call() -> jax.Array:
             with multiplying(case.precision):
@@ -84,8 +84,8 @@ class Bench:
 
         return call, {
             "compile_s": seconds,
-            "temp_mb_per_face": told and told.temp_size_in_bytes / on_each / 1e6,
-            "program_mb": told and (memory.needed(program) or 0) / 1e6,
+            "temp_mb_per_face": figures and figures.temp_size_in_bytes / on_each / 1e6,
+            "program_mb": figures and (memory.needed(program) or 0) / 1e6,
         }
 
 
@@ -97,10 +97,10 @@ def multiplying(precision: Precision) -> contextlib.AbstractContextManager[Any]:
 
 
 def ours(bench: Bench, case: Case) -> Entry:
-    calls, told = {}, {}
+    calls, figures = {}, {}
     for steps in filter(None, (case.few, case.steps)):  # figures of the longer one are kept
-        calls[steps], told = bench.prepare(case, steps)
-    return Entry(OURS, case, lambda steps: timed(calls[steps]), told)
+        calls[steps], figures = bench.prepare(case, steps)
+    return Entry(OURS, case, lambda steps: timed(calls[steps]), figures)
 
 
 def theirs(bench: Bench, case: Case, variant: str, other: peer.Peer, folder: Path) -> Entry:
@@ -208,7 +208,7 @@ def row(
         "bytes_per_s": seconds and work.bytes / seconds,
         "roofline_share": seconds and work.least_seconds(peak, copy) / seconds,
         "bound_by": work.bound(peak, copy),
-        **entry.told,
+        **entry.figures,
     }
 
 
@@ -219,7 +219,7 @@ def latency(bench: Bench, cases: Sequence[Case], runs: int) -> list[Row]:
     rows = []
     for case, samples in interleaved(turns, runs, "one face").items():
         p50, p95 = np.quantile([1e3 * s.wall for s in samples], (0.5, 0.95))
-        told = {"device": jax.devices()[0].device_kind, "n": len(samples)}
+        figures = {"device": jax.devices()[0].device_kind, "n": len(samples)}
         milliseconds = {"latency_ms_p50": float(p50), "latency_ms_p95": float(p95)}
-        rows.append({"impl": OURS, **dataclasses.asdict(case), **told, **milliseconds})
+        rows.append({"impl": OURS, **dataclasses.asdict(case), **figures, **milliseconds})
     return rows

@@ -54,24 +54,19 @@ class Peer:
             self._process.stdin.flush()
         return self._answer()
 
-    def run(self, case: str, steps: int) -> tuple[Sample, int]:
-        """So many steps of a loaded case, and the peak memory in bytes."""
-        found = self.ask("run", case, steps=steps)
-        return Sample(found["wall"], found["cpu"]), found["peak_bytes"]
-
     def entry(self, do: str, impl: str, case: Any, file: Path, **fields: Any) -> Entry:
         """A case of ``file`` as an entry. ValueError unless its first gradient equals ours."""
         name = f"{file.stem} {impl}"
-        told = self.ask(do, name, file=str(file), **fields)
-        refuse_disagreement(told, case.dtype, f"{impl}, {do} {case.decoder}")
+        figures = self.ask(do, name, file=str(file), **fields)
+        refuse_disagreement(figures, case.dtype, f"{impl}, {do} {case.decoder}")
 
         def run(steps: int) -> Sample:
-            sample, peak = self.run(name, steps)
+            found = self.ask("run", name, steps=steps)
             if do == "protect":
-                told["peak_mb"] = max(peak / 1e6, told.get("peak_mb", 0))
-            return sample
+                figures["peak_mb"] = max(found["peak_bytes"] / 1e6, figures.get("peak_mb", 0))
+            return Sample(found["wall"], found["cpu"])
 
-        return Entry(impl, case, run, told)
+        return Entry(impl, case, run, figures)
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout

@@ -163,10 +163,13 @@ class Protect(Given):
             return x_tilde, z_tilde, z_tilde - epsilon, z_tilde + epsilon
 
         if whole := self.whole:
-            slope, move = functools.partial(gradient, decode), advance
+            differentiate, network, move = gradient, decode, advance
         else:  # the network is compiled, and its gradient with it
-            slope = functools.partial(taped_gradient, self.compiled(decode))
+            differentiate, network = taped_gradient, self.compiled(decode)
             move = self.compiled(advance)
+
+        def slope(x_tilde, q):
+            return differentiate(network, x_tilde, q)
 
         def step(q, x_tilde, low, high):
             return move(q, slope(x_tilde, q), low, high)

@@ -38,7 +38,7 @@ class Entry(NamedTuple):
     impl: str
     case: Any  # cases.Case or training.Training
     run: Callable[[int], Sample]
-    told: dict[str, Any]
+    figures: dict[str, Any]
 
 
 def timed(run: Callable[[], Any]) -> Sample:

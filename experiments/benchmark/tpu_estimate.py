@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -75,16 +75,10 @@ def devices(topology: str) -> Sequence[Any]:
         ) from None
 
 
-class Cycles(NamedTuple):
-    """The compiler's estimates: of one iteration, and of everything that runs once."""
-
-    iteration: int
-    once: int
-
-
-def cycles(compiled: str) -> Cycles:
-    """Sums ``estimated_cycles`` over the text of an optimised HLO module. The loop with the largest
-    sum is that of the iterations; any other counts once.
+def cycles(compiled: str) -> tuple[int, int]:
+    """The compiler's estimates of one iteration, and of everything that runs once: sums of
+    ``estimated_cycles`` over the text of an optimised HLO module. The loop with the largest sum is
+    that of the iterations; any other counts once.
 
     Raises:
       ValueError: where no loop has an estimate.
@@ -104,7 +98,7 @@ def cycles(compiled: str) -> Cycles:
             "of the compiler writes none, or in another form"
         )
     iteration = max(found[body] for body in bodies)
-    return Cycles(iteration, sum(found.values()) - iteration)
+    return iteration, sum(found.values()) - iteration
 
 
 def collectives(compiled: str) -> dict[str, int]:
@@ -135,11 +129,9 @@ def row(
     mesh = Mesh(np.asarray(chips), ("faces",))
     everywhere, shared = (NamedSharding(mesh, PartitionSpec(*p)) for p in ((), ("faces",)))
 
-    def network(build):
-        return _shapes(nnx.eval_shape(build), everywhere)
-
-    shadow = network(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)))
-    extractor = network(lambda: facenet.Extractor(rngs=nnx.Rngs(0)))
+    shadow = nnx.eval_shape(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)))
+    extractor = nnx.eval_shape(lambda: facenet.Extractor(rngs=nnx.Rngs(0)))
+    shadow, extractor = _shapes((shadow, extractor), everywhere)
     z = jax.ShapeDtypeStruct((batch, *facenet.FEATURE_SHAPE), dtype, sharding=shared)
     epsilon = jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere)
     settings = ProtectConfig(steps=steps, formulation=formulation)
@@ -152,21 +144,22 @@ def row(
         program = traced_anew.lower(z, epsilon, None, extractor, shadow).compile()
     seconds = time.perf_counter() - began
     text, memory = program.as_text() or "", program.memory_analysis()
-    estimate, (ghz, _) = cycles(text), CLOCKS[topology.partition(":")[0]]
+    (iteration, once), (ghz, _) = cycles(text), CLOCKS[topology.partition(":")[0]]
     return {
         "impl": f"jax-{formulation}",
         "decoder": config.kind,
-        **{name: getattr(config, name) for name in ("width", "depth")},
+        "width": config.width,
+        "depth": config.depth,
         "batch": batch,
         "steps": steps,
         "dtype": dtype,
         "device": topology,
         "devices": len(chips),
         "formulation": formulation,
-        "cycles_per_iteration": estimate.iteration,
-        "cycles_once": estimate.once,
+        "cycles_per_iteration": iteration,
+        "cycles_once": once,
         "clock_ghz": ghz,
-        "faces_per_s": batch * ghz * 1e9 / (estimate.once + steps * estimate.iteration),
+        "faces_per_s": batch * ghz * 1e9 / (once + steps * iteration),
         "gflop_per_iteration": flops(shadow, z, formulation) / 1e9,
         "temporary_mb": getattr(memory, "temp_size_in_bytes", 0) / 1e6,
         "arguments_mb": getattr(memory, "argument_size_in_bytes", 0) / 1e6,

@@ -64,7 +64,7 @@ def _ours(bench: Bench, case: Training) -> Entry:
     pixels = sharding.split(case.faces(), mesh)
     began = time.perf_counter()
     program = train.train_step.lower(state, pixels, front, trainer).compile()
-    told = {"compile_s": time.perf_counter() - began}
+    figures = {"compile_s": time.perf_counter() - began}
 
     def run(steps: int) -> Any:
         nonlocal state
@@ -73,7 +73,7 @@ def _ours(bench: Bench, case: Training) -> Entry:
             state, loss = program(state, pixels, front)
         return loss
 
-    return Entry(OURS, case, lambda steps: timed(functools.partial(run, steps)), told)
+    return Entry(OURS, case, lambda steps: timed(functools.partial(run, steps)), figures)
 
 
 def _theirs(bench: Bench, case: Training, variant: str, other: peer.Peer, folder: Path) -> Entry:
@@ -128,5 +128,5 @@ def _row(entry: Entry, samples: Sequence[Sample]) -> Row:
         "trained_faces_per_s_quartiles": [faces.low, faces.high],
         "core_ms_per_face": core.median,
         "core_ms_quartiles": [core.low, core.high],
-        **entry.told,
+        **entry.figures,
     }

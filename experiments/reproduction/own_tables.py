@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments.measure.results_file import Row, markdown
+from experiments.measure.results_file import markdown
 from experiments.reproduction.ledger import Run
-from experiments.reproduction.paper_tables import METRICS, shown
+from experiments.reproduction.paper_tables import METRICS, shown, values
 
 LFW_FACES = 7701  # in the 6,000 pairs
 
@@ -23,8 +23,7 @@ def _ablations(run: Run) -> str:
     keys = ("ssim", "psnr", "acc", "srra", "srra_same_image")
     header = ("", "SSIM", "PSNR dB", "ACC %", "SRRA %", "same image %", "changes")
     lines = [
-        [r.get("condition", r["method"]), *_values(r, keys), r.get("ablation", "")]
-        for r in run.rows
+        [r.get("condition", r["method"]), *values(r, keys), r.get("ablation", "")] for r in run.rows
     ]
     return _of(run, markdown(header, lines))
 
@@ -57,9 +56,9 @@ def _offline(run: Run) -> str:
 
 def _random(run: Run) -> str:
     keys = ("ssim", "psnr", "acc", "srra")
-    lines = [[r["method"], *_values(r, keys)] for r in run.rows]
+    lines = [[r["method"], *values(r, keys)] for r in run.rows]
     lines += [
-        [f"*{name} in the paper*", *_values(numbers, keys)]
+        [f"*{name} in the paper*", *values(numbers, keys)]
         for name, numbers in run.document["notes"].get("paper", {}).items()
     ]
     reached = dict(run.document["notes"].get("at_the_paper_s_psnr", {}))
@@ -71,14 +70,6 @@ def _random(run: Run) -> str:
     if goal is not None:
         text += f"\n\nAt the paper's {goal:g} dB (interpolated): {'; '.join(found)}."
     return _of(run, text)
-
-
-def _values(row: Row, keys: Sequence[str]) -> list[str]:
-    def one(key: str) -> str:
-        value = row.get(key)
-        return "–" if value is None else shown(key.split("_")[0], value, ours=True)
-
-    return [one(key) for key in keys]
 
 
 def _of(run: Run, text: str) -> str:

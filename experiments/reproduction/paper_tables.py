@@ -5,9 +5,12 @@ from typing import Any
 
 from experiments.measure import paper
 from experiments.measure.paper import Number, Set
-from experiments.measure.results_file import markdown
+from experiments.measure.results_file import Row, markdown
 from experiments.reproduction.ledger import OURS, Ours, Run, answers, set_of
 
+READINGS: list[tuple[str, str]] = [
+    (theirs, ours) for theirs, readings in OURS.items() for ours in readings
+]
 Build = Callable[[Set, Sequence[Run]], str | None]
 
 METRICS = {
@@ -48,10 +51,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
     return markdown(header, rows).replace("---:", "---", left - 1)
 
 
-def _both(number: Number, runs: Sequence[Run], method: str | None = None) -> list[str]:
-    """The paper's and ours."""
-    ours = [shown(number.metric, o.value, ours=True) for o in answers(number, runs, method)[:1]]
-    return [shown(number.metric, number.value), *(ours or ["–"])]
+def values(row: Row, keys: Sequence[str]) -> list[str]:
+    """Our numbers of a row, or –."""
+    found = ((key.split("_")[0], row.get(key)) for key in keys)
+    return ["–" if x is None else shown(metric, x, ours=True) for metric, x in found]
 
 
 def _numbers(**wanted: Any) -> list[Number]:
@@ -74,14 +77,15 @@ def _grid(
       runs: The results files.
       more: Whole lines below.
     """
-    lines, measured = [], False
-    behind: dict[int, str] = {}
+    lines, behind = [], {}
     for names, numbers in rows:
-        cells = [cell for n, method in numbers for cell in _both(n, runs, method)]
-        measured |= any(cell != "–" for cell in cells[1::2])
-        behind |= {runs.index(o.run): _over(o) for n, m in numbers for o in answers(n, runs, m)[:1]}
-        lines.append([*names, *cells])
-    if not measured:
+        lines.append([*names])
+        for number, method in numbers:
+            ours = answers(number, runs, method)[:1]
+            lines[-1] += [shown(number.metric, number.value)]
+            lines[-1] += [shown(number.metric, o.value, ours=True) for o in ours] or ["–"]
+            behind |= {runs.index(o.run): _over(o) for o in ours}
+    if not behind:
         return None
     full = [*header, *(title for m in metrics for title in (f"{METRICS[m]}, paper", "ours"))]
     filled = [[*line, *["–"] * (len(full) - len(line))] for line in (*lines, *more)]
@@ -95,11 +99,6 @@ def _over(ours: Ours) -> str:
     return f"{faces:,} faces, {pairs:,} pairs, of which one is {100 / pairs:.2g} points of ACC"
 
 
-def _readings() -> list[tuple[str, str]]:
-    """(the paper's method, ours), a line each."""
-    return [(theirs, ours) for theirs, readings in OURS.items() for ours in readings]
-
-
 def table_1(name: Set, runs: Sequence[Run]) -> str | None:
     """SSIM, PSNR, MSE, SRRA by method, and the mean face."""
     rows = [
@@ -107,7 +106,7 @@ def table_1(name: Set, runs: Sequence[Run]) -> str | None:
             [NAMES.get(ours, ours)],
             [(n, ours) for n in _numbers(table="1", method=theirs, set=name)],
         )
-        for theirs, ours in _readings()
+        for theirs, ours in READINGS
         if _numbers(table="1", method=theirs)
     ]
     return _grid(rows, ("",), ("ssim", "psnr", "mse", "srra"), runs, _alone(name, runs))
@@ -116,14 +115,13 @@ def table_1(name: Set, runs: Sequence[Run]) -> str | None:
 def _alone(name: Set, runs: Sequence[Run]) -> list[list[str]]:
     """Rows that the paper does not have, from the run of AdvFace's line; the mean face last."""
     (number,) = _numbers(table="1", method="AdvFace", set=name, metric="ssim")
-    metrics = ("ssim", "psnr", "mse", "srra")
     lines = []
     for ours in answers(number, runs)[:1]:
-        known = {method for readings in OURS.values() for method in readings}
+        known = {method for _, method in READINGS}
         for row in ours.run.rows:
             other = row["method"] not in known and row.get("ssim") is not None
             if other and set_of(row, ours.run) == name:
-                cells = [shown(m, row[m], True) if row.get(m) is not None else "–" for m in metrics]
+                cells = values(row, ("ssim", "psnr", "mse", "srra"))
                 lines.append([f"*{row['method']}*", *(x for cell in cells for x in ("–", cell))])
     return lines
 
@@ -132,7 +130,7 @@ def table_2(name: Set, runs: Sequence[Run]) -> str | None:
     """ACC by method, and the loss."""
     rows = []
     (bare,) = _numbers(table="2", method="Unprotected", set=name)
-    for theirs, ours in _readings():
+    for theirs, ours in READINGS:
         (acc,) = _numbers(table="2", method=theirs, set=name)
         # The paper prints differences for its own method only; the others are taken from its ACC.
         lost = acc._replace(table="§5.4", metric="drop", value=bare.value - acc.value)
@@ -144,8 +142,8 @@ def table_2(name: Set, runs: Sequence[Run]) -> str | None:
             extra = row.get("enrolled_only") or row["method"].startswith("Unprotected (")
             if extra and set_of(row, best.run) == name:
                 label = row["method"] + (", enrolled image only" * ("enrolled_only" in row))
-                lost = [shown("drop", row["drop"])] if row.get("drop") is not None else ["–"]
-                more.append([f"*{label}*", "–", shown("acc", row["acc"]), "–", *lost])
+                acc, lost = values(row, ("acc", "drop"))
+                more.append([f"*{label}*", "–", acc, "–", lost])
     return _grid(rows, ("",), ("acc", "drop"), runs, more)
 
 

@@ -100,15 +100,14 @@ def _flags(command: str) -> dict[str, list[str]]:
 def steps(preset: Preset, out: Path, limit: int | None) -> list[Step]:
     """The plan of a preset: for paper every table and figure on every set, available or not, with
     the trainings they need; for demo what can be measured on synthetic faces."""
-    if preset == "demo":
-        found = _measurements(out, "demo", None, limit, [])
-        return [*found, _report(out)]
-    place = Path(os.environ.get("ADVFACE_DATA") or "ADVFACE_DATA")
-    trained = [*_decoders(out, place), *_recognisers(out, place, limit)]
-    found = list(trained)
-    for name in paper.SETS:
-        found += _measurements(out, "paper", name, limit, trained)
-    return [*found, _report(out)]
+    trained, sets = [], (None,)
+    if preset == "paper":
+        place = Path(os.environ.get("ADVFACE_DATA") or "ADVFACE_DATA")
+        trained, sets = [*_decoders(out, place), *_recognisers(out, place, limit)], paper.SETS
+    found = [step for name in sets for step in _measurements(out, preset, name, limit, trained)]
+    to = out / "RESULTS.md"
+    words = ("--results", str(out), "--to", str(to))
+    return [*trained, *found, Step("report", "experiments.report", words, to, always=True)]
 
 
 def _people(place: Path, name: str) -> tuple[tuple[str, ...], tuple[Path, ...]]:
@@ -156,6 +155,9 @@ def _recognisers(out: Path, place: Path, limit: int | None) -> list[Step]:
         words = (*words, "--out", str(out / name))
         return Step(name, module, words, result, needs=needs, data=files)
 
+    read = ("--features", str(features))
+    tested = ("--preset", "paper") if evaluation_sets.at_hand("lfw") else ()
+    tested += ("--limit", str(limit)) if limit else ()
     return [
         Step(
             "features",
@@ -165,20 +167,8 @@ def _recognisers(out: Path, place: Path, limit: int | None) -> list[Step]:
             shows=(("epsilon", 0.2), ("steps", 40), ("labels", "original"), ("dtype", "bf16")),
             data=files,
         ),
-        step(
-            "offline",
-            "experiments.finetune",
-            *("--features", str(features), "--epochs", OFFLINE),
-            needs=("features",),
-        ),
-        step(
-            "reuse",
-            "experiments.reuse",
-            *("--features", str(features), *flags),
-            *(("--preset", "paper") if evaluation_sets.at_hand("lfw") else ()),
-            *(("--limit", str(limit)) if limit else ()),
-            needs=("features",),
-        ),
+        step("offline", "experiments.finetune", *read, "--epochs", OFFLINE, needs=("features",)),
+        step("reuse", "experiments.reuse", *read, *flags, *tested, needs=("features",)),
         step("duetface", "experiments.train_duetface", *flags),
     ]
 
@@ -234,8 +224,3 @@ def _measurements(
             words += [f"--{role}-files", *decoders(role, [n])]
         found += [step("ablations", *words, needs=wide), step("random_row")]
     return found
-
-
-def _report(out: Path) -> Step:
-    words = ("--results", str(out), "--to", str(out / "RESULTS.md"))
-    return Step("report", "experiments.report", words, out / "RESULTS.md", always=True)
