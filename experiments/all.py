@@ -1,7 +1,7 @@
-"""Everything that the data at hand allow: each table and figure, what they need first, the report.
+"""Every table and figure that the available data allow, what they need first, and the report.
 
-    python -m experiments.all                       # demo: faces of nobody, no data needed
-    python -m experiments.all --preset paper        # what lies where ADVFACE_DATA points
+    python -m experiments.all                       # demo: synthetic faces, no data needed
+    python -m experiments.all --preset paper        # with the data under ADVFACE_DATA
     python -m experiments.all --preset paper --dry-run
 
 Writes each step's results into a folder of its own in --out, and RESULTS.md beside them.
@@ -20,11 +20,11 @@ from experiments.measure import inputs
 from experiments.reproduction import plan
 from experiments.reproduction.plan import Step
 
-Verdict = Literal["done, skipped", "to do", "made", "failed", "waits", "not at hand"]
+Verdict = Literal["done, skipped", "to do", "made", "failed", "waits", "not available"]
 
 
 class Outcome(NamedTuple):
-    """What became of a step, and why where that is not plain."""
+    """The outcome of a step, and the reason where it needs one."""
 
     step: Step
     verdict: Verdict
@@ -38,18 +38,18 @@ def main(
     only: tuple[str, ...] = (),
     dry_run: bool = False,
 ) -> None:
-    """Run every experiment whose data are at hand, one after the other; go on after a failed one.
+    """Run every experiment whose data are available, in order, and continue after a failed one.
 
-    A step is skipped when its result is there, was made by the same command, and is not older
-    than what it needs. Stopped? The same command goes on: at the next step, and inside a step
-    where that can resume. The exit status is not 0 when a step failed.
+    A step is skipped if its result exists, was made by the same command, and is not older than the
+    results it needs. After an interruption the same command continues: at the next step, and
+    within a step that can resume. The exit status is not 0 if a step failed.
 
     Args:
-      preset: demo: faces of nobody. paper: the sets, the training faces and all steps for which
-        the folder that the variable ADVFACE_DATA names has files (docs/datasets.md).
+      preset: demo: synthetic faces. paper: the evaluation sets, the training faces and all steps
+        whose files are in the folder named by ADVFACE_DATA (docs/datasets.md).
       out: Folder for the results, one folder a step.
-      limit: Measure at most so many pairs of each set; training goes on with all faces.
-      only: Names of steps (see --dry-run), to run these and no others.
+      limit: Measure at most so many pairs of each set; training still takes all faces.
+      only: Run only these steps (names: --dry-run).
       dry_run: List the steps, and whether they are done, to do, or lack something.
     """
     if limit is not None:
@@ -63,7 +63,7 @@ def main(
 
 
 def follow(steps: Sequence[Step], dry_run: bool = False) -> list[Outcome]:
-    """Run the steps in order, each unless it is done or lacks something."""
+    """Run the steps in order, except those that are done or lack something."""
     by_name = {step.name: step for step in steps}
     outcomes: dict[str, Outcome] = {}
     for number, step in enumerate(steps, 1):
@@ -79,12 +79,12 @@ def follow(steps: Sequence[Step], dry_run: bool = False) -> list[Outcome]:
 
 def _verdict(step: Step, by_name: dict[str, Step], outcomes: dict[str, Outcome]) -> Outcome:
     if lacking := plan.lacks(step):
-        return Outcome(step, "not at hand", lacking)
+        return Outcome(step, "not available", lacking)
     before = [outcomes[name] for name in step.needs if name in outcomes]
     for outcome in before:
-        if outcome.verdict in ("failed", "waits", "not at hand"):
+        if outcome.verdict in ("failed", "waits", "not available"):
             return Outcome(step, "waits", f"for {outcome.step.name}")
-    # In a dry run what is needed may be to do still, and then so is this.
+    # In a dry run a needed step may still be to do, and then so is this one.
     anew = any(outcome.verdict in ("to do", "made") for outcome in before)
     after = tuple(by_name[name].result for name in step.needs if name in by_name)
     if not anew and plan.is_done(step, after):
@@ -93,10 +93,10 @@ def _verdict(step: Step, by_name: dict[str, Step], outcomes: dict[str, Outcome])
 
 
 def _run(step: Step) -> Outcome:
-    """The step in a process of its own, with this one's terminal."""
+    """The step in its own process, on this terminal."""
     done = subprocess.run([sys.executable, "-m", *step.module.split(), *step.words], check=False)
     if done.returncode == 130:
-        raise KeyboardInterrupt  # the step was told to stop, not this one
+        raise KeyboardInterrupt  # only the step received the signal
     if done.returncode:
         return Outcome(step, "failed", f"exit status {done.returncode}")
     if not step.result.is_file():
@@ -112,7 +112,7 @@ def _chosen(steps: list[Step], only: Sequence[str]) -> list[Step]:
 
 
 def _show(outcomes: Sequence[Outcome], dry_run: bool) -> None:
-    shown = Table(title="The plan" if dry_run else "What became of the plan")
+    shown = Table(title="The plan" if dry_run else "Outcomes")
     for name in ("step", "", "why", "result"):
         shown.add_column(name)
     for step, verdict, why in outcomes:

@@ -23,18 +23,15 @@ import numpy as np
 
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, data, memory, sharding
-from advface_jax.models.decoders import KINDS
+from advface_jax.models.decoders import KINDS, DecoderConfig
 from advface_jax.system import read_decoder
-from experiments.benchmark import cases as bench
+from experiments.benchmark import cases, text, tpu_estimate
 from experiments.benchmark import peer as peers
-from experiments.benchmark import roofline
-from experiments.benchmark import text as throughput_text
-from experiments.benchmark import training as bench_training
+from experiments.benchmark import training as trainings
 from experiments.benchmark.cases import Bench, Case, Precision
-from experiments.measure import decoders as measure_decoders
-from experiments.measure import results_file
+from experiments.measure import decoders, results_file
 
-MOST = 256  # --batch auto takes no more, where more would fit
+MOST = 256  # of --batch auto, even if more would fit
 
 
 def main(
@@ -60,45 +57,44 @@ def main(
 ) -> None:
     """Measure the speed of AdvFace's protection on this machine.
 
-    Every combination of the lists below is timed: each once to warm up, then all in turn, there and
+    Every combination of the lists below is timed: once to warm up, then all in turn, there and
     back, --repeats times; the table has medians and quartiles. An iteration's time is the
-    difference between runs of all and of a fifth of the steps, so that the shadow round trip, done
-    once for a batch, is not in it; faces/s are of the whole call. Beside it stands what the
-    iteration would take at this machine's own speed of multiplying and of copying, measured in the
-    same turns: the share of the roofline.
+    difference between runs of all and of a fifth of the steps: the shadow round trip, done once a
+    batch, is not in it. Faces/s are of the whole call. The share of the roofline compares it with
+    this machine's own speed of multiplying and of copying, measured in the same turns.
 
-    On a machine that others use, too, compare processor time (core-ms) and not the clock, pinned to
-    one core: `taskset -c 0 python -m experiments.throughput`. docs/performance.md tells more.
+    On a machine that others use, compare processor time (core-ms), not the clock, pinned to one
+    core: `taskset -c 0 python -m experiments.throughput`. See docs/performance.md.
 
     Args:
       decoder: S: transrec, resrec, urec, or .safetensors files of train_decoder.
-      batch: Faces protected together; auto: as many as fit into memory, 256 at most. Without it 1
+      batch: Faces protected together; auto: as many as fit into memory, 256 at most. By default 1
         and 8, with --aot 8.
       steps: PGD iterations.
-      dtype: Of the features, and of all arithmetic but batch norm's statistics. Without it float32,
+      dtype: Of the features, and of all arithmetic but batch norm's statistics. By default float32,
         with --aot bfloat16.
       precision: Of float32 products, as in jax.default_matmul_precision: accelerators round by
         default; with highest they do not. A CPU never does.
-      devices: How many share the batch; a CPU has as many as cores. Without it all that can share
-        it equally.
+      devices: How many share the batch; each core of a CPU is one. By default all that can share it
+        equally.
       n_epsilon: Bounds at once: 1 is protect, several are protect_sweep.
       epsilon: The bound, in units of the feature. Speed does not depend on it.
-      repeats: Runs of each combination that count.
-      latency: Runs of one face alone, on its own statistics (the online mode: p50 and p95); 0 for
+      repeats: Timed runs of each combination.
+      latency: Runs of one face alone, on its own statistics (the online mode: p50 and p95); 0:
         none.
-      training: Batches of which a step of training each decoder is timed, too.
-      peer: torch: the same work in PyTorch, in turn with ours, once its first gradient was found
-        to be ours. Of one device (or all of a CPU's cores) and one ε.
-      peer_python: A Python that has torch and numpy; without it, this one.
-      peer_variants: eager, compile (the network), step (the iteration compiled as a whole),
-        max-autotune (likewise); each also with +channels_last.
+      training: Batches at which to time a step of training each decoder, too.
+      peer: torch: the same work in PyTorch, in turn with ours, after a check that its first
+        gradient equals ours. Of one device (or all of a CPU's cores) and one ε.
+      peer_python: A Python with torch and numpy; by default this one.
+      peer_variants: eager, compile (the network), step+channels_last (the whole iteration compiled,
+        in that memory layout).
       profile: Folder for a trace of jax.profiler, from one more run of each combination.
       aot: TPUs, as v5e:1x1, v6e:2x2 or v5p:2x2x1: nothing is timed; their compiler (extra tpu, no
         TPU) estimates an iteration's cycles, of the decoders, batches, steps and dtypes above.
-      hosts: Where several hosts share each batch, the same command on each of them: auto on Cloud
-        TPU pods, under Slurm, Open MPI and Kubernetes; else ADDRESS:PORT,COUNT,INDEX. The first
-        writes the results. A batch that all devices cannot share is done by one of each host.
-      weights: Whose E, and decoders by kind: facenet-512-q8 (fetched at first use, 17 MB), another
+      hosts: Several hosts share each batch; run the same command on each: auto on Cloud TPU pods,
+        under Slurm, Open MPI and Kubernetes; else ADDRESS:PORT,COUNT,INDEX. The first writes the
+        results. A batch that all devices cannot share is done by one device of each host.
+      weights: E and the decoders by kind: facenet-512-q8 (fetched at first use, 17 MB), another
         known name, or a folder of weights_convert.
       out: Folder for the results.
     """
@@ -108,9 +104,16 @@ def main(
         _ahead(aot, decoder, batch or ("8",), steps, dtype or ("bfloat16",), out)
         return
     batch, dtype = batch or ("1", "8"), dtype or ("float32",)
+    for size in set(batch) - {"auto"}:
+        _number(size)
     if hosts is not None:
-        _join(hosts, alone=devices is None and peer is None and "auto" not in batch)
-    if peer:  # two programs may share the device: ours must not take all of its memory beforehand
+        if devices is not None or peer is not None or "auto" in batch:
+            raise ValueError(
+                "got --hosts with --devices, --peer or --batch auto; wanted none of these"
+            )
+        sharding.join(hosts)
+        cli.console.quiet = not sharding.leads()  # one bar and one answer are enough
+    if peer:  # two programs may share the device: ours must not allocate all of its memory
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if devices is not None and not 1 <= min(devices) <= max(devices) <= len(jax.devices()):
         raise ValueError(
@@ -119,117 +122,79 @@ def main(
     if len({Path(d).stem for d in decoder}) < len(decoder):
         raise ValueError(f"got --decoder {' '.join(decoder)}; wanted each name once")
     system = advface_jax.load(weights)
-    shadows = {Path(d).stem: measure_decoders.decoder(system, d, "shadow") for d in decoder}
+    shadows = {Path(d).stem: decoders.decoder(system, d, "shadow") for d in decoder}
     pictures = jnp.asarray(data.synthetic_faces(8, 1).images / 255, jnp.float32)
     z = np.asarray(jax.jit(lambda e, x: e(x))(system.extractor, pictures))
-    subject = Bench(system, shadows, z, checks.epsilon(epsilon).item())
+    bench = Bench(system, shadows, z, checks.epsilon(epsilon).item())
     lists = itertools.product(shadows, batch, steps, dtype, precision, devices or (0,), n_epsilon)
-    cases = [_sized(subject, size, Case(kind, 0, *how)) for kind, size, *how in lists]  # type: ignore[arg-type]
+    chosen = [_sized(bench, size, Case(kind, 0, *how)) for kind, size, *how in lists]  # type: ignore[arg-type]
 
     with contextlib.ExitStack() as stack:
-        entries = [bench.ours(subject, case) for case in _told(cases, "compile")]
+        entries = [cases.ours(bench, case) for case in _shown(chosen, "compile")]
         side = stack.enter_context(peers.start(peer_python)) if peer else None
         if side:
             on_a_cpu = jax.devices()[0].platform == "cpu"  # torch, too, takes all cores
-            alike = [c for c in cases if c.n_epsilon == 1 and (on_a_cpu or c.devices == 1)]
+            alike = [c for c in chosen if c.n_epsilon == 1 and (on_a_cpu or c.devices == 1)]
             pairs = list(itertools.product(alike, peer_variants))
             entries += [
-                bench.theirs(subject, case, variant, *side)
-                for case, variant in _told(pairs, "torch: compile, compare")
+                cases.theirs(bench, case, variant, *side)
+                for case, variant in _shown(pairs, "torch: compile, compare")
             ]
-        whole, iterations, machine = bench.measure(entries, repeats)
-        lessons = list(itertools.product(shadows, training))
-        trainings = [
+        rows, notes = cases.rows(bench, entries, repeats)
+        lessons = [
             entry
-            for kind, size in _told(lessons, "compile trainings")
-            for entry in bench_training.entries(subject, kind, size, peer_variants, side)
+            for kind, size in _shown([*itertools.product(shadows, training)], "compile trainings")
+            for entry in trainings.entries(bench, kind, size, peer_variants, side)
         ]
-        trained = bench_training.rows(trainings, repeats)
-    work = {(c.decoder, c.dtype): roofline.iteration(shadows[c.decoder], c.dtype) for c in cases}
-    rows = [
-        bench.row(e, w, i, work[e.case.decoder, e.case.dtype], machine, jax.devices()[0])
-        for e, w, i in zip(entries, whole, iterations, strict=True)
-    ]
+        trained = trainings.rows(lessons, repeats)
     if latency:
         alone = [Case(d, 1, steps[0], dtype[0], precision[0], 1, 1, "example") for d in shadows]
-        rows += bench.latency(subject, alone, latency)
+        rows += cases.latency(bench, alone, latency)
     rows += trained
     if profile is not None:
         with jax.profiler.trace(str(profile)):
-            for entry in entries[: len(cases)]:
+            for entry in entries[: len(chosen)]:
                 entry.run(entry.case.steps)
 
     stats = jax.local_devices()[0].memory_stats() or {}
-    notes = {
-        "ceilings": {
-            "matmul_flop_per_s": {" ".join(k): s for k, s in machine.matmul.items()},
-            "copy_bytes_per_s": machine.copy,
-        },
-        "work_of_an_iteration": {
-            f"{kind} {dtype}": {
-                **w._asdict(),
-                "flops_counted_by_xla": roofline.counted(shadows[kind]),
-            }
-            for (kind, dtype), w in work.items()
-        },
-        "device_peak_mb_of_all": stats.get("peak_bytes_in_use", 0) / 1e6 or None,
-        "peer": side[0].about if side else {},
-    }
-    call = cli.command("experiments.throughput")
-    seconds = time.monotonic() - began
+    notes["device_peak_mb_of_all"] = stats.get("peak_bytes_in_use", 0) / 1e6 or None
+    notes["peer"] = side[0].about if side else {}
     if not sharding.leads():
         return
-    text = throughput_text.text(rows, notes, call, seconds)
     config = {"epsilon": epsilon, "repeats": repeats, "latency": latency, "weights": weights}
-    results_file.write_results(
-        out,
-        "throughput",
-        rows,
-        command=call,
-        config={**config, "seed": None},
-        seconds=seconds,
-        notes=notes,
-        text=text,
-    )
-    throughput_text.plots(rows, notes, out)
-    cli.answer.print(text, markup=False, highlight=False, soft_wrap=True)
-    files = ("throughput.md", "throughput.json", "throughput.png", "roofline.png")
-    cli.console.print(f"written: {', '.join(str(out / f) for f in files)}", soft_wrap=True)
+    seconds = time.monotonic() - began
+    told = text.text(rows, notes, cli.command("experiments.throughput"), seconds)
+    _write(out, "throughput", rows, told, config, seconds=seconds, notes=notes)
+    text.plots(rows, notes, out)
+    cli.console.print(f"pictures: {out / 'throughput.png'}, {out / 'roofline.png'}", soft_wrap=True)
 
 
-def _join(hosts: str, *, alone: bool) -> None:
-    """Compute with the others, each of which has to do the very same."""
-    if not alone:
-        raise ValueError("got --hosts with --devices, --peer or --batch auto; wanted none of these")
-    sharding.join(hosts)
-    if not sharding.leads():  # one bar and one answer are enough
-        cli.console.quiet = True
+def _write(out: Path, name: str, rows, told: str, config: dict[str, Any], **more: Any) -> None:
+    """``NAME.json`` and ``NAME.md``, which is shown, too."""
+    more |= {"command": cli.command("experiments.throughput"), "text": told}
+    results_file.write_results(out, name, rows, config={**config, "seed": None}, **more)
+    cli.answer.print(told, markup=False, highlight=False, soft_wrap=True)
+    cli.console.print(f"written: {out / name}.md, {out / name}.json", soft_wrap=True)
 
 
 def _ahead(topologies, decoder, batch, steps, dtype, out: Path) -> None:
-    """The compiler's word on TPUs: throughput_aot.json and .md."""
-    from experiments.benchmark import tpu_estimate
-
+    """The compiler's estimates for TPUs: throughput_aot.json and .md."""
     began = time.monotonic()
-    configs = [d if d in KINDS else read_decoder(d, "none")[0].config for d in decoder]
-    rows = []
-    cases = list(itertools.product(topologies, configs, steps, map(_number, batch), dtype))
-    for topology, config, n, size, kind in _told(cases, "compile for TPUs"):
-        rows += tpu_estimate.rows([topology], [config], [size], dtypes=[kind], steps=n)
-    call = cli.command("experiments.throughput")
+    configs = [
+        DecoderConfig.of(d) if d in KINDS else read_decoder(d, "none")[0].config for d in decoder
+    ]
+    lists = topologies, configs, steps, map(_number, batch), dtype, ("plain", "packed")
+    rows = [
+        tpu_estimate.row(topology, config, size, dtype=kind, steps=n, formulation=how)
+        for topology, config, n, size, kind, how in _shown(
+            [*itertools.product(*lists)], "compile for TPUs"
+        )
+    ]
     versions = f"jax {jax.__version__}, libtpu {importlib.metadata.version('libtpu')}"
-    text = f"{tpu_estimate.table(rows)}\n\n`{call}`\n\n{versions}."
-    results_file.write_results(
-        out,
-        "throughput_aot",
-        rows,
-        command=call,
-        config={"topologies": list(topologies), "seed": None},
-        seconds=time.monotonic() - began,
-        text=text,
-    )
-    cli.answer.print(text, markup=False, highlight=False, soft_wrap=True)
-    cli.console.print(f"written: {out / 'throughput_aot.md'}, {out / 'throughput_aot.json'}")
+    call = cli.command("experiments.throughput")
+    told = f"{tpu_estimate.table(rows)}\n\n`{call}`\n\n{versions}."
+    seconds, config = time.monotonic() - began, {"topologies": list(topologies)}
+    _write(out, "throughput_aot", rows, told, config, seconds=seconds)
 
 
 def _number(size: str) -> int:
@@ -240,32 +205,32 @@ def _number(size: str) -> int:
     return int(size)
 
 
-def _sized(subject: Bench, size: str, case: Case) -> Case:
-    """The case with its batch, a number or "auto", and its devices: 0 are all that share it."""
-    if size != "auto":
-        batch = _number(size)
-        if case.devices and batch % case.devices:
-            raise ValueError(
-                f"got --batch {batch} for --devices {case.devices}; wanted a multiple of it"
-            )
-        shared = case.devices or sharding.most(batch, len(jax.devices()))
-        if jax.process_count() > 1 and shared < len(jax.devices()):
-            shared = 1  # some of them would be no host's own
-        return dataclasses.replace(case, batch=batch, devices=shared)
-    case = dataclasses.replace(case, devices=case.devices or len(jax.devices()))
-    fitting = memory.largest_batch(
-        extractor=subject.system.extractor,
-        shadow=subject.decoders[case.decoder],
-        config=case.config(case.steps),
-        n_epsilon=case.n_epsilon,
-        dtype=case.dtype,
-        devices=case.devices,
-        most=MOST,
-    )
-    return dataclasses.replace(case, batch=fitting)
+def _sized(bench: Bench, size: str, case: Case) -> Case:
+    """The case with its batch, a number or "auto", and its devices (0: all that can share it)."""
+    if size == "auto":
+        case = dataclasses.replace(case, devices=case.devices or len(jax.devices()))
+        fitting = memory.largest_batch(
+            extractor=bench.system.extractor,
+            shadow=bench.decoders[case.decoder],
+            config=case.config(case.steps),
+            n_epsilon=case.n_epsilon,
+            dtype=case.dtype,
+            devices=case.devices,
+            most=MOST,
+        )
+        return dataclasses.replace(case, batch=fitting)
+    batch = int(size)
+    if case.devices and batch % case.devices:
+        raise ValueError(
+            f"got --batch {batch} for --devices {case.devices}; wanted a multiple of it"
+        )
+    shared = case.devices or sharding.most(batch, len(jax.devices()))
+    if jax.process_count() > 1 and shared < len(jax.devices()):
+        shared = 1  # else some hosts would own none of them
+    return dataclasses.replace(case, batch=batch, devices=shared)
 
 
-def _told(things: Sequence[Any], title: str) -> Iterator[Any]:
+def _shown(things: Sequence[Any], title: str) -> Iterator[Any]:
     """The things one by one, under a bar."""
     with cli.bar("cases") as bar:
         yield from bar.track(things, task_id=bar.add_task(title, total=len(things), note=""))

@@ -1,4 +1,4 @@
-"""The reading of a TPU's compiled program, and, where libtpu is installed, such a program."""
+"""Reading a TPU's compiled program; where libtpu is installed, a real one."""
 
 import importlib.util
 import os
@@ -45,23 +45,6 @@ ENTRY %main.45 (z: bf16[8,77,77,64]) -> bf16[8,77,77,64] {
 """  # noqa: E501
 
 
-def made(formulation: str, cycles: int) -> dict:
-    return {
-        "decoder": "transrec",
-        "width": 32,
-        "depth": 0,
-        "batch": 8,
-        "dtype": "bfloat16",
-        "device": "v5e:1x1",
-        "formulation": formulation,
-        "cycles_per_iteration": cycles,
-        "faces_per_s": 1234.5,
-        "gflop_per_iteration": 5.4,
-        "temporary_mb": 26.1,
-        "collectives": {"all-reduce": 2} if formulation == "packed" else {},
-    }
-
-
 def test_cycles_are_those_of_the_loop_and_of_the_rest():
     assert tpu_estimate.cycles(COMPILED) == (39147 + 1828, 73040 + 25 + 1000)
 
@@ -78,7 +61,12 @@ def test_a_program_without_estimates_is_refused(spoilt):
 
 
 def test_the_table_has_the_share_of_plain_and_the_clock():
-    text = tpu_estimate.table([made("plain", 1000), made("packed", 250)])
+    case = {"decoder": "transrec", "width": 32, "depth": 0, "batch": 8, "dtype": "bfloat16"}
+    case |= {"device": "v5e:1x1", "faces_per_s": 1234.5, "gflop_per_iteration": 5.4}
+    case |= {"temporary_mb": 26.1, "collectives": {"all-reduce": 2}}
+    cycles = {"plain": 1000, "packed": 250}
+    rows = [{**case, "formulation": k, "cycles_per_iteration": n} for k, n in cycles.items()]
+    text = tpu_estimate.table(rows)
     assert "| packed | 250 | 0.25 | 1,234 |" in text and "2 all-reduce |" in text
     assert "v5e 1.5 GHz (197 TFLOP/s" in text and "v6e" not in text
 
@@ -98,11 +86,14 @@ def test_other_topologies_are_refused(topology, monkeypatch):
         tpu_estimate.devices(topology)
 
 
-# In a process of its own, for libtpu says things on its own standard error.
+# In a process of its own, because libtpu prints to its standard error.
 ESTIMATE = """
 import sys
 from experiments.benchmark import tpu_estimate
-for row in tpu_estimate.rows(["v5e:1x1"], ["transrec"], steps=2):
+from advface_jax.models.decoders import DecoderConfig
+for how in ("plain", "packed"):
+    config = DecoderConfig.of("transrec")
+    row = tpu_estimate.row("v5e:1x1", config, 8, dtype="bfloat16", steps=2, formulation=how)
     print(row["formulation"], row["cycles_per_iteration"], sum(row["collectives"].values()))
 """
 

@@ -1,4 +1,4 @@
-"""What ``throughput`` measures: calls of ``protect`` in turn, and the rows that they give."""
+"""The cases of ``throughput``: calls of ``protect`` in turn, and the rows measured from them."""
 
 import contextlib
 import dataclasses
@@ -6,28 +6,27 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import advface_jax
-from advface_jax import ProtectConfig, cli, memory, protect, protect_sweep, sharding
+from advface_jax import ProtectConfig, memory, protect, protect_sweep, sharding
 from advface_jax.models.decoders import Decoder
 from advface_jax.protect import lowered
 from experiments.benchmark import peer, roofline
-from experiments.benchmark.timing import Sample, Spread, interleaved, marginal, timed
-from experiments.measure import results_file
+from experiments.benchmark.timing import OURS, Entry, Sample, Spread, interleaved, marginal, timed
+from experiments.measure.results_file import Row
 
 Precision = Literal["default", "high", "highest"]
-OURS = "advface_jax"
 FEW = 5  # the run that is taken off has a fifth of the steps
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One thing to time: ``protect`` so, or for several ε ``protect_sweep``."""
+    """Settings of one call to time: ``protect``, or for several ε ``protect_sweep``."""
 
     decoder: str
     batch: int
@@ -40,7 +39,7 @@ class Case:
 
     @property
     def few(self) -> int:
-        """Steps of the shorter run; 0, which is none, where there is but one step."""
+        """Steps of the shorter run; 0 (no such run) for a single step."""
         return min(max(1, self.steps // FEW), self.steps - 1)
 
     def config(self, steps: int) -> ProtectConfig:
@@ -49,7 +48,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """What all cases share: the networks, and z (n,77,77,64) of some faces."""
+    """Shared by all cases: the networks, ε, and z (n,77,77,64) of some faces."""
 
     system: advface_jax.System
     decoders: Mapping[str, Decoder]
@@ -57,12 +56,12 @@ class Bench:
     epsilon: float
 
     def features(self, case: Case) -> jax.Array:
-        """z of the case's batch, the faces repeated as often as it wants."""
+        """z of the case's batch, from repeated faces."""
         z = np.resize(self.z, (case.batch, *self.z.shape[1:]))
         return jnp.asarray(z).astype(case.dtype)
 
     def prepare(self, case: Case, steps: int) -> tuple[Callable[[], jax.Array], dict[str, Any]]:
-        """The call, compiled, and what its compiler told. ValueError where it will not fit."""
+        """The call, compiled, and the compiler's figures. ValueError if memory is too small."""
         mesh = sharding.across(case.batch, jax.devices()[: case.devices])
         networks = {"extractor": self.system.extractor, "shadow": self.decoders[case.decoder]}
         arguments = {**sharding.replicate(networks, mesh), "config": case.config(steps)}
@@ -75,7 +74,7 @@ class Bench:
             seconds = time.perf_counter() - began
         on_each = case.batch // case.devices
         memory.check(program, on_each, devices=case.devices)
-        told = program.memory_analysis()
+        figures = program.memory_analysis()
 
         def call() -> jax.Array:
             with multiplying(case.precision):
@@ -85,84 +84,44 @@ class Bench:
 
         return call, {
             "compile_s": seconds,
-            "temp_mb_per_face": told and told.temp_size_in_bytes / on_each / 1e6,
-            "program_mb": told and (memory.needed(program) or 0) / 1e6,
+            "temp_mb_per_face": figures and figures.temp_size_in_bytes / on_each / 1e6,
+            "program_mb": figures and (memory.needed(program) or 0) / 1e6,
         }
 
 
 def multiplying(precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """Products at that precision; "default" leaves JAX's own."""
+    """Matrix products at that precision; "default" leaves JAX's own."""
     if precision == "default":
         return contextlib.nullcontext()
     return jax.default_matmul_precision(precision)
 
 
-class Machine(NamedTuple):
-    """Ceilings by (dtype, precision), FLOP/s, and of copying, bytes/s; of one device."""
-
-    matmul: Mapping[tuple[str, str], Spread]
-    copy: Spread
-
-
-class Entry(NamedTuple):
-    """Who does a case: a name, and how to run so many steps."""
-
-    impl: str
-    case: Case
-    run: Callable[[int], Sample]
-    told: dict[str, Any]
-
-
 def ours(bench: Bench, case: Case) -> Entry:
-    calls, told = {}, {}
-    for steps in filter(None, (case.few, case.steps)):  # what the longer one told is kept
-        calls[steps], told = bench.prepare(case, steps)
-    return Entry(OURS, case, lambda steps: timed(calls[steps]), told)
+    calls, figures = {}, {}
+    for steps in filter(None, (case.few, case.steps)):  # figures of the longer one are kept
+        calls[steps], figures = bench.prepare(case, steps)
+    return Entry(OURS, case, lambda steps: timed(calls[steps]), figures)
 
 
 def theirs(bench: Bench, case: Case, variant: str, other: peer.Peer, folder: Path) -> Entry:
-    """The torch side's, once its first gradient was found to be ours.
-
-    Raises:
-      ValueError: it is not, or that side failed.
-    """
+    """The torch side's. ValueError unless its first gradient equals ours."""
     file = folder / f"{abs(hash(case))}.npz"
+    shadow = bench.decoders[case.decoder]
     if not file.exists():
-        shadow = bench.decoders[case.decoder]
         with multiplying("highest"):
             z = bench.features(case).astype(jnp.float32)
             peer.write(file, z, extractor=bench.system.extractor, shadow=shadow)
-    name = f"{file.stem} {variant}"
-    told = other.ask(
-        "load",
-        name,
-        file=str(file),
-        kind=bench.decoders[case.decoder].config.kind,
-        dtype=case.dtype,
-        precision=case.precision,
-        alpha=ProtectConfig.alpha,
-        epsilon=bench.epsilon,
-        variant=variant,
-    )
-    peer.refuse_disagreement(told, case.dtype, f"{peer.name(variant)}, {case.decoder}")
-
-    def run(steps: int) -> Sample:
-        sample, peak = other.run(name, steps)
-        told["peak_mb"] = max(peak / 1e6, told.get("peak_mb", 0))
-        return sample
-
-    return Entry(peer.name(variant), case, run, told)
+    how = {"variant": variant, "alpha": ProtectConfig.alpha, "epsilon": bench.epsilon}
+    how |= {"kind": shadow.config.kind, "dtype": case.dtype, "precision": case.precision}
+    return other.entry("protect", peer.NAMES[variant], case, file, **how)
 
 
-def measure(
-    entries: Sequence[Entry], repeats: int
-) -> tuple[list[list[Sample]], list[list[Sample]], Machine]:
-    """Samples of each entry's whole runs, and of one iteration each, beside the machine's ceilings,
-    all in turn."""
+def rows(bench: Bench, entries: Sequence[Entry], repeats: int) -> tuple[list[Row], dict[str, Any]]:
+    """All entries in turn with the machine's ceilings: a row each, and notes on the roofline."""
     kinds = sorted({(e.case.dtype, e.case.precision) for e in entries})
     ceilings: dict[Any, roofline.Ceiling] = {"copy": roofline.copy()}
     for kind in kinds:
-        with multiplying(kind[1]):  # type: ignore[arg-type]
+        with multiplying(kind[1]):
             ceilings[kind] = roofline.matmul(kind[0])
 
     def ceiling(kind: Any) -> Sample:
@@ -175,36 +134,42 @@ def measure(
         for steps in filter(None, (entry.case.steps, entry.case.few))
     }
     runs |= {kind: functools.partial(ceiling, kind) for kind in ceilings}
-    found = timed_under_a_bar(runs, repeats, "time")
-    whole = [found[i, entry.case.steps] for i, entry in enumerate(entries)]
-    iterations = [per_iteration(found, i, entry.case) for i, entry in enumerate(entries)]
-    rates = {
-        kind: Spread.of([made.amount / s.wall for s in found[kind]])
-        for kind, made in ceilings.items()
+    found = interleaved(runs, repeats, "time")
+    rates = {k: Spread.of([c.amount / s.wall for s in found[k]]) for k, c in ceilings.items()}
+    work = {
+        (c.decoder, c.dtype): roofline.iteration(bench.decoders[c.decoder], c.dtype)
+        for c in (e.case for e in entries)
     }
-    return whole, iterations, Machine({kind: rates[kind] for kind in kinds}, rates["copy"])
+    made = []
+    for i, entry in enumerate(entries):
+        case: Case = entry.case
+        whole = iteration = found[i, case.steps]
+        if case.few:
+            iteration = marginal(whole, found[i, case.few], case.steps - case.few)
+        speeds = rates[case.dtype, case.precision].median, rates["copy"].median
+        its_work = work[case.decoder, case.dtype]
+        made.append(row(entry, whole, iteration, its_work, *speeds, jax.devices()[0]))
+    notes = {
+        "ceilings": {
+            "matmul_flop_per_s": {" ".join(k): rates[k] for k in kinds},
+            "copy_bytes_per_s": rates["copy"],
+        },
+        "work_of_an_iteration": {
+            f"{kind} {dtype}": {
+                **w._asdict(),
+                "flops_counted_by_xla": roofline.counted(bench.decoders[kind]),
+            }
+            for (kind, dtype), w in work.items()
+        },
+    }
+    return made, notes
 
 
 def warm(entry: Entry, steps: int) -> Sample:
-    """A run, timed after a short one that is not: the others' turns leave nothing of this program
-    in the caches, and the first run after them takes several core-ms longer."""
+    """A run, timed after a short one that is not: after the turns of the others the caches are
+    cold, and the first run takes several core-ms longer."""
     entry.run(entry.case.few or entry.case.steps)
     return entry.run(steps)
-
-
-def timed_under_a_bar(
-    runs: Mapping[Any, Callable[[], Sample]], repeats: int, title: str
-) -> dict[Any, list[Sample]]:
-    with cli.bar("runs") as bar:
-        task = bar.add_task(title, total=len(runs) * (1 + repeats), note="")
-        return interleaved(runs, repeats, lambda: bar.update(task, advance=1))
-
-
-def per_iteration(found: Mapping[Any, list[Sample]], i: int, case: Case) -> list[Sample]:
-    long = found[i, case.steps]
-    if not case.few:  # of one step the whole run is all there is
-        return long
-    return marginal(long, found[i, case.few], case.steps - case.few)
 
 
 def row(
@@ -212,20 +177,20 @@ def row(
     whole: Sequence[Sample],
     iteration: Sequence[Sample],
     work: roofline.Work,
-    machine: Machine,
+    peak: float,
+    copy: float,
     device: Any,
-) -> results_file.Row:
-    """A case's numbers. Those of an iteration are for one face and one ε, and None where noise was
-    larger than what was measured."""
+) -> Row:
+    """A case's numbers. Those of an iteration are for one face and one ε, and None where noise
+    exceeds the measured difference. ``peak``, ``copy``: a device's FLOP/s and bytes/s."""
     case = entry.case
     share = case.batch * case.n_epsilon  # what one iteration of the program does
     clock = Spread.of([s.wall / share for s in iteration])
     core = Spread.of([s.cpu / share for s in iteration])
     faces = Spread.of([case.batch / s.wall for s in whole])
-    # Devices that a CPU was cut into are no more of it.
+    # A CPU divided into devices has the same ceilings.
     several = 1 if device.platform == "cpu" else case.devices
-    peak = several * machine.matmul[case.dtype, case.precision].median
-    copy = several * machine.copy.median
+    peak, copy = several * peak, several * copy
     seconds = clock.median if clock.median > 0 else None
     return {
         "impl": entry.impl,
@@ -243,20 +208,18 @@ def row(
         "bytes_per_s": seconds and work.bytes / seconds,
         "roofline_share": seconds and work.least_seconds(peak, copy) / seconds,
         "bound_by": work.bound(peak, copy),
-        **entry.told,
+        **entry.figures,
     }
 
 
-def latency(bench: Bench, cases: Sequence[Case], runs: int) -> list[results_file.Row]:
+def latency(bench: Bench, cases: Sequence[Case], runs: int) -> list[Row]:
     """The online mode: one face alone, S on its own statistics, from the call to the result."""
     calls = {case: bench.prepare(case, case.steps)[0] for case in cases}
-    found = timed_under_a_bar(
-        {case: functools.partial(timed, call) for case, call in calls.items()}, runs, "one face"
-    )
+    turns = {case: functools.partial(timed, call) for case, call in calls.items()}
     rows = []
-    for case, samples in found.items():
+    for case, samples in interleaved(turns, runs, "one face").items():
         p50, p95 = np.quantile([1e3 * s.wall for s in samples], (0.5, 0.95))
-        told = {"device": jax.devices()[0].device_kind, "n": len(samples)}
+        figures = {"device": jax.devices()[0].device_kind, "n": len(samples)}
         milliseconds = {"latency_ms_p50": float(p50), "latency_ms_p95": float(p95)}
-        rows.append({"impl": OURS, **dataclasses.asdict(case), **told, **milliseconds})
+        rows.append({"impl": OURS, **dataclasses.asdict(case), **figures, **milliseconds})
     return rows

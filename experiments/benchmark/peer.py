@@ -1,4 +1,4 @@
-"""The other side of a comparison: ``peer_torch`` in a Python of its own, run by run in our turn."""
+"""PyTorch's side of a comparison: ``peer_torch`` in a Python of its own, run in turn with ours."""
 
 import contextlib
 import json
@@ -16,49 +16,31 @@ import numpy as np
 from advface_jax.models import facenet, state
 from advface_jax.models.decoders import Decoder
 from advface_jax.protect import ascent, shadow_round_trip
-from experiments.benchmark.timing import Sample
+from experiments.benchmark.timing import Entry, Sample
 
-Variant = Literal[
-    "eager",
-    "eager+channels_last",
-    "compile",
-    "compile+channels_last",
-    "step",
-    "step+channels_last",
-    "max-autotune",
-    "max-autotune+channels_last",
-]
-
-
-def name(variant: str) -> str:
-    """What a row calls it: "torch.compile of the iteration, channels_last"."""
-    how, _, layout = variant.partition("+")
-    told = {
-        "eager": "torch eager",
-        "compile": "torch.compile",
-        "step": "torch.compile of the iteration",
-        "max-autotune": "torch.compile of the iteration, max-autotune",
-    }[how]
-    return f"{told}, {layout}" if layout else told
-
-
+Variant = Literal["eager", "compile", "step+channels_last"]
+NAMES = {
+    "eager": "torch eager",
+    "compile": "torch.compile",
+    "step+channels_last": "torch.compile of the iteration, channels_last",
+}
 SCRIPT = Path(__file__).with_name("peer_torch.py")
 SIGNS = {"float32": 0.99, "bfloat16": 0.95}
 """The least share of the first gradient's signs that must be equal. Not all are: where a residual
 is near zero its last digit decides. Networks of other weights share half."""
 ERROR = {"float32": 0.05, "bfloat16": 0.2}
-"""The most that the gradients may differ by, in the norm of ours."""
+"""The largest difference of the gradients, relative to the norm of ours."""
 
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
     "MALLOC_TOP_PAD_": str(2**28),
 }
-"""What our own commands do for themselves (``cli``): PyTorch, too, is faster by it."""
+"""As ``cli`` sets for our own commands: PyTorch is faster with it, too."""
 
 
 class Peer:
-    """A running ``peer_torch``; ``about`` is what it says of itself."""
+    """A running ``peer_torch``; ``about`` has its version and device."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path):
         self._process, self._log = process, log
@@ -67,15 +49,24 @@ class Peer:
     def ask(self, do: str, case: str, **fields: Any) -> dict[str, Any]:
         """One command and its answer. ValueError when the other side failed."""
         assert self._process.stdin
-        with contextlib.suppress(BrokenPipeError):  # it ended: what it said last tells why
+        with contextlib.suppress(BrokenPipeError):  # it ended; its log says why
             print(json.dumps({"do": do, "case": case, **fields}), file=self._process.stdin)
             self._process.stdin.flush()
         return self._answer()
 
-    def run(self, case: str, steps: int) -> tuple[Sample, int]:
-        """One protection of a loaded case, and the most memory that it took."""
-        found = self.ask("run", case, steps=steps)
-        return Sample(found["wall"], found["cpu"]), found["peak_bytes"]
+    def entry(self, do: str, impl: str, case: Any, file: Path, **fields: Any) -> Entry:
+        """A case of ``file`` as an entry. ValueError unless its first gradient equals ours."""
+        name = f"{file.stem} {impl}"
+        figures = self.ask(do, name, file=str(file), **fields)
+        refuse_disagreement(figures, case.dtype, f"{impl}, {do} {case.decoder}")
+
+        def run(steps: int) -> Sample:
+            found = self.ask("run", name, steps=steps)
+            if do == "protect":
+                figures["peak_mb"] = max(found["peak_bytes"] / 1e6, figures.get("peak_mb", 0))
+            return Sample(found["wall"], found["cpu"])
+
+        return Entry(impl, case, run, figures)
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout
@@ -83,9 +74,9 @@ class Peer:
         if not line:
             said = self._log.read_text(errors="replace").strip().splitlines()
             raise ValueError(
-                f"the torch side ended: {said[-1] if said else 'it said nothing'}. It wants a "
-                "Python with torch and numpy: `uv venv DIR; uv pip install --python "
-                "DIR/bin/python torch numpy`, then --peer-python DIR/bin/python"
+                f"the torch side ended: {said[-1] if said else 'no message'}. It needs a Python "
+                "with torch and numpy: `uv venv DIR; uv pip install --python DIR/bin/python torch "
+                "numpy`, then --peer-python DIR/bin/python"
             )
         found = json.loads(line)
         if "error" in found:
@@ -95,7 +86,7 @@ class Peer:
 
 @contextlib.contextmanager
 def start(python: Path | None) -> Iterator[tuple[Peer, Path]]:
-    """A peer in that Python (without one, in this), and a folder for what it is to read.
+    """A peer in that Python (by default this one), and a folder for the files it reads.
 
     Raises:
       ValueError: no such Python, or one without torch.
@@ -105,15 +96,11 @@ def start(python: Path | None) -> Iterator[tuple[Peer, Path]]:
         # Its own folder must stay off its path: our modules have names that others have, too.
         surroundings = {**os.environ, **KEEP_MEMORY, "PYTHONSAFEPATH": "1"}
         command = [str(python or sys.executable), str(SCRIPT)]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         try:
             with open(log, "w") as errors:
                 process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    env=surroundings,
-                    text=True,
+                    command, **pipes, stderr=errors, env=surroundings, text=True
                 )
         except OSError as error:
             raise ValueError(f"cannot start --peer-python {python}: {error}") from error
@@ -129,53 +116,30 @@ def start(python: Path | None) -> Iterator[tuple[Peer, Path]]:
                     process.kill()
 
 
-def write(
-    path: Path,
-    z: jax.Array,
-    *,
-    extractor: facenet.Extractor,
-    shadow: Decoder,
-) -> None:
-    """What the other side works on and is checked against: weights, z, x~, z~ and the first
-    gradient, all float32, in an .npz file.
-
-    Raises:
-      ValueError: it does not know this E (another standardisation, batch norm not folded in).
-    """
+def write(path: Path, z: jax.Array, *, extractor: facenet.Extractor, shadow: Decoder) -> None:
+    """z, the weights, and x~, z~ and the first gradient to check against, for the other side."""
     x_tilde, z_tilde = shadow_round_trip(z, extractor=extractor, shadow=shadow)
     gradient = _first_gradient(z_tilde, x_tilde, shadow)
     arrays = {"z": z, "x_tilde": x_tilde, "z_tilde": z_tilde, "gradient": gradient}
-    _write(path, extractor, state.flatten(shadow), **arrays)
+    write_arrays(path, extractor, state.flatten(shadow), **arrays)
 
 
-def write_training(
-    path: Path,
-    images: np.ndarray,
-    *,
-    extractor: facenet.Extractor,
-    weights: Mapping[str, np.ndarray],
-    gradient: Mapping[str, np.ndarray],
-) -> None:
-    """The same for a step of training a decoder of these ``weights`` on ``images`` (b,160,160,3),
-    whose first ``gradient`` is this."""
-    slopes = {f"gradient.{name}": w for name, w in gradient.items()}
-    _write(path, extractor, weights, images=images, **slopes)
-
-
-def _write(
+def write_arrays(
     path: Path, extractor: facenet.Extractor, shadow: Mapping[str, Any], **arrays: Any
 ) -> None:
+    """An .npz file of float32: both networks' weights, and further arrays.
+
+    Raises:
+      ValueError: the other side does not have this E (other standardisation, separate batch norm).
+    """
     weights = state.flatten(extractor)
     if extractor.standardization != "fixed" or "conv2d_1a.conv.bias" not in weights:
         raise ValueError(
-            "--peer torch knows E of facenet-512-q8 and other weights with fixed standardisation, "
-            "batch norm folded in; take --weights facenet-512-q8"
+            "got --peer torch with weights of another E; wanted fixed standardisation and batch "
+            "norm folded in; take --weights facenet-512-q8"
         )
-    everything = {
-        **{f"extractor.{name}": w for name, w in weights.items()},
-        **{f"shadow.{name}": w for name, w in shadow.items()},
-        **arrays,
-    }
+    everything = {f"extractor.{name}": w for name, w in weights.items()}
+    everything |= {f"shadow.{name}": w for name, w in shadow.items()} | arrays
     np.savez(path, **{k: np.asarray(v, np.float32) for k, v in everything.items()})  # type: ignore[arg-type]
 
 
@@ -185,10 +149,10 @@ def _first_gradient(z_tilde: jax.Array, x_tilde: jax.Array, shadow: Decoder) -> 
 
 
 def refuse_disagreement(found: Mapping[str, float], dtype: str, name: str) -> None:
-    """ValueError unless the other side's first gradient is ours: else it does something else."""
+    """ValueError unless the other side's first gradient equals ours."""
     if found["equal_signs"] < SIGNS[dtype] or not found["gradient_error"] <= ERROR[dtype]:
         raise ValueError(
-            f"{name} does something else: of its first gradient's signs {found['equal_signs']:.1%} "
-            f"are ours (wanted {SIGNS[dtype]:.0%}), and it is off by "
+            f"{name} computes something else: {found['equal_signs']:.1%} of its first gradient's "
+            f"signs are ours (wanted {SIGNS[dtype]:.0%}), and it is off by "
             f"{found['gradient_error']:.2g} (wanted {ERROR[dtype]:g}); it is not timed"
         )

@@ -1,10 +1,9 @@
-"""The work of ``advface_jax.protect``, and of a decoder's training, in PyTorch, timed run by run at
-another program's word.
+"""The work of ``advface_jax.protect``, and of training a decoder, in PyTorch.
 
-Stands alone: a Python with torch and numpy runs this file, knowing nothing of JAX or of this
-project. ``experiments.benchmark.peer`` starts it, hands it arrays in .npz files (nothing is unpickled), and
-talks to it in lines of JSON, so that the runs of both can take turns. Parameters are ours: kernels
-(h,w,in,out), batch norm on the batch's statistics with eps 1e-3.
+Stands alone: a Python with torch and numpy runs this file, without JAX or this project.
+``experiments.benchmark.peer`` starts it, passes arrays in .npz files (nothing is unpickled) and
+exchanges lines of JSON with it, so that the runs of both can take turns. Parameters are ours:
+kernels (h,w,in,out), batch norm on the batch's statistics with eps 1e-3.
 """
 
 import functools
@@ -25,23 +24,22 @@ def conv(w, name, x, padding=1, stride=1):
     return F.conv2d(x, w[f"{name}.kernel"], w.get(f"{name}.bias"), stride, padding)
 
 
-def up(w, name, x, stride):
-    return F.conv_transpose2d(x, w[f"{name}.kernel"], w.get(f"{name}.bias"), stride)
-
-
 def norm(w, name, y):
-    return F.batch_norm(
-        y, None, None, w[f"{name}.scale"], w[f"{name}.bias"], training=True, eps=1e-3
-    )
+    scale, bias = w[f"{name}.scale"], w[f"{name}.bias"]
+    return F.batch_norm(y, None, None, scale, bias, training=True, eps=1e-3)
 
 
 def layer(w, name, x):
     return norm(w, f"{name}.bn", conv(w, f"{name}.conv", x))
 
 
+def up(w, name, x, stride, size):
+    y = F.conv_transpose2d(x, w[f"{name}.kernel"], w.get(f"{name}.bias"), stride)
+    return y[:, :, :size, :size]
+
+
 def up_layer(w, name, x, stride, size):
-    y = up(w, f"{name}.conv", x, stride)[:, :, :size, :size]
-    return F.relu(norm(w, f"{name}.bn", y))
+    return F.relu(norm(w, f"{name}.bn", up(w, f"{name}.conv", x, stride, size)))
 
 
 def transrec(w, z):
@@ -78,13 +76,12 @@ def shadow(body, w, z):
     # The edge once more; of torch 2.13's own "replicate" the compiled gradient fails.
     y = torch.cat([y, y[:, :, -1:]], 2)
     y = torch.cat([y, y[:, :, :, -1:]], 3)
-    return torch.sigmoid(up(w, "conv_1a", y, 2)[:, :, :160, :160])
+    return torch.sigmoid(up(w, "conv_1a", y, 2, 160))
 
 
 def extractor(w, x):
     """E, batch norm folded in: images to features."""
-    x = (255 * x - 127.5) / 128
-    x = F.relu(conv(w, "conv2d_1a.conv", x, 0, 2))
+    x = F.relu(conv(w, "conv2d_1a.conv", (255 * x - 127.5) / 128, 0, 2))
     x = F.relu(conv(w, "conv2d_2a.conv", x, 0))
     return F.relu(conv(w, "conv2d_2b.conv", x, 1))
 
@@ -104,13 +101,24 @@ def taped_gradient(decode, x_tilde, q):
 
 
 class Given:
-    """What was handed over in a file, in a layout and dtype of this side."""
+    """A file's arrays, and how to compute with them: dtype, memory layout, compiled or not."""
 
-    def __init__(self, file, dtype, layout):
+    def __init__(self, file, dtype, precision, variant):
+        how, _, layout = variant.partition("+")
+        self.eager, self.whole = how == "eager", how == "step"
         self.format = torch.channels_last if layout else torch.contiguous_format
-        self.dtype = getattr(torch, dtype)
+        self.dtype, self.exact = getattr(torch, dtype), precision == "highest"
+        self.multiply()  # compiled code depends on it
         with np.load(file, allow_pickle=False) as arrays:
-            self.arrays = {name: arrays[name] for name in arrays.files}
+            self.arrays = dict(arrays)
+
+    def multiply(self):
+        """Switches of the whole process, before each use; JAX, too, rounds float32 by default."""
+        torch.set_float32_matmul_precision("highest" if self.exact else "high")
+        torch.backends.cudnn.allow_tf32 = not self.exact
+
+    def compiled(self, f):
+        return f if self.eager else torch.compile(f, dynamic=False)
 
     def image(self, name):
         """(b,h,w,c) to the device, (b,c,h,w)."""
@@ -120,45 +128,31 @@ class Given:
     def weights(self, prefix):
         """A network's, or its gradient, by the names behind ``prefix``."""
         found = {}
-        for name, array in self.arrays.items():
-            if not name.startswith(prefix):
-                continue
+        for name in (name for name in self.arrays if name.startswith(prefix)):
+            array = self.arrays[name]
             tensor = torch.from_numpy(array)
             if array.ndim == 4:
-                # (h,w,in,out): a convolution wants (out,in,h,w), a transposed one (in,out,h,w).
+                # (h,w,in,out) to (out,in,h,w), of a transposed convolution to (in,out,h,w).
                 mirrored = any(part in name for part in ("conv_2a", "conv_1a", "up."))
                 order = (2, 3, 0, 1) if mirrored and prefix != "extractor." else (3, 2, 0, 1)
                 tensor = tensor.permute(order).contiguous(memory_format=self.format)
-            of_norm = ".bn." in name  # its parameters stay in float32, as ours do
-            dtype = torch.float32 if of_norm else self.dtype
+            # Batch norm's parameters stay in float32, as ours do.
+            dtype = torch.float32 if ".bn." in name else self.dtype
             found[name.removeprefix(prefix)] = tensor.to(DEVICE, dtype)
         return found
 
 
-def multiply(exact):
-    """These switches are the whole process's; JAX, too, rounds float32 unless told not to."""
-    torch.set_float32_matmul_precision("highest" if exact else "high")
-    torch.backends.cudnn.allow_tf32 = not exact
-
-
-class Case:
-    """One decoder at one batch and dtype: "eager", "compile" (the network), "step" (the whole
-    iteration compiled) or a mode of torch.compile for that, with or without "+channels_last"."""
+class Protect(Given):
+    """One decoder at one batch and dtype: "eager", "compile" (the network), or "step" (the whole
+    iteration compiled), with or without "+channels_last"."""
 
     def __init__(self, file, kind, dtype, precision, alpha, epsilon, variant):
-        self.exact = precision == "highest"
-        multiply(self.exact)  # what compiles looks at it
-        how, _, layout = variant.partition("+")
-        given = Given(file, dtype, layout)
+        super().__init__(file, dtype, precision, variant)
         self.z, self.x_tilde, self.z_tilde, self.theirs = map(
-            given.image, ("z", "x_tilde", "z_tilde", "gradient")
+            self.image, ("z", "x_tilde", "z_tilde", "gradient")
         )
-        decode = functools.partial(shadow, BODIES[kind], given.weights("shadow."))
-        extract = functools.partial(extractor, given.weights("extractor."))
-        taped = how in ("eager", "compile")
-
-        def compiled(f, mode=None):
-            return f if how == "eager" else torch.compile(f, mode=mode, dynamic=False)
+        decode = functools.partial(shadow, BODIES[kind], self.weights("shadow."))
+        extract = functools.partial(extractor, self.weights("extractor."))
 
         def advance(q, slope, low, high):
             return torch.clamp(q + alpha * torch.sign(slope), low, high)
@@ -168,60 +162,49 @@ class Case:
             z_tilde = extract(x_tilde)
             return x_tilde, z_tilde, z_tilde - epsilon, z_tilde + epsilon
 
-        if taped:  # the network is compiled, and its gradient with it
-            network, move = compiled(decode), compiled(advance)
-            self.slope = functools.partial(taped_gradient, network)
+        if whole := self.whole:
+            differentiate, network, move = gradient, decode, advance
+        else:  # the network is compiled, and its gradient with it
+            differentiate, network = taped_gradient, self.compiled(decode)
+            move = self.compiled(advance)
 
-            def step(q, x_tilde, low, high):
-                return move(q, self.slope(x_tilde, q), low, high)
+        def slope(x_tilde, q):
+            return differentiate(network, x_tilde, q)
 
-            self.step = step
-        else:  # the whole iteration is; its gradient alone, too, so that it can be checked
+        def step(q, x_tilde, low, high):
+            return move(q, slope(x_tilde, q), low, high)
 
-            def step(q, x_tilde, low, high):
-                return advance(q, gradient(decode, x_tilde, q), low, high)
-
-            mode = None if how == "step" else how
-            self.step = compiled(step, mode)
-            self.slope = compiled(functools.partial(gradient, decode), mode)
-        self.begin = compiled(begin)
+        self.step = self.compiled(step) if whole else step
+        self.slope = self.compiled(slope) if whole else slope  # alone, for the check
+        self.begin = self.compiled(begin)
 
     def check(self):
         """How far the round trip and the first gradient are from the caller's."""
-        multiply(self.exact)
         x_tilde, z_tilde, _, _ = self.begin(self.z)
-        ours = self.slope(self.x_tilde, self.z_tilde).float()
-        theirs = self.theirs.float()
-        moved = (theirs != 0) | (ours != 0)
+        ours = self.slope(self.x_tilde, self.z_tilde)
         return {
-            "equal_signs": float((ours.sign() == theirs.sign())[moved].float().mean()),
-            "gradient_error": _apart(ours, theirs),
+            **_compared(ours, self.theirs, (self.theirs != 0) | (ours != 0)),
             "x_tilde_error": _apart(x_tilde, self.x_tilde),
             "z_tilde_error": _apart(z_tilde, self.z_tilde),
         }
 
     def run(self, steps):
-        multiply(self.exact)
         x_tilde, q, low, high = self.begin(self.z)
         for _ in range(steps):
             q = self.step(q, x_tilde, low, high)
         return q
 
 
-class Training:
-    """Steps of training a decoder at one batch: E's features, the L1 loss, Adam; float32. With
-    "compile" the loss is compiled, and its gradient with it."""
+class Training(Given):
+    """Steps of training a decoder at one batch: E's features, the L1 loss, Adam; float32. Unless
+    "eager", the loss is compiled, and its gradient with it."""
 
     def __init__(self, file, kind, precision, learning_rate, variant):
-        self.exact = precision == "highest"
-        multiply(self.exact)
-        how, _, layout = variant.partition("+")
-        given = Given(file, "float32", layout)
-        self.x = given.image("images")
-        self.theirs = given.weights("gradient.")
-        weights = given.weights("shadow.")
+        super().__init__(file, "float32", precision, variant)
+        self.x, self.theirs = self.image("images"), self.weights("gradient.")
+        weights = self.weights("shadow.")
         self.w = {name: weights[name].requires_grad_() for name in self.theirs}
-        extract = functools.partial(extractor, given.weights("extractor."))
+        extract = functools.partial(extractor, self.weights("extractor."))
         self.optimizer = torch.optim.Adam(self.w.values(), lr=learning_rate)
 
         def loss(w, x):
@@ -229,7 +212,7 @@ class Training:
                 z = extract(x)
             return (shadow(BODIES[kind], w, z) - x).abs().mean()
 
-        self.loss = loss if how == "eager" else torch.compile(loss, dynamic=False)
+        self.loss = self.compiled(loss)
 
     def _backward(self):
         with torch.enable_grad():
@@ -238,20 +221,19 @@ class Training:
 
     def check(self):
         """How far the first gradient, of all weights, is from the caller's."""
-        multiply(self.exact)
         self._backward()
         ours = torch.cat([w.grad.flatten() for w in self.w.values()])
-        theirs = torch.cat([self.theirs[name].flatten() for name in self.w])
-        return {
-            "equal_signs": float((ours.sign() == theirs.sign()).float().mean()),
-            "gradient_error": _apart(ours, theirs),
-        }
+        return _compared(ours, torch.cat([self.theirs[name].flatten() for name in self.w]))
 
     def run(self, steps):
-        multiply(self.exact)
         for _ in range(steps):
             self._backward()
             self.optimizer.step()
+
+
+def _compared(ours, theirs, where=...):
+    equal = (ours.sign() == theirs.sign())[where].float().mean()
+    return {"equal_signs": float(equal), "gradient_error": _apart(ours, theirs)}
 
 
 def _apart(a, b):
@@ -260,12 +242,14 @@ def _apart(a, b):
     return float((a - b).norm() / b.norm())
 
 
-def _timed(call):
+def _timed(case, call, *given):
+    """The result, seconds by the clock and of processor time."""
+    case.multiply()
     if DEVICE == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     wall, cpu = time.perf_counter(), time.process_time()
-    result = call()
+    result = call(*given)
     if DEVICE == "cuda":
         torch.cuda.synchronize()
     return result, time.perf_counter() - wall, time.process_time() - cpu
@@ -279,18 +263,14 @@ def _peak_bytes():
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _threads():
-    known = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-
-
 def main():
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not fall between the answers
-    torch.set_num_threads(_threads())
+    known = hasattr(os, "sched_getaffinity")
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1)
     torch.backends.cudnn.benchmark = True
     torch._dynamo.config.recompile_limit = 1000  # one program for each case
-    cases = {}
+    cases, kinds = {}, {"protect": Protect, "train": Training}
 
     def answer(**fields):
         print(json.dumps(fields), file=answers, flush=True)
@@ -299,19 +279,18 @@ def main():
     answer(torch=torch.__version__, device=DEVICE, name=name, threads=torch.get_num_threads())
     for line in sys.stdin:
         asked = json.loads(line)
-        do, case = asked.pop("do"), asked.pop("case")
+        do, name = asked.pop("do"), asked.pop("case")
         try:
             with torch.no_grad():
-                if do in ("load", "train"):
-                    cases[case] = Case(**asked) if do == "load" else Training(**asked)
-                    found, wall, _ = _timed(cases[case].check)
-                    # A second call of a compiled program may compile again.
-                    _, more, _ = _timed(functools.partial(cases[case].run, 2))
+                if do in kinds:
+                    case = cases[name] = kinds[do](**asked)
+                    found, wall, _ = _timed(case, case.check)
+                    _, more, _ = _timed(case, case.run, 2)  # which may compile again
                     answer(compile_s=wall + more, **found)
                 else:
-                    _, wall, cpu = _timed(functools.partial(cases[case].run, asked["steps"]))
+                    _, wall, cpu = _timed(cases[name], cases[name].run, asked["steps"])
                     answer(wall=wall, cpu=cpu, peak_bytes=_peak_bytes())
-        except Exception as error:  # the other side says what it means for the user
+        except Exception as error:
             answer(error=f"{type(error).__name__}: {error}".splitlines()[0])
 
 

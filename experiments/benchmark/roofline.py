@@ -1,4 +1,4 @@
-"""What an iteration of the ascent must do at least, and what this machine could do: the roofline.
+"""The roofline: the least work of an iteration of the ascent, and the ceilings of this machine.
 
 Work is counted from the network's own convolutions, not from a compiled program, which may do more.
 """
@@ -18,7 +18,8 @@ from advface_jax.protect import ascent
 from experiments.benchmark.timing import timed
 
 LONG_ENOUGH = 0.03  # seconds of a ceiling's run, so that starting it does not count
-LARGEST_MATRIX, LARGEST_COPY = 16384, 2**31
+MATRIX, LARGEST_MATRIX = 2048, 16384
+COPY, LARGEST_COPY = 2**26, 2**31  # bytes
 
 
 class Work(NamedTuple):
@@ -28,7 +29,7 @@ class Work(NamedTuple):
     bytes: float
 
     def least_seconds(self, flops_per_s: float, bytes_per_s: float) -> float:
-        """What it takes at best, where arithmetic and memory work side by side."""
+        """The least time, where arithmetic and memory work side by side."""
         return max(self.flops / flops_per_s, self.bytes / bytes_per_s)
 
     def bound(self, flops_per_s: float, bytes_per_s: float) -> str:
@@ -38,7 +39,7 @@ class Work(NamedTuple):
 
 @contextlib.contextmanager
 def as_on_a_tpu() -> Iterator[None]:
-    """Layers choose by ``jax.default_backend()``: here nothing is done for a CPU's sake."""
+    """Layers choose by ``jax.default_backend()``; in here they choose as for a TPU."""
     real = jax.default_backend
     jax.default_backend = lambda: "tpu"
     try:
@@ -50,12 +51,12 @@ def as_on_a_tpu() -> Iterator[None]:
 def iteration(decoder: Decoder, dtype: str = "float32") -> Work:
     """The forward pass and the gradient in the feature.
 
-    FLOPs: two for each multiplication of a convolution that does not meet a zero of padding, and as
+    FLOPs: two for each multiplication of a convolution by anything but a zero of padding, and as
     many again for the gradient. Batch norm, ReLU and the like are not counted (about 1%).
 
-    Bytes, a lower bound: each convolution reads its input and writes its output, and going back
-    reads the output and its gradient and writes the input's; the step reads z and z~ besides. All
-    else is done on the way, and nothing stays in a cache from one convolution to the next.
+    Bytes, a lower bound: each convolution reads its input and writes its output; backward it reads
+    the output and its gradient and writes the input's; the step reads z and z~ too. Everything else
+    is assumed fused, and nothing to stay in a cache from one convolution to the next.
     """
     z = jax.ShapeDtypeStruct((1, *FEATURE_SHAPE), dtype)
     flops, elements = 0, 2 * math.prod(FEATURE_SHAPE)
@@ -69,8 +70,8 @@ def iteration(decoder: Decoder, dtype: str = "float32") -> Work:
 
 
 def counted(decoder: Decoder) -> float:
-    """FLOPs of the same by XLA's count of the lowered program, which has the small operations too:
-    a check on ``iteration``."""
+    """The same FLOPs by XLA's count of the lowered program, with the small operations: a check on
+    ``iteration``."""
     image = jax.ShapeDtypeStruct((1, 160, 160, 3), "float32")
     z = jax.ShapeDtypeStruct((1, *FEATURE_SHAPE), "float32")
     gradient = jax.jit(lambda z, x_tilde, decoder: ascent(decoder, x_tilde, "batch", None)(z))
@@ -80,7 +81,7 @@ def counted(decoder: Decoder) -> float:
 
 
 def _convolutions(jaxpr: Any) -> Iterator[Any]:
-    """The convolutions in a program, and in the programs inside it."""
+    """The convolutions of a program and of the programs inside it."""
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "conv_general_dilated":
             yield eqn
@@ -92,7 +93,7 @@ def _convolutions(jaxpr: Any) -> Iterator[Any]:
 
 
 def _multiplications(eqn: Any) -> int:
-    """Those of a convolution (b,h,w,i), (kh,kw,i,o), whose window does not lie on a zero."""
+    """Those of a convolution (b,h,w,i), (kh,kw,i,o) by numbers other than padding's zeros."""
     x, kernel = (v.aval.shape for v in eqn.invars)
     y = eqn.outvars[0].aval.shape
     places = 1
@@ -106,16 +107,16 @@ def _multiplications(eqn: Any) -> int:
 
 
 class Ceiling(NamedTuple):
-    """Something simple and large to time, and how much it does: FLOPs, or bytes."""
+    """A simple, large operation to time, and its amount: FLOPs, or bytes."""
 
     run: Callable[[], Any]
     amount: float
 
 
 def matmul(dtype: str) -> Ceiling:
-    """A product of two square matrices, as large as takes a while; at the precision in force."""
+    """A product of two square matrices at the precision in force, large enough to time."""
     product = jax.jit(jnp.matmul)
-    n = 2048
+    n = MATRIX
     while True:
         a = jnp.full((n, n), 0.5, dtype)
         ceiling = Ceiling(lambda a=a: product(a, a), 2 * n**3)
@@ -125,9 +126,9 @@ def matmul(dtype: str) -> Ceiling:
 
 
 def copy() -> Ceiling:
-    """Reading and writing a large array, in place: fresh memory would first have to be found."""
+    """Reading and writing a large array in place, so that no memory is allocated."""
     write = jax.jit(lambda x: x + 1, donate_argnums=0)
-    size = 2**26
+    size = COPY
     while True:
         held = [jnp.zeros(size // 4, jnp.float32)]
 

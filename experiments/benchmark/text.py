@@ -4,78 +4,49 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from experiments.benchmark.timing import OURS
 from experiments.measure import results_file
 from experiments.measure.plots.drawing import pyplot
+from experiments.measure.results_file import Row, markdown
 
-HEADER = (
-    "decoder, impl",
-    "batch",
-    "faces/s",
-    "quartiles",
-    "core-ms / iteration / face",
-    "quartiles",
-    "clock, ms",
-    "GFLOP/s",
-    "share of roofline %",
-    "compile s",
-    "temporary MB / face",
-)
-TRAINING = (
-    "a training step: decoder, impl",
-    "batch",
-    "faces/s",
-    "quartiles",
-    "core-ms / face",
-    "quartiles",
-    "compile s",
-)
+HEADER = "decoder, impl|batch|faces/s|quartiles|core-ms / iteration / face|quartiles|clock, ms"
+HEADER += "|GFLOP/s|share of roofline %|compile s|temporary MB / face"
+LATENCY = "one face online (its own statistics)|p50, ms|p95, ms|runs"
+TRAINING = "a training step: decoder, impl|batch|faces/s|quartiles|core-ms / face|quartiles"
+TRAINING += "|compile s"
 
 
-def text(
-    rows: Sequence[results_file.Row], notes: Mapping[str, Any], call: str, seconds: float
-) -> str:
+def text(rows: Sequence[Row], notes: Mapping[str, Any], call: str, seconds: float) -> str:
     """The whole of throughput.md."""
-    timed = [r for r in rows if "faces_per_s" in r]
-    alone = [r for r in rows if "latency_ms_p50" in r]
-    where = results_file.surroundings()
-    parts = [results_file.markdown(HEADER, [_cells(r) for r in timed])]
-    if alone:
-        header = ("one face online (its own statistics)", "p50, ms", "p95, ms", "runs")
-        cells = [
-            [
-                label(r),
-                f"{r['latency_ms_p50']:.1f}",
-                f"{r['latency_ms_p95']:.1f}",
-                str(r["n"]),
-            ]
-            for r in alone
-        ]
-        parts.append(results_file.markdown(header, cells))
-    trained = [r for r in rows if "trained_faces_per_s" in r]
-    if trained:
-        parts.append(results_file.markdown(TRAINING, [_training(r) for r in trained]))
-    ceilings = notes["ceilings"]
+    where, ceilings = results_file.surroundings(), notes["ceilings"]
+    tables = [
+        (HEADER, [_cells(r) for r in rows if "faces_per_s" in r]),
+        (LATENCY, [_latency(r) for r in rows if "latency_ms_p50" in r]),
+        (TRAINING, [_training(r) for r in rows if "trained_faces_per_s" in r]),
+    ]
     products = ", ".join(
         f"{s[0] / 1e9:,.0f} GFLOP/s ({kind})" for kind, s in ceilings["matmul_flop_per_s"].items()
     )
-    parts.append(
-        f"This machine's ceilings, in the same turns: matrix product {products}; copy "
-        f"{ceilings['copy_bytes_per_s'][0] / 1e9:,.1f} GB/s. An iteration's time is "
-        "the difference of runs of many and few steps, divided by the steps between them; its "
-        "FLOPs are those of the convolutions, its bytes a lower bound. Medians and quartiles; "
-        "core-ms are processor time of all threads."
-    )
-    parts.append(f"`{call}`")
-    jax_version = where["versions"]["jax"]
     other = f", torch {notes['peer']['torch']}" if notes["peer"] else ""
-    parts.append(
-        f"{where['hardware']}; jax {jax_version}{other}; {where['date']}; {seconds:.0f} s."
+    return "\n\n".join(
+        [
+            *(markdown(header.split("|"), cells) for header, cells in tables if cells),
+            f"This machine's ceilings, in the same turns: matrix product {products}; copy "
+            f"{ceilings['copy_bytes_per_s'][0] / 1e9:,.1f} GB/s. An iteration's time is the "
+            "difference between runs of many and few steps, divided by the steps between them; "
+            "its FLOPs are those of the convolutions, its bytes a lower bound. Medians and "
+            "quartiles; core-ms are processor time of all threads.",
+            f"`{call}`",
+            f"{where['hardware']}; jax {where['versions']['jax']}{other}; {where['date']}; "
+            f"{seconds:.0f} s.",
+        ]
     )
-    return "\n\n".join(parts)
 
 
-def label(r: results_file.Row, devices: bool = True) -> str:
-    """A row's name: what it is beside its batch, where that is not the usual."""
+def label(r: Row, devices: bool = True) -> str:
+    """A row's name: its settings except the batch, where they differ from the usual."""
     parts = [r["decoder"], r["impl"], r["dtype"]]
     parts += [] if r["precision"] == "default" else [r["precision"]]
     parts += [f"{r['devices']} devices"] if devices and r["devices"] > 1 else []
@@ -83,35 +54,22 @@ def label(r: results_file.Row, devices: bool = True) -> str:
     return ", ".join([*parts, f"{r['steps']} steps"])
 
 
-def _training(r: results_file.Row) -> list[str]:
-    devices = f", {r['devices']} devices" if r["devices"] > 1 else ""
-    return [
-        f"{r['decoder']}, {r['impl']}{devices}",
-        str(r["batch"]),
-        number(r["trained_faces_per_s"], 2),
-        interval(r["trained_faces_per_s_quartiles"], 2),
-        number(r["core_ms_per_face"], 2),
-        interval(r["core_ms_quartiles"], 2),
-        number(r["compile_s"], 1),
-    ]
-
-
 def number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def interval(values: Sequence[float], digits: int) -> str:
-    return " to ".join(number(v, digits) for v in values)
+def _interval(r: Row, key: str) -> list[str]:
+    """The median and the quartiles."""
+    quartiles = r["core_ms_quartiles" if key.startswith("core_ms") else f"{key}_quartiles"]
+    return [number(r[key], 2), " to ".join(number(v, 2) for v in quartiles)]
 
 
-def _cells(r: results_file.Row) -> list[str]:
+def _cells(r: Row) -> list[str]:
     return [
         label(r),
         str(r["batch"]),
-        number(r["faces_per_s"], 2),
-        interval(r["faces_per_s_quartiles"], 2),
-        number(r["core_ms_per_iteration_face"], 2),
-        interval(r["core_ms_quartiles"], 2),
+        *_interval(r, "faces_per_s"),
+        *_interval(r, "core_ms_per_iteration_face"),
         number(r["wall_ms_per_iteration_face"], 3),
         number(r["flop_per_s"] and r["flop_per_s"] / 1e9, 1),
         number(r["roofline_share"] and 100 * r["roofline_share"], 0),
@@ -120,32 +78,44 @@ def _cells(r: results_file.Row) -> list[str]:
     ]
 
 
-def plots(rows: Sequence[results_file.Row], notes: Mapping[str, Any], out: Path) -> None:
+def _latency(r: Row) -> list[str]:
+    return [label(r), *(f"{r[f'latency_ms_{p}']:.1f}" for p in ("p50", "p95")), str(r["n"])]
+
+
+def _training(r: Row) -> list[str]:
+    devices = f", {r['devices']} devices" if r["devices"] > 1 else ""
+    return [
+        f"{r['decoder']}, {r['impl']}{devices}",
+        str(r["batch"]),
+        *_interval(r, "trained_faces_per_s"),
+        *_interval(r, "core_ms_per_face"),
+        number(r["compile_s"], 1),
+    ]
+
+
+def plots(rows: Sequence[Row], notes: Mapping[str, Any], out: Path) -> None:
     """throughput.png, faces/s against the batch, and roofline.png, FLOP/s against FLOP/byte."""
     timed = [r for r in rows if "faces_per_s" in r]
     _faces(timed, out / "throughput.png")
     _roofline(timed, notes, out / "roofline.png")
 
 
-def _faces(rows: Sequence[results_file.Row], path: Path) -> None:
+def _faces(rows: Sequence[Row], path: Path) -> None:
     plt = pyplot()
     kinds = list(dict.fromkeys(r["decoder"] for r in rows))
     figure, panels = plt.subplots(
         1, len(kinds), figsize=(4.8 * len(kinds), 4.2), squeeze=False, layout="constrained"
     )
     for axes, kind in zip(panels[0], kinds, strict=True):
-        some = [r for r in rows if r["decoder"] == kind]
-        # A line goes on through batches that as many devices cannot share, unless devices compete.
+        some = sorted((r for r in rows if r["decoder"] == kind), key=lambda r: r["batch"])
+        # One line for all numbers of devices, unless they compete at a batch.
         several = len({(label(r, False), r["batch"]) for r in some}) < len(some)
         for name in dict.fromkeys(label(r, several) for r in some):
             line = [r for r in some if label(r, several) == name]
-            line.sort(key=lambda r: r["batch"])
-            rate = [r["faces_per_s"] for r in line]
-            low, high = zip(*(r["faces_per_s_quartiles"] for r in line), strict=True)
-            away = [[a - b for a, b in zip(rate, low, strict=True)],
-                    [b - a for a, b in zip(rate, high, strict=True)]]  # fmt: skip
-            at = [r["batch"] for r in line]
-            axes.errorbar(at, rate, away, fmt="o-", capsize=3, label=name.removeprefix(f"{kind}, "))
+            at, rate = [r["batch"] for r in line], np.array([r["faces_per_s"] for r in line])
+            low, high = np.transpose([r["faces_per_s_quartiles"] for r in line])
+            away, name = [rate - low, high - rate], name.removeprefix(f"{kind}, ")
+            axes.errorbar(at, rate, away, fmt="o-", capsize=3, label=name)
         axes.set(title=kind, xlabel="batch", xscale="log", ylim=(0, None))
         sizes = sorted({r["batch"] for r in some})
         axes.set_xticks(sizes, [str(size) for size in sizes])
@@ -157,39 +127,35 @@ def _faces(rows: Sequence[results_file.Row], path: Path) -> None:
     plt.close(figure)
 
 
-def _who(r: results_file.Row) -> str:
-    """A row's name without its decoder."""
-    return label(r).removeprefix(f"{r['decoder']}, ")
-
-
-def _roofline(rows: Sequence[results_file.Row], notes: Mapping[str, Any], path: Path) -> None:
+def _roofline(rows: Sequence[Row], notes: Mapping[str, Any], path: Path) -> None:
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
-    copy = notes["ceilings"]["copy_bytes_per_s"][0]
-    placed = [r for r in rows if r["flop_per_s"]]
-    peaks = [peak[0] for peak in notes["ceilings"]["matmul_flop_per_s"].values()]
-    shown = [peak / copy for peak in peaks]  # the knees
-    shown += [r["flop_per_s"] / r["bytes_per_s"] for r in placed]
+    copy, products = (notes["ceilings"][k] for k in ("copy_bytes_per_s", "matmul_flop_per_s"))
+    copy, peaks = copy[0], {kind: peak[0] for kind, peak in products.items()}
+    places: dict[str, list[tuple[float, float]]] = {}
+    decoders = {}
+    for r in (r for r in rows if r["flop_per_s"]):
+        at = r["flop_per_s"] / r["bytes_per_s"], r["flop_per_s"]
+        places.setdefault(label(r).removeprefix(f"{r['decoder']}, "), []).append(at)
+        decoders[r["decoder"], r["dtype"]] = at[0], 1.6 * max(peaks.values())
+    for (kind, _), at in decoders.items():
+        axes.axvline(at[0], color="tab:gray", linewidth=0.5)
+        axes.annotate(kind, at, rotation=90, fontsize=7, va="top")
+    every = [at for line in places.values() for at in line]
+    shown = [peak / copy for peak in peaks.values()] + [x for x, _ in every]
     ends = min(shown) / 4, max(shown) * 4
-    for i, (kind, peak) in enumerate(notes["ceilings"]["matmul_flop_per_s"].items()):
-        at = ends[0], peak[0] / copy, ends[1]
-        roof = [min(peak[0], copy * x) for x in at]
+    for i, (kind, peak) in enumerate(peaks.items()):
+        at = ends[0], peak / copy, ends[1]  # the middle one is the knee
+        roof = [min(peak, copy * x) for x in at]
         axes.plot(at, roof, "-", color="black", alpha=1 / (1 + i), label=f"ceiling, {kind}")
-    for name in dict.fromkeys(map(_who, placed)):
-        some = [r for r in placed if _who(r) == name]
-        x = [r["flop_per_s"] / r["bytes_per_s"] for r in some]
-        mark = "o" if some[0]["impl"] == "advface_jax" else "x"
-        axes.plot(x, [r["flop_per_s"] for r in some], mark, label=name)
-    for r in {(r["decoder"], r["dtype"]): r for r in placed}.values():
-        x = r["flop_per_s"] / r["bytes_per_s"]
-        axes.axvline(x, color="tab:gray", linewidth=0.5)
-        axes.annotate(r["decoder"], (x, 1.6 * max(peaks)), rotation=90, fontsize=7, va="top")
+    for name, line in places.items():
+        axes.plot(*np.transpose(line), "o" if name.startswith(OURS) else "x", label=name)
     axes.set(
         xscale="log",
         yscale="log",
         xlabel="FLOP per byte that an iteration must move (a mark for each batch)",
         ylabel="FLOP/s",
-        ylim=(min([*peaks, *(r["flop_per_s"] for r in placed)]) / 4, 2 * max(peaks)),
+        ylim=(min([*peaks.values(), *(y for _, y in every)]) / 4, 2 * max(peaks.values())),
     )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=6, loc="lower left")

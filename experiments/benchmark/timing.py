@@ -1,4 +1,4 @@
-"""Runs that take turns, so that a machine's drift meets them alike, and what their times say."""
+"""Runs that take turns, so that a machine's drift affects all of them alike, and their times."""
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -7,7 +7,10 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
+from advface_jax import cli
+
 Key = TypeVar("Key", bound=Hashable)
+OURS = "advface_jax"
 
 
 class Sample(NamedTuple):
@@ -29,6 +32,15 @@ class Spread(NamedTuple):
         return cls(*(float(v) for v in np.quantile(values, (0.5, 0.25, 0.75))))
 
 
+class Entry(NamedTuple):
+    """An implementation of a case: its name, the case, a run of so many steps, further fields."""
+
+    impl: str
+    case: Any  # cases.Case or training.Training
+    run: Callable[[int], Sample]
+    figures: dict[str, Any]
+
+
 def timed(run: Callable[[], Any]) -> Sample:
     """One run, to the end of what it started on a device."""
     wall, cpu = time.perf_counter(), time.process_time()
@@ -37,25 +49,26 @@ def timed(run: Callable[[], Any]) -> Sample:
 
 
 def interleaved(
-    runs: Mapping[Key, Callable[[], Sample]], repeats: int, progress: Callable[[], None]
+    runs: Mapping[Key, Callable[[], Sample]], repeats: int, title: str
 ) -> dict[Key, list[Sample]]:
-    """Every run once to warm up, then ``repeats`` times in turn, there and back again."""
-    for run in runs.values():
-        run()
-        progress()
-    found: dict[Key, list[Sample]] = {key: [] for key in runs}
-    order = list(runs)
-    for _ in range(repeats):
-        for key in order:
-            found[key].append(runs[key]())
-            progress()
-        order.reverse()
+    """Every run once to warm up, then ``repeats`` times in turn, there and back, under a bar."""
+    order, found = list(runs), {key: [] for key in runs}
+    with cli.bar("runs") as bar:
+        task = bar.add_task(title, total=len(runs) * (1 + repeats), note="")
+        for turn in range(1 + repeats):
+            for key in order:
+                sample = runs[key]()
+                if turn:
+                    found[key].append(sample)
+                bar.update(task, advance=1)
+            if turn:
+                order.reverse()
     return found
 
 
 def marginal(long: Sequence[Sample], short: Sequence[Sample], iterations: int) -> list[Sample]:
-    """What one iteration took, from runs that differ by so many of them, pair by pair: what both
-    do once, as the shadow round trip, is not in it."""
+    """One iteration, from pairs of runs that differ by so many: work that both runs do once (the
+    shadow round trip) is not in it."""
     return [
         Sample((a.wall - b.wall) / iterations, (a.cpu - b.cpu) / iterations)
         for a, b in zip(long, short, strict=True)

@@ -1,9 +1,8 @@
-"""What ``protect`` would cost on TPUs, from their compiler alone: no TPU is needed.
+"""The cost of ``protect`` on TPUs by their compiler's estimate, without a TPU.
 
-libtpu (extra ``tpu``) compiles for a named topology on any Linux machine, and writes onto each
-instruction how many cycles it reckons with. Their sum over the body of the loop is one iteration:
-an estimate, the same at every run, good for comparing formulations of one computation and no
-measurement of any chip.
+libtpu (extra ``tpu``) compiles for a named topology on any Linux machine and notes the estimated
+cycles of each instruction. Their sum over the body of the loop is one iteration. The estimate is
+the same at every run; it compares formulations of one computation and measures no chip.
 """
 
 import importlib.util
@@ -13,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,26 +28,19 @@ from advface_jax.protect import _protect, ascent
 from experiments.benchmark.roofline import as_on_a_tpu
 from experiments.measure.results_file import Row, markdown
 
-
-class Clock(NamedTuple):
-    """The clock that turns cycles into seconds, and where it is from."""
-
-    ghz: float
-    source: str
-
-
 CLOCKS = {
-    "v4": Clock(1.05, "275 TFLOP/s = 2 cores × 4 units × 128² × 2 × clock"),
-    "v5e": Clock(1.5, "197 TFLOP/s = 4 units × 128² × 2 × clock; jax-ml.github.io/scaling-book"),
-    "v5p": Clock(1.75, "459 TFLOP/s = 2 cores × 4 units × 128² × 2 × clock"),
-    "v6e": Clock(1.75, "an assumption: half of what 918 TFLOP/s and 2 units of 256² would need"),
+    "v4": (1.05, "275 TFLOP/s = 2 cores × 4 units × 128² × 2 × clock"),
+    "v5e": (1.5, "197 TFLOP/s = 4 units × 128² × 2 × clock; jax-ml.github.io/scaling-book"),
+    "v5p": (1.75, "459 TFLOP/s = 2 cores × 4 units × 128² × 2 × clock"),
+    "v6e": (1.75, "an assumption: half of what 918 TFLOP/s and 2 units of 256² would need"),
 }
-"""Peak FLOP/s and matrix units are Google's published ones (docs.cloud.google.com/tpu/docs)."""
+"""GHz, to convert cycles into seconds, and their source; peak FLOP/s and matrix units are Google's
+published ones (docs.cloud.google.com/tpu/docs)."""
 
 SURROUNDINGS = {
-    "TPU_SKIP_MDS_QUERY": "1",  # there is no TPU whose metadata could be asked for
+    "TPU_SKIP_MDS_QUERY": "1",  # there is no TPU with metadata
     "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # compiling locks out nobody
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # other processes may compile at the same time
 }
 
 
@@ -56,7 +48,7 @@ def devices(topology: str) -> Sequence[Any]:
     """The devices of a topology such as "v5e:1x1", "v5e:2x2", "v6e:2x2" or "v5p:2x2x1".
 
     Raises:
-      ValueError: without libtpu, or for a topology that it does not know.
+      ValueError: without libtpu, or for a topology it does not have.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
@@ -72,9 +64,8 @@ def devices(topology: str) -> Sequence[Any]:
     for name, value in SURROUNDINGS.items():
         os.environ.setdefault(name, value)
     sides = [int(side) for side in shape.split("x")]
-    options = {}
-    if math.prod(sides) < 4:  # fewer than the four chips of a host
-        options["chips_per_host_bounds"] = (*sides, *[1] * (3 - len(sides)))
+    few = math.prod(sides) < 4  # fewer than the four chips of a host
+    options = {"chips_per_host_bounds": (*sides, *[1] * (3 - len(sides)))} if few else {}
     try:
         return topologies.get_topology_desc(topology, "tpu", **options).devices
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
@@ -84,16 +75,10 @@ def devices(topology: str) -> Sequence[Any]:
         ) from None
 
 
-class Cycles(NamedTuple):
-    """The compiler's estimates: of one iteration, and of all that runs once."""
-
-    iteration: int
-    once: int
-
-
-def cycles(compiled: str) -> Cycles:
-    """Sums ``estimated_cycles`` over an optimised HLO module, as text. The loop with the most of
-    them is the one of the iterations; any other counts once.
+def cycles(compiled: str) -> tuple[int, int]:
+    """The compiler's estimates of one iteration, and of everything that runs once: sums of
+    ``estimated_cycles`` over the text of an optimised HLO module. The loop with the largest sum is
+    that of the iterations; any other counts once.
 
     Raises:
       ValueError: where no loop has an estimate.
@@ -110,14 +95,14 @@ def cycles(compiled: str) -> Cycles:
     if not bodies:
         raise ValueError(
             "got a compiled program without a loop of estimated cycles; wanted one: this version "
-            "of the compiler writes them otherwise, or not at all"
+            "of the compiler writes none, or in another form"
         )
     iteration = max(found[body] for body in bodies)
-    return Cycles(iteration, sum(found.values()) - iteration)
+    return iteration, sum(found.values()) - iteration
 
 
 def collectives(compiled: str) -> dict[str, int]:
-    """How many collective operations stand in a compiled program, by name."""
+    """The number of collective operations in a compiled program, by name."""
     names = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
     return {name: len(re.findall(rf" {name}(?:-start)?\(", compiled)) for name in names}
 
@@ -127,18 +112,15 @@ def row(
     config: decoders.DecoderConfig,
     batch: int,
     *,
-    dtype: str = "bfloat16",
-    steps: int = ProtectConfig.steps,
-    formulation: packed_decoders.Formulation = "packed",
+    dtype: str,
+    steps: int,
+    formulation: Literal["plain", "packed"],
 ) -> Row:
-    """Compile all of ``protect`` for ``topology``, its batch shared by all devices; one row.
+    """Compile ``protect`` for ``topology``, its batch shared by all devices: one row.
 
     Raises:
-      ValueError: as ``devices``; a formulation "auto", for which there is no device; a batch that
-        the devices cannot share.
+      ValueError: as ``devices``; a batch that the devices cannot share.
     """
-    if formulation not in ("plain", "packed"):
-        raise ValueError(f"got formulation={formulation!r}; wanted 'plain' or 'packed'")
     chips = devices(topology)
     if batch < 1 or batch % len(chips):
         raise ValueError(
@@ -147,90 +129,63 @@ def row(
     mesh = Mesh(np.asarray(chips), ("faces",))
     everywhere, shared = (NamedSharding(mesh, PartitionSpec(*p)) for p in ((), ("faces",)))
 
-    def network(build):
-        return jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere),
-            nnx.eval_shape(build),
-        )
-
-    shadow = network(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)))
-    extractor = network(lambda: facenet.Extractor(rngs=nnx.Rngs(0)))
+    shadow = nnx.eval_shape(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)))
+    extractor = nnx.eval_shape(lambda: facenet.Extractor(rngs=nnx.Rngs(0)))
+    shadow, extractor = _shapes((shadow, extractor), everywhere)
     z = jax.ShapeDtypeStruct((batch, *facenet.FEATURE_SHAPE), dtype, sharding=shared)
     epsilon = jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere)
     settings = ProtectConfig(steps=steps, formulation=formulation)
 
     began = time.perf_counter()
-    # Not protect's own jit, which would remember for a CPU what is traced here as on a TPU.
+    # Not protect's own jit, which would keep for a CPU what is traced here as for a TPU.
     plain_protect = inspect.unwrap(_protect)
     traced_anew = jax.jit(lambda *given: plain_protect(*given, settings))
     with as_on_a_tpu():
         program = traced_anew.lower(z, epsilon, None, extractor, shadow).compile()
     seconds = time.perf_counter() - began
     text, memory = program.as_text() or "", program.memory_analysis()
-    estimate = cycles(text)
-    clock = CLOCKS[topology.partition(":")[0]]
-    counted = collectives(text)
+    (iteration, once), (ghz, _) = cycles(text), CLOCKS[topology.partition(":")[0]]
     return {
         "impl": f"jax-{formulation}",
         "decoder": config.kind,
-        **{name: getattr(config, name) for name in ("width", "depth")},
+        "width": config.width,
+        "depth": config.depth,
         "batch": batch,
         "steps": steps,
         "dtype": dtype,
         "device": topology,
         "devices": len(chips),
         "formulation": formulation,
-        "cycles_per_iteration": estimate.iteration,
-        "cycles_once": estimate.once,
-        "clock_ghz": clock.ghz,
-        "faces_per_s": batch * clock.ghz * 1e9 / (estimate.once + steps * estimate.iteration),
+        "cycles_per_iteration": iteration,
+        "cycles_once": once,
+        "clock_ghz": ghz,
+        "faces_per_s": batch * ghz * 1e9 / (once + steps * iteration),
         "gflop_per_iteration": flops(shadow, z, formulation) / 1e9,
         "temporary_mb": getattr(memory, "temp_size_in_bytes", 0) / 1e6,
         "arguments_mb": getattr(memory, "argument_size_in_bytes", 0) / 1e6,
-        "collectives": {name: n for name, n in counted.items() if n},
+        "collectives": {name: n for name, n in collectives(text).items() if n},
         "compile_s": seconds,
     }
 
 
 def flops(shadow, z: jax.ShapeDtypeStruct, formulation: packed_decoders.Formulation) -> float:
-    """Floating-point operations of one gradient as it is formulated, for the whole batch: packed
-    kernels have zeros, which are multiplied, too."""
+    """Floating-point operations of one gradient of the whole batch in that formulation, with the
+    zeros of packed kernels."""
 
     def gradient(shadow, z):
         form = packed_decoders.form(shadow, formulation, z.dtype)
         q = form.pack(z)
-        x_tilde = jax.tree.map(
-            lambda a: jnp.zeros(a.shape, a.dtype),
-            jax.eval_shape(lambda q: form.decode(q, "batch"), q),
-        )
+        shapes = jax.eval_shape(lambda q: form.decode(q, "batch"), q)
+        x_tilde = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
         return ascent(form.decode, x_tilde, "batch", None)(q)
 
-    local = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (shadow, z))
     with as_on_a_tpu():
-        analysis = jax.jit(gradient).lower(*local).cost_analysis() or {}
+        analysis = jax.jit(gradient).lower(*_shapes((shadow, z))).cost_analysis() or {}
     return float(analysis.get("flops", math.nan))
 
 
-def rows(
-    topologies: Sequence[str],
-    configs: Sequence[decoders.DecoderConfig | decoders.Kind],
-    batches: Sequence[int] = (8,),
-    *,
-    dtypes: Sequence[str] = ("bfloat16",),
-    steps: int = ProtectConfig.steps,
-    formulations: Sequence[packed_decoders.Formulation] = ("plain", "packed"),
-) -> list[Row]:
-    """A ``row`` for every combination: a minute or more of compiling each."""
-    made = []
-    for topology in topologies:
-        for config in configs:
-            config = decoders.DecoderConfig.of(config) if isinstance(config, str) else config
-            for batch in batches:
-                for dtype in dtypes:
-                    for how in formulations:
-                        given: dict[str, Any] = {"dtype": dtype, "steps": steps}
-                        made.append(row(topology, config, batch, formulation=how, **given))
-    return made
+def _shapes(tree: Any, sharding: NamedSharding | None = None) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
 
 
 def table(made: Sequence[Row]) -> str:
@@ -239,33 +194,25 @@ def table(made: Sequence[Row]) -> str:
     def case(r: Row) -> tuple:
         return tuple(r[k] for k in ("decoder", "width", "depth", "batch", "dtype", "device"))
 
+    def cells(r: Row) -> list[str]:
+        share = r["cycles_per_iteration"] / plain[case(r)] if case(r) in plain else None
+        return [
+            f"{r['decoder']} w{r['width']} d{r['depth']}",
+            *(str(r[k]) for k in ("device", "batch", "dtype", "formulation")),
+            f"{r['cycles_per_iteration']:,}",
+            "–" if share is None else f"{share:.2f}",
+            f"{r['faces_per_s']:,.0f}",
+            f"{r['gflop_per_iteration']:.2f}",
+            f"{r['temporary_mb']:.1f}",
+            ", ".join(f"{n} {name}" for name, n in r["collectives"].items()) or "none",
+        ]
+
     plain = {case(r): r["cycles_per_iteration"] for r in made if r["formulation"] == "plain"}
     header = "decoder, device, batch, dtype, formulation, cycles an iteration, of plain, "
     header += "faces/s (estimated), GFLOP an iteration, temporary MB, collectives"
-    lines = []
-    for r in made:
-        share = r["cycles_per_iteration"] / plain[case(r)] if case(r) in plain else None
-        together = ", ".join(f"{n} {name}" for name, n in r["collectives"].items())
-        lines.append(
-            [
-                f"{r['decoder']} w{r['width']} d{r['depth']}",
-                r["device"],
-                str(r["batch"]),
-                r["dtype"],
-                r["formulation"],
-                f"{r['cycles_per_iteration']:,}",
-                "–" if share is None else f"{share:.2f}",
-                f"{r['faces_per_s']:,.0f}",
-                f"{r['gflop_per_iteration']:.2f}",
-                f"{r['temporary_mb']:.1f}",
-                together or "none",
-            ]
-        )
     chips = dict.fromkeys(r["device"].partition(":")[0] for r in made)
-    clocks = "; ".join(f"{c} {CLOCKS[c].ghz} GHz ({CLOCKS[c].source})" for c in chips)
+    clocks = "; ".join(f"{c} {CLOCKS[c][0]} GHz ({CLOCKS[c][1]})" for c in chips)
     return (
-        markdown(header.split(", "), lines)
-        + "\n\nThe compiler's estimates (libtpu), nothing was run. Faces/s assume these clocks: "
-        + clocks
-        + "."
+        markdown(header.split(", "), [cells(r) for r in made])
+        + f"\n\nThe compiler's estimates (libtpu), nothing was run. Faces/s assume: {clocks}."
     )

@@ -1,10 +1,11 @@
-"""What ``throughput --training`` measures: steps of training a decoder, in turn with PyTorch's."""
+"""The cases of ``throughput --training``: steps of training a decoder, in turn with PyTorch's."""
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -14,17 +15,16 @@ from advface_jax import data, sharding
 from advface_jax.models.state import flatten
 from advface_jax.training import train
 from experiments.benchmark import peer
-from experiments.benchmark.cases import OURS, Bench, multiplying, timed_under_a_bar
-from experiments.benchmark.timing import Sample, Spread, timed
-from experiments.measure import results_file
+from experiments.benchmark.cases import Bench, multiplying
+from experiments.benchmark.timing import OURS, Entry, Sample, Spread, interleaved, timed
+from experiments.measure.results_file import Row
 
-STEPS = 4
-"""Of one run."""
+STEPS = 4  # of one run
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """One thing to time: ``train.train_step`` of such a decoder, fresh, on so many faces."""
+    """Settings of one training to time: ``train.train_step`` of a new decoder."""
 
     decoder: str
     batch: int
@@ -36,16 +36,11 @@ class Training:
     def config(self) -> train.TrainConfig:
         return train.TrainConfig(batch=self.batch, flip=False)
 
+    def start(self, bench: Bench) -> tuple[train.Trainer, train.TrainState]:
+        return train.start(bench.decoders[self.decoder].config, self.config, self.batch)
 
-class Entry(NamedTuple):
-    impl: str
-    case: Training
-    run: Callable[[], Sample]
-    told: dict[str, Any]
-
-
-def faces(case: Training) -> np.ndarray:
-    return np.resize(data.synthetic_faces(8, 1).images, (case.batch, 160, 160, 3))
+    def faces(self) -> np.ndarray:
+        return np.resize(data.synthetic_faces(8, 1).images, (self.batch, 160, 160, 3))
 
 
 def entries(
@@ -55,92 +50,72 @@ def entries(
     variants: Sequence[str],
     side: tuple[peer.Peer, Path] | None,
 ) -> list[Entry]:
-    """Ours, on all devices that can share the batch, and with a torch ``side`` its "eager" and
-    "compile" (to which all other variants come), where asked for."""
+    """Ours, on all devices that can share the batch, and with a torch ``side`` its variants; the
+    whole iteration is there the compiled loss and its gradient."""
     case = Training(decoder, batch, sharding.most(batch, len(jax.devices())))
     found = [_ours(bench, case)]
-    if side:
-        found += [_theirs(bench, case, v, *side) for v in dict.fromkeys(map(_known, variants))]
-    return found
-
-
-def _known(variant: str) -> str:
-    how, plus, layout = variant.partition("+")
-    return ("eager" if how == "eager" else "compile") + plus + layout
+    return found + [_theirs(bench, case, v, *side) for v in variants if side]
 
 
 def _ours(bench: Bench, case: Training) -> Entry:
     mesh = sharding.across(case.batch, jax.devices()[: case.devices])
-    trainer, state = train.start(bench.decoders[case.decoder].config, case.config, case.batch)
+    trainer, state = case.start(bench)
     state, front = sharding.replicate((state, bench.system.extractor), mesh)
-    pixels = sharding.split(faces(case), mesh)
+    pixels = sharding.split(case.faces(), mesh)
     began = time.perf_counter()
     program = train.train_step.lower(state, pixels, front, trainer).compile()
-    told = {"compile_s": time.perf_counter() - began}
+    figures = {"compile_s": time.perf_counter() - began}
 
-    def steps():
+    def run(steps: int) -> Any:
         nonlocal state
         loss = None
-        for _ in range(STEPS):
+        for _ in range(steps):
             state, loss = program(state, pixels, front)
         return loss
 
-    return Entry(OURS, case, lambda: timed(steps), told)
+    return Entry(OURS, case, lambda steps: timed(functools.partial(run, steps)), figures)
 
 
 def _theirs(bench: Bench, case: Training, variant: str, other: peer.Peer, folder: Path) -> Entry:
-    """The torch side's, once its first gradient was found to be ours. ValueError if it is not."""
+    """The torch side's. ValueError unless its first gradient equals ours."""
     file = folder / f"{case.decoder} {case.batch}.npz"
     if not file.exists():
         _write(bench, case, file)
-    name = f"{file.stem} {variant}"
-    told = other.ask(
-        "train",
-        name,
-        file=str(file),
-        kind=bench.decoders[case.decoder].config.kind,
-        precision="default",
-        learning_rate=case.config.learning_rate,
-        variant=variant,
-    )
-    peer.refuse_disagreement(told, case.dtype, f"{peer.name(variant)}, training {case.decoder}")
-    return Entry(peer.name(variant), case, lambda: other.run(name, STEPS)[0], told)
+    how = {"kind": bench.decoders[case.decoder].config.kind, "precision": "default"}
+    how |= {"learning_rate": case.config.learning_rate, "variant": variant}
+    impl = peer.NAMES[variant].replace(" of the iteration", "")
+    return other.entry("train", impl, case, file, **how)
 
 
 def _write(bench: Bench, case: Training, file: Path) -> None:
-    """The very step's first gradient, for the other side to be checked against: what the weights
-    lose in a descent at a rate of 1."""
-    trainer, state = train.start(bench.decoders[case.decoder].config, case.config, case.batch)
+    """The step's first gradient, for the other side's check: the change of the weights in a
+    descent at a rate of 1."""
+    trainer, state = case.start(bench)
     trainer = trainer._replace(optimizer=optax.sgd(1.0))
     state = state._replace(optimizer=trainer.optimizer.init(state.params))
-    before = _weights(trainer, state)
-    pixels = faces(case)
+    before, pixels = _weights(trainer, state), case.faces()
     with multiplying("highest"):
         state, _ = train.train_step(state, pixels, bench.system.extractor, trainer)
     after = _weights(trainer, state)
-    peer.write_training(
-        file,
-        pixels.astype(np.float32) / 255,
-        extractor=bench.system.extractor,
-        weights=before,
-        gradient={name: w - after[name] for name, w in before.items()},
-    )
+    arrays = {f"gradient.{name}": w - after[name] for name, w in before.items()}
+    arrays["images"] = pixels.astype(np.float32) / 255
+    peer.write_arrays(file, bench.system.extractor, before, **arrays)
 
 
 def _weights(trainer: train.Trainer, state: train.TrainState) -> dict[str, np.ndarray]:
-    """What is trained, by name: copies, for the next step overwrites it."""
+    """The trained weights by name, as copies: the next step overwrites them."""
     weights = flatten(train.finished(trainer, state))
     return {n: np.array(w) for n, w in weights.items() if not n.endswith((".mean", ".var"))}
 
 
-def rows(entries: Sequence[Entry], repeats: int) -> list[results_file.Row]:
-    """All in turn, and what they took."""
-    runs = {i: entry.run for i, entry in enumerate(entries)}
-    found = timed_under_a_bar(runs, repeats, "training steps")
+def rows(entries: Sequence[Entry], repeats: int) -> list[Row]:
+    """All entries in turn, and a row each."""
+    runs = {i: functools.partial(entry.run, STEPS) for i, entry in enumerate(entries)}
+    found = interleaved(runs, repeats, "training steps")
     return [_row(entry, found[i]) for i, entry in enumerate(entries)]
 
 
-def _row(entry: Entry, samples: Sequence[Sample]) -> results_file.Row:
+def _row(entry: Entry, samples: Sequence[Sample]) -> Row:
     share = STEPS * entry.case.batch
     faces = Spread.of([share / s.wall for s in samples])
     core = Spread.of([1e3 * s.cpu / share for s in samples])
@@ -153,5 +128,5 @@ def _row(entry: Entry, samples: Sequence[Sample]) -> results_file.Row:
         "trained_faces_per_s_quartiles": [faces.low, faces.high],
         "core_ms_per_face": core.median,
         "core_ms_quartiles": [core.low, core.high],
-        **entry.told,
+        **entry.figures,
     }

@@ -1,4 +1,4 @@
-"""Which of our measurements answers which number of the paper."""
+"""Which of our measurements stands beside which number of the paper."""
 
 import json
 import warnings
@@ -19,7 +19,7 @@ OURS = {
     "AdvFace": ("AdvFace",),
     "AdvFace (offline)": ("AdvFace (offline)",),
 }
-# Which experiment answers a table: the first that measured the number; of its runs, the largest.
+# The experiments that measure a table: the first with the number; of its runs, the largest.
 ANSWERS = {
     "1": ("defenses", "tradeoff"),
     "2": ("accuracy", "defenses", "tradeoff"),
@@ -27,7 +27,7 @@ ANSWERS = {
     "3": ("transfer", "accuracy", "defenses", "tradeoff"),
     "4": ("transfer", "defenses", "tradeoff"),
 }
-PUBLISHED = {  # what a run must have been made with, where it says so, to stand beside the paper
+PUBLISHED = {  # settings a run must share with the paper, where its file has them
     "steps": 40,
     "alpha": 0.2,
     "bound": "total",
@@ -40,7 +40,7 @@ PAIRS = ("acc", "srra", "drop")  # measured over pairs; the other metrics over f
 
 
 class Run(NamedTuple):
-    """A results file: its name, the experiment that wrote it, and what it holds."""
+    """A results file: its name, the experiment that wrote it, and its content."""
 
     file: str
     experiment: str
@@ -56,7 +56,7 @@ class Run(NamedTuple):
 
 
 class Ours(NamedTuple):
-    """Our value for a number of the paper, its 95% interval where it has one, and its source."""
+    """Our value for a number of the paper, its 95% interval if it has one, and its source."""
 
     value: float
     interval: Sequence[float] | None
@@ -64,22 +64,22 @@ class Ours(NamedTuple):
     run: Run
 
     def items(self, metric: str) -> int:
-        """Over how many pairs or faces it is a mean."""
+        """The number of pairs or faces averaged."""
         return self.row["pairs" if metric in PAIRS else "n"]
 
 
 def read(folder: Path) -> list[Run]:
-    """The results files under a folder, by name; other JSON files are counted in a warning.
+    """The results files under a folder, by name; a warning counts other JSON files.
 
     Raises:
       ValueError: there is no such folder.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder: give one with results of the experiments (.json)")
+        raise ValueError(f"got {folder}, which is no folder; wanted one with results files (.json)")
     runs, others = [], []
     for file in sorted(folder.rglob("*.json")):
         if any(part.startswith(".") for part in file.relative_to(folder).parts):
-            continue  # what experiments keep for themselves while they run
+            continue  # kept batches of an experiment
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
             words = document["command"].split()
@@ -112,14 +112,14 @@ def kind_of(name: str | None) -> str | None:
     return found if found in paper.KINDS else None
 
 
-def answers(
-    number: Number, runs: Iterable[Run], method: str | None = None, largest: bool = False
-) -> list[Ours]:
-    """All our values for a number of the paper, the one that stands beside it first.
-
-    method: which of our readings of the paper's method; the first by default. largest: the one
-    over most faces or pairs first, whichever experiment measured it; by default that of the
+def answers(number: Number, runs: Iterable[Run], method: str | None = None) -> list[Ours]:
+    """All our values for a number of the paper, the one that stands beside it first: that of the
     experiment made for the table, so that a table's rows are over the same faces.
+
+    Args:
+      number: The paper's.
+      runs: The results files.
+      method: One of our readings of the paper's method; by default the first.
     """
     wanted = method or OURS[number.method][0]
     order = ANSWERS[number.table]
@@ -137,7 +137,6 @@ def answers(
         found,
         key=lambda ours: (
             _departs(ours.run),
-            -ours.items(number.metric) * largest,
             order.index(ours.run.experiment),
             "spread" in ours.run.document.get("notes", {}),  # one kind alone: its own table
             -ours.items(number.metric),
@@ -150,8 +149,8 @@ def answers(
 
 
 def over_seeds(number: Number, runs: Iterable[Run]) -> list[tuple[str, Mapping[str, Any], Run]]:
-    """How a number varies with the seeds of S and R: (of what, its spread, the run) of the first
-    run of transfer that measured several; ``intervals.spread`` has the keys."""
+    """How a number varies with the seeds of S and R, by the first run of transfer over several:
+    (S or R, the spread as of ``intervals.spread``, the run)."""
     if number.table not in ("1", "2", "4") or number.method not in ("Unprotected", "AdvFace"):
         return []
     kinds = number.shadow, number.attacker or number.shadow
@@ -171,13 +170,19 @@ def over_seeds(number: Number, runs: Iterable[Run]) -> list[tuple[str, Mapping[s
     return []
 
 
+def unmeasured(runs: Sequence[Run]) -> list[paper.Set]:
+    """The paper's sets on which none of its numbers was measured."""
+    measured = {n.set for n in paper.NUMBERS if answers(n, runs)}
+    return [name for name in paper.SETS if name not in measured]
+
+
 def _as_published(config: Mapping[str, Any], row: Row) -> bool:
     return all((row | dict(config)).get(k, default) == default for k, default in PUBLISHED.items())
 
 
 def _departs(run: Run) -> int:
-    """In how many choices of ours, that the paper leaves open, a run is not the default one: it
-    then stands beside the paper only where no other does."""
+    """The number of non-default choices where the paper leaves them open: such a run stands beside
+    the paper only where no other does."""
     chosen = [run.config.get(k, default) != default for k, default in CHOSEN.items()]
     files = [run.config.get(role) for role in ("shadow", "attacker")]
     return sum(chosen) + sum(name is not None and name not in paper.KINDS for name in files)

@@ -1,21 +1,21 @@
-"""The sections of RESULTS.md that the paper has no table for, one function each."""
+"""The tables of RESULTS.md that the paper does not have, one function each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from experiments.measure.results_file import markdown
 from experiments.reproduction.ledger import Run
-from experiments.reproduction.paper_tables import METRICS, shown, table
+from experiments.reproduction.paper_tables import METRICS, shown, values
 
 LFW_FACES = 7701  # in the 6,000 pairs
 
 
-def others(runs: Sequence[Run]) -> list[str]:
-    """What has no counterpart in the paper's tables: a section each, where it was measured."""
-    parts: list[str] = []
+def others(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """The measured ones: (title, text)."""
+    parts = []
     for title, experiment, build in OTHERS:
         text = [t for run in runs if run.experiment == experiment if (t := build(run))]
-        if text:
-            parts += [f"## {title}", *text]
+        parts += [(title, "\n\n".join(text))] if text else []
     return [*parts, *_time(runs)]
 
 
@@ -23,10 +23,9 @@ def _ablations(run: Run) -> str:
     keys = ("ssim", "psnr", "acc", "srra", "srra_same_image")
     header = ("", "SSIM", "PSNR dB", "ACC %", "SRRA %", "same image %", "changes")
     lines = [
-        [r.get("condition", r["method"]), *_values(r, keys), r.get("ablation", "")]
-        for r in run.rows
+        [r.get("condition", r["method"]), *values(r, keys), r.get("ablation", "")] for r in run.rows
     ]
-    return _of(run, table(header, lines))
+    return _of(run, markdown(header, lines))
 
 
 def _reuse(run: Run) -> str:
@@ -43,7 +42,7 @@ def _reuse(run: Run) -> str:
 
     lines = [[method, *(cell(method, at) for at in conditions)] for method in networks]
     header = ("ACC % (95 % over pairs)", *(f"measured on {at} features" for at in conditions))
-    return _of(run, table(header, lines))
+    return _of(run, markdown(header, lines))
 
 
 def _offline(run: Run) -> str:
@@ -52,14 +51,14 @@ def _offline(run: Run) -> str:
         for r in run.rows
     ]
     header = ("of the training set", "ACC %", "separation", "pairs")
-    return _of(run, table(header, lines))
+    return _of(run, markdown(header, lines))
 
 
 def _random(run: Run) -> str:
     keys = ("ssim", "psnr", "acc", "srra")
-    lines = [[r["method"], *_values(r, keys)] for r in run.rows]
+    lines = [[r["method"], *values(r, keys)] for r in run.rows]
     lines += [
-        [f"*{name} in the paper*", *_values(numbers, keys)]
+        [f"*{name} in the paper*", *values(numbers, keys)]
         for name, numbers in run.document["notes"].get("paper", {}).items()
     ]
     reached = dict(run.document["notes"].get("at_the_paper_s_psnr", {}))
@@ -67,21 +66,10 @@ def _random(run: Run) -> str:
     found = [
         f"{kind}: " + (f"SSIM {at['ssim']:.3f}" if at else "never") for kind, at in reached.items()
     ]
-    text = table(("", "SSIM", "PSNR dB", "ACC %", "SRRA %"), lines)
+    text = markdown(("", "SSIM", "PSNR dB", "ACC %", "SRRA %"), lines)
     if goal is not None:
         text += f"\n\nAt the paper's {goal:g} dB (interpolated): {'; '.join(found)}."
     return _of(run, text)
-
-
-def _values(row: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-    def one(key: str) -> str:
-        value = row.get(key)
-        if not isinstance(value, (int, float)):
-            return "–" if value is None else str(value)
-        known = key.split("_")[0]
-        return shown(known, value, ours=True) if known in METRICS else f"{value:g}"
-
-    return [one(key) for key in keys]
 
 
 def _of(run: Run, text: str) -> str:
@@ -89,23 +77,19 @@ def _of(run: Run, text: str) -> str:
     return f"{text}\n\n`{run.file}`, {faces:,} faces: `{run.document['command']}`"
 
 
-def _time(runs: Sequence[Run]) -> list[str]:
+def _time(runs: Sequence[Run]) -> list[tuple[str, str]]:
     lines = []
     for run in runs:
         rate = run.document.get("notes", {}).get("faces_per_s")
         if run.experiment == "defenses" and rate and run.config.get("preset") == "paper":
-            minutes = LFW_FACES / rate / 60
-            lines.append(
-                [run.document["hardware"], f"{rate:.2f}", f"{minutes:,.0f}", f"`{run.file}`"]
-            )
-    if not lines:
-        return []
-    text = table(("hardware", "faces/s", "minutes", "from"), lines)
-    return [
-        "## Time of a full LFW Table 1",
-        f"{text}\n\nAn extrapolation: the {LFW_FACES:,} faces of LFW's 6,000 pairs at the measured "
-        "rate of the median batch; compiling (under a minute or two) comes on top.",
-    ]
+            minutes = f"{LFW_FACES / rate / 60:,.0f}"
+            lines.append([run.document["hardware"], f"{rate:.2f}", minutes, f"`{run.file}`"])
+    text = (
+        f"{markdown(('hardware', 'faces/s', 'minutes', 'from'), lines)}\n\nAn extrapolation: the "
+        f"{LFW_FACES:,} faces of LFW's 6,000 pairs at the measured rate of the median batch, "
+        "without compilation (a minute or two)."
+    )
+    return [("Time of a full LFW Table 1", text)] if lines else []
 
 
 def _spread(run: Run) -> str | None:
@@ -124,14 +108,14 @@ def _spread(run: Run) -> str | None:
         lines.append([METRICS[metric], *(cell(metric, of) for of in cells)])
     header = ("", "unprotected, over R", "AdvFace over S, R averaged", "AdvFace over R, S averaged")
     several = f"S: {'; '.join(found['shadows'])}. R: {'; '.join(found['attackers'])}."
-    t = "Mean (95 % of Student's t, which knows of no end of a share at 0 or 100 %)."
-    return _of(run, f"{table(header, lines)}\n\n{t} {several}")
+    t = "Mean (95 % of Student's t, which may exceed 0 or 100 %)."
+    return _of(run, f"{markdown(header, lines)}\n\n{t} {several}")
 
 
 OTHERS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (
     ("Spread over the seeds of S and R", "transfer", _spread),
     ("Offline mode: the training", "finetune", _offline),
-    ("Features as a data set (§4.4): trained on nothing but protected ones", "reuse", _reuse),
+    ("Features as a data set (§4.4): trained on protected ones only", "reuse", _reuse),
     ("Which noise the paper's Random row was", "random_row", _random),
     ("Ablations: what the paper leaves open", "ablations", _ablations),
 )

@@ -1,11 +1,17 @@
-"""The tables of RESULTS.md, one function each."""
+"""The paper's tables in RESULTS.md, one function each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.measure import paper
 from experiments.measure.paper import Number, Set
+from experiments.measure.results_file import Row, markdown
 from experiments.reproduction.ledger import OURS, Ours, Run, answers, set_of
+
+READINGS: list[tuple[str, str]] = [
+    (theirs, ours) for theirs, readings in OURS.items() for ours in readings
+]
+Build = Callable[[Set, Sequence[Run]], str | None]
 
 METRICS = {
     "ssim": "SSIM",
@@ -23,12 +29,12 @@ NAMES = {
     "AdvFace (offline)": "AdvFace offline",
 }
 PICTURES = {
-    "3": "`reconstructions.png` of `python -m experiments.tradeoff`; of faces of nobody: "
+    "3": "`reconstructions.png` of `python -m experiments.tradeoff`; synthetic faces: "
     "[docs/demo-reconstructions.png](docs/demo-reconstructions.png)",
     "4": "`tradeoff.png` of the same; LFW: [docs/lfw-tradeoff.png](docs/lfw-tradeoff.png)",
-    "5": "`defenses.png` of `python -m experiments.defenses`; of faces of nobody: "
+    "5": "`defenses.png` of `python -m experiments.defenses`; synthetic faces: "
     "[docs/demo-defenses.jpg](docs/demo-defenses.jpg)",
-    "6": "`transfer.png` of `python -m experiments.transfer`; of faces of nobody: "
+    "6": "`transfer.png` of `python -m experiments.transfer`; synthetic faces: "
     "[docs/demo-transfer.jpg](docs/demo-transfer.jpg)",
 }
 
@@ -41,15 +47,14 @@ def shown(metric: str, value: float, ours: bool = False) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table; the first ``left`` columns are text."""
-    rule = ["---"] * left + ["---:"] * (len(header) - left)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+    """``markdown`` with the first ``left`` columns as text."""
+    return markdown(header, rows).replace("---:", "---", left - 1)
 
 
-def _both(number: Number, runs: Sequence[Run], method: str | None = None) -> list[str]:
-    """The paper's and ours."""
-    ours = [shown(number.metric, o.value, ours=True) for o in answers(number, runs, method)[:1]]
-    return [shown(number.metric, number.value), *(ours or ["–"])]
+def values(row: Row, keys: Sequence[str]) -> list[str]:
+    """Our numbers of a row, or –."""
+    found = ((key.split("_")[0], row.get(key)) for key in keys)
+    return ["–" if x is None else shown(metric, x, ours=True) for metric, x in found]
 
 
 def _numbers(**wanted: Any) -> list[Number]:
@@ -63,35 +68,35 @@ def _grid(
     runs: Sequence[Run],
     more: Sequence[Sequence[str]] = (),
 ) -> str | None:
-    """The paper's numbers and ours, side by side; None when nothing of it is measured.
+    """The paper's numbers and ours, side by side; None if none of ours is measured.
 
-    rows: how a line begins, under ``header``, and its numbers, under ``metrics``; lines of fewer
-    numbers are filled up. more: whole lines below.
+    Args:
+      rows: The beginning of a line, under ``header``, and its numbers, under ``metrics``.
+      header: Of the columns before the numbers.
+      metrics: Each takes two columns.
+      runs: The results files.
+      more: Whole lines below.
     """
-    lines, measured = [], False
-    behind: dict[int, str] = {}
+    lines, behind = [], {}
     for names, numbers in rows:
-        cells = [cell for n, method in numbers for cell in _both(n, runs, method)]
-        measured |= any(cell != "–" for cell in cells[1::2])
-        behind |= {runs.index(o.run): _over(o) for n, m in numbers for o in answers(n, runs, m)[:1]}
-        lines.append([*names, *cells])
-    if not measured:
+        lines.append([*names])
+        for number, method in numbers:
+            ours = answers(number, runs, method)[:1]
+            lines[-1] += [shown(number.metric, number.value)]
+            lines[-1] += [shown(number.metric, o.value, ours=True) for o in ours] or ["–"]
+            behind |= {runs.index(o.run): _over(o) for o in ours}
+    if not behind:
         return None
     full = [*header, *(title for m in metrics for title in (f"{METRICS[m]}, paper", "ours"))]
     filled = [[*line, *["–"] * (len(full) - len(line))] for line in (*lines, *more)]
-    told = "; ".join(f"run {i + 1}: {over}" for i, over in sorted(behind.items()))
-    return f"{table(full, filled, left=len(header))}\n\nOurs by {told}."
+    by = "; ".join(f"run {i + 1}: {over}" for i, over in sorted(behind.items()))
+    return f"{table(full, filled, left=len(header))}\n\nOurs by {by}."
 
 
 def _over(ours: Ours) -> str:
-    """What a value was measured over."""
+    """The sample of a value."""
     faces, pairs = int(ours.row["n"]), int(ours.row["pairs"])
     return f"{faces:,} faces, {pairs:,} pairs, of which one is {100 / pairs:.2g} points of ACC"
-
-
-def _readings() -> list[tuple[str, str]]:
-    """(the paper's method, ours), a line each."""
-    return [(theirs, ours) for theirs, readings in OURS.items() for ours in readings]
 
 
 def table_1(name: Set, runs: Sequence[Run]) -> str | None:
@@ -101,34 +106,33 @@ def table_1(name: Set, runs: Sequence[Run]) -> str | None:
             [NAMES.get(ours, ours)],
             [(n, ours) for n in _numbers(table="1", method=theirs, set=name)],
         )
-        for theirs, ours in _readings()
+        for theirs, ours in READINGS
         if _numbers(table="1", method=theirs)
     ]
     return _grid(rows, ("",), ("ssim", "psnr", "mse", "srra"), runs, _alone(name, runs))
 
 
 def _alone(name: Set, runs: Sequence[Run]) -> list[list[str]]:
-    """What the paper does not have, of the run that AdvFace's line is from; the mean face last."""
+    """Rows that the paper does not have, from the run of AdvFace's line; the mean face last."""
     (number,) = _numbers(table="1", method="AdvFace", set=name, metric="ssim")
-    metrics = ("ssim", "psnr", "mse", "srra")
     lines = []
     for ours in answers(number, runs)[:1]:
-        known = {method for readings in OURS.values() for method in readings}
+        known = {method for _, method in READINGS}
         for row in ours.run.rows:
             other = row["method"] not in known and row.get("ssim") is not None
             if other and set_of(row, ours.run) == name:
-                cells = [shown(m, row[m], True) if row.get(m) is not None else "–" for m in metrics]
+                cells = values(row, ("ssim", "psnr", "mse", "srra"))
                 lines.append([f"*{row['method']}*", *(x for cell in cells for x in ("–", cell))])
     return lines
 
 
 def table_2(name: Set, runs: Sequence[Run]) -> str | None:
-    """ACC by method, and how much of it is lost."""
+    """ACC by method, and the loss."""
     rows = []
     (bare,) = _numbers(table="2", method="Unprotected", set=name)
-    for theirs, ours in _readings():
+    for theirs, ours in READINGS:
         (acc,) = _numbers(table="2", method=theirs, set=name)
-        # The paper subtracts for its own method alone; the others' differences are of its numbers.
+        # The paper prints differences for its own method only; the others are taken from its ACC.
         lost = acc._replace(table="§5.4", metric="drop", value=bare.value - acc.value)
         rows.append(([NAMES.get(ours, ours)], [(acc, ours), (lost, ours)][: 1 + (acc != bare)]))
     more = []
@@ -138,8 +142,8 @@ def table_2(name: Set, runs: Sequence[Run]) -> str | None:
             extra = row.get("enrolled_only") or row["method"].startswith("Unprotected (")
             if extra and set_of(row, best.run) == name:
                 label = row["method"] + (", enrolled image only" * ("enrolled_only" in row))
-                lost = [shown("drop", row["drop"])] if row.get("drop") is not None else ["–"]
-                more.append([f"*{label}*", "–", shown("acc", row["acc"]), "–", *lost])
+                acc, lost = values(row, ("acc", "drop"))
+                more.append([f"*{label}*", "–", acc, "–", lost])
     return _grid(rows, ("",), ("acc", "drop"), runs, more)
 
 
@@ -163,14 +167,14 @@ def table_4(name: Set, runs: Sequence[Run]) -> str | None:
 
 
 def figures() -> str:
-    """The paper's figures, and the files that ours are in."""
+    """The paper's figures, and the files with ours."""
     lines = [[f"Fig. {n}", what, PICTURES[n]] for n, what in paper.FIGURES.items()]
     text = table(("", "the paper's", "ours"), lines, left=3)
-    return text + "\n\nPictures of real people stay where they are made; none is in the repository."
+    return f"{text}\n\nThe repository contains no picture of a real person."
 
 
 def _decoders(config: Mapping[str, Any], role: str) -> str:
-    """The one of that role, or all of them."""
+    """The decoder of that role, or all of them."""
     several = config.get(f"{role}s", ())
     return str(config.get(role) or "; ".join(one["name"] for one in several))
 
@@ -198,17 +202,5 @@ def runs(found: Sequence[Run]) -> str:
                 f"{document.get('seconds', 0) / 60:.1f}",
             ]
         )
-    header = (
-        "run",
-        "file",
-        "command",
-        "faces",
-        "pairs",
-        "seed",
-        "S → R",
-        "Ψ",
-        "batch",
-        "hardware",
-        "date",
-    )
-    return table((*header, "min"), lines, left=3)
+    header = "run|file|command|faces|pairs|seed|S → R|Ψ|batch|hardware|date|min"
+    return table(header.split("|"), lines, left=3)

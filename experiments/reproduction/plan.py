@@ -1,4 +1,4 @@
-"""The steps behind RESULTS.md, in order: what each runs, needs, and leaves when it is done."""
+"""The steps behind RESULTS.md, in order: their commands, needs and results."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ SEEDS = (1, 2)  # of further S and R, beside the shipped ones of seed 0
 WIDE = 32  # channels of the stronger S and R
 CHANNELS = "duetface-attacker"
 OFFLINE = "2"  # passes over A's features; the paper's 50 over CASIA-WebFace take days on two cores
-# As the shipped decoders were trained; people who resemble somebody in LFW stay out.
+# As the shipped decoders were trained, without people who resemble somebody in LFW.
 EPOCHS = ("--learning-rate", "4e-3", "--schedule", "cosine", "--batch", "8")
 STRANGERS = ("--where", "lfw_lookalike=-")
 
@@ -26,16 +26,16 @@ class Step:
     """One command.
 
     Attributes:
-      name: unique; other steps need it by this name.
-      module: what `python -m` runs, with its subcommand if it has one.
-      words: its flags.
-      result: a JSON file that is there when the step is done. If it holds a ``command``, that
-        tells whether it was made by this one.
-      shows: what else the file must hold, for files without a command.
-      needs: earlier steps; where one of them made its result anew, this one is out of date.
-      data: files that somebody must have brought.
-      set: the evaluation set that must be at hand.
-      always: run it at every call: it costs nothing.
+      name: Unique.
+      module: For ``python -m``, with a subcommand if it has one.
+      words: The flags.
+      result: A JSON file that exists when the step is done. If it has a ``command``, that must be
+        this one.
+      shows: Further fields of the file, for files without a command.
+      needs: Earlier steps, by name; after a new result of theirs this one is out of date.
+      data: Files that the user provides.
+      set: The evaluation set that must be available.
+      always: Run it at every call: it costs nothing.
     """
 
     name: str
@@ -50,22 +50,22 @@ class Step:
 
     @property
     def command(self) -> str:
-        """As it can be typed."""
+        """The command line."""
         return shlex.join(["python", "-m", *self.module.split(), *self.words])
 
 
 def lacks(step: Step) -> str | None:
-    """Why a step cannot be made with the data at hand; None when it can."""
+    """The data that a step lacks, in words; None if it can run."""
     if step.set and not evaluation_sets.available(step.set):
-        return f"{evaluation_sets.TITLES[step.set]}'s data are not at hand"
+        return f"{evaluation_sets.TITLES[step.set]}'s data are not available"
     missing = [path.name for path in step.data if not path.exists()]
     if missing:
-        return f"not at hand under ADVFACE_DATA: {', '.join(missing)}"
+        return f"not available under ADVFACE_DATA: {', '.join(missing)}"
     return None
 
 
 def is_done(step: Step, after: tuple[Path, ...] = ()) -> bool:
-    """Whether the result is there, was made by this command, and is not older than ``after``."""
+    """Whether the result exists, was made by this command, and is not older than ``after``."""
     try:
         document = json.loads(step.result.read_text(encoding="utf-8"))
         made = step.result.stat().st_mtime
@@ -80,18 +80,13 @@ def is_done(step: Step, after: tuple[Path, ...] = ()) -> bool:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two commands are one: the same flags in whatever order, with the same values, a path
-    being the same as its last name, which is all that results keep of absolute ones. Where the
-    result went does not count."""
+    """Whether two commands are the same: equal flags in any order, except ``--out``, with equal
+    values. A path equals its last name, because results keep only that of an absolute one."""
     ours, theirs = _flags(one), _flags(other)
-    return ours.keys() == theirs.keys() and all(
-        len(values) == len(theirs[flag])
-        and all(
-            a == b or Path(a).name == b or a == Path(b).name
-            for a, b in zip(values, theirs[flag], strict=True)
-        )
-        for flag, values in ours.items()
-    )
+    if [*ours] != [*theirs] or any(len(ours[flag]) != len(theirs[flag]) for flag in ours):
+        return False
+    pairs = [pair for flag in ours for pair in zip(ours[flag], theirs[flag], strict=True)]
+    return all(a == b or Path(a).name == b or a == Path(b).name for a, b in pairs)
 
 
 def _flags(command: str) -> dict[str, list[str]]:
@@ -99,21 +94,20 @@ def _flags(command: str) -> dict[str, list[str]]:
     for word in shlex.split(command):
         flag = word if word.startswith("--") else flag
         groups.setdefault(flag, []).append(word)
-    return {flag: words for flag, words in groups.items() if flag != "--out"}
+    return {flag: groups[flag] for flag in sorted(groups) if flag != "--out"}
 
 
 def steps(preset: Preset, out: Path, limit: int | None) -> list[Step]:
-    """The plan of a preset: for paper every table and figure on every set, at hand or not, and the
-    trainings that they need; for demo what can be measured on faces of nobody."""
-    if preset == "demo":
-        found = _measurements(out, "demo", None, limit, [])
-        return [*found, _report(out)]
-    place = Path(os.environ.get("ADVFACE_DATA") or "ADVFACE_DATA")
-    trained = [*_decoders(out, place), *_recognisers(out, place, limit)]
-    found = list(trained)
-    for name in paper.SETS:
-        found += _measurements(out, "paper", name, limit, trained)
-    return [*found, _report(out)]
+    """The plan of a preset: for paper every table and figure on every set, available or not, with
+    the trainings they need; for demo what can be measured on synthetic faces."""
+    trained, sets = [], (None,)
+    if preset == "paper":
+        place = Path(os.environ.get("ADVFACE_DATA") or "ADVFACE_DATA")
+        trained, sets = [*_decoders(out, place), *_recognisers(out, place, limit)], paper.SETS
+    found = [step for name in sets for step in _measurements(out, preset, name, limit, trained)]
+    to = out / "RESULTS.md"
+    words = ("--results", str(out), "--to", str(to))
+    return [*trained, *found, Step("report", "experiments.report", words, to, always=True)]
 
 
 def _people(place: Path, name: str) -> tuple[tuple[str, ...], tuple[Path, ...]]:
@@ -123,8 +117,8 @@ def _people(place: Path, name: str) -> tuple[tuple[str, ...], tuple[Path, ...]]:
 
 
 def _decoders(out: Path, place: Path) -> list[Step]:
-    """S and R of other seeds, for the spread; wider ones, for what a decoder's strength does; and
-    one over what DuetFace stores."""
+    """S and R of other seeds, for the spread; wider ones, for the effect of a decoder's strength;
+    and DuetFace's attacker."""
     found = []
 
     def train(name: str, people: str, *words: str) -> None:
@@ -146,7 +140,7 @@ def _decoders(out: Path, place: Path) -> list[Step]:
 
 
 def resrec(width: int) -> tuple[str, ...]:
-    """The shipped ResRec's size, but for its width."""
+    """The shipped ResRec's size with another width."""
     return ("--decoder", "resrec", "--width", str(width), "--depth", "1")
 
 
@@ -161,6 +155,9 @@ def _recognisers(out: Path, place: Path, limit: int | None) -> list[Step]:
         words = (*words, "--out", str(out / name))
         return Step(name, module, words, result, needs=needs, data=files)
 
+    read = ("--features", str(features))
+    tested = ("--preset", "paper") if evaluation_sets.available("lfw") else ()
+    tested += ("--limit", str(limit)) if limit else ()
     return [
         Step(
             "features",
@@ -170,20 +167,8 @@ def _recognisers(out: Path, place: Path, limit: int | None) -> list[Step]:
             shows=(("epsilon", 0.2), ("steps", 40), ("labels", "original"), ("dtype", "bf16")),
             data=files,
         ),
-        step(
-            "offline",
-            "experiments.finetune",
-            *("--features", str(features), "--epochs", OFFLINE),
-            needs=("features",),
-        ),
-        step(
-            "reuse",
-            "experiments.reuse",
-            *("--features", str(features), *flags),
-            *(("--preset", "paper") if evaluation_sets.available("lfw") else ()),
-            *(("--limit", str(limit)) if limit else ()),
-            needs=("features",),
-        ),
+        step("offline", "experiments.finetune", *read, "--epochs", OFFLINE, needs=("features",)),
+        step("reuse", "experiments.reuse", *read, *flags, *tested, needs=("features",)),
         step("duetface", "experiments.train_duetface", *flags),
     ]
 
@@ -195,7 +180,7 @@ def _measurements(
     limit: int | None,
     trained: list[Step],
 ) -> list[Step]:
-    """Every table and figure on one set; with the networks that were trained, where they can be."""
+    """Every table and figure on one set, with those ``trained`` networks whose data exist."""
     other = () if name in (None, "lfw") else ("--set", name)
     common = ("--preset", preset, *other, *(("--limit", str(limit)) if limit else ()))
     before = {None: "demo-", "lfw": ""}.get(name, f"{name}-")
@@ -212,12 +197,10 @@ def _measurements(
         return [str(ready[n] / f"resrec-{role}.safetensors") for n in names]
 
     recognisers = {n: ("--" + n, str(ready[n])) for n in ("offline", "duetface") if n in ready}
-    attacked: list[str] = [*recognisers.get("duetface", ())]
-    if attacked:
-        attacked += [
-            "--duetface-attacker",
-            str(ready[CHANNELS] / "channelrec-attacker.safetensors"),
-        ]
+    attacked = ()
+    if "duetface" in ready and CHANNELS in ready:
+        file = ready[CHANNELS] / "channelrec-attacker.safetensors"
+        attacked = (*recognisers["duetface"], "--duetface-attacker", str(file))
     read = [word for words in recognisers.values() for word in words]
     found = [
         step("tradeoff"),
@@ -235,17 +218,9 @@ def _measurements(
             needs = (*shadows, *attackers)
             found.append(step("transfer", *words, title="spread", needs=needs))
         wide = [n for n in ready if n.startswith(f"resrec{WIDE}")]
-        words = [
-            word
-            for role in ("shadow", "attacker")
-            for n in wide
-            if n.endswith(role)
-            for word in (f"--{role}-files", *decoders(role, [n]))
-        ]
+        words = []
+        for n in wide:  # the shadow comes first
+            role = n.rpartition("-")[2]
+            words += [f"--{role}-files", *decoders(role, [n])]
         found += [step("ablations", *words, needs=wide), step("random_row")]
     return found
-
-
-def _report(out: Path) -> Step:
-    words = ("--results", str(out), "--to", str(out / "RESULTS.md"))
-    return Step("report", "experiments.report", words, out / "RESULTS.md", always=True)
