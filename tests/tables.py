@@ -17,11 +17,11 @@ from experiments.measure.table import Table
 FIELDS = {"method", "epsilon", "ssim", "psnr", "mse", "acc", "srra", "n"}
 
 
-def given(set: str | None = None, pairs: data.Pairs | None = None) -> Inputs:
+def given(set: str | None = None, seed: int = 0) -> Inputs:
     """Eight faces of four people, in two folds."""
     crops = data.read_faces("synthetic", names=data.synthetic_names(4, 2))
-    over = pairs or inputs.draw(crops, None, 0)
-    origin = {"set": set, "faces": "synthetic", "folds": len(np.unique(over.fold)), "seed": 0}
+    over = inputs.draw(crops, None, 0)
+    origin = {"set": set, "faces": "synthetic", "folds": len(np.unique(over.fold)), "seed": seed}
     return Inputs(crops, over, origin)
 
 

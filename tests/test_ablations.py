@@ -113,6 +113,7 @@ def test_every_ablation_is_a_row_beside_the_default(measured, files, tmp_path):
     assert not (tmp_path / "out" / ".batches").exists(), "embeddings are not left behind"
 
 
+@pytest.mark.slow
 def test_without_batch_statistics_the_batch_does_not_matter(measured):
     """Padding included: 8 faces in batches of 3 and of 4."""
     rows = by_method(measured("batch", statistics="running"))
@@ -167,6 +168,7 @@ def test_rows_share_programs_and_ascents():
     assert sum(len(run.rows) for run in (shared, clipped, single)) == len(rows)
 
 
+@pytest.mark.slow
 def test_one_ascent_gives_every_number_of_steps(networks, z):
     mask, epsilon = jnp.ones(2), jnp.float32(0.1)
     models = networks["extractor"], networks["shadow"]

@@ -46,7 +46,8 @@ def shadow(tmp_path_factory):
     return written(tmp_path_factory.mktemp("decoders"), "resrec", "shadow")
 
 
-def test_every_way_to_recognise_has_its_row(shadow, tmp_path):
+@pytest.mark.slow
+def test_every_way_to_recognise_has_its_row_beside_the_paper_s(shadow, tmp_path):
     write_networks(tmp_path)
     published = small_sample(tmp_path / "out", preset="paper", set="agedb_30", batch=8)
     table = accuracy.table(
@@ -121,4 +122,6 @@ def test_what_is_lost_is_counted_on_the_same_pairs(shadow, tmp_path, monkeypatch
 
 def test_another_e_is_no_offline_mode(shadow, tmp_path):
     with pytest.raises(ValueError, match="offline holds a network with another E than random"):
-        accuracy.table(SYSTEM, given(), small_sample(tmp_path), Ascent(), retrained(6))
+        accuracy.table(
+            SYSTEM, given(), small_sample(tmp_path), Ascent(), retrained(6), shadow=shadow
+        )

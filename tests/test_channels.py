@@ -81,7 +81,9 @@ def test_duetface_has_two_rows_and_its_own_recogniser(system, folder, faces, tmp
     assert np.abs(ours - truth).max() < 3, "of 255: the face, but for a constant a colour"
 
 
-@pytest.mark.parametrize(("name", "rows"), [("partialface", 1), ("dctdp", 2)])
+@pytest.mark.parametrize(
+    ("name", "rows"), [("partialface", 1), pytest.param("dctdp", 2, marks=pytest.mark.slow)]
+)
 def test_without_a_recogniser_a_row_is_of_pictures_alone(name, rows, folder, faces, tmp_path):
     networks = channel_rows.read_channels(folder / f"{name}.safetensors")
     found = rows_of(networks, faces, tmp_path)

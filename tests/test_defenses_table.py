@@ -41,12 +41,12 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def measured(tmp_path, files):
-    """``defenses.table`` with one step, but for what is changed."""
+    """``defenses.table`` with two steps, but for what is changed."""
 
-    def table(steps=1, faces=None, sample=None, **changes):
+    def table(steps=2, set=None, sample=None, **changes):
         sample = small_sample(tmp_path / "out", **sample or {})
-        ascent = Ascent(steps=steps)
-        return defenses.table(SYSTEM, faces or given(), sample, ascent, **files | changes)
+        faces, ascent = given(set, sample.seed), Ascent(steps=steps)
+        return defenses.table(SYSTEM, faces, sample, ascent, **files | changes)
 
     return table
 
@@ -84,6 +84,7 @@ def test_the_seed_and_the_bound_count_where_they_should(measured):
     assert second["Unprotected"]["mse"] == third["Unprotected"]["mse"]
 
 
+@pytest.mark.slow
 def test_defences_of_images_join_with_networks_of_their_own(measured, tmp_path):
     write_networks(tmp_path)
     alone = by_method(measured())
@@ -107,6 +108,7 @@ def test_defences_of_images_join_with_networks_of_their_own(measured, tmp_path):
     assert [t.replace("\n", " ") for t in titles][at : at + 3] == theirs
 
 
+@pytest.mark.slow
 def test_each_condition_is_its_own_defence(files):
     """What is measured under a name is what the library's defence of that name stores."""
     config = ProtectConfig(steps=2)
@@ -133,7 +135,7 @@ def test_each_condition_is_its_own_defence(files):
 def test_the_papers_numbers_stand_beside_ours(measured):
     """In the paper preset, at the paper's own settings: 40 steps and ε = 0.2."""
     published = {"preset": "paper", "set": "cfp_fp"}
-    table = measured(steps=40, faces=given("cfp_fp"), sample=published)
+    table = measured(steps=40, set="cfp_fp", sample=published)
     assert all(r["set"] == "cfp_fp" for r in table.rows)
     theirs = table.notes["paper"]
     beside = {"Unprotected", "Random (ball)", "Random (walk)", "Laplace", "DuetFace", "AdvFace"}

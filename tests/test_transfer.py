@@ -65,6 +65,7 @@ def test_every_shadow_meets_every_attacker(measured, files, tmp_path):
             assert ours[key] == wanted, (ours["method"], key)
 
 
+@pytest.mark.slow
 def test_seeds_of_one_kind_have_a_spread(measured, tmp_path):
     table = measured(
         steps=1,
