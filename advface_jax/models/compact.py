@@ -14,9 +14,9 @@ WIDTHS = (32, 64, 128, 256)
 
 
 class Compact(nnx.Module):
-    """Features z (b,77,77,64) to L2-normalised embeddings (b,128), as Ψ takes them: 0.7 million
-    weights and 0.11 GFLOP a face, where FaceNet's Ψ has 23 million and 2.4. Its stages have the
-    names of Ψ's, so that both are trained by the same code. ValueError for another z."""
+    """Features z (b,77,77,64) to L2-normalised embeddings (b,128), with 0.7 million weights and
+    0.11 GFLOP per face, where FaceNet's Ψ has 23 million and 2.4. Its stages have the names of
+    Ψ's, so that the same code trains both. ValueError for another z."""
 
     embedding_size = 128
 

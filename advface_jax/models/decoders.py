@@ -1,8 +1,8 @@
 """The decoders that turn features back into faces: TransRec, ResRec and URec (paper, section 4.1).
 
-The paper gives their kinds, not their widths; all take z (b,77,77,64) to images (b,160,160,3)
-through a sigmoid, carry batch norm, and end in the mirror of E's first two convolutions. The
-default sizes reach the paper's quality of unprotected pictures (README, "Decoders").
+The paper gives their kinds, not their widths. All map z (b,77,77,64) to images (b,160,160,3)
+through a sigmoid, use batch norm, and end in the mirror of E's first two convolutions. The default
+sizes reach the paper's quality of unprotected pictures (README, "Decoders").
 """
 
 import dataclasses
@@ -33,9 +33,7 @@ class DecoderConfig:
 
     def __post_init__(self):
         checks.positive(width=self.width)
-        most = 6 if self.kind == "urec" else 100  # 77 halves six times
-        if not 0 <= self.depth <= most:
-            raise ValueError(f"got depth={self.depth} for {self.kind}; wanted 0 to {most}")
+        checks.between(0, 6 if self.kind == "urec" else 100, depth=self.depth)  # 77 halves 6 times
 
     @classmethod
     def of(cls, kind: Kind) -> "DecoderConfig":
@@ -51,7 +49,7 @@ AnyConfig = DecoderConfig | ChannelDecoderConfig
 
 
 def read_config(card: Mapping[str, Any]) -> AnyConfig:
-    """A decoder's config from its card's. TypeError or ValueError for what no config has."""
+    """The config in a decoder's card. TypeError or ValueError for unknown fields or values."""
     channels = card.get("kind") == "channelrec"
     return ChannelDecoderConfig(**card) if channels else DecoderConfig(**card)
 
@@ -107,9 +105,9 @@ class Decoder(nnx.Module):
         """
         y = self.body(checks.features(z), statistics, mask)  # (b, 77, 77, w)
         y = self.conv_2a(y, statistics, mask)  # (b, 79, 79, w)
-        # E never sees the image's last row and column, so its mirror cannot place them: they are
-        # decoded from a repetition of the last feature row and column.
-        # (jnp.pad's edge mode would touch the batch axis, too, which may lie across devices.)
+        # E does not read the image's last row and column, so its mirror does not produce them:
+        # they are decoded from a repetition of the last feature row and column.
+        # (jnp.pad's edge mode would touch the batch axis too, which may lie across devices.)
         y = jnp.concatenate([y, y[:, -1:]], 1)
         y = jnp.concatenate([y, y[:, :, -1:]], 2)  # (b, 80, 80, w)
         y = self.conv_1a(y)[:, :IMAGE_SIZE, :IMAGE_SIZE]  # (b, 161, 161, 3) -> 160

@@ -2,8 +2,7 @@
 
 Szegedy et al. 2016 (arXiv:1602.07261), in the form of David Sandberg's ``facenet``: batch norm
 without gamma, ReLU after every convolution of a branch, a linear bottleneck with batch norm, and
-an L2-normalised embedding. ``InceptionResNetV1`` holds E and Ψ; ``split`` hands them out, so that
-they are views of one set of weights.
+an L2-normalised embedding. ``InceptionResNetV1`` holds E and Ψ.
 """
 
 import dataclasses
@@ -34,7 +33,7 @@ class FaceNetConfig:
 
     ``standardization`` is the input convention of the weights, applied inside E to images in
     [0,1]: "fixed" is (255x - 127.5)/128, "whiten" subtracts each image's mean and divides by its
-    deviation. ``folded`` networks carry batch norm and residual scales inside their convolutions.
+    deviation. ``folded`` networks have batch norm and residual scales inside their convolutions.
     """
 
     embedding_size: int = 512
@@ -256,20 +255,10 @@ class InceptionResNetV1(nnx.Module):
     def __call__(self, images: jax.Array, statistics: Statistics = "running") -> jax.Array:
         return self.server(self.extractor(images, statistics), statistics)
 
-    def stages(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Every named stage of the forward pass, for parity checks against other ports."""
-        client = dict(self.extractor.stages(images))
-        return client | dict(self.server.stages(client["conv2d_2b"]))
-
-
-def split(network: InceptionResNetV1) -> tuple[Extractor, Server]:
-    """E and Ψ of one network. They share its weights: a change to one is seen in the other."""
-    return network.extractor, network.server
-
 
 def fold_batch_norm(network: InceptionResNetV1) -> InceptionResNetV1:
-    """The same recogniser with batch norm (running statistics) and residual scales inside its
-    kernels and biases: equal embeddings up to rounding, fewer operations. For inference only."""
+    """The same recogniser with batch norm (running statistics) and residual scales folded into
+    kernels and biases: fewer operations, equal embeddings up to rounding. For inference only."""
     if network.config.folded:
         return network
     weights = {name: np.asarray(value) for name, value in state.flatten(network).items()}
