@@ -76,23 +76,12 @@ class Decoder(nnx.Module):
         self.conv_2a = self._layer(config.width, config.width, rngs, transpose=True)
         self.conv_1a = Conv(config.width, 3, 3, rngs=rngs, stride=2, transpose=True, bias=True)
 
-    def _layer(
-        self, inputs: int, outputs: int, rngs: nnx.Rngs, *, stride: int = 1, transpose: bool = False
-    ) -> ConvBN:
-        return ConvBN(
-            inputs,
-            outputs,
-            3,
-            rngs=rngs,
-            stride=stride,
-            padding="same",
-            transpose=transpose,
-            scale=True,
-            decay=self.config.bn_decay,
-        )
+    def _layer(self, inputs: int, outputs: int, rngs: nnx.Rngs, **how: Any) -> ConvBN:
+        how |= {"padding": "same", "scale": True, "decay": self.config.bn_decay}
+        return ConvBN(inputs, outputs, 3, rngs=rngs, **how)
 
-    def body(self, z: jax.Array, statistics: Statistics, mask: jax.Array | None) -> jax.Array:
-        """Features (b,77,77,64) to (b,77,77,width)."""
+    def body(self, z: jax.Array, *how: Any) -> jax.Array:
+        """Features (b,77,77,64) to (b,77,77,width); ``how``: statistics and mask."""
         raise NotImplementedError
 
     def __call__(
@@ -121,8 +110,8 @@ class TransRec(Decoder):
         super().__init__(config, rngs=rngs)
         self.conv_2b = self._layer(FEATURE_SHAPE[-1], config.width, rngs)
 
-    def body(self, z, statistics, mask):
-        return self.conv_2b(z, statistics, mask)
+    def body(self, z, *how):
+        return self.conv_2b(z, *how)
 
 
 class ResRec(Decoder):
@@ -136,10 +125,10 @@ class ResRec(Decoder):
             [nnx.List([self._layer(w, w, rngs) for _ in range(2)]) for _ in range(config.depth)]
         )
 
-    def body(self, z, statistics, mask):
-        y = self.stem(z, statistics, mask)
+    def body(self, z, *how):
+        y = self.stem(z, *how)
         for first, second in self.blocks:
-            y = rectify(y + second(first(y, statistics, mask), statistics, mask, relu=False))
+            y = rectify(y + second(first(y, *how), *how, relu=False))
         return y
 
 
@@ -157,15 +146,15 @@ class URec(Decoder):
         )
         self.merge = nnx.List([self._layer(2 * wide, wide, rngs) for wide, _ in pairs])
 
-    def body(self, z, statistics, mask):
-        y = self.stem(z, statistics, mask)
+    def body(self, z, *how):
+        y = self.stem(z, *how)
         skips = []
         for down in self.down:
             skips.append(y)
-            y = down(max_pool(y, 2, 2), statistics, mask)
+            y = down(max_pool(y, 2, 2), *how)
         for up, merge, skip in reversed(list(zip(self.up, self.merge, skips, strict=True))):
-            y = up(y, statistics, mask, crop=skip.shape[1:3])
-            y = merge(jnp.concatenate([skip, y], -1), statistics, mask)
+            y = up(y, *how, crop=skip.shape[1:3])
+            y = merge(jnp.concatenate([skip, y], -1), *how)
         return y
 
 

@@ -8,7 +8,7 @@ an L2-normalised embedding. ``InceptionResNetV1`` holds E and Ψ.
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -64,13 +64,12 @@ class Extractor(nnx.Module):
         self.conv2d_2a = layer(32, 32, 3)
         self.conv2d_2b = layer(32, 64, 3, padding="same")
 
-    def stages(
-        self, images: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
-    ) -> Iterator[tuple[str, jax.Array]]:
+    def stages(self, images: jax.Array, *how: Any) -> Iterator[tuple[str, jax.Array]]:
+        """Every stage by name; ``how``: statistics and mask, as in ``ConvBN``."""
         x = standardize(images, self.standardization)
-        yield "conv2d_1a", (x := self.conv2d_1a(x, statistics, mask))  # (b, 79, 79, 32)
-        yield "conv2d_2a", (x := self.conv2d_2a(x, statistics, mask))  # (b, 77, 77, 32)
-        yield "conv2d_2b", self.conv2d_2b(x, statistics, mask)  # (b, 77, 77, 64)
+        yield "conv2d_1a", (x := self.conv2d_1a(x, *how))  # (b, 79, 79, 32)
+        yield "conv2d_2a", (x := self.conv2d_2a(x, *how))  # (b, 77, 77, 32)
+        yield "conv2d_2b", self.conv2d_2b(x, *how)  # (b, 77, 77, 64)
 
     def __call__(
         self, images: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
@@ -78,7 +77,25 @@ class Extractor(nnx.Module):
         return _last(self.stages(checks.images(images), statistics, mask))
 
 
-class Block(nnx.Module):
+class Branches(nnx.Module):
+    """Chains of layers side by side, whose outputs are concatenated."""
+
+    def __init__(self, branches: Sequence[nnx.List]):
+        for i, branch in enumerate(branches):
+            setattr(self, f"branch_{i}", branch[0] if len(branch) == 1 else branch)
+        self.branches = len(branches)
+
+    def concatenated(self, x: jax.Array, *how: Any) -> jax.Array:
+        outputs = []
+        for i in range(self.branches):
+            branch, y = getattr(self, f"branch_{i}"), x
+            for layer in [branch] if isinstance(branch, ConvBN) else branch:
+                y = layer(y, *how)
+            outputs.append(y)
+        return jnp.concatenate(outputs, -1)
+
+
+class Block(Branches):
     """A residual inception block: branches side by side, a linear 1×1 ``up``, a scaled sum."""
 
     def __init__(
@@ -91,45 +108,22 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
         relu: bool = True,
     ):
-        for i, branch in enumerate(branches):
-            setattr(self, f"branch_{i}", branch[0] if len(branch) == 1 else branch)
+        super().__init__(branches)
         width = sum(branch[-1].conv.kernel.shape[-1] for branch in branches)
         self.up = Conv(width, channels, 1, rngs=rngs, bias=True)
-        self.branches = len(branches)
         self.scale = 1.0 if config.folded else scale
         self.relu = relu
 
-    def __call__(
-        self, x: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
-    ) -> jax.Array:
-        y = x + self.scale * self.up(_concatenate(self, x, statistics, mask))
+    def __call__(self, x: jax.Array, *how: Any) -> jax.Array:
+        y = x + self.scale * self.up(self.concatenated(x, *how))
         return rectify(y) if self.relu else y
 
 
-class Reduction(nnx.Module):
+class Reduction(Branches):
     """Mixed_6a or 7a: strided branches beside a max pool, concatenated. Halves the size."""
 
-    def __init__(self, branches: Sequence[nnx.List]):
-        for i, branch in enumerate(branches):
-            setattr(self, f"branch_{i}", branch[0] if len(branch) == 1 else branch)
-        self.branches = len(branches)
-
-    def __call__(
-        self, x: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
-    ) -> jax.Array:
-        return jnp.concatenate([_concatenate(self, x, statistics, mask), max_pool(x, 3, 2)], -1)
-
-
-def _concatenate(
-    block: Block | Reduction, x: jax.Array, statistics: Statistics, mask: jax.Array | None
-) -> jax.Array:
-    outputs = []
-    for i in range(block.branches):
-        branch, y = getattr(block, f"branch_{i}"), x
-        for layer in [branch] if isinstance(branch, ConvBN) else branch:
-            y = layer(y, statistics, mask)
-        outputs.append(y)
-    return jnp.concatenate(outputs, -1)
+    def __call__(self, x: jax.Array, *how: Any) -> jax.Array:
+        return jnp.concatenate([self.concatenated(x, *how), max_pool(x, 3, 2)], -1)
 
 
 class Bottleneck(nnx.Module):
@@ -137,17 +131,12 @@ class Bottleneck(nnx.Module):
 
     def __init__(self, config: FaceNetConfig, *, rngs: nnx.Rngs):
         self.linear = nnx.Linear(1792, config.embedding_size, use_bias=config.folded, rngs=rngs)
-        self.bn = (
-            None
-            if config.folded
-            else BatchNorm(config.embedding_size, scale=False, decay=config.bn_decay)
-        )
+        norm = functools.partial(BatchNorm, scale=False, decay=config.bn_decay)
+        self.bn = None if config.folded else norm(config.embedding_size)
 
-    def __call__(
-        self, x: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, *how: Any) -> jax.Array:
         y = self.linear(x)
-        return y if self.bn is None else self.bn(y, statistics, mask)
+        return y if self.bn is None else self.bn(y, *how)
 
 
 class Server(nnx.Module):
@@ -209,27 +198,26 @@ class Server(nnx.Module):
         self.block8 = block8("block8", relu=False)
         self.bottleneck = Bottleneck(config, rngs=rngs)
 
-    def stages(
-        self, z: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
-    ) -> Iterator[tuple[str, jax.Array]]:
+    def stages(self, z: jax.Array, *how: Any) -> Iterator[tuple[str, jax.Array]]:
+        """Every stage by name; ``how``: statistics and mask, as in ``ConvBN``."""
         yield "maxpool_3a", (x := max_pool(z, 3, 2))  # (b, 38, 38, 64)
-        yield "conv2d_3b", (x := self.conv2d_3b(x, statistics, mask))  # (b, 38, 38, 80)
-        yield "conv2d_4a", (x := self.conv2d_4a(x, statistics, mask))  # (b, 36, 36, 192)
-        yield "conv2d_4b", (x := self.conv2d_4b(x, statistics, mask))  # (b, 17, 17, 256)
+        yield "conv2d_3b", (x := self.conv2d_3b(x, *how))  # (b, 38, 38, 80)
+        yield "conv2d_4a", (x := self.conv2d_4a(x, *how))  # (b, 36, 36, 192)
+        yield "conv2d_4b", (x := self.conv2d_4b(x, *how))  # (b, 17, 17, 256)
         for block in self.repeat_1:
-            x = block(x, statistics, mask)
+            x = block(x, *how)
         yield "repeat_1", x  # (b, 17, 17, 256)
-        yield "mixed_6a", (x := self.mixed_6a(x, statistics, mask))  # (b, 8, 8, 896)
+        yield "mixed_6a", (x := self.mixed_6a(x, *how))  # (b, 8, 8, 896)
         for block in self.repeat_2:
-            x = block(x, statistics, mask)
+            x = block(x, *how)
         yield "repeat_2", x  # (b, 8, 8, 896)
-        yield "mixed_7a", (x := self.mixed_7a(x, statistics, mask))  # (b, 3, 3, 1792)
+        yield "mixed_7a", (x := self.mixed_7a(x, *how))  # (b, 3, 3, 1792)
         for block in self.repeat_3:
-            x = block(x, statistics, mask)
+            x = block(x, *how)
         yield "repeat_3", x  # (b, 3, 3, 1792)
-        yield "block8", (x := self.block8(x, statistics, mask))  # (b, 3, 3, 1792)
+        yield "block8", (x := self.block8(x, *how))  # (b, 3, 3, 1792)
         yield "pool", (x := x.mean((1, 2)))  # (b, 1792)
-        yield "bottleneck", (x := self.bottleneck(x, statistics, mask))  # (b, e)
+        yield "bottleneck", (x := self.bottleneck(x, *how))  # (b, e)
         yield "embedding", x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
 
     def __call__(self, z: jax.Array, statistics: Statistics = "running") -> jax.Array:

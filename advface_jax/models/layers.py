@@ -4,7 +4,7 @@ Layout is NHWC for features and HWIO for kernels throughout.
 """
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -166,7 +166,10 @@ def _moments(x: jax.Array, *, per_example: bool, mask: jax.Array | None):
 
 
 class ConvBN(nnx.Module):
-    """Convolution, batch norm, ReLU; with ``folded`` the norm is already in kernel and bias."""
+    """Convolution, batch norm, ReLU; with ``folded`` the norm is already in kernel and bias.
+
+    ``how``: stride, padding and transpose of ``Conv``.
+    """
 
     def __init__(
         self,
@@ -175,23 +178,12 @@ class ConvBN(nnx.Module):
         size: int | tuple[int, int],
         *,
         rngs: nnx.Rngs,
-        stride: int = 1,
-        padding: Literal["valid", "same"] = "valid",
-        transpose: bool = False,
         folded: bool = False,
         scale: bool = False,
         decay: float = 0.995,
+        **how: Any,
     ):
-        self.conv = Conv(
-            inputs,
-            outputs,
-            size,
-            rngs=rngs,
-            stride=stride,
-            padding=padding,
-            transpose=transpose,
-            bias=folded,
-        )
+        self.conv = Conv(inputs, outputs, size, rngs=rngs, bias=folded, **how)
         self.bn = None if folded else BatchNorm(outputs, scale=scale, decay=decay)
 
     def __call__(
