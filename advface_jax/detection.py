@@ -244,30 +244,29 @@ def _proposals(
 
 def _over_tiles(
     pnet: mtcnn.PNet, levels: Sequence[np.ndarray]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """P's probabilities (h',w') and moves (h',w',4) for each level."""
-    where, tiles, sizes = [], [], []
-    for k, level in enumerate(levels):
-        rows, columns = (mtcnn.places(n) for n in level.shape[:2])
-        for i in range(0, rows, _TILE):
-            for j in range(0, columns, _TILE):
-                y, x = mtcnn.STRIDE * i, mtcnn.STRIDE * j
-                tile = np.zeros((_TILE_PIXELS, _TILE_PIXELS, 3), np.float32)
-                part = level[y : y + _TILE_PIXELS, x : x + _TILE_PIXELS]
-                tile[: part.shape[0], : part.shape[1]] = part
-                where.append((k, i, j))
-                tiles.append(tile)
-                sizes.append(part.shape[:2])
-    faces, shifts = _ask(pnet, _TILES, np.stack(tiles), np.array(sizes, np.int32))
-    for k, level in enumerate(levels):
-        rows, columns = (mtcnn.places(n) for n in level.shape[:2])
-        probability = np.empty((rows, columns), np.float32)
-        moves = np.empty((rows, columns, 4), np.float32)
-        for n, (_, i, j) in ((n, w) for n, w in enumerate(where) if w[0] == k):
-            h, w = min(_TILE, rows - i), min(_TILE, columns - j)
-            probability[i : i + h, j : j + w] = faces[n, :h, :w]
-            moves[i : i + h, j : j + w] = shifts[n, :h, :w]
-        yield probability, moves
+    places = [tuple(mtcnn.places(n) for n in level.shape[:2]) for level in levels]
+    where = [
+        (k, i, j)
+        for k, (rows, columns) in enumerate(places)
+        for i in range(0, rows, _TILE)
+        for j in range(0, columns, _TILE)
+    ]
+    tiles = np.zeros((len(where), _TILE_PIXELS, _TILE_PIXELS, 3), np.float32)
+    sizes = np.empty((len(where), 2), np.int32)
+    for n, (k, i, j) in enumerate(where):
+        y, x = mtcnn.STRIDE * i, mtcnn.STRIDE * j
+        part = levels[k][y : y + _TILE_PIXELS, x : x + _TILE_PIXELS]
+        sizes[n] = h, w = part.shape[:2]
+        tiles[n, :h, :w] = part
+    faces, shifts = _ask(pnet, _TILES, tiles, sizes)
+    found = [(np.empty(p, np.float32), np.empty((*p, 4), np.float32)) for p in places]
+    for n, (k, i, j) in enumerate(where):
+        probability, moves = (array[i : i + _TILE, j : j + _TILE] for array in found[k])
+        h, w = probability.shape
+        probability[:], moves[:] = faces[n, :h, :w], shifts[n, :h, :w]
+    return found
 
 
 def _moved(boxes: np.ndarray, moves: np.ndarray, pixel: int) -> np.ndarray:

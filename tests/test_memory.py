@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import jax
 import pytest
-from networks import new_extractor, small_decoder
+from networks import filled, small_decoder
+from test_protect import Thin
 
 from advface_jax import ProtectConfig, memory
 from advface_jax.protect import lowered
@@ -12,10 +13,10 @@ from advface_jax.protect import lowered
 
 @pytest.fixture(scope="module")
 def networks():
-    return {"extractor": new_extractor(), "shadow": small_decoder()}
+    return {"extractor": filled(Thin), "shadow": small_decoder()}
 
 
-CONFIG = ProtectConfig(steps=1, formulation="plain")
+CONFIG = ProtectConfig(steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,7 @@ def test_two_small_programs_give_the_size_of_a_larger_one(twelve, size):
     assert size.per_face > 2 * 77 * 77 * 64 * 4, "less than z and z_adv themselves"
 
 
+@pytest.mark.slow
 def test_several_epsilon_take_more(networks, size):
     several = memory.footprint(**networks, config=CONFIG, n_epsilon=3)
     assert several.per_face > size.per_face + 1.9 * 77 * 77 * 64 * 4, "three results instead of one"

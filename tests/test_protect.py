@@ -116,16 +116,17 @@ def test_the_sweep_is_protect_at_each_epsilon(networks, z):
 
 
 def test_one_compilation_serves_every_epsilon(networks, z, compilations):
-    how = networks | {"config": dataclasses.replace(PLAIN, alpha=0.1)}  # of no other test
-    for epsilon in (0.2, 0.05, 0, np.float32(0.1), jnp.asarray(0.3)):
+    def of_protect():
+        return [name for name in compilations() if "protect" in name or "sweep" in name]
+
+    how = networks | {"config": TWO_STEPS}
+    protect(z, **how, epsilon=0.2)
+    protect_sweep(z, SWEPT, **how)
+    assert len(before := of_protect()) <= 2
+    for epsilon in (0.05, 0, np.float32(0.1), jnp.asarray(0.3)):
         protect(z, **how, epsilon=epsilon)
-    assert [name for name in compilations() if "protect" in name] == ["jit(_protect)"]
-    protect_sweep(z, [0.0, 0.1], **how)
-    before = compilations()
-    assert [name for name in before if "sweep" in name] == ["jit(_sweep)"]
-    protect_sweep(z, np.array([0.1, 0.0]), **how)
-    protect(z, **how, epsilon=0.25)
-    assert compilations() == before
+    protect_sweep(z, np.array([0.1, 0.0, 0.2]), **how)
+    assert of_protect() == before
 
 
 def test_what_was_lowered_is_not_compiled_again_and_a_second_call_traces_nothing(
@@ -145,7 +146,7 @@ def test_padding_has_no_influence(networks, z):
     where = np.array([1, 2])
     padded = jnp.full((3, *z.shape[1:]), 9.0).at[where].set(z)
     alone = protect(z, **networks, config=FGSM)
-    among = protect(padded, **networks, config=FGSM, mask=[False, True, True])
+    among = protect(padded, **networks, config=FGSM, mask=np.array([False, True, True]))
     assert share_of_equals(among[where], alone) > 0.999
     unmasked = protect(padded, **networks, config=FGSM, mask=np.ones(3))
     assert share_of_equals(unmasked[where], alone) < 0.9  # or the padding was no test
@@ -285,7 +286,7 @@ def slow_convolutions(compiled: str) -> list[str]:
 
 
 @on_a_cpu
-@pytest.mark.parametrize("kind", ["resrec", "urec"])
+@pytest.mark.parametrize("kind", ["resrec", pytest.param("urec", marks=pytest.mark.slow)])
 def test_protection_has_no_slow_convolution(kind, networks, z):
     shadow = small_decoder(kind, depth=1)
     text = compiled(_protect, z, jnp.float32(0.1), None, networks["extractor"], shadow, TWO_STEPS)
@@ -312,9 +313,10 @@ def test_a_sweep_takes_little_more_memory_than_one_bound_and_no_slow_convolution
         return jitted.lower(z, epsilon, None, *networks.values(), TWO_STEPS).compile()
 
     one, several = program(_protect, 0.1), program(_sweep, SWEPT)
-    sizes = [p.memory_analysis().temp_size_in_bytes for p in (one, several)]
-    assert 0 < sizes[0] <= sizes[1] <= 2 * sizes[0]
-    assert not slow_convolutions(several.as_text())
+    found, more = one.memory_analysis(), several.memory_analysis()
+    assert found and more
+    assert 0 < found.temp_size_in_bytes <= more.temp_size_in_bytes <= 2 * found.temp_size_in_bytes
+    assert not slow_convolutions(several.as_text() or "")
 
 
 @on_a_cpu

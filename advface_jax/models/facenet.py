@@ -157,27 +157,22 @@ class Server(nnx.Module):
                 inputs = outputs
             return nnx.List(built)
 
+        def block(name, channels, *chains, relu=True):
+            branches = [chain(channels, *layers) for layers in chains]
+            scale = RESIDUAL_SCALES[name]
+            return Block(branches, channels, scale, config, rngs=rngs, relu=relu)
+
         def block35():
-            branches = [
-                chain(256, (32, 1)),
-                chain(256, (32, 1), (32, 3)),
-                chain(256, (32, 1), (32, 3), (32, 3)),
-            ]
-            return Block(branches, 256, RESIDUAL_SCALES["repeat_1"], config, rngs=rngs)
+            a, b = (32, 1), (32, 3)
+            return block("repeat_1", 256, [a], [a, b], [a, b, b])
 
         def block17():
-            branches = [
-                chain(896, (128, 1)),
-                chain(896, (128, 1), (128, (1, 7)), (128, (7, 1))),
-            ]
-            return Block(branches, 896, RESIDUAL_SCALES["repeat_2"], config, rngs=rngs)
+            a, b, c = (128, 1), (128, (1, 7)), (128, (7, 1))
+            return block("repeat_2", 896, [a], [a, b, c])
 
         def block8(name, relu=True):
-            branches = [
-                chain(1792, (192, 1)),
-                chain(1792, (192, 1), (192, (1, 3)), (192, (3, 1))),
-            ]
-            return Block(branches, 1792, RESIDUAL_SCALES[name], config, rngs=rngs, relu=relu)
+            a, b, c = (192, 1), (192, (1, 3)), (192, (3, 1))
+            return block(name, 1792, [a], [a, b, c], relu=relu)
 
         self.conv2d_3b = layer(64, 80, 1)
         self.conv2d_4a = layer(80, 192, 3)
