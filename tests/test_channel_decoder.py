@@ -97,6 +97,7 @@ def steps():
     return run
 
 
+@pytest.mark.slow
 def test_every_weight_is_trained_and_the_loss_falls(steps):
     trained, losses = steps(12)
     assert np.mean(losses[-2:]) < 0.8 * losses[0], losses
@@ -105,6 +106,7 @@ def test_every_weight_is_trained_and_the_loss_falls(steps):
     assert all(not np.array_equal(fresh[name], trained[name]) for name in fresh)
 
 
+@pytest.mark.slow
 def test_each_step_draws_its_own_noise_and_the_seed_decides(steps, small):
     pixels = read_faces("synthetic", limit=2).images
     images = jnp.asarray(pixels / 255, jnp.float32)
@@ -117,6 +119,7 @@ def test_each_step_draws_its_own_noise_and_the_seed_decides(steps, small):
     assert np.abs(one - other).max() > 1e-3
 
 
+@pytest.mark.slow
 @on_a_cpu
 def test_a_training_step_has_no_slow_convolution(steps):
     assert not slow_convolutions(steps.program.as_text())

@@ -65,6 +65,7 @@ def goldens():
     return functools.cache(lambda name: dict(np.load(GOLDENS / f"{name}.npz")))
 
 
+QUICK = {"xla_backend_optimization_level": 0}  # compiling is what takes the time here
 apply = jax.jit(lambda module, x: module(x))
 
 
@@ -72,7 +73,7 @@ apply = jax.jit(lambda module, x: module(x))
     "name", ["facenet_512", pytest.param("facenet_128", marks=pytest.mark.slow)]
 )
 def test_every_stage_and_the_embedding(name, networks, goldens):
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def stages(model, x):
         client = dict(model.extractor.stages(x))
         return client | dict(model.server.stages(client["conv2d_2b"]))
@@ -93,17 +94,18 @@ def test_the_folded_network_embeds_alike(networks, goldens):
     assert np.abs(sample(embedding) - goldens(name)["embedding"]).max() <= 1e-5
 
 
-def slow_but(*quick):
-    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in DECODERS]
+LARGE = "resrec_w64_b2"
 
 
-@pytest.mark.parametrize("name", slow_but("transrec", "resrec_w32_b1", "urec_w32_d2"))
+@pytest.mark.parametrize(
+    "name", [*(n for n in DECODERS if n != LARGE), pytest.param(LARGE, marks=pytest.mark.slow)]
+)
 def test_reconstructions_and_padding_that_leaves_them_alone(name, goldens):
     z = weights.features(DECODERS[name][2], BATCH)
     padded = np.concatenate([z, np.full_like(z[:1], 9.0)])
     mask = np.arange(len(padded)) < BATCH
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def decode(model, z, padded, mask):
         images = {how: model(z, how) for how in STATISTICS}
         return images, model(padded, "batch", mask)
@@ -135,7 +137,8 @@ def share_of_equal_signs(ascent, golden) -> float:
 FLOAT32_L2 = {"transrec": 1e-3, "resrec_w32_b1": 1e-3, "resrec_w64_b2": 2e-2, "urec_w32_d2": 2e-2}
 
 
-@pytest.mark.parametrize("name", slow_but("transrec"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DECODERS)
 def test_first_gradient(name, networks, goldens):
     """At q = z~: autodiff's gradient in L2, and the signs that `protect` itself steps by."""
     extractor, shadow = networks("facenet_512").extractor, decoder(name)

@@ -285,8 +285,9 @@ def slow_convolutions(compiled: str) -> list[str]:
     return [line for line in compiled.splitlines() if re.search(slow, line)]
 
 
+@pytest.mark.slow
 @on_a_cpu
-@pytest.mark.parametrize("kind", ["resrec", pytest.param("urec", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["resrec", "urec"])
 def test_protection_has_no_slow_convolution(kind, networks, z):
     shadow = small_decoder(kind, depth=1)
     text = compiled(_protect, z, jnp.float32(0.1), None, networks["extractor"], shadow, TWO_STEPS)
