@@ -1,4 +1,4 @@
-"""Feature-level face privacy in JAX: AdvFace (CVPR 2023), its attackers, and their measure.
+"""Feature-level face privacy in JAX: AdvFace (CVPR 2023), attacks on it, and their metrics.
 
 Conventions, everywhere: images are NHWC, RGB, float32 in [0,1], (b,160,160,3); features z are
 (b,77,77,64); embeddings are L2-normalised, (b,512) or (b,128). Arguments that do not fit raise
@@ -33,7 +33,7 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    # Flax and Orbax take a second to import; who only protects arrays does not wait for them.
+    # Flax and Orbax take a second to import, and protecting arrays does not need them.
     if name in ("System", "load"):
         from advface_jax import system
 

@@ -1,9 +1,10 @@
-"""What the public functions want to be given, said in plain words when they are not.
+"""Argument checks, shared by all public functions: ValueErrors in plain words.
 
-Shapes and dtypes are checked always, values (NaN, range) only of concrete arrays: under a caller's
-own ``jax.jit`` they are not known.
+Shapes and dtypes are always checked; values (NaN, range) only of concrete arrays, since they are
+unknown inside a caller's own ``jax.jit``.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -16,15 +17,21 @@ from jax.typing import ArrayLike
 def images(x: ArrayLike, size: int = 160) -> jax.Array:
     """Float images (b,size,size,3) in [0,1], b ≥ 1, or ValueError."""
     array = _floats(x, "images", (size, size, 3))
-    if _concrete(array):
-        # On the host: XLA:CPU's own minimum and maximum pass over NaN in large arrays.
-        low, high = (float(f(np.asarray(array))) for f in (np.min, np.max))
-        if not (low >= -1e-5 and high <= 1 + 1e-5):  # so that NaN is caught too
-            raise ValueError(
-                f"got images with values from {low:.4g} to {high:.4g}; wanted finite ones in [0, "
-                "1]: divide 0..255 by 255, and look for NaN where they were made"
-            )
+    unit_range(array)
     return array
+
+
+def unit_range(images: jax.Array | np.ndarray) -> None:
+    """ValueError unless the values of ``images`` are finite and in [0,1], where they are known."""
+    if not _concrete(images):
+        return
+    # On the host: XLA:CPU's own minimum and maximum miss NaN in large arrays.
+    low, high = (float(f(np.asarray(images))) for f in (np.min, np.max))
+    if not (low >= -1e-5 and high <= 1 + 1e-5):  # so that NaN is caught too
+        raise ValueError(
+            f"got images with values from {low:.4g} to {high:.4g}; wanted finite ones in [0, 1]: "
+            "divide 0..255 by 255, and look for NaN where they were made"
+        )
 
 
 def features(x: ArrayLike, shape: tuple[int, int, int] = (77, 77, 64)) -> jax.Array:
@@ -48,13 +55,18 @@ def epsilon(value: ArrayLike) -> jax.Array:
         raise ValueError(
             f"got epsilon of shape {array.shape}; wanted one number: protect_sweep takes several"
         )
-    if _concrete(array) and not 0 <= float(array) < float("inf"):
-        raise ValueError(f"got epsilon={float(array):g}; wanted a finite bound, 0 or larger")
+    bound(array)
     return array
 
 
+def bound(epsilon: ArrayLike) -> None:
+    """ValueError unless ε, where it is known, is finite and 0 or larger."""
+    if _concrete(epsilon) and not 0 <= float(epsilon) < math.inf:  # type: ignore[arg-type]
+        raise ValueError(f"got epsilon={float(epsilon):g}; wanted a finite bound, 0 or larger")  # type: ignore[arg-type]
+
+
 def epsilons(values: Sequence[ArrayLike] | ArrayLike) -> jax.Array:
-    """Several ε, each as ``epsilon`` wants it, (n_ε,) float32, n_ε ≥ 1, or ValueError."""
+    """Several ε, each as in ``epsilon``: (n_ε,) float32, n_ε ≥ 1, or ValueError."""
     if np.ndim(values) != 1 or not np.size(values):  # type: ignore[arg-type]
         raise ValueError(
             f"got epsilons of shape {np.shape(values)}; wanted a list of one bound or more, as "  # type: ignore[arg-type]
@@ -106,6 +118,13 @@ def above_zero(**values: float) -> None:
             raise ValueError(f"got {name}={value}; wanted a positive, finite number")
 
 
+def between(low: int, high: int, **values: int) -> None:
+    """ValueError unless every value is from ``low`` to ``high``."""
+    for name, value in values.items():
+        if not low <= value <= high:
+            raise ValueError(f"got {name}={value}; wanted {low} to {high}")
+
+
 def _numbers(value: ArrayLike, name: str) -> jax.Array:
     try:
         return jnp.asarray(value, jnp.float32)
@@ -127,10 +146,10 @@ def _floats(x: ArrayLike, name: str, shape: tuple[int, ...]) -> jax.Array:
             f"got {name} of dtype {array.dtype}; wanted float32: use .astype('float32'), and for "
             "whole-number pixels divide by 255"
         )
-    # NumPy makes float64 unasked; a JAX array has the dtype that somebody chose.
+    # NumPy's default is float64; the dtype of a JAX array was chosen.
     narrow = isinstance(array, np.ndarray) and array.dtype == np.float64
     return jnp.asarray(array, jnp.float32 if narrow else array.dtype)
 
 
-def _concrete(array: jax.Array) -> bool:
+def _concrete(array: ArrayLike) -> bool:
     return not isinstance(array, Tracer)

@@ -1,7 +1,5 @@
-"""What every command line shares: errors in plain words, and a progress bar."""
+"""What all commands share: flags, errors in one line, and a progress bar."""
 
-import contextlib
-import ctypes
 import shlex
 import sys
 import warnings
@@ -14,20 +12,19 @@ from rich import progress
 from rich.console import Console
 from rich.markup import escape
 
-from advface_jax import sharding
+from advface_jax import runtime
 
 console = Console(stderr=True)  # progress and errors
-answer = Console()  # what was asked for, so that it can be piped
+answer = Console()  # results, so that they can be piped
 
 
 def start(main: Callable[..., None] | dict[str, Callable[..., None]], module: str) -> None:
-    """Run ``main`` with the flags of its signature; ValueErrors become one line, no traceback.
+    """Run ``main`` with the flags of its signature; several functions by name are subcommands.
 
-    Several functions by name are subcommands. Warnings become one line each, too. On a CPU every
-    core is a device, and memory once had is kept.
+    A ValueError or OSError becomes one line on stderr and exit status 1, a warning one line. The
+    process is prepared first (``runtime.prepare_process``).
     """
-    sharding.cores_as_devices()
-    _keep_memory()
+    runtime.prepare_process()
     prog = f"python -m {module}"
     try:
         with warnings.catch_warnings():
@@ -45,27 +42,13 @@ def start(main: Callable[..., None] | dict[str, Callable[..., None]], module: st
         sys.exit(130)
 
 
-def _keep_memory() -> None:
-    """Let the C library (glibc; others have no such switch) keep up to 2 GB of what is freed.
-
-    A compiled program frees its temporary memory with each call. Given back to the system it is
-    had again page by page, each of them zeroed: a quarter of a training step's time on a CPU.
-    """
-    top_pad, trim_threshold, mmap_threshold = -2, -1, -3  # of malloc.h
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_threshold, 2**30)
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(top_pad, 2**28)
-
-
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
     text = f"[bold yellow]warning:[/] {escape(str(message))}"
     console.print(text, highlight=False, soft_wrap=True)
 
 
 def command(module: str) -> str:
-    """The command line that is running, to be written beside its results."""
+    """The running command line, recorded with its results."""
     words = [str(Path(w).name) if Path(w).is_absolute() else w for w in sys.argv[1:]]
     return shlex.join(["python", "-m", module, *words])
 

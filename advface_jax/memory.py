@@ -1,7 +1,7 @@
-"""How many faces fit into a device's memory at once, by what the compiler says of the program.
+"""How many faces fit into a device's memory at once, by the compiler's estimate.
 
-What a program of ``protect`` takes grows linearly with its batch, so two small ones, compiled and
-not run, tell of any size. Nothing here allocates.
+The memory of ``protect`` grows linearly with its batch, so two small programs, compiled and not
+run, give it for any size. Nothing here allocates.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from advface_jax.models.facenet import FEATURE_SHAPE
 from advface_jax.protect import Decoder, Extractor, ProtectConfig, lowered
 
 SHARE = 0.8
-"""Of the free memory; the rest is for what no compiler counts, as libraries' scratch space."""
+"""Of the free memory; the rest is for what the compiler does not count (libraries' scratch)."""
 PAPER = ProtectConfig()
 PROBES = (2, 4)  # one face alone is laid out differently
 
@@ -32,13 +32,13 @@ class Footprint(NamedTuple):
         return self.fixed + batch * self.per_face
 
     def fitting(self, room: float) -> int:
-        """The most faces within ``room`` bytes, 0 where there is not space for one."""
+        """The most faces within ``room`` bytes; may be 0."""
         return max(0, int((room - self.fixed) // self.per_face))
 
 
 def needed(program: jax.stages.Compiled) -> int | None:
-    """Bytes on each device while a program runs: temporaries, arguments and results; None where
-    the compiler does not say."""
+    """Bytes on each device while a program runs: temporaries, arguments and results; None if the
+    compiler gives no estimate."""
     found = program.memory_analysis()
     if found is None:
         return None
@@ -54,11 +54,11 @@ def footprint(
     n_epsilon: int = 1,
     dtype: str = "float32",
 ) -> Footprint:
-    """What ``protect`` (``protect_sweep`` for several ε) needs of a device, from two programs
-    compiled for a few faces; they take the seconds that compiling takes.
+    """The memory of ``protect`` (``protect_sweep`` for several ε) on a device, from two programs
+    compiled for a few faces.
 
     Raises:
-      ValueError: n_epsilon is no number of 1 or more, or the compiler does not tell.
+      ValueError: n_epsilon is not 1 or more, or the compiler gives no estimate.
     """
     checks.positive(n_epsilon=n_epsilon)
     epsilon = np.zeros(() if n_epsilon == 1 else n_epsilon)
@@ -69,7 +69,7 @@ def footprint(
         size = needed(program.compile())
         if size is None:
             raise ValueError(
-                f"the compiler for {jax.default_backend()} tells nothing of a program's memory: "
+                f"the compiler for {jax.default_backend()} does not report a program's memory: "
                 "choose the batch by hand"
             )
         sizes.append(size)
@@ -79,9 +79,9 @@ def footprint(
 
 
 def available(device: Any = None) -> int | None:
-    """Bytes that are free on a device (the first, if none is given), None where nobody tells.
+    """Free bytes on a device (by default the first), None if unknown.
 
-    Of a CPU it is the machine's free memory, or what is left of this process group's own limit.
+    For a CPU, the machine's free memory, or what is left of this process group's limit.
     """
     device = device or jax.local_devices()[0]
     stats = device.memory_stats() or {}
@@ -96,17 +96,15 @@ def available(device: Any = None) -> int | None:
 def _free() -> int | None:
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        # Not the free pages: those that hold cached files can be had, too.
+        # Not MemFree: pages that cache files are available too.
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvail"))
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        return (
-            os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-        )  # who knows what is used
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # use is unknown
     return None
 
 
 def _left_in_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What a container or a batch system leaves (cgroup v2); None where it sets no limit."""
+    """What is left of a container's or batch system's limit (cgroup v2); None without a limit."""
     with contextlib.suppress(OSError, ValueError):
         limit = int((folder / "memory.max").read_text())  # "max": none
         return limit - int((folder / "memory.current").read_text())
@@ -128,16 +126,15 @@ def largest_batch(
 
     Args:
       extractor, shadow, config: as for ``protect``.
-      n_epsilon: of several it is ``protect_sweep``'s.
+      n_epsilon: more than one is for ``protect_sweep``.
       dtype: of z.
       devices: how many share the batch.
-      room: bytes on each device; without it 0.8 of what is free now, in which a CPU's devices
-        have equal parts.
-      most: no more than so many faces.
+      room: bytes on each device; by default 0.8 of what is free now, which a CPU's devices share
+        equally.
+      most: an upper limit on the batch.
 
     Raises:
-      ValueError: not one face a device fits (it says what that takes), or nobody tells how much
-        there is.
+      ValueError: not one face fits on a device, or its free memory is unknown.
     """
     checks.positive(devices=devices, **({} if most is None else {"most": most}))
     size = footprint(
@@ -148,7 +145,7 @@ def largest_batch(
     if not batch:
         raise ValueError(
             f"not one face fits: it takes {_mb(size.of(1))} of a device, and there is room for "
-            f"{_mb(room)}: free some memory, take a smaller decoder or fewer ε at once"
+            f"{_mb(room)}: free some memory, use a smaller decoder or fewer ε at once"
         )
     return batch if most is None else max(devices, min(batch, most - most % devices))
 
@@ -158,12 +155,14 @@ def check(
 ) -> None:
     """Refuse a compiled program that will not fit, before it runs.
 
-    batch: its faces on each device. room: bytes there; without it 0.8 of what is free now (of a
-    CPU an equal part of it for each of its ``devices``), and where nobody tells how much that is,
-    or how much the program needs, it passes.
+    A program passes if its size or the free memory is unknown.
+
+    Args:
+      batch: its faces on each device.
+      room, devices: as for ``largest_batch``.
 
     Raises:
-      ValueError: it does not fit; it says how many faces would.
+      ValueError: it does not fit; the message says how many faces would.
     """
     if room is None:
         room = _room(devices) if available() is not None else 0
@@ -179,7 +178,7 @@ def check(
 def _room(devices: int = 1) -> float:
     free = available()
     if free is None:
-        raise ValueError("this device does not tell how much memory it has: give room=…, in bytes")
+        raise ValueError("this device does not report its free memory: give room=…, in bytes")
     return SHARE * free / (devices if jax.default_backend() == "cpu" else 1)
 
 

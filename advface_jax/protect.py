@@ -1,10 +1,10 @@
 """AdvFace: features that a decoder no longer turns into faces (paper, section 4).
 
-The server, holding its shadow decoder S and the extractor E, takes the client's z, rebuilds the
-shadow image x~ = S(z), re-extracts z~ = E(x~), and ascends from z~ on ‖S(·) - x~‖₁ within ε. The
-whole of it is one compiled program for one batch shape and every ε.
+The server has the extractor E and its shadow decoder S. From the client's z it rebuilds the shadow
+image x~ = S(z), re-extracts z~ = E(x~), and ascends from z~ on ‖S(·) - x~‖₁ within ε. All of this
+is one compiled program for one batch shape and every ε.
 
-What this does not do: an attacker who trains on protected features inverts them. See the README.
+AdvFace does not protect against an adaptive attacker, who trains on protected features (README).
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ STATISTICS = ("batch", "running", "example")
 STARTS = ("z_tilde", "z")
 FORMULATIONS = ("auto", "plain", "packed", "subpixel")
 NUDGE = 0.01
-"""How far from z, in ε, the ascent begins that starts at z: there itself the gradient is zero."""
+"""With start="z", how far from z the ascent begins, in ε: at z itself the gradient is zero."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,17 +35,17 @@ class ProtectConfig(gradient.PGDConfig):
 
     Attributes (beside those of ``PGDConfig``):
       method: "pgd", "mifgsm", or "fgsm": one step of size ε, whatever steps, alpha and bound say.
-      statistics: whose mean and variance S's batch norm uses. "batch": of the batch under
-        protection, so that a face's result depends on its batch-mates (the paper's choice);
-        "running": those of S's training; "example": each face's own, needing no batch-mates.
-      start: where the ascent begins, and around which point the bound holds. "z_tilde": z~ =
-        E(S(z)) (the paper's choice); "z": the client's z. Since x~ = S(z), the gradient at z itself
-        is zero but for rounding; the ascent begins ε/100 off in every element, up or down as
-        fixed random signs say, the same for every face and call. (Half precision rounds
-        that away where z is large.)
-      formulation: how S is computed in the loop; all are equal but for rounding. "plain": as it
-        stands; "subpixel": its last layer makes four pixels at a time and multiplies no zeros;
-        "packed": all layers so, over maps that fill a TPU's matrix unit (``models.packed``);
+      statistics: the mean and variance of S's batch norm. "batch": of the protected batch, so that
+        a face's result depends on the others in it (the paper's choice); "running": stored in S's
+        training; "example": each face's own.
+      start: where the ascent begins, and the centre of the bound. "z_tilde": z~ = E(S(z)) (the
+        paper's choice); "z": the client's z. Since x~ = S(z), the gradient at z itself is zero but
+        for rounding, so the ascent begins ε/100 away in every element, with fixed random signs
+        that are the same for every face and call. (Half precision rounds that away where z is
+        large.)
+      formulation: how S is computed in the loop; all are equal but for rounding. "plain": layer by
+        layer; "subpixel": the last layer makes four pixels at a time and multiplies no zeros;
+        "packed": all layers do, over maps that fill a TPU's matrix unit (``models.fast.packed``);
         "auto": packed on a TPU, subpixel on a CPU, plain elsewhere.
     """
 
@@ -79,12 +79,12 @@ def protect(
       shadow: S, as ``advface_jax.load(…).shadow``.
       epsilon: the bound on |z_adv - z~|, a scalar ≥ 0 in units of z (paper: 0.2).
       config: steps, step size, reading of the bound, method, batch statistics, start.
-      mask: (b,) with 0 for padding, which then influences no other item; its rows of the result
-        mean nothing.
+      mask: (b,) with 0 for padding, which then influences no other item; ignore its rows of the
+        result.
 
     Returns:
-      z_adv (b,77,77,64), of z's dtype. No element is further than ε from z~ = E(S(z)) (for
-      ``bound="total"``); ε = 0 returns z~. With ``start="z"`` read z for z~ here.
+      z_adv (b,77,77,64), of z's dtype. With ``bound="total"`` no element is further than ε from
+      z~ = E(S(z)), or from z with ``start="z"``; ε = 0 returns that centre.
 
     Raises:
       ValueError: for another shape or dtype, NaN or inf, an empty batch, ε < 0, a mask that does
@@ -103,11 +103,10 @@ def protect_sweep(
     config: ProtectConfig = ProtectConfig(),
     mask: ArrayLike | None = None,
 ) -> jax.Array:
-    """``protect`` at several ε, with the shadow round trip done once: (n_ε, b, 77, 77, 64).
+    """``protect`` at several ε, with one shadow round trip: (n_ε, b, 77, 77, 64).
 
-    One compiled program does them all, and serves any other ε of the same number. On a CPU it
-    goes through them one by one, which is as fast as side by side and takes a fifth of the memory;
-    elsewhere side by side.
+    One compiled program serves all lists of this length. On a CPU it computes one ε after the
+    other, as fast as all together in a fifth of the memory; elsewhere all together.
 
     Arguments and errors as for ``protect``; ``epsilons`` has one ε or more.
     """
@@ -124,10 +123,10 @@ def lowered(
     config: ProtectConfig = ProtectConfig(),
     mask: jax.Array | jax.ShapeDtypeStruct | None = None,
 ) -> jax.stages.Lowered:
-    """The program that ``protect`` runs, or ``protect_sweep`` for several ε, not yet compiled: to
-    ask for its memory, its cost or its text. Compiled here, it is not compiled again by a call.
+    """The program of ``protect``, or of ``protect_sweep`` for several ε, before compilation: for
+    its memory, cost or text. Once compiled here, a call does not compile it again.
 
-    z and mask may be shapes with nothing in them; arguments are not checked.
+    z and mask may be shapes without values; arguments are not checked.
     """
     bound = jnp.asarray(epsilon, jnp.float32)
     program = _sweep if bound.ndim else _protect
@@ -155,8 +154,8 @@ def _checked(z: ArrayLike, mask: ArrayLike | None, extractor: Extractor, shadow:
         strange = [x for x in jax.tree.leaves(model) if not isinstance(x, (jax.Array, np.ndarray))]
         if strange:
             raise ValueError(
-                f"got {name}={strange[0]!r}; wanted a Flax NNX module, whose arrays enter the "
-                "compiled program: of a plain function they would be constants"
+                f"got {name}={strange[0]!r}; wanted a Flax NNX module: the arrays of a plain "
+                "function would be constants in the compiled program"
             )
     leaves, structure = jax.tree.flatten((extractor, shadow))
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (z, *leaves))
@@ -176,7 +175,7 @@ def _checked(z: ArrayLike, mask: ArrayLike | None, extractor: Extractor, shadow:
 
 @functools.lru_cache(maxsize=64)  # tracing E and S at every call would take 8 ms
 def _round_trip_shape(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> tuple[int, ...]:
-    """The shape of E(S(z)), of z's and the networks' shapes and (extractor, shadow)'s structure."""
+    """The shape of E(S(z)), from the shapes of z and of both networks' arrays."""
 
     def again(z: jax.Array, *leaves: jax.Array) -> jax.Array:
         extractor, shadow = jax.tree.unflatten(structure, leaves)
@@ -212,9 +211,7 @@ def ascent(
 
 def _attack(z, mask, extractor, shadow, config) -> Callable[[jax.Array], jax.Array]:
     """The round trip, and then ε -> z_adv."""
-    from advface_jax.models.fast import (
-        packed_decoders,  # Flax, which importing the library does without
-    )
+    from advface_jax.models.fast import packed_decoders  # needs Flax, which is slow to import
 
     form = packed_decoders.form(shadow, config.formulation, z.dtype)
     x_tilde = form.decode(form.pack(z), config.statistics, mask)

@@ -1,11 +1,10 @@
 """A batch across all devices, of one host or several: each device holds a part of the faces and
 all of the networks.
 
-Under ``jax.jit`` a program over such a batch is the one-device program, split by the compiler:
-means over the batch, as those of S's batch norm, are over all devices. Nothing else has to change.
+Under ``jax.jit`` the compiler splits the one-device program: means over the batch, as in S's batch
+norm, are over all devices.
 """
 
-import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -19,14 +18,15 @@ Tree = TypeVar("Tree")
 
 
 def join(hosts: str) -> None:
-    """Make this process one of several that compute together; before anything else of JAX.
+    """Make this process one of several that compute together; call it before anything else of JAX.
 
-    hosts: "auto" where JAX finds the others by itself (Cloud TPU pods, Slurm, Open MPI,
-    Kubernetes), else ADDRESS:PORT,COUNT,INDEX: where process 0 listens, how many processes there
-    are, and which of them this is.
+    Args:
+      hosts: "auto" where JAX finds the others by itself (Cloud TPU pods, Slurm, Open MPI,
+        Kubernetes), else ADDRESS:PORT,COUNT,INDEX: where process 0 listens, the number of
+        processes, and the number of this one.
 
     Raises:
-      ValueError: neither of those; nothing to be found; another use of JAX came before.
+      ValueError: for another form, hosts that are not found, or an earlier use of JAX.
     """
     wanted = f"got hosts {hosts!r}; wanted 'auto', or ADDRESS:PORT,COUNT,INDEX as 10.0.0.1:8476,2,0"
     given: dict[str, Any] = {}
@@ -49,34 +49,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cores_as_devices() -> None:
-    """Let JAX take each processor core for a device, before anything else of JAX.
-
-    XLA:CPU (jax 0.10) computes most convolutions on one core, however many there are; of a batch
-    across all of them each computes its part. Where JAX was told a number (JAX_NUM_CPU_DEVICES,
-    XLA_FLAGS), or has looked for its devices already, that stands; of accelerators nothing changes.
-    """
-    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not told and jax.config.jax_num_cpu_devices < 0:  # type: ignore[attr-defined]
-        with contextlib.suppress(RuntimeError):  # JAX's word for "too late"
-            jax.config.update("jax_num_cpu_devices", cores())
-
-
 def leads() -> bool:
-    """Whether this process is the one that speaks and writes for all (process 0)."""
+    """Whether this is process 0, which prints and writes for all."""
     return jax.process_index() == 0
 
 
 def across(batch: int, devices: Sequence[Any] | None = None) -> Mesh | None:
-    """All devices in a row, or those given, for batches of ``batch`` items; None where there is
-    but one. Of a CPU's cores it takes as many as can share the batch equally.
+    """A mesh of all devices (or those given) for batches of ``batch`` items; None for one device.
 
-    A batch that accelerators cannot share equally is refused, rather than left on one of them: a
-    run would take as many times longer without a word, and another size of batch changes what is
-    computed (S's statistics), so that nobody but the user may choose it.
+    On a CPU it takes as many cores as can share the batch equally. Accelerators must share it
+    equally: on one of them alone a run would be slow without a warning, and the batch size, which
+    changes the result (S's statistics), is the user's choice.
 
     Raises:
-      ValueError: ``batch`` is no multiple of the number of devices.
+      ValueError: ``batch`` is no multiple of the number of accelerators.
     """
     devices = jax.devices() if devices is None else devices
     if devices[0].platform == "cpu" and jax.process_count() == 1:
@@ -94,12 +80,12 @@ def across(batch: int, devices: Sequence[Any] | None = None) -> Mesh | None:
 
 
 def most(batch: int, devices: int) -> int:
-    """How many of so many devices can share ``batch`` items equally."""
+    """The most of ``devices`` devices that can share ``batch`` items equally."""
     return max(n for n in range(1, devices + 1) if batch % n == 0)
 
 
 def rows(mesh: Mesh | None) -> NamedSharding | None:
-    """How the arrays of a batch lie across ``mesh``, as ``data.to_device`` wants it."""
+    """The sharding of a batch's arrays across ``mesh``, for ``data.to_device``."""
     return None if mesh is None else NamedSharding(mesh, PartitionSpec(AXIS))
 
 
@@ -114,7 +100,7 @@ def replicate(tree: Tree, mesh: Mesh | None) -> Tree:
 
 
 def whole(array: jax.Array) -> np.ndarray:
-    """All of an array, on every host, wherever its parts lie."""
+    """A whole array on every host, wherever its parts are."""
     if array.is_fully_addressable:
         return np.asarray(array)
     from jax.experimental import multihost_utils  # for several hosts only
@@ -130,7 +116,7 @@ def _put(tree: Any, mesh: Mesh | None, spec: PartitionSpec) -> Any:
         return jax.device_put(tree, place)
 
     def parts(array: Any) -> jax.Array:
-        # Every host has the whole batch and gives its own devices their part: nothing is sent.
+        # Every host has the whole batch and copies the parts of its own devices: nothing is sent.
         full = array if isinstance(array, np.ndarray) else np.asarray(array)
         return jax.make_array_from_callback(full.shape, place, lambda index: full[index])
 

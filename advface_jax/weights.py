@@ -13,7 +13,7 @@ def folder(source: str | os.PathLike[str], known: Sequence[str]) -> Path:
     """The checkpoint folder of one of the ``known`` names, or ``source`` itself if it is a folder.
 
     Raises:
-      ValueError: neither, or a download that failed (its reason stands on the terminal).
+      ValueError: neither, or a failed download (the converter prints the reason).
     """
     if str(source) not in known:
         if not Path(source).exists():
@@ -29,7 +29,7 @@ def folder(source: str | os.PathLike[str], known: Sequence[str]) -> Path:
         command = [sys.executable, "-m", "weights_convert", str(source), "-o", str(place)]
         if subprocess.run(command, stdout=sys.stderr).returncode:
             raise ValueError(
-                f"could not fetch and convert {source} (the reason stands above); with the weight "
-                f"file at hand, run `python -m weights_convert FILE -o FOLDER` and give FOLDER"
+                f"could not fetch and convert {source} (the reason is printed above); if you have "
+                "the weight file, run `python -m weights_convert FILE -o FOLDER` and give FOLDER"
             )
     return place

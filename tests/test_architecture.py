@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "advface_jax": ("advface_jax",),
     "advface_jax.checks": (),
     "advface_jax.checkpoint": (),
-    "advface_jax.metrics": (),
+    "advface_jax.metrics": ("advface_jax.checks",),
     "advface_jax.sharding": (),
     "advface_jax.weights": (),
     "advface_jax.ball": (),

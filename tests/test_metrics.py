@@ -50,13 +50,8 @@ def test_equal_to_scikit_image(ours, theirs, tolerance):
     assert got.shape == (6,)
     assert got.dtype == jnp.float32
     wanted = [theirs(p, q) for p, q in zip(a, b, strict=True)]
+    assert ours is not metrics.ssim or wanted[0] > 0.99 and wanted[5] < 0, "the whole range"
     np.testing.assert_allclose(got, wanted, atol=tolerance, rtol=0)
-
-
-def test_ssim_goes_from_one_to_below_zero():
-    found = np.asarray(metrics.ssim(*picture_pairs()))
-    assert found[0] > 0.99
-    assert found[5] < 0
 
 
 @pytest.mark.parametrize("metric", IMAGE_METRICS)
@@ -106,12 +101,8 @@ def test_bad_images_are_refused(metric, spoil, words):
         metric(a, spoil(b))
     with pytest.raises(ValueError, match=words):
         metric(spoil(a), b)
-
-
-def test_ssim_refuses_images_below_its_window():
-    small = np.zeros((1, 10, 40, 3), np.float32)
     with pytest.raises(ValueError, match="at least 11"):
-        metrics.ssim(small, small)
+        metrics.ssim(a[:, :10], b[:, :10])
 
 
 def unit_rows(n, d, seed):
@@ -185,13 +176,9 @@ def test_ten_fold_accuracy_is_that_of_a_slow_loop():
     assert found.threshold == threshold
     assert found.accuracy == pytest.approx(np.mean(accuracies), abs=1e-12)
     assert found.std == pytest.approx(np.std(accuracies), abs=1e-12)
-
-
-def test_ten_fold_order_and_fold_names_do_not_matter():
-    distances, same, folds = made_pairs()
-    order = np.random.default_rng(0).permutation(len(same))
+    order = np.random.default_rng(0).permutation(len(same))  # nor do the folds' names matter
     shuffled = metrics.ten_fold_accuracy(distances[order], same[order], folds[order] * 7 + 1)
-    assert shuffled == metrics.ten_fold_accuracy(distances, same, folds)
+    assert shuffled == found
 
 
 def test_the_smallest_of_equal_thresholds_is_taken_and_the_bound_is_strict():
@@ -229,11 +216,8 @@ def test_threshold_at_far_is_the_largest_that_keeps_the_rate(far):
     threshold = metrics.threshold_at_far(distances, far)
     assert np.mean(distances < threshold) == pytest.approx(far, abs=1e-12)
     assert np.mean(distances < np.nextafter(threshold, 4)) > far
-
-
-def test_threshold_at_far_with_ties_stays_below_the_rate():
-    distances = np.array([1.0, 1.0, 1.0, 2.0])
-    assert metrics.threshold_at_far(distances, 0.5) == 1.0  # all of the three ties, or none
+    ties = np.array([1.0, 1.0, 1.0, 2.0])
+    assert metrics.threshold_at_far(ties, 0.5) == 1.0  # all of the three ties, or none
 
 
 @pytest.mark.parametrize("far", [-0.1, 1, np.nan])

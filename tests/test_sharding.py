@@ -1,5 +1,4 @@
-"""A batch across eight devices, or two hosts, is computed as on one device; the devices are forced
-on a CPU, and the hosts are two processes on it."""
+"""Eight devices or two hosts compute what one device does; they are simulated on a CPU."""
 
 import json
 import os
@@ -17,25 +16,17 @@ from advface_jax import sharding
 
 TESTS = Path(__file__).parent
 
-# Printed: how far eight devices are from one, and across how many what they gave lies.
+# Prints how far the results of eight devices are from those of one, and on how many they lie.
 COMPARE = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np
-from flax import nnx
-from reference import weights
+from networks import new_extractor, small_decoder
 from advface_jax import sharding
-from advface_jax.data import synthetic
-from advface_jax.models import decoders, facenet, state
 from advface_jax.protect import shadow_round_trip
-
-def filled(build, seed):
-    return state.fill(build, weights.fill(seed, state.shapes(build)))
 
 if len(sys.argv) > 1:
     sharding.join(sys.argv[1])
-config = decoders.DecoderConfig("transrec", width=4, depth=0)
-extractor = filled(lambda: facenet.Extractor(rngs=nnx.Rngs(0)), 5)
-shadow = filled(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), 1)
+extractor, shadow = new_extractor(), small_decoder()
 rng = np.random.default_rng(0)
 # Batch-mates of different brightness: statistics of a part would not be those of the whole.
 light = np.linspace(0.1, 1, 8, dtype=np.float32)[:, None, None, None]
@@ -68,20 +59,17 @@ print(json.dumps({
 }))
 """
 
-# A step of training a decoder, by plain descent so that what the weights lose is the gradient.
+# A step of training a decoder by plain descent, so that the weights change by the gradient.
 TRAIN = """
 import json
 import jax, numpy as np, optax
-from flax import nnx
-from reference import weights
-from advface_jax import sharding, train
+from networks import new_extractor
+from advface_jax import sharding
 from advface_jax.data import synthetic_faces
-from advface_jax.models import decoders, facenet, state
+from advface_jax.models import decoders
+from advface_jax.training import train
 
-def build():
-    return facenet.Extractor(rngs=nnx.Rngs(0))
-
-extractor = state.fill(build, weights.fill(5, state.shapes(build)))
+extractor = new_extractor()
 pixels = synthetic_faces(8, 1).images
 config = train.TrainConfig(batch=8)
 size = decoders.DecoderConfig("urec", width=4, depth=1)
@@ -107,7 +95,7 @@ print(json.dumps({
 }))
 """
 
-# The judge of every table, over all eight devices as it is over one.
+# The judge of every table, on eight devices and on one.
 JUDGE = """
 import json, sys
 from pathlib import Path
@@ -136,7 +124,7 @@ print(json.dumps({
 """
 
 
-# Every collective of the compiled ``protect``, by S's statistics: [what, how many numbers].
+# Every collective of the compiled ``protect``, by S's statistics: [its name, how many numbers].
 COLLECTIVES = """
 import importlib, json, math, re
 import jax, jax.numpy as jnp, numpy as np
@@ -176,7 +164,7 @@ def start(code, *arguments, devices: int | None = 8):
         stderr=subprocess.PIPE,
         text=True,
         cwd=TESTS,
-        env={**surroundings, "PYTHONPATH": str(TESTS)},
+        env={**surroundings, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
     )
 
 
@@ -190,21 +178,24 @@ def with_devices(code, *arguments, devices=8):
     return answer(start(code, *arguments, devices=devices))
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does():
-    """S on statistics of the whole batch: z~ and the first gradient (later steps amplify the last
-    digit, for they take its sign)."""
+    """S on statistics of the whole batch: z~ and the first gradient (later ones follow its sign,
+    which amplifies the last digit)."""
     found = with_devices(COMPARE)
     assert found["devices"] == [1, 1, 8, 8] and found["whole"] == [False, False]
     assert max(found["apart"]) < 1e-5
     assert min(found["alone"]) > 1e-2, "parts of this batch have other statistics than the whole"
 
 
+@pytest.mark.slow
 def test_eight_devices_learn_what_one_does():
     found = with_devices(TRAIN)
     assert max(found["apart"]) < 1e-5
     assert found["gathers"] == 0 < found["sums"], "sums of statistics and of gradients"
 
 
+@pytest.mark.slow
 def test_two_hosts_compute_what_one_device_does():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -217,9 +208,9 @@ def test_two_hosts_compute_what_one_device_does():
         assert max(f["apart"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_devices_exchange_statistics_and_nothing_else():
-    """Sums of as many numbers as a layer has channels, and not even those where every face has
-    statistics of its own."""
+    """Sums of as many numbers as a layer has channels; none if faces have their own statistics."""
     for name, collectives in with_devices(COLLECTIVES).items():
         if name.endswith("example"):
             assert not collectives, name
@@ -229,15 +220,19 @@ def test_devices_exchange_statistics_and_nothing_else():
             assert max(numbers for _, numbers in collectives) <= 16, name  # two channels of URec
 
 
-@pytest.mark.parametrize("hosts", ["here", "10.0.0.1,2,0", "10.0.0.1:80,2", "10.0.0.1:80,2,x"])
-def test_hosts_that_nobody_can_join_are_refused(hosts):
-    with pytest.raises(ValueError, match=r"wanted 'auto', or ADDRESS:PORT,COUNT,INDEX"):
+@pytest.mark.parametrize(
+    ("hosts", "message"),
+    [
+        ("here", "wanted 'auto', or ADDRESS:PORT,COUNT,INDEX"),
+        ("10.0.0.1,2,0", "wanted 'auto', or ADDRESS:PORT,COUNT,INDEX"),
+        ("10.0.0.1:80,2", "wanted 'auto', or ADDRESS:PORT,COUNT,INDEX"),
+        ("10.0.0.1:80,2,x", "wanted 'auto', or ADDRESS:PORT,COUNT,INDEX"),
+        ("10.0.0.1:80,2,2", "the last INDEX of 2 is 1"),
+    ],
+)
+def test_hosts_of_another_form_are_refused(hosts, message):
+    with pytest.raises(ValueError, match=message):
         sharding.join(hosts)
-
-
-def test_a_host_beyond_the_last_is_refused():
-    with pytest.raises(ValueError, match="the last INDEX of 2 is 1"):
-        sharding.join("10.0.0.1:80,2,2")
 
 
 def test_hosts_join_before_anything_else_of_jax():
@@ -246,6 +241,7 @@ def test_hosts_join_before_anything_else_of_jax():
         sharding.join("127.0.0.1:80,2,0")
 
 
+@pytest.mark.slow
 def test_tables_are_judged_on_all_devices(tmp_path):
     found = with_devices(JUDGE, tmp_path)
     assert [set(batch) for batch in found["devices"]] == [{8}, {8}, {1}, {1}], "two batches each"
@@ -260,7 +256,7 @@ def test_a_batch_that_devices_cannot_share_is_refused(monkeypatch):
         sharding.across(4)
 
 
-# Printed: the devices of a command, and how many of them share batches of these sizes.
+# Prints the devices of a command, and how many of them share batches of these sizes.
 COMMAND = """
 import json
 import jax
@@ -278,7 +274,7 @@ cli.start(main, "here")
 
 def test_a_command_shares_a_batch_among_all_cores():
     assert answer(start(COMMAND, devices=None)) == [4, 4, 3, 3, 1]
-    assert with_devices(COMMAND, devices=2) == [2, 2, 2, 1, 1], "what JAX was told stands"
+    assert with_devices(COMMAND, devices=2) == [2, 2, 2, 1, 1], "the user's number stands"
 
 
 def test_one_device_needs_no_mesh():

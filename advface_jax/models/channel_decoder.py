@@ -1,26 +1,24 @@
-"""The decoder of frequency channels: what DuetFace, PartialFace or DCTDP store, to images.
+"""The decoder of frequency channels, as DuetFace, PartialFace and DCTDP store them, to images.
 
-The AdvFace paper decodes DuetFace's share with a decoder of its own and does not describe it. This
-one is a U-Net, for the channels stored hardly show how bright a place is: that has to be summed up
-from slopes and edges all over the image, and no decoder that looks at a neighbourhood alone can.
+The AdvFace paper decodes DuetFace's share with a decoder that it does not describe. This one is a
+U-Net: the stored channels hold little absolute brightness, which has to be summed up from slopes
+and edges all over the image.
 """
 
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from advface_jax import checks
-from advface_jax.models.layers import BatchNorm, Conv, ConvBN, Statistics, max_pool, rectify
-
-IMAGE_SIZE = 160
+from advface_jax.models.facenet import IMAGE_SIZE
+from advface_jax.models.layers import Conv, ConvBN, Mix, Statistics, max_pool
 
 
 @dataclasses.dataclass(frozen=True)
 class ChannelDecoderConfig:
-    """Its size: ``channels`` is how many are stored, ``depth`` counts the halvings of 160, and the
-    levels below the first have half as many channels again as ``width``."""
+    """Sizes: ``channels`` stored, ``depth`` halvings of 160; the levels below the first have 1.5
+    times as many channels as ``width``."""
 
     channels: int
     width: int = 16
@@ -31,12 +29,11 @@ class ChannelDecoderConfig:
     def __post_init__(self):
         checks.positive(channels=self.channels, width=self.width)
         checks.choice(self.kind, "kind", ("channelrec",))
-        if not 0 <= self.depth <= 5:
-            raise ValueError(f"got depth={self.depth} for channelrec; wanted 0 to 5")
+        checks.between(0, 5, depth=self.depth)
 
 
 class ChannelRec(nnx.Module):
-    """A U-Net over 160, 80, … 5, whose first layer looks at one block's channels at a time."""
+    """A U-Net over 160, 80, … 5, whose first layer mixes the channels of each pixel."""
 
     def __init__(self, config: ChannelDecoderConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -71,38 +68,3 @@ class ChannelRec(nnx.Module):
             y = up(y, statistics, mask, relu=False)
             y = merge(skip + y.repeat(2, 1).repeat(2, 2), statistics, mask)
         return jax.nn.sigmoid(self.out(y))  # (b, 160, 160, 3)
-
-
-class Mix(nnx.Module):
-    """Each pixel's frequency channels to a few features: a 1×1 convolution, batch norm, ReLU.
-
-    The channels differ in size by a factor of a thousand; so the kernel works on channels divided
-    by their root mean square, which is kept as batch norm keeps its statistics. A matrix product
-    is five times as fast on a CPU as XLA's 1×1 convolution of so many channels.
-    """
-
-    EVERY = 4  # pixels in each direction: a root mean square needs no more of them
-
-    def __init__(self, channels: int, width: int, *, decay: float, rngs: nnx.Rngs):
-        initial = nnx.initializers.he_normal()
-        self.kernel = nnx.Param(initial(rngs.params(), (channels, width)))
-        # Not its square, which half precision could not hold: decoders are kept in it.
-        self.size = nnx.BatchStat(jnp.ones(channels))
-        self.bn = BatchNorm(width, scale=True, decay=decay)
-        self.decay = decay
-
-    def __call__(
-        self, x: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
-    ) -> jax.Array:
-        """x (b,n,n,channels) to (b,n,n,width), ≥ 0; "example" takes the running scale."""
-        size = self.size[...]
-        if statistics in ("batch", "train"):
-            some = x[:, :: self.EVERY, :: self.EVERY]  # (b, n/4, n/4, channels)
-            weight = jnp.ones(x.shape[0]) if mask is None else mask
-            of_each = jnp.square(some.astype(jnp.float32)).mean((1, 2))  # (b, channels)
-            size = jnp.sqrt((of_each * weight[:, None]).sum(0) / weight.sum())
-        if statistics == "train":
-            self.size[...] = self.decay * self.size[...] + (1 - self.decay) * size
-        kernel = self.kernel[...] / (size + 1e-3)[:, None]  # (channels, width)
-        y = jnp.dot(x, kernel.astype(x.dtype))
-        return rectify(self.bn(y, statistics, mask))

@@ -1,8 +1,8 @@
 """The decoders that turn features back into faces: TransRec, ResRec and URec (paper, section 4.1).
 
-The paper gives their kinds, not their widths; all take z (b,77,77,64) to images (b,160,160,3)
-through a sigmoid, carry batch norm, and end in the mirror of E's first two convolutions. The
-default sizes reach the paper's quality of unprotected pictures (README, "Decoders").
+The paper gives their kinds, not their widths. All map z (b,77,77,64) to images (b,160,160,3)
+through a sigmoid, use batch norm, and end in the mirror of E's first two convolutions. The default
+sizes reach the paper's quality of unprotected pictures (README, "Decoders").
 """
 
 import dataclasses
@@ -33,9 +33,7 @@ class DecoderConfig:
 
     def __post_init__(self):
         checks.positive(width=self.width)
-        most = 6 if self.kind == "urec" else 100  # 77 halves six times
-        if not 0 <= self.depth <= most:
-            raise ValueError(f"got depth={self.depth} for {self.kind}; wanted 0 to {most}")
+        checks.between(0, 6 if self.kind == "urec" else 100, depth=self.depth)  # 77 halves 6 times
 
     @classmethod
     def of(cls, kind: Kind) -> "DecoderConfig":
@@ -51,7 +49,7 @@ AnyConfig = DecoderConfig | ChannelDecoderConfig
 
 
 def read_config(card: Mapping[str, Any]) -> AnyConfig:
-    """A decoder's config from its card's. TypeError or ValueError for what no config has."""
+    """The config in a decoder's card. TypeError or ValueError for unknown fields or values."""
     channels = card.get("kind") == "channelrec"
     return ChannelDecoderConfig(**card) if channels else DecoderConfig(**card)
 
@@ -78,23 +76,12 @@ class Decoder(nnx.Module):
         self.conv_2a = self._layer(config.width, config.width, rngs, transpose=True)
         self.conv_1a = Conv(config.width, 3, 3, rngs=rngs, stride=2, transpose=True, bias=True)
 
-    def _layer(
-        self, inputs: int, outputs: int, rngs: nnx.Rngs, *, stride: int = 1, transpose: bool = False
-    ) -> ConvBN:
-        return ConvBN(
-            inputs,
-            outputs,
-            3,
-            rngs=rngs,
-            stride=stride,
-            padding="same",
-            transpose=transpose,
-            scale=True,
-            decay=self.config.bn_decay,
-        )
+    def _layer(self, inputs: int, outputs: int, rngs: nnx.Rngs, **how: Any) -> ConvBN:
+        how |= {"padding": "same", "scale": True, "decay": self.config.bn_decay}
+        return ConvBN(inputs, outputs, 3, rngs=rngs, **how)
 
-    def body(self, z: jax.Array, statistics: Statistics, mask: jax.Array | None) -> jax.Array:
-        """Features (b,77,77,64) to (b,77,77,width)."""
+    def body(self, z: jax.Array, *how: Any) -> jax.Array:
+        """Features (b,77,77,64) to (b,77,77,width); ``how``: statistics and mask."""
         raise NotImplementedError
 
     def __call__(
@@ -107,9 +94,9 @@ class Decoder(nnx.Module):
         """
         y = self.body(checks.features(z), statistics, mask)  # (b, 77, 77, w)
         y = self.conv_2a(y, statistics, mask)  # (b, 79, 79, w)
-        # E never sees the image's last row and column, so its mirror cannot place them: they are
-        # decoded from a repetition of the last feature row and column.
-        # (jnp.pad's edge mode would touch the batch axis, too, which may lie across devices.)
+        # E does not read the image's last row and column, so its mirror does not produce them:
+        # they are decoded from a repetition of the last feature row and column.
+        # (jnp.pad's edge mode would touch the batch axis too, which may lie across devices.)
         y = jnp.concatenate([y, y[:, -1:]], 1)
         y = jnp.concatenate([y, y[:, :, -1:]], 2)  # (b, 80, 80, w)
         y = self.conv_1a(y)[:, :IMAGE_SIZE, :IMAGE_SIZE]  # (b, 161, 161, 3) -> 160
@@ -123,8 +110,8 @@ class TransRec(Decoder):
         super().__init__(config, rngs=rngs)
         self.conv_2b = self._layer(FEATURE_SHAPE[-1], config.width, rngs)
 
-    def body(self, z, statistics, mask):
-        return self.conv_2b(z, statistics, mask)
+    def body(self, z, *how):
+        return self.conv_2b(z, *how)
 
 
 class ResRec(Decoder):
@@ -138,10 +125,10 @@ class ResRec(Decoder):
             [nnx.List([self._layer(w, w, rngs) for _ in range(2)]) for _ in range(config.depth)]
         )
 
-    def body(self, z, statistics, mask):
-        y = self.stem(z, statistics, mask)
+    def body(self, z, *how):
+        y = self.stem(z, *how)
         for first, second in self.blocks:
-            y = rectify(y + second(first(y, statistics, mask), statistics, mask, relu=False))
+            y = rectify(y + second(first(y, *how), *how, relu=False))
         return y
 
 
@@ -159,15 +146,15 @@ class URec(Decoder):
         )
         self.merge = nnx.List([self._layer(2 * wide, wide, rngs) for wide, _ in pairs])
 
-    def body(self, z, statistics, mask):
-        y = self.stem(z, statistics, mask)
+    def body(self, z, *how):
+        y = self.stem(z, *how)
         skips = []
         for down in self.down:
             skips.append(y)
-            y = down(max_pool(y, 2, 2), statistics, mask)
+            y = down(max_pool(y, 2, 2), *how)
         for up, merge, skip in reversed(list(zip(self.up, self.merge, skips, strict=True))):
-            y = up(y, statistics, mask, crop=skip.shape[1:3])
-            y = merge(jnp.concatenate([skip, y], -1), statistics, mask)
+            y = up(y, *how, crop=skip.shape[1:3])
+            y = merge(jnp.concatenate([skip, y], -1), *how)
         return y
 
 

@@ -1,11 +1,11 @@
 """DuetFace's client/server recogniser, in front of a FaceNet that stays as it is.
 
 Mi et al. (ACM MM 2022) train two networks from scratch on millions of faces: the server's on its
-162 frequency channels, the client's on its 30, whose attention, brought to [0,1] and cut out at
-the face's outline, is laid over the server's features (their interactive block: x + w·mask·σ(x)).
-This is that division of work at the size of a CPU: the server's ``Stem`` stands in for FaceNet's
-first convolution, the client's ``Attention`` for the mask, and the layers between and after them
-are FaceNet's own, frozen. There is no outline of landmarks and one mask instead of four.
+162 frequency channels, the client's on its 30. The client's attention, scaled to [0,1] and cropped
+to the face's outline, weights the server's features (their interactive block: x + w·mask·σ(x)).
+This is the same division of work at a size that a CPU can train: the server's ``Stem`` replaces
+FaceNet's first convolution, the client's ``Attention`` makes the mask, and the other layers are
+FaceNet's own, frozen. There is no outline of landmarks, and one mask instead of four.
 """
 
 import dataclasses
@@ -15,17 +15,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from advface_jax import checks
-from advface_jax.models.channel_decoder import IMAGE_SIZE, Mix
-from advface_jax.models.facenet import InceptionResNetV1
-from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool, rectify
+from advface_jax.models.facenet import IMAGE_SIZE, InceptionResNetV1
+from advface_jax.models.layers import Conv, ConvBN, Mix, Statistics, max_pool, rectify
 
 STEM = 32  # channels of FaceNet's conv2d_1a
 
 
 @dataclasses.dataclass(frozen=True)
 class DuetFaceConfig:
-    """Its size: ``mixed`` features of a pixel's 162 channels, ``width`` of the stem behind them,
-    whose ``depth`` counts the halvings of 79, ``client`` features of a pixel's 30 channels."""
+    """Sizes: ``mixed`` features from a pixel's 162 channels, then the stem's ``width`` and
+    ``depth`` (halvings of 79); ``client`` features from a pixel's 30 channels."""
 
     server_channels: int = 162
     client_channels: int = 30
@@ -38,12 +37,11 @@ class DuetFaceConfig:
     def __post_init__(self):
         checks.positive(mixed=self.mixed, width=self.width, client=self.client)
         checks.positive(server_channels=self.server_channels, client_channels=self.client_channels)
-        if not 0 <= self.depth <= 5:
-            raise ValueError(f"got depth={self.depth}; wanted 0 to 5")
+        checks.between(0, 5, depth=self.depth)
 
 
 class Stem(nnx.Module):
-    """The server's first layers: stored (b,160,160,162) to what conv2d_1a gives, (b,79,79,32).
+    """The server's first layers: stored (b,160,160,162) to conv2d_1a's output, (b,79,79,32).
 
     A U-Net from 79 down, since brightness has to be summed up from slopes all over the image.
     """
@@ -77,8 +75,8 @@ class Stem(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """The client's network: its channels (b,160,160,30) to a mask (b,77,77,1) in [0,1], whose
-    least and greatest are 0 and 1 in each image. The mask is all that the server gets of it."""
+    """The client's network: its channels (b,160,160,30) to a mask (b,77,77,1), scaled to [0,1] in
+    each image. Of the client's channels the server gets this mask only."""
 
     def __init__(self, config: DuetFaceConfig, *, rngs: nnx.Rngs):
         w, decay = config.client, config.bn_decay
@@ -94,7 +92,7 @@ class Attention(nnx.Module):
 
 
 class DuetFace(nnx.Module):
-    """What is trained: the stem, the attention, and the weight of its mask, which starts at 0."""
+    """The trained part: the stem, the attention, and the weight of its mask, which starts at 0."""
 
     def __init__(self, config: DuetFaceConfig = DuetFaceConfig(), *, rngs: nnx.Rngs):
         self.config = config
@@ -103,7 +101,7 @@ class DuetFace(nnx.Module):
         self.weight = nnx.Param(jnp.zeros(()))
 
     def mask(self, kept: jax.Array, statistics: Statistics = "running") -> jax.Array:
-        """What the client sends of its share (b,160,160,30) for recognition: (b,77,77,1)."""
+        """The mask (b,77,77,1) that the client sends for its share (b,160,160,30)."""
         shape = (IMAGE_SIZE, IMAGE_SIZE, self.config.client_channels)
         return self.attention(checks.features(kept, shape), statistics)
 
@@ -114,10 +112,10 @@ class DuetFace(nnx.Module):
         body: InceptionResNetV1,
         statistics: Statistics = "running",
     ) -> jax.Array:
-        """The server's features (b,77,77,64), in the place of E's z.
+        """The server's features (b,77,77,64), which replace E's z.
 
         Args:
-          stored: (b,160,160,162), DuetFace's share of the server.
+          stored: (b,160,160,162), the server's share.
           mask: (b,77,77,1), the client's.
           body: FaceNet, whose second and third convolution follow the stem.
           statistics: of the stem's batch norms; the body's are frozen.
@@ -140,12 +138,7 @@ class DuetFace(nnx.Module):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Recogniser:
-    """Client and server together: (stored, the client's share) to embeddings. A pytree.
-
-    Attributes:
-      duetface: the trained part.
-      body: the FaceNet that it was trained in front of.
-    """
+    """Client and server together, a pytree: ``duetface`` and the FaceNet ``body`` behind it."""
 
     duetface: DuetFace
     body: InceptionResNetV1

@@ -2,14 +2,13 @@
 
 Szegedy et al. 2016 (arXiv:1602.07261), in the form of David Sandberg's ``facenet``: batch norm
 without gamma, ReLU after every convolution of a branch, a linear bottleneck with batch norm, and
-an L2-normalised embedding. ``InceptionResNetV1`` holds E and Ψ; ``split`` hands them out, so that
-they are views of one set of weights.
+an L2-normalised embedding. ``InceptionResNetV1`` holds E and Ψ.
 """
 
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +33,7 @@ class FaceNetConfig:
 
     ``standardization`` is the input convention of the weights, applied inside E to images in
     [0,1]: "fixed" is (255x - 127.5)/128, "whiten" subtracts each image's mean and divides by its
-    deviation. ``folded`` networks carry batch norm and residual scales inside their convolutions.
+    deviation. ``folded`` networks have batch norm and residual scales inside their convolutions.
     """
 
     embedding_size: int = 512
@@ -65,13 +64,12 @@ class Extractor(nnx.Module):
         self.conv2d_2a = layer(32, 32, 3)
         self.conv2d_2b = layer(32, 64, 3, padding="same")
 
-    def stages(
-        self, images: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
-    ) -> Iterator[tuple[str, jax.Array]]:
+    def stages(self, images: jax.Array, *how: Any) -> Iterator[tuple[str, jax.Array]]:
+        """Every stage by name; ``how``: statistics and mask, as in ``ConvBN``."""
         x = standardize(images, self.standardization)
-        yield "conv2d_1a", (x := self.conv2d_1a(x, statistics, mask))  # (b, 79, 79, 32)
-        yield "conv2d_2a", (x := self.conv2d_2a(x, statistics, mask))  # (b, 77, 77, 32)
-        yield "conv2d_2b", self.conv2d_2b(x, statistics, mask)  # (b, 77, 77, 64)
+        yield "conv2d_1a", (x := self.conv2d_1a(x, *how))  # (b, 79, 79, 32)
+        yield "conv2d_2a", (x := self.conv2d_2a(x, *how))  # (b, 77, 77, 32)
+        yield "conv2d_2b", self.conv2d_2b(x, *how)  # (b, 77, 77, 64)
 
     def __call__(
         self, images: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
@@ -79,7 +77,25 @@ class Extractor(nnx.Module):
         return _last(self.stages(checks.images(images), statistics, mask))
 
 
-class Block(nnx.Module):
+class Branches(nnx.Module):
+    """Chains of layers side by side, whose outputs are concatenated."""
+
+    def __init__(self, branches: Sequence[nnx.List]):
+        for i, branch in enumerate(branches):
+            setattr(self, f"branch_{i}", branch[0] if len(branch) == 1 else branch)
+        self.branches = len(branches)
+
+    def concatenated(self, x: jax.Array, *how: Any) -> jax.Array:
+        outputs = []
+        for i in range(self.branches):
+            branch, y = getattr(self, f"branch_{i}"), x
+            for layer in [branch] if isinstance(branch, ConvBN) else branch:
+                y = layer(y, *how)
+            outputs.append(y)
+        return jnp.concatenate(outputs, -1)
+
+
+class Block(Branches):
     """A residual inception block: branches side by side, a linear 1×1 ``up``, a scaled sum."""
 
     def __init__(
@@ -92,45 +108,22 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
         relu: bool = True,
     ):
-        for i, branch in enumerate(branches):
-            setattr(self, f"branch_{i}", branch[0] if len(branch) == 1 else branch)
+        super().__init__(branches)
         width = sum(branch[-1].conv.kernel.shape[-1] for branch in branches)
         self.up = Conv(width, channels, 1, rngs=rngs, bias=True)
-        self.branches = len(branches)
         self.scale = 1.0 if config.folded else scale
         self.relu = relu
 
-    def __call__(
-        self, x: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
-    ) -> jax.Array:
-        y = x + self.scale * self.up(_concatenate(self, x, statistics, mask))
+    def __call__(self, x: jax.Array, *how: Any) -> jax.Array:
+        y = x + self.scale * self.up(self.concatenated(x, *how))
         return rectify(y) if self.relu else y
 
 
-class Reduction(nnx.Module):
+class Reduction(Branches):
     """Mixed_6a or 7a: strided branches beside a max pool, concatenated. Halves the size."""
 
-    def __init__(self, branches: Sequence[nnx.List]):
-        for i, branch in enumerate(branches):
-            setattr(self, f"branch_{i}", branch[0] if len(branch) == 1 else branch)
-        self.branches = len(branches)
-
-    def __call__(
-        self, x: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
-    ) -> jax.Array:
-        return jnp.concatenate([_concatenate(self, x, statistics, mask), max_pool(x, 3, 2)], -1)
-
-
-def _concatenate(
-    block: Block | Reduction, x: jax.Array, statistics: Statistics, mask: jax.Array | None
-) -> jax.Array:
-    outputs = []
-    for i in range(block.branches):
-        branch, y = getattr(block, f"branch_{i}"), x
-        for layer in [branch] if isinstance(branch, ConvBN) else branch:
-            y = layer(y, statistics, mask)
-        outputs.append(y)
-    return jnp.concatenate(outputs, -1)
+    def __call__(self, x: jax.Array, *how: Any) -> jax.Array:
+        return jnp.concatenate([self.concatenated(x, *how), max_pool(x, 3, 2)], -1)
 
 
 class Bottleneck(nnx.Module):
@@ -138,17 +131,12 @@ class Bottleneck(nnx.Module):
 
     def __init__(self, config: FaceNetConfig, *, rngs: nnx.Rngs):
         self.linear = nnx.Linear(1792, config.embedding_size, use_bias=config.folded, rngs=rngs)
-        self.bn = (
-            None
-            if config.folded
-            else BatchNorm(config.embedding_size, scale=False, decay=config.bn_decay)
-        )
+        norm = functools.partial(BatchNorm, scale=False, decay=config.bn_decay)
+        self.bn = None if config.folded else norm(config.embedding_size)
 
-    def __call__(
-        self, x: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, *how: Any) -> jax.Array:
         y = self.linear(x)
-        return y if self.bn is None else self.bn(y, statistics, mask)
+        return y if self.bn is None else self.bn(y, *how)
 
 
 class Server(nnx.Module):
@@ -169,27 +157,22 @@ class Server(nnx.Module):
                 inputs = outputs
             return nnx.List(built)
 
+        def block(name, channels, *chains, relu=True):
+            branches = [chain(channels, *layers) for layers in chains]
+            scale = RESIDUAL_SCALES[name]
+            return Block(branches, channels, scale, config, rngs=rngs, relu=relu)
+
         def block35():
-            branches = [
-                chain(256, (32, 1)),
-                chain(256, (32, 1), (32, 3)),
-                chain(256, (32, 1), (32, 3), (32, 3)),
-            ]
-            return Block(branches, 256, RESIDUAL_SCALES["repeat_1"], config, rngs=rngs)
+            a, b = (32, 1), (32, 3)
+            return block("repeat_1", 256, [a], [a, b], [a, b, b])
 
         def block17():
-            branches = [
-                chain(896, (128, 1)),
-                chain(896, (128, 1), (128, (1, 7)), (128, (7, 1))),
-            ]
-            return Block(branches, 896, RESIDUAL_SCALES["repeat_2"], config, rngs=rngs)
+            a, b, c = (128, 1), (128, (1, 7)), (128, (7, 1))
+            return block("repeat_2", 896, [a], [a, b, c])
 
         def block8(name, relu=True):
-            branches = [
-                chain(1792, (192, 1)),
-                chain(1792, (192, 1), (192, (1, 3)), (192, (3, 1))),
-            ]
-            return Block(branches, 1792, RESIDUAL_SCALES[name], config, rngs=rngs, relu=relu)
+            a, b, c = (192, 1), (192, (1, 3)), (192, (3, 1))
+            return block(name, 1792, [a], [a, b, c], relu=relu)
 
         self.conv2d_3b = layer(64, 80, 1)
         self.conv2d_4a = layer(80, 192, 3)
@@ -210,27 +193,26 @@ class Server(nnx.Module):
         self.block8 = block8("block8", relu=False)
         self.bottleneck = Bottleneck(config, rngs=rngs)
 
-    def stages(
-        self, z: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
-    ) -> Iterator[tuple[str, jax.Array]]:
+    def stages(self, z: jax.Array, *how: Any) -> Iterator[tuple[str, jax.Array]]:
+        """Every stage by name; ``how``: statistics and mask, as in ``ConvBN``."""
         yield "maxpool_3a", (x := max_pool(z, 3, 2))  # (b, 38, 38, 64)
-        yield "conv2d_3b", (x := self.conv2d_3b(x, statistics, mask))  # (b, 38, 38, 80)
-        yield "conv2d_4a", (x := self.conv2d_4a(x, statistics, mask))  # (b, 36, 36, 192)
-        yield "conv2d_4b", (x := self.conv2d_4b(x, statistics, mask))  # (b, 17, 17, 256)
+        yield "conv2d_3b", (x := self.conv2d_3b(x, *how))  # (b, 38, 38, 80)
+        yield "conv2d_4a", (x := self.conv2d_4a(x, *how))  # (b, 36, 36, 192)
+        yield "conv2d_4b", (x := self.conv2d_4b(x, *how))  # (b, 17, 17, 256)
         for block in self.repeat_1:
-            x = block(x, statistics, mask)
+            x = block(x, *how)
         yield "repeat_1", x  # (b, 17, 17, 256)
-        yield "mixed_6a", (x := self.mixed_6a(x, statistics, mask))  # (b, 8, 8, 896)
+        yield "mixed_6a", (x := self.mixed_6a(x, *how))  # (b, 8, 8, 896)
         for block in self.repeat_2:
-            x = block(x, statistics, mask)
+            x = block(x, *how)
         yield "repeat_2", x  # (b, 8, 8, 896)
-        yield "mixed_7a", (x := self.mixed_7a(x, statistics, mask))  # (b, 3, 3, 1792)
+        yield "mixed_7a", (x := self.mixed_7a(x, *how))  # (b, 3, 3, 1792)
         for block in self.repeat_3:
-            x = block(x, statistics, mask)
+            x = block(x, *how)
         yield "repeat_3", x  # (b, 3, 3, 1792)
-        yield "block8", (x := self.block8(x, statistics, mask))  # (b, 3, 3, 1792)
+        yield "block8", (x := self.block8(x, *how))  # (b, 3, 3, 1792)
         yield "pool", (x := x.mean((1, 2)))  # (b, 1792)
-        yield "bottleneck", (x := self.bottleneck(x, statistics, mask))  # (b, e)
+        yield "bottleneck", (x := self.bottleneck(x, *how))  # (b, e)
         yield "embedding", x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
 
     def __call__(self, z: jax.Array, statistics: Statistics = "running") -> jax.Array:
@@ -256,20 +238,10 @@ class InceptionResNetV1(nnx.Module):
     def __call__(self, images: jax.Array, statistics: Statistics = "running") -> jax.Array:
         return self.server(self.extractor(images, statistics), statistics)
 
-    def stages(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Every named stage of the forward pass, for parity checks against other ports."""
-        client = dict(self.extractor.stages(images))
-        return client | dict(self.server.stages(client["conv2d_2b"]))
-
-
-def split(network: InceptionResNetV1) -> tuple[Extractor, Server]:
-    """E and Ψ of one network. They share its weights: a change to one is seen in the other."""
-    return network.extractor, network.server
-
 
 def fold_batch_norm(network: InceptionResNetV1) -> InceptionResNetV1:
-    """The same recogniser with batch norm (running statistics) and residual scales inside its
-    kernels and biases: equal embeddings up to rounding, fewer operations. For inference only."""
+    """The same recogniser with batch norm (running statistics) and residual scales folded into
+    kernels and biases: fewer operations, equal embeddings up to rounding. For inference only."""
     if network.config.folded:
         return network
     weights = {name: np.asarray(value) for name, value in state.flatten(network).items()}

@@ -4,7 +4,7 @@ Layout is NHWC for features and HWIO for kernels throughout.
 """
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,15 @@ from jax import lax
 from advface_jax.models.fast.convolution import Window, conv
 
 Statistics = Literal["running", "batch", "example", "train"]
-"""Whose mean and variance batch norm uses: those stored in training; those of this batch (the
-paper's choice for S, section 4.2); each example's own; or the batch's, updating the stored ones."""
+"""Batch norm's mean and variance: "running", stored in training; "batch", of this batch (the
+paper's choice for S, section 4.2); "example", each one's own; "train", of this batch, which also
+updates the stored ones."""
 
 
 @jax.custom_jvp
 def rectify(x: jax.Array) -> jax.Array:
-    """ReLU, max(x, 0). Its derivative is a product with the result's sign, 0 or 1: the choice of
-    elements that ``jax.nn.relu``'s is becomes a branch in XLA:CPU's code (docs/performance.md)."""
+    """ReLU, max(x, 0). Its derivative multiplies by the result's sign, 0 or 1: the ``where`` of
+    ``jax.nn.relu``'s becomes a branch in XLA:CPU's code (docs/performance.md)."""
     return jnp.maximum(x, 0)
 
 
@@ -37,9 +38,8 @@ def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _tiled_max(x: jax.Array, size: int) -> jax.Array:
-    """The maximum of each tile of size × size; the gradient goes in equal parts to all places of a
-    tile that have it. Slices and their mirror image, for on a CPU both reduce_window's gradient and
-    that of a chain of ``jnp.maximum`` are dear."""
+    """The maximum of each size × size tile; equal maxima share its gradient. Written with slices:
+    on a CPU the gradients of reduce_window and of a chain of ``jnp.maximum`` are slow."""
     return functools.reduce(jnp.maximum, _corners(x, size))
 
 
@@ -147,7 +147,7 @@ def _along(x: jax.Array, channels: jax.Array) -> jax.Array:
 
 
 def in_full(x: jax.Array) -> jax.Array:
-    """``x`` in the precision that statistics are taken in: float32, or more if it has more."""
+    """``x`` in the precision of statistics: float32, or float64 if it has that."""
     return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
 
 
@@ -166,7 +166,10 @@ def _moments(x: jax.Array, *, per_example: bool, mask: jax.Array | None):
 
 
 class ConvBN(nnx.Module):
-    """Convolution, batch norm, ReLU; with ``folded`` the norm is already in kernel and bias."""
+    """Convolution, batch norm, ReLU; with ``folded`` the norm is already in kernel and bias.
+
+    ``how``: stride, padding and transpose of ``Conv``.
+    """
 
     def __init__(
         self,
@@ -175,23 +178,12 @@ class ConvBN(nnx.Module):
         size: int | tuple[int, int],
         *,
         rngs: nnx.Rngs,
-        stride: int = 1,
-        padding: Literal["valid", "same"] = "valid",
-        transpose: bool = False,
         folded: bool = False,
         scale: bool = False,
         decay: float = 0.995,
+        **how: Any,
     ):
-        self.conv = Conv(
-            inputs,
-            outputs,
-            size,
-            rngs=rngs,
-            stride=stride,
-            padding=padding,
-            transpose=transpose,
-            bias=folded,
-        )
+        self.conv = Conv(inputs, outputs, size, rngs=rngs, bias=folded, **how)
         self.bn = None if folded else BatchNorm(outputs, scale=scale, decay=decay)
 
     def __call__(
@@ -210,3 +202,38 @@ class ConvBN(nnx.Module):
         if self.bn is not None:
             y = self.bn(y, statistics, mask)
         return rectify(y) if relu else y
+
+
+class Mix(nnx.Module):
+    """A 1×1 convolution from frequency channels to a few features, batch norm, ReLU.
+
+    The channels' magnitudes differ by a factor of a thousand, so each is divided by its root mean
+    square, a statistic that is kept like batch norm's. On a CPU the matrix product is five times
+    as fast as XLA's 1×1 convolution of so many channels.
+    """
+
+    EVERY = 4  # the root mean square is estimated from every fourth row and column
+
+    def __init__(self, channels: int, width: int, *, decay: float, rngs: nnx.Rngs):
+        initial = nnx.initializers.he_normal()
+        self.kernel = nnx.Param(initial(rngs.params(), (channels, width)))
+        # Not its square, which half precision, the format of stored decoders, could not hold.
+        self.size = nnx.BatchStat(jnp.ones(channels))
+        self.bn = BatchNorm(width, scale=True, decay=decay)
+        self.decay = decay
+
+    def __call__(
+        self, x: jax.Array, statistics: Statistics = "running", mask: jax.Array | None = None
+    ) -> jax.Array:
+        """x (b,n,n,channels) to (b,n,n,width), ≥ 0; "example" takes the running scale."""
+        size = self.size[...]
+        if statistics in ("batch", "train"):
+            some = x[:, :: self.EVERY, :: self.EVERY]  # (b, n/4, n/4, channels)
+            weight = jnp.ones(x.shape[0]) if mask is None else mask
+            of_each = jnp.square(some.astype(jnp.float32)).mean((1, 2))  # (b, channels)
+            size = jnp.sqrt((of_each * weight[:, None]).sum(0) / weight.sum())
+        if statistics == "train":
+            self.size[...] = self.decay * self.size[...] + (1 - self.decay) * size
+        kernel = self.kernel[...] / (size + 1e-3)[:, None]  # (channels, width)
+        y = jnp.dot(x, kernel.astype(x.dtype))
+        return rectify(self.bn(y, statistics, mask))

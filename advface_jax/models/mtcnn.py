@@ -1,8 +1,8 @@
 """MTCNN's three networks, which find faces: P proposes boxes, R refines them, O adds landmarks.
 
 Zhang et al. 2016 (arXiv:1604.02878), in the form of facenet-pytorch 2.6.0, whose weights
-``weights_convert`` takes over. Each takes RGB pixels in 0..255 as float32, NHWC, and says for each
-place or box how probable a face is there and by how much, in units of the box, to move its edges.
+``weights_convert`` converts. Each maps RGB pixels in 0..255, float32 NHWC, to the probability of a
+face at each place or box and to offsets of its edges, in units of the box.
 ``advface_jax.detection`` runs them one after the other.
 """
 
@@ -17,13 +17,13 @@ from advface_jax.models.layers import Conv
 
 CELL, STRIDE = 12, 2  # P sees a face in 12×12 pixels, at every second place
 
-# Below all that a convolution of pixels can give, and finite, so that nothing turns into NaN.
+# Below every value that a convolution of pixels gives, and finite, so that nothing becomes NaN.
 _LOWEST = -1e9
 
 
 class Found(NamedTuple):
-    """What a network says: probability (…,) of a face, the moves of x1, y1, x2, y2 (…,4), and
-    landmarks (…,10), five x and then five y in [0,1] of the box; P and R give none."""
+    """A network's output: probability (…,) of a face, offsets of x1, y1, x2, y2 (…,4), and O's
+    landmarks (…,10), five x and then five y in [0,1] of the box."""
 
     probability: jax.Array
     moves: jax.Array
@@ -67,12 +67,12 @@ def _probability(scores: jax.Array) -> jax.Array:
 
 
 def _flatten(x: jax.Array) -> jax.Array:
-    """(b,h,w,c) -> (b, w·h·c): width first, as Caffe's column-major ancestors had it."""
+    """(b,h,w,c) -> (b, w·h·c): width first, the order of the Caffe weights."""
     return x.swapaxes(1, 2).reshape(x.shape[0], -1)
 
 
 class PNet(nnx.Module):
-    """P, fully convolutional: ``places`` says how many it looks at."""
+    """P, fully convolutional: ``places`` counts its outputs."""
 
     def __init__(self, *, rngs: nnx.Rngs):
         conv = functools.partial(Conv, rngs=rngs, bias=True)
@@ -84,8 +84,8 @@ class PNet(nnx.Module):
     def __call__(self, pixels: jax.Array, size: jax.Array | None = None) -> Found:
         """(b,h,w,3) to Found over (b, places(h), places(w)).
 
-        ``size`` int (b,2): where pictures of several sizes share a batch, each one's height and
-        width; the rest of h × w is padding, which the first ``places`` of that size do not see.
+        ``size`` int (b,2): each picture's height and width, where several sizes share a batch. The
+        rest is padding and does not change the first ``places`` of that size.
         """
         x = self.prelu1(self.conv1(_standardize(pixels)))
         if size is not None:
@@ -93,7 +93,7 @@ class PNet(nnx.Module):
                 jnp.arange(n)[None] < size[:, axis, None] - 2 for axis, n in enumerate(x.shape[1:3])
             )
             inside = rows[:, :, None] & columns[:, None, :]
-            x = jnp.where(inside[..., None], x, _LOWEST)  # else a partial window would see it
+            x = jnp.where(inside[..., None], x, _LOWEST)  # padding never wins a maximum
         x = ceil_max_pool(x, 2)
         x = self.prelu2(self.conv2(x))
         x = self.prelu3(self.conv3(x))
@@ -101,12 +101,12 @@ class PNet(nnx.Module):
 
 
 def places(n: int) -> int:
-    """How many places P looks at along n pixels, n ≥ 12."""
+    """The number of P's outputs along n pixels, n ≥ 12."""
     return (n - 1) // 2 - 4
 
 
 class RNet(nnx.Module):
-    """R: pictures (b,24,24,3) of the boxes to Found over (b,)."""
+    """R: crops (b,24,24,3) of the boxes to Found over (b,)."""
 
     def __init__(self, *, rngs: nnx.Rngs):
         conv = functools.partial(Conv, rngs=rngs, bias=True)
@@ -126,7 +126,7 @@ class RNet(nnx.Module):
 
 
 class ONet(nnx.Module):
-    """O: pictures (b,48,48,3) of the boxes to Found over (b,), with landmarks."""
+    """O: crops (b,48,48,3) of the boxes to Found over (b,), with landmarks."""
 
     def __init__(self, *, rngs: nnx.Rngs):
         conv = functools.partial(Conv, rngs=rngs, bias=True)
@@ -149,7 +149,7 @@ class ONet(nnx.Module):
 
 
 class MTCNN(nnx.Module):
-    """The three together, so that they share one file."""
+    """The three networks, which share one checkpoint."""
 
     def __init__(self, *, rngs: nnx.Rngs):
         self.pnet, self.rnet, self.onet = PNet(rngs=rngs), RNet(rngs=rngs), ONet(rngs=rngs)

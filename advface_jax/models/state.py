@@ -20,7 +20,7 @@ def flatten(module: nnx.Module) -> dict[str, jax.Array]:
 
 
 def shapes(build: Callable[[], nnx.Module]) -> dict[str, tuple[int, ...]]:
-    """The dotted names and shapes that ``fill(build, …)`` wants; nothing is allocated."""
+    """The dotted names and shapes that ``fill(build, …)`` needs; nothing is allocated."""
     state = nnx.state(nnx.eval_shape(build))
     return {".".join(map(str, p)): v.get_value().shape for p, v in nnx.to_flat_state(state)}
 

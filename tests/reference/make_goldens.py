@@ -1,15 +1,28 @@
-"""Writes tests/goldens/*.npz from the PyTorch twins.
+"""Writes tests/goldens/* from the PyTorch twins.
 
 The twins compute in float64, so the goldens are the truth that float32 is measured against.
 """
 
 import argparse
+from collections import OrderedDict
 
 import numpy as np
 import torch
 
-from . import weights
-from .cases import BATCH, CLASSES, DECODERS, FACENETS, GOLDENS, STATISTICS, sample, signs
+from . import torch_mtcnn, weights
+from .cases import (
+    BATCH,
+    CLASSES,
+    DECODERS,
+    FACENETS,
+    GOLDENS,
+    MTCNN_PATCHES,
+    MTCNN_SEED,
+    PHOTOS,
+    STATISTICS,
+    sample,
+    signs,
+)
 from .torch_decoders import build
 from .torch_facenet import InceptionResNetV1
 
@@ -53,10 +66,51 @@ def first_gradient(name: str, dtype: torch.dtype = torch.float64) -> np.ndarray:
     return gradient.numpy()
 
 
+def mtcnn_weights(dtype: torch.dtype) -> torch_mtcnn.Weights:
+    flat = weights.mtcnn(MTCNN_SEED)
+    return {name: torch.from_numpy(value).to(dtype) for name, value in flat.items()}
+
+
+@torch.no_grad()
+def mtcnn() -> dict[str, np.ndarray]:
+    """Each network's probabilities, moves and landmarks, channels last; the faces in each photo."""
+    w, arrays = mtcnn_weights(torch.float64), {}
+    for name, shape in MTCNN_PATCHES.items():
+        pixels = torch.from_numpy(weights.patches(name, *shape)).double().permute(0, 3, 1, 2)
+        parts = getattr(torch_mtcnn, name)(w, (pixels - 127.5) * 0.0078125)
+        for part, value in zip(("probability", "moves", "landmarks"), parts, strict=False):
+            value = value.movedim(1, -1) if value.ndim == 4 else value
+            arrays[f"{name}.{part}"] = value.numpy().astype(np.float32)
+    for name, (seed, height, width, thresholds) in PHOTOS.items():
+        photo = torch.from_numpy(weights.photo(seed, height, width)).permute(2, 0, 1)[None]
+        narrow, wide = (
+            torch_mtcnn.detect(mtcnn_weights(dtype), photo.to(dtype), thresholds)
+            for dtype in (torch.float32, torch.float64)
+        )
+        for part, a, b in zip(("boxes", "probabilities", "landmarks"), narrow, wide, strict=True):
+            if a.shape != b.shape or not np.allclose(a, b, rtol=0, atol=1e-2):
+                raise SystemExit(f"{name}: float32 and float64 differ in {part}: take other seeds")
+            arrays[f"{name}.{part}"] = a.numpy().astype(np.float32)
+    return arrays
+
+
+def state_dict() -> OrderedDict[str, torch.Tensor]:
+    """Two layers with batch norm, a transposed view, two tensors that share one storage."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, bias=False), torch.nn.BatchNorm2d(4))
+    values = network.state_dict()
+    numbers = torch.arange(12.0)
+    values["matrix"] = numbers.reshape(3, 4).T
+    values["tail"] = numbers[8:]
+    values["half"] = torch.tensor([0.5, -2.0], dtype=torch.float16)
+    values["parameter"] = torch.nn.Parameter(torch.tensor([[1.0, 2.0]]))
+    return values
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m reference.make_goldens",
-        description="Write tests/goldens/*.npz. Run it in tests/, in an environment of its own "
+        description="Write tests/goldens/*. Run it in tests/, in an environment of its own "
         "with `pip install torch==2.13.0 numpy` (the CPU build serves); it takes about a minute. "
         "The tests themselves need no torch.",
     )
@@ -72,8 +126,9 @@ def main() -> None:
         arrays["gradient_norm"] = np.asarray(np.linalg.norm(gradient))
         arrays["gradient_signs"] = signs(gradient)
         np.savez_compressed(GOLDENS / f"{name}.npz", **arrays)
-    total = sum(path.stat().st_size for path in GOLDENS.glob("*.npz"))
-    print(f"{len(FACENETS) + len(DECODERS)} files in {GOLDENS}, {total / 1e6:.2f} MB in all")
+    np.savez_compressed(GOLDENS / "mtcnn.npz", **mtcnn())
+    torch.save(state_dict(), GOLDENS / "tiny_zip.pt")  # both forms of torch.save
+    torch.save(state_dict(), GOLDENS / "tiny_legacy.pt", _use_new_zipfile_serialization=False)
 
 
 if __name__ == "__main__":

@@ -20,82 +20,49 @@ class ConvBN(nn.Module):
         return F.relu(self.bn(self.conv(x)))
 
 
-class Block35(nn.Module):
-    def __init__(self, scale: float):
+class Branches(nn.Module):
+    """branch0, branch1, … side by side, outputs; each a list of ConvBN's arguments."""
+
+    def __init__(self, *branches):
         super().__init__()
-        self.scale = scale
-        self.branch0 = ConvBN(256, 32, 1)
-        self.branch1 = nn.Sequential(ConvBN(256, 32, 1), ConvBN(32, 32, 3, padding=1))
-        self.branch2 = nn.Sequential(
-            ConvBN(256, 32, 1), ConvBN(32, 32, 3, padding=1), ConvBN(32, 32, 3, padding=1)
-        )
-        self.conv2d = nn.Conv2d(96, 256, 1)
+        for i, layers in enumerate(branches):
+            chain = [ConvBN(*layer) for layer in layers]
+            setattr(self, f"branch{i}", chain[0] if len(chain) == 1 else nn.Sequential(*chain))
+        self.n = len(branches)
+
+    def outputs(self, x: Tensor) -> list[Tensor]:
+        return [getattr(self, f"branch{i}")(x) for i in range(self.n)]
+
+
+class Residual(Branches):
+    def __init__(self, scale: float, width: int, channels: int, *branches, relu: bool = True):
+        super().__init__(*branches)
+        self.scale, self.relu = scale, relu
+        self.conv2d = nn.Conv2d(width, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        branches = torch.cat([self.branch0(x), self.branch1(x), self.branch2(x)], dim=1)
-        return F.relu(x + self.scale * self.conv2d(branches))
-
-
-class Block17(nn.Module):
-    def __init__(self, scale: float):
-        super().__init__()
-        self.scale = scale
-        self.branch0 = ConvBN(896, 128, 1)
-        self.branch1 = nn.Sequential(
-            ConvBN(896, 128, 1),
-            ConvBN(128, 128, (1, 7), padding=(0, 3)),
-            ConvBN(128, 128, (7, 1), padding=(3, 0)),
-        )
-        self.conv2d = nn.Conv2d(256, 896, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        branches = torch.cat([self.branch0(x), self.branch1(x)], dim=1)
-        return F.relu(x + self.scale * self.conv2d(branches))
-
-
-class Block8(nn.Module):
-    def __init__(self, scale: float, relu: bool = True):
-        super().__init__()
-        self.scale = scale
-        self.relu = relu
-        self.branch0 = ConvBN(1792, 192, 1)
-        self.branch1 = nn.Sequential(
-            ConvBN(1792, 192, 1),
-            ConvBN(192, 192, (1, 3), padding=(0, 1)),
-            ConvBN(192, 192, (3, 1), padding=(1, 0)),
-        )
-        self.conv2d = nn.Conv2d(384, 1792, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        branches = torch.cat([self.branch0(x), self.branch1(x)], dim=1)
-        y = x + self.scale * self.conv2d(branches)
+        y = x + self.scale * self.conv2d(torch.cat(self.outputs(x), dim=1))
         return F.relu(y) if self.relu else y
 
 
-class Mixed6a(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.branch0 = ConvBN(256, 384, 3, stride=2)
-        self.branch1 = nn.Sequential(
-            ConvBN(256, 192, 1), ConvBN(192, 192, 3, padding=1), ConvBN(192, 256, 3, stride=2)
-        )
-
+class Reduction(Branches):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.branch0(x), self.branch1(x), F.max_pool2d(x, 3, 2)], dim=1)
+        return torch.cat([*self.outputs(x), F.max_pool2d(x, 3, 2)], dim=1)
 
 
-class Mixed7a(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.branch0 = nn.Sequential(ConvBN(896, 256, 1), ConvBN(256, 384, 3, stride=2))
-        self.branch1 = nn.Sequential(ConvBN(896, 256, 1), ConvBN(256, 256, 3, stride=2))
-        self.branch2 = nn.Sequential(
-            ConvBN(896, 256, 1), ConvBN(256, 256, 3, padding=1), ConvBN(256, 256, 3, stride=2)
-        )
+def block35() -> Residual:
+    a, b = (256, 32, 1), (32, 32, 3, 1, 1)
+    return Residual(0.17, 96, 256, [a], [a, b], [a, b, b])
 
-    def forward(self, x: Tensor) -> Tensor:
-        branches = [self.branch0(x), self.branch1(x), self.branch2(x), F.max_pool2d(x, 3, 2)]
-        return torch.cat(branches, dim=1)
+
+def block17() -> Residual:
+    a, b, c = (896, 128, 1), (128, 128, (1, 7), 1, (0, 3)), (128, 128, (7, 1), 1, (3, 0))
+    return Residual(0.10, 256, 896, [a], [a, b, c])
+
+
+def block8(scale: float, relu: bool = True) -> Residual:
+    a, b, c = (1792, 192, 1), (192, 192, (1, 3), 1, (0, 1)), (192, 192, (3, 1), 1, (1, 0))
+    return Residual(scale, 384, 1792, [a], [a, b, c], relu=relu)
 
 
 class InceptionResNetV1(nn.Module):
@@ -108,12 +75,18 @@ class InceptionResNetV1(nn.Module):
         self.conv2d_3b = ConvBN(64, 80, 1)
         self.conv2d_4a = ConvBN(80, 192, 3)
         self.conv2d_4b = ConvBN(192, 256, 3, stride=2)
-        self.repeat_1 = nn.Sequential(*(Block35(0.17) for _ in range(5)))
-        self.mixed_6a = Mixed6a()
-        self.repeat_2 = nn.Sequential(*(Block17(0.10) for _ in range(10)))
-        self.mixed_7a = Mixed7a()
-        self.repeat_3 = nn.Sequential(*(Block8(0.20) for _ in range(5)))
-        self.block8 = Block8(1.0, relu=False)
+        self.repeat_1 = nn.Sequential(*(block35() for _ in range(5)))
+        self.mixed_6a = Reduction(
+            [(256, 384, 3, 2)], [(256, 192, 1), (192, 192, 3, 1, 1), (192, 256, 3, 2)]
+        )
+        self.repeat_2 = nn.Sequential(*(block17() for _ in range(10)))
+        self.mixed_7a = Reduction(
+            [(896, 256, 1), (256, 384, 3, 2)],
+            [(896, 256, 1), (256, 256, 3, 2)],
+            [(896, 256, 1), (256, 256, 3, 1, 1), (256, 256, 3, 2)],
+        )
+        self.repeat_3 = nn.Sequential(*(block8(0.20) for _ in range(5)))
+        self.block8 = block8(1.0, relu=False)
         self.last_linear = nn.Linear(1792, embedding_size, bias=False)
         self.last_bn = nn.BatchNorm1d(embedding_size, eps=1e-3)
         self.logits = nn.Linear(embedding_size, classes) if classes else None

@@ -1,9 +1,13 @@
-"""One convolution, with a derivative of its own, and what makes it fast on a CPU.
+"""A convolution with its own derivative, fast on a CPU; NHWC features, HWIO kernels.
 
-Layout is NHWC for features and HWIO for kernels. ``conv`` has its own derivative because XLA:CPU
-falls back to a scalar loop, an order of magnitude slower, for two of the convolutions that plain
-autodiff emits: the input gradient inside a ``while`` loop (PGD), and the weight gradient of a
-convolution that is padded by more than one or dilated (training the decoders).
+On a CPU four things pay (XLA:CPU, jax 0.10):
+* The derivative of ``conv``: XLA:CPU runs two convolutions of plain autodiff as a scalar loop, an
+  order of magnitude slower: the input gradient inside a ``while`` loop (PGD), and the weight
+  gradient of a convolution that is dilated or padded by more than one (training the decoders).
+* Larger shapes than needed, cut off again, for which XLA has faster code (``_fast_on_cpu``).
+* Winograd's sums for large 3×3 convolutions (``winograd``).
+* A large batch in parts that stay in the cache (``_in_parts``).
+On a GPU or TPU ``conv`` is ``lax.conv_general_dilated`` with that derivative.
 """
 
 import functools
@@ -19,17 +23,16 @@ from advface_jax.models.fast import winograd
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
-
 FEW_ROWS = 32
-"""A map of fewer is worth neither several cores nor Winograd's sums."""
+"""Below this height, neither several cores nor Winograd's sums pay."""
 MOST_BYTES = 24 * 2**20
-"""Of a convolution's input at once: of more than 32 MB the C library, unless told otherwise, gives
-the memory that it takes back to the system each time, and it takes twice as long."""
+"""The largest input of one convolution: above 32 MB the C library, unless told otherwise, returns
+the memory to the system after each call, which doubles the time."""
 PART_BYTES = 2**20
-"""Of the input of each part of a larger one: what is cut out, or put in its place, stays cached."""
+"""The input of each part of a larger one, so that the copies of a part stay in the cache."""
 MANY_CORES = 4
-"""With as many, code that takes all cores is given one face alone: on two it was even with YNNPACK,
-which takes one core, and half as much time of it. Nobody has timed it on more."""
+"""From this many cores on, a single face takes the code that uses all cores. On two cores it was as
+fast as YNNPACK, which uses one, for twice the CPU time; not benchmarked on more."""
 
 
 class Window(NamedTuple):
@@ -55,12 +58,12 @@ def _convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     def in_tiles(x: jax.Array) -> jax.Array:
         return winograd.convolve(x, kernels, rows, lambda x, k: _multiply(x, k, beside))
 
-    return _in_parts(in_tiles, x, 0)  # or its sums and products take more memory than all else
+    return _in_parts(in_tiles, x, 0)  # of a whole batch the sums would take most of the memory
 
 
 def _in_parts(convolve: Callable[[jax.Array], jax.Array], x: jax.Array, most: int) -> jax.Array:
-    """``convolve`` of a part of the examples at a time, where a device has more bytes of them than
-    ``most``. Each part has some of every device's, so that none of them moves to another."""
+    """``convolve`` for a part of the examples at a time, if a device has more than ``most`` bytes.
+    Each part has examples of every device, so that none moves to another."""
     b, kept = x.shape[0], _sharing(x)
     if x.nbytes <= most * kept or b == kept:
         return convolve(x)
@@ -73,20 +76,20 @@ def _in_parts(convolve: Callable[[jax.Array], jax.Array], x: jax.Array, most: in
         return lax.dynamic_update_index_in_dim(y, convolve(part), i, 1)
 
     shape = jax.eval_shape(convolve, parts[:, 0]).shape
-    # Of the input, or XLA:CPU fills all of a program's such arrays at once, before any is wanted.
+    # Made from the input, or XLA:CPU would fill all such arrays of a program at its start.
     anything = jnp.broadcast_to(parts[:, :, :1, :1, :1], (size, b // size, *shape[1:]))
     return lax.fori_loop(0, b // size, place, anything).reshape(b, *shape[1:])
 
 
 def _sharing(x: jax.Array) -> int:
-    """Among how many devices the examples can be shared."""
+    """The number of devices that share the examples."""
     devices = jax.device_count()
     return devices if x.shape[0] % devices == 0 else 1
 
 
 def _is_worth_winograd(x: jax.Array, kernel: jax.Array, window: Window) -> bool:
-    """Of fewer channels or rows it gains nothing; in half precision it loses too many digits. Where
-    a device has one example only, its sums are as large as all other memory."""
+    """Not for fewer channels or rows, where it gains nothing, nor in half precision, where it loses
+    too many digits. With one example per device its sums are as large as all other memory."""
     square = kernel.shape[:2] == (3, 3) and window.stride == window.dilation == 1
     channels = 32 if x.shape[0] > _sharing(x) else 64
     large = min(kernel.shape[2:]) >= channels and x.shape[1] >= FEW_ROWS
@@ -94,8 +97,8 @@ def _is_worth_winograd(x: jax.Array, kernel: jax.Array, window: Window) -> bool:
 
 
 def _wants_all_cores(x: jax.Array) -> bool:
-    """A single example cannot be shared among cores as devices. (One of a larger batch, taken by
-    itself, is not meant: it would take other code than the batch was timed with.)"""
+    """Whether this is one example, which cores as devices cannot share. (Not one part of a larger
+    batch: that keeps the code that the batch was timed with.)"""
     return x.shape[0] == 1 and min(x.shape[1:3]) >= FEW_ROWS and sharding.cores() >= MANY_CORES
 
 
@@ -121,14 +124,13 @@ def _multiply(x: jax.Array, kernel: jax.Array, window: Window, *, alone: bool = 
 def _fast_on_cpu(
     x: jax.Array, kernel: jax.Array, window: Window, alone: bool
 ) -> tuple[jax.Array, jax.Array, Padding]:
-    """The input, kernel and padding of a convolution of which a CPU may make more than is wanted.
+    """Input, kernel and padding of a larger convolution that a CPU computes faster.
 
-    XLA:CPU (jax 0.10) has YNNPACK for most convolutions, and slower code for those with an output
-    larger than the input and for those of 16 channels or fewer: they get a larger input, or more
-    channels, of zeros. YNNPACK takes two to eight times longer over a convolution without padding
-    than over one that has some, so it gets some at the far ends, to be cut off again. The slower
-    code, however, takes all cores, and YNNPACK one: an example that is ``alone`` gets an output
-    some rows larger.
+    XLA:CPU (jax 0.10) uses YNNPACK for most convolutions, and slower code if the output is larger
+    than the input or there are 16 channels or fewer: zeros enlarge the input or the channels.
+    YNNPACK takes two to eight times longer without padding than with some, so padding is added at
+    the far ends, to be cut off again. The slower code, however, uses all cores and YNNPACK one: an
+    example that is ``alone`` gets an output some rows larger.
     """
     if window.dilation > 1 or kernel.shape[:2] == (1, 1):
         return x, kernel, window.padding
@@ -174,16 +176,16 @@ def _conv_backward(window: Window, residuals, dy: jax.Array):
 
 
 def _is_product(kernel: jax.Array, window: Window) -> bool:
-    """Whether the convolution is a matrix product at each place. As such its gradients take a
-    quarter less of a FaceNet training step on a CPU than as convolutions."""
+    """Whether the convolution is a matrix product at each place. Its gradients as products save a
+    quarter of a FaceNet training step's time on a CPU."""
     return kernel.shape[:2] == (1, 1) and window == Window()
 
 
 def _input_gradient(x: jax.Array, kernel: jax.Array, window: Window, dy: jax.Array) -> jax.Array:
     if _is_product(kernel, window):
         return jnp.einsum("bhwo,io->bhwi", dy, kernel[0, 0])
-    # The barrier keeps XLA from folding the flip and the transpose into the convolution, which is
-    # what would put it on the slow path; flipping a kernel costs nothing beside the convolution.
+    # Without the barrier XLA would fold the flip and the transpose into the convolution and take
+    # the slow path; flipping a kernel costs little.
     mirrored = lax.optimization_barrier(_mirrored(kernel))
     return _convolve(dy, mirrored, _way_back(x, kernel, window, dy))
 
@@ -193,7 +195,7 @@ def _mirrored(kernel: jax.Array) -> jax.Array:
 
 
 def _way_back(x: jax.Array, kernel: jax.Array, window: Window, dy: jax.Array) -> Window:
-    """How the mirrored kernel slides over outputs, to be the transpose of the convolution."""
+    """The window in which the mirrored kernel over the outputs is the transposed convolution."""
     padding = tuple(
         _transposed_padding(n, m, k, before, window)
         for n, m, k, (before, _) in zip(
@@ -213,7 +215,7 @@ def _transposed_padding(n: int, m: int, k: int, before: int, window: Window) -> 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, window: Window, dy: jax.Array) -> jax.Array:
     if _is_product(kernel, window):
         return jnp.einsum("bhwi,bhwo->io", x, dy)[None, None]
-    if window.dilation > 1:  # seen from its outputs it has a stride instead: no zeros to multiply
+    if window.dilation > 1:  # from its outputs it is a strided convolution: no zeros to multiply
         back = _way_back(x, kernel, window, dy)
         (gradient,) = jax.vjp(lambda w: _multiply(dy, w, back), _mirrored(kernel))[1](x)
         return _mirrored(gradient)

@@ -1,11 +1,11 @@
 """Feature maps with cells of pixels as channels, which fill a TPU's 128-wide matrix unit.
 
-A packed map (b,H,W,P·Q·c) holds in each place a cell of P×Q neighbouring pixels of c channels
-(space-to-depth). A 3×3 convolution of pixels is then a 2×2 convolution of cells wherever the cells
-of the result begin in between those of its input; a transposed convolution of stride 2 has cells
-of twice the size as its result and multiplies no zeros (a sub-pixel convolution). Places of a cell
-that are outside the map are kept zero. The mathematics is that of ``layers``; the sums run in
-another order.
+A packed map (b,H,W,P·Q·c) has in each place a cell of P×Q neighbouring pixels of c channels
+(space-to-depth). A 3×3 convolution of pixels becomes a 2×2 convolution of cells, if the output's
+cells begin between those of the input. A transposed convolution of stride 2 gives cells of twice
+the size and multiplies no zeros (a sub-pixel convolution), which with cells of one pixel also pays
+on a CPU. Places of a cell outside the map are zero. The mathematics is that of ``layers``; the sums
+run in another order.
 """
 
 import functools
@@ -21,8 +21,8 @@ from advface_jax.models.layers import BatchNorm, Conv, Statistics, in_full
 
 
 class Axis(NamedTuple):
-    """How the pixels 0 … size-1 of one axis lie in cells, the first of which begins at pixel
-    ``first``: 0, or before the map."""
+    """How the pixels 0 … size-1 of one axis lie in cells; the first cell begins at pixel ``first``,
+    0 or negative."""
 
     size: int
     cell: int
@@ -34,11 +34,11 @@ class Axis(NamedTuple):
 
     @property
     def order(self) -> list[int]:
-        """The pixels of a cell as they follow each other."""
+        """The order of a cell's pixels: even ones, then odd ones."""
         return [*range(0, self.cell, 2), *range(1, self.cell, 2)]
 
     def inside(self, size: int) -> np.ndarray:
-        """Which places of each cell are pixels below ``size``: bool (cells, cell)."""
+        """The places of each cell that are pixels below ``size``: bool (cells, cell)."""
         pixels = self.first + np.arange(self.cells * self.cell).reshape(self.cells, self.cell)
         return ((pixels >= 0) & (pixels < size))[:, self.order]
 
@@ -51,7 +51,7 @@ class Grid(NamedTuple):
 
     @classmethod
     def of(cls, size: int, cell: tuple[int, int], first: int = 0) -> "Grid":
-        """Of size × size pixels, where a cell begins at pixel ``first``: any one will do."""
+        """A grid over size × size pixels; ``first`` is the first pixel of any one cell."""
         rows, columns = (Axis(size, n, -(-first % n)) for n in cell)
         return cls(rows, columns)
 
@@ -60,8 +60,8 @@ class Grid(NamedTuple):
         return self.rows.cell * self.columns.cell
 
     def inside(self, channels: int, size: int | None = None) -> np.ndarray | None:
-        """Where a packed map holds pixels (of the first ``size`` rows and columns, or of all):
-        bool (1, H, W, P·Q·channels); None if everywhere."""
+        """Where a packed map has pixels (of the first ``size`` rows and columns, or of all): bool
+        (1, H, W, P·Q·channels); None if everywhere."""
         rows, columns = (axis.inside(size or axis.size) for axis in self)
         if rows.all() and columns.all():
             return None
@@ -94,14 +94,18 @@ def _split(axis: Axis) -> tuple[int, int, int]:
 
 
 def within(x: jax.Array, inside: np.ndarray | None) -> jax.Array:
-    """``x``, and its gradient, with zeros where there is no pixel."""
+    """``x`` and its gradient, with zeros where there is no pixel."""
     return x if inside is None else jnp.where(inside, x, jnp.zeros((), x.dtype))
 
 
 class Taps(NamedTuple):
-    """Which tap of a kernel leads from place p of input cell t to place q of an output cell: index
-    (t, p, q), or the kernel's size where none does; the cells to add around the input, and how far
-    apart its cells are to be put."""
+    """The taps of a kernel between cells along one axis.
+
+    Attributes:
+      index: (t, p, q), the tap from place p of input cell t to place q of an output cell; the
+        kernel's size where there is none.
+      padding, dilation: of the convolution of cells.
+    """
 
     index: np.ndarray
     padding: tuple[int, int]
@@ -110,10 +114,10 @@ class Taps(NamedTuple):
 
 @functools.cache
 def taps(source: Axis, target: Axis, size: int, stride: int, shift: int) -> Taps:
-    """Those of y[stride·i + k - shift] += x[i] w[k], k < size: every layer is of this form.
+    """The taps of y[stride·i + k - shift] += x[i] w[k], k < size, the form of every layer.
 
     Raises:
-      ValueError: where target's cells are not ``stride`` times source's, or both of one pixel.
+      ValueError: if target's cells are neither ``stride`` times source's nor both one pixel.
     """
     dilation = stride if source.cell == target.cell == 1 else 1
     if dilation == 1 and target.cell != stride * source.cell:
@@ -139,8 +143,8 @@ def taps(source: Axis, target: Axis, size: int, stride: int, shift: int) -> Taps
 
 
 class PackedKernel(NamedTuple):
-    """A kernel (t·p, u·r, part, i, q·s·o), for input cells t×u with places p×r to output places
-    q×s, and how it is applied."""
+    """A kernel (t·p, u·r, part, i, q·s·o), from input cells t×u with places p×r to output places
+    q×s, and its convolution's padding and dilation."""
 
     kernel: jax.Array
     taps: tuple[int, int]
@@ -149,8 +153,8 @@ class PackedKernel(NamedTuple):
 
     @classmethod
     def of(cls, layer: Conv, source: Grid, target: Grid, dtype, parts: int = 1) -> "PackedKernel":
-        """``layer``'s, between maps packed like source and target. Its input may be ``parts`` maps
-        beside each other, each of them packed."""
+        """``layer``'s kernel between maps packed as source and target. The input may be ``parts``
+        packed maps, concatenated along channels."""
         kernel = layer.kernel[...].astype(dtype)
         size, _, inputs, outputs = kernel.shape
         if layer.transpose:
@@ -161,7 +165,7 @@ class PackedKernel(NamedTuple):
         rows, columns = (
             taps(a, b, size, stride, shift) for a, b in zip(source, target, strict=True)
         )
-        kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))  # the tap that is none
+        kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))  # zero where there is no tap
         kernel = kernel[rows.index][:, :, :, columns.index]  # (t, p, q, u, r, s, i, o)
         kernel = kernel.transpose(0, 1, 3, 4, 6, 2, 5, 7)  # (t, p, u, r, i, q, s, o)
         t, p, u, r = kernel.shape[:4]
@@ -171,7 +175,8 @@ class PackedKernel(NamedTuple):
         )
 
     def repeating(self, axis: int) -> "PackedKernel":
-        """For a last output cell along ``axis`` whose last input pixel shall be the one before."""
+        """The kernel of the last output cell along ``axis``, if the last input pixel repeats the
+        one before."""
         k = jnp.moveaxis(self.kernel, axis, 0)
         cell = len(k) // self.taps[axis]
         before = len(k) - (cell // 2 + 1 if cell > 1 else 2)  # the last of the even pixels
@@ -179,8 +184,8 @@ class PackedKernel(NamedTuple):
         return self._replace(kernel=jnp.moveaxis(k, 0, axis))
 
     def ready(self) -> jax.Array:
-        """The kernel as a convolution wants it, (t, u, part·p·r·i, q·s·o): computed where this is
-        called, and not again in a loop that uses it."""
+        """The kernel of the convolution, (t, u, part·p·r·i, q·s·o); computed here, not in each
+        iteration of a loop that uses it."""
         (t, u), (_, _, parts, i, o) = self.taps, self.kernel.shape
         k = self.kernel.reshape(t, -1, u, self.kernel.shape[1] // u, parts, i, o)
         k = k.transpose(0, 2, 4, 1, 3, 5, 6).reshape(t, u, -1, o)
@@ -190,7 +195,7 @@ class PackedKernel(NamedTuple):
 def convolve(
     x: jax.Array, kernel: jax.Array, padding: Padding, dilation: tuple[int, int] = (1, 1)
 ) -> jax.Array:
-    """A plain convolution, whose derivative is fast on the platform at hand."""
+    """A plain convolution with a derivative that is fast on this platform."""
     if jax.default_backend() == "cpu" and dilation[0] == dilation[1]:
         return conv(x, kernel, Window(1, padding, dilation[0]))  # type: ignore[return-value]
     layouts = ("NHWC", "HWIO", "NHWC")
@@ -204,11 +209,10 @@ def normalise(
     statistics: Statistics,
     mask: jax.Array | None,
 ) -> jax.Array:
-    """Batch norm of a packed map, of which only what is ``inside`` counts; as ``BatchNorm`` does
-    it for other maps, which keeps stored statistics as they are.
+    """``BatchNorm`` of a packed map, over the pixels that are ``inside``; stored statistics stay.
 
-    Mean and variance come of one pass, as moments about the stored mean, which is near enough to
-    the batch's own for their difference to lose no digits.
+    Mean and variance are computed in one pass, as moments about the stored mean, which is so near
+    the batch's own that their difference loses no digits.
     """
     centre, bias = norm.mean[...].reshape(1, -1), norm.bias[...].reshape(1, -1)
     channels, area = centre.size, x.shape[-1] // centre.size

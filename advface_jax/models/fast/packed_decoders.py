@@ -1,7 +1,8 @@
-"""The decoders over packed maps (see ``packed``), for the loop of ``protect`` on a TPU or CPU.
+"""The decoders over packed maps (see ``packed``), for the loop of ``protect``.
 
-Same weights, same mathematics as ``decoders``; features and images in forms of their own, so that
-the loop's state, its gradient and the image that it is held against stay packed throughout.
+Weights and mathematics are those of ``decoders``. Features and images keep the packed form through
+the whole loop: its state, its gradient and x~. On a TPU cells fill the matrix unit; on a CPU cells
+of one pixel save the last layer's products with zeros; on a GPU the plain decoder is used.
 """
 
 import functools
@@ -28,9 +29,9 @@ from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool, rectif
 Formulation = Literal["auto", "plain", "packed", "subpixel"]
 SIZE, CHANNELS = FEATURE_SHAPE[0], FEATURE_SHAPE[-1]
 FASTEST: dict[str, Formulation] = {"tpu": "packed", "cpu": "subpixel"}
-"""By platform (docs/performance.md); "plain" where nobody has measured."""
+"""By platform (docs/performance.md); "plain" elsewhere, where the others are not benchmarked."""
 WIDE = 128
-"""Channels that a TPU's matrix unit and vector registers take at once."""
+"""The width of a TPU's matrix unit and vector registers, in channels."""
 
 Cell = tuple[int, int]
 Apply = Callable[..., jax.Array]
@@ -38,12 +39,12 @@ Layer = Callable[..., Apply]
 
 
 class Form(NamedTuple):
-    """A decoder and the form that its features and images have.
+    """A decoder over its own form of features and images.
 
     Attributes:
-      decode: as a decoder is called, from features to an image of this form.
+      decode: called like a decoder, from features to an image, both of this form.
       pack, unpack: features (b,77,77,64) into this form and back.
-      image: an image (b,160,160,3) from this form (an array, or several).
+      image: the image (b,160,160,3) from this form (an array, or several).
     """
 
     decode: Callable[..., Any]
@@ -53,12 +54,12 @@ class Form(NamedTuple):
 
 
 def form(decoder: Callable, formulation: Formulation, dtype) -> Form:
-    """``decoder`` as ``formulation`` says; "auto" is what is fastest where this runs.
+    """``decoder`` in a ``formulation``; "auto" is the fastest on this platform.
 
-    To be called outside a loop, for its kernels are rewritten here.
+    Call it outside a loop, since it rewrites the kernels.
 
     Raises:
-      ValueError: "packed" or "subpixel" of something that is none of the three decoders.
+      ValueError: "packed" or "subpixel" for another model than the three decoders.
     """
     packable = type(decoder) in (TransRec, ResRec, URec)
     if formulation == "auto":
@@ -74,7 +75,7 @@ def form(decoder: Callable, formulation: Formulation, dtype) -> Form:
 
 
 def cell_of(width: int) -> Cell:
-    """Pixels of a cell at the features' resolution, of up to 4×4, so that width·pixels ≤ 128."""
+    """The cell at the features' resolution: up to 4×4 pixels, with width·pixels ≤ 128."""
     pixels = min(16, max(1, WIDE // width))
     power = pixels.bit_length() - 1
     return 2 ** (power // 2), 2 ** (power - power // 2)
@@ -86,7 +87,7 @@ def packed(decoder: Decoder, dtype, cell: Cell | None = None) -> Form:
     features = Grid.of(SIZE, cell, -1)
     build = {TransRec: _transrec, ResRec: _resrec, URec: _urec}[type(decoder)]
     body, grid = build(decoder, features, functools.partial(_layer, dtype=dtype))
-    # 79 pixels, and one more for what is repeated, where it shares its cell with others.
+    # 79 pixels, and the repeated one if it shares its cell with others.
     last = Grid.of(SIZE + (2 if cell == (1, 1) else 3), cell)
     images = Grid.of(IMAGE_SIZE, (2 * cell[0], 2 * cell[1]))
     conv_2a = _layer(decoder.conv_2a, grid, last, size=SIZE + 2, dtype=dtype)
@@ -115,7 +116,7 @@ def _layer(
     parts: int = 1,
     size: int | None = None,
 ) -> Apply:
-    """``layer`` between packed maps; ``size``, if its result is smaller than target."""
+    """``layer`` between packed maps; ``size`` is that of its result, if smaller than target's."""
     rewritten = PackedKernel.of(layer.conv, source, target, dtype, parts)
     kernel = rewritten.ready()
     inside = target.inside(kernel.shape[-1] // target.area, size)
@@ -131,17 +132,17 @@ def _layer(
 def _edged(
     layer: Conv, source: Grid, target: Grid, dtype
 ) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
-    """The last layer, with its input's last row and column repeated once, up to the image.
+    """The last layer, up to the image, with its input's last row and column repeated once.
 
-    The repetition is in kernels of their own for the last cells, not in the map. What they make
-    stays apart (inner, right, bottom, corner): to put it together costs more than to compute it.
+    The last cells have kernels of their own that include the repetition. Their results (inner,
+    right, bottom, corner) stay separate: joining them costs more than computing them.
     """
     inner = PackedKernel.of(layer, source, target, dtype)
     bottom, right = inner.repeating(0), inner.repeating(1)
     corner = bottom.repeating(1)
     a, b, c, d = (kernel.ready() for kernel in (inner, right, bottom, corner))
     y_inner, ends = slice(None, -1), slice(-2, None)
-    if source.area == 1:  # the map ends before what is repeated, whose tap is added to the last's
+    if source.area == 1:  # the map has no repeated pixel: its tap is added to the last one's
         y_inner, ends = slice(None), slice(-1, None)
         b, c, d = b[:, :1], c[:1], d[:1, :1]
     bias = jnp.tile(layer.bias[...], target.area).astype(dtype)  # type: ignore[index]
@@ -186,8 +187,8 @@ def _urec(s: URec, features: Grid, layer: Layer):
     cell = features.rows.cell, features.columns.cell
     cells = [(max(1, cell[0] >> level), max(1, cell[1] >> level)) for level in range(depth + 1)]
     sizes = [SIZE >> level for level in range(depth + 1)]
-    # Cells of pooled pixels begin where their pixels' cells did; kernels are smallest when those
-    # of the next level begin one pixel on.
+    # Cells of pooled pixels begin where the cells of their pixels do; kernels are smallest if the
+    # cells of the next level begin one pixel later.
     first = [0] * (depth + 1)
     for level in reversed(range(depth)):
         first[level] = 2 * (first[level + 1] - 1)
@@ -215,7 +216,7 @@ def _urec(s: URec, features: Grid, layer: Layer):
 
 
 def _shifted(grid: Grid, pixels: int) -> Grid:
-    """The same pixels, in cells that begin so much later."""
+    """The same pixels, in cells that begin ``pixels`` later."""
     cell = grid.rows.cell, grid.columns.cell
     rows, columns = (Grid.of(axis.size, cell, axis.first + pixels) for axis in grid)
     return Grid(rows.rows, columns.columns)

@@ -1,8 +1,8 @@
-"""3×3 convolutions by half as many multiplications: Winograd's F(4,3) along rows, for a CPU.
+"""3×3 convolutions with half the multiplications, for a CPU: Winograd's F(4,3) along rows.
 
-Four rows of outputs are made of six sums of rows and six kernels of a single row, where the plain
-way takes twelve products of rows: Lavin and Gray, "Fast Algorithms for Convolutional Neural
-Networks", 2016. The result is the same but for the last digits (about 1e-6 of the largest).
+Four rows of outputs come from six sums of input rows and six kernels of one row, instead of twelve
+products of rows (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016). The
+result differs in the last digits (about 1e-6 of the largest).
 """
 
 import functools
@@ -39,7 +39,7 @@ OF_OUTPUTS = (
 
 
 def kernels(kernel: jax.Array) -> list[jax.Array]:
-    """The six kernels of one row (1,k,i,o) that a kernel (3,k,i,o) becomes."""
+    """A kernel (3,k,i,o) as six kernels of one row (1,k,i,o)."""
     return [_sum(weights, list(kernel))[None] for weights in OF_KERNELS]
 
 
@@ -49,10 +49,11 @@ def convolve(
     rows: tuple[int, int],
     across: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> jax.Array:
-    """Cross-correlate ``x`` (b,h,w,i) with the kernel (3,k,i,o) of these ``kernels``: (b,h',w',o).
+    """Cross-correlate ``x`` (b,h,w,i) with the kernel (3,k,i,o) of ``kernels``: (b,h',w',o).
 
-    rows: zeros above and below. across: the same for kernels of one row (1,k,i,o), with whatever
-    padding there is to the sides.
+    Args:
+      rows: zeros above and below.
+      across: the convolution with a kernel of one row (1,k,i,o), including padding to the sides.
     """
     outputs = x.shape[1] + sum(rows) - 2
     tiles = -(-outputs // 4)
