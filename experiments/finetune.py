@@ -18,22 +18,20 @@ import numpy as np
 
 import advface_jax
 from advface_jax import cli, data
-from advface_jax.data.listing import parse_where
 from advface_jax.training import finetune, losses
+from experiments.train.faces import OfSelection, Selection, TrainingFaces, names_sum
 from experiments.train.labelled_features import features_with_labels
-from experiments.train.recogniser import Run, hold_out, names_sum, train_classifier
+from experiments.train.recogniser import RecogniserTraining, hold_out, train_classifier
 from experiments.train.recogniser_weights import write
 
-IN_MEMORY = 10_000  # more faces than these (0.8 GB of pixels) are read from the disk as needed
 DEFAULT = finetune.FinetuneConfig()
 
 
 def main(
     out: Path,
+    chosen: OfSelection,
     features: Path | None = None,
     faces: str | None = None,
-    listing: Path | None = None,
-    where: tuple[str, ...] = (),
     weights: str = "facenet-512-q8",
     part: Literal["server", "all"] = "server",
     classifier_epochs: int = DEFAULT.classifier_epochs,
@@ -47,8 +45,6 @@ def main(
     flip: bool = DEFAULT.flip,
     held_people: int = 32,
     measure_every: int = 1,
-    limit: int | None = None,
-    resize: bool = False,
     seed: int = DEFAULT.seed,
     workers: int = 2,
     save_every: int = 200,
@@ -67,8 +63,7 @@ def main(
         on these features as they are (the paper's offline mode).
       faces: Or 160×160 crops: a folder or zip of identity/image.jpg, an insightface pack (.rec), a
         prepared data set (tfds:NAME), or 'synthetic'.
-      listing: Tab-separated list with columns file, identity, …
-      where: Keep rows of the listing by COLUMN=VALUE, as lfw_lookalike=-
+      chosen: Which of the faces.
       weights: A known name or a checkpoint folder.
       part: server trains Ψ, and E's decoders and feature sets still fit; all trains E too.
       classifier_epochs: Passes of the classifier alone (paper: 50); 0 for none.
@@ -82,8 +77,6 @@ def main(
       flip: Mirror half of the pictures in the second stage; features cannot be mirrored.
       held_people: People held out to measure on.
       measure_every: Epochs between two measurements.
-      limit: Use only the first so many faces.
-      resize: Take square pictures of other sizes too (insightface's have 112×112).
       seed: Of the classifier, the order, the flips, and who is held out.
       workers: Threads that read ahead, of features and of pictures on the disk.
       save_every: Steps between checkpoints, each three times the size of the weights.
@@ -93,7 +86,7 @@ def main(
     system = advface_jax.load(weights, fold=False)
     if (out / "card.json").is_file() and _kind(out / "card.json") != "fine-tuned":
         raise ValueError(f"{out} holds a checkpoint of something else: give another --out")
-    items, origin = _items(system, features, faces, listing, where, part, limit, resize)
+    items, origin = _items(system, features, faces, chosen, part)
     config = finetune.FinetuneConfig(
         classifier_epochs,
         epochs,
@@ -107,7 +100,7 @@ def main(
         flip and features is None,
         seed,
     )
-    pupils = hold_out(items, held_people, seed, limit)
+    pupils = hold_out(items, held_people, seed, chosen.limit)
     settings = {
         **origin,
         "part": part,
@@ -128,7 +121,7 @@ def main(
     )
     client = network.extractor if part == "server" and features is None else None
     lazy = not isinstance(getattr(items, "store", None), np.ndarray)
-    run = Run(
+    run = RecogniserTraining(
         learner,
         client,
         pupils,
@@ -148,8 +141,7 @@ def main(
         run.measure()
         run.save()
         shutil.rmtree(stage_one, ignore_errors=True)  # embeddings of every face: not for keeping
-    elif run.step == run.total and (out / "card.json").is_file():
-        cli.console.print(f"{out} holds the finished weights; --restart trains them anew")
+    elif run.is_finished("card.json", "recogniser"):
         return
     run.to_the_end()
     write(run, system)
@@ -167,28 +159,16 @@ def _items(
     system: advface_jax.System,
     features: Path | None,
     faces: str | None,
-    listing: Path | None,
-    where: tuple[str, ...],
+    chosen: Selection,
     part: str,
-    limit: int | None,
-    resize: bool,
 ) -> tuple[data.Faces | data.FeatureSet, dict[str, Any]]:
     if (features is None) == (faces is None):
         raise ValueError("give either --features FOLDER (protected features) or --faces (pictures)")
     if faces is not None:
-        chosen = {"listing": listing, "where": parse_where(where), "limit": limit, "resize": resize}
-        crops = data.open_faces(faces, **chosen)
-        if len(crops) <= IN_MEMORY:
-            crops = data.read_faces(faces, **chosen)
-        return crops, {
-            "faces": Path(faces).name,
-            "where": list(where),
-            "resize": resize,
-            "faces_read": len(crops),
-            "faces_skipped": len(crops.skipped),
-            "names_sha256": names_sum(crops),
-        }
-    if listing or where or resize:
+        pictures = TrainingFaces(**vars(chosen), faces=faces)
+        crops = pictures.open()
+        return crops, {**pictures.settings(crops), "names_sha256": names_sum(crops)}
+    if chosen.listing or chosen.where or chosen.resize:
         raise ValueError("--listing, --where and --resize choose pictures: leave them out")
     if part == "all":
         raise ValueError("features are E's, which cannot be trained on them: give --part server")
@@ -197,7 +177,7 @@ def _items(
     return found, {
         "features": found.folder.name,
         **{k: found.card.get(k) for k in (*asked, "shadow_sha256")},
-        "faces_read": min(len(found), limit or len(found)),
+        "faces_read": min(len(found), chosen.limit or len(found)),
         "names_sha256": names_sum(found),
     }
 

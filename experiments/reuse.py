@@ -30,13 +30,14 @@ from experiments.measure import decoders, inputs, paper, results_file
 from experiments.measure import table as measure_table
 from experiments.measure.judging import Subject, discard
 from experiments.measure.table_rows import row
+from experiments.train.faces import names_sum
 from experiments.train.labelled_features import (
     features_with_labels,
     protection,
     same_faces,
     same_shadow,
 )
-from experiments.train.recogniser import Run, hold_out, names_sum
+from experiments.train.recogniser import RecogniserTraining, hold_out
 
 CONDITIONS = ("raw", "protected")  # of what is measured, as evaluation.judge orders them
 NAMES = {
@@ -239,11 +240,11 @@ def _train(
     workers: int,
     save_every: int,
     restart: bool,
-) -> Run:
+) -> RecogniserTraining:
     pupils = hold_out(items, settings["held_people"], config.seed)
     server = Compact(rngs=nnx.Rngs(config.seed))
     logits = finetune.classifier(Compact.embedding_size, pupils.classes, config.seed)
-    run = Run(
+    run = RecogniserTraining(
         finetune.Learner(server, logits),
         extractor,
         pupils,
@@ -261,7 +262,7 @@ def _train(
     return run
 
 
-def _sum(run: Run) -> str:
+def _sum(run: RecogniserTraining) -> str:
     return decoders.digest(run.learner.server)  # type: ignore[arg-type]
 
 
@@ -288,7 +289,7 @@ def _text(
     table: list[list[str]],
     rows: list[results_file.Row],
     settings: dict[str, Any],
-    taught: dict[str, Run],
+    taught: dict[str, RecogniserTraining],
     seconds: float,
 ) -> str:
     where, run = results_file.surroundings(), taught["protected"]
@@ -310,7 +311,7 @@ def _text(
     )
 
 
-def _size(run: Run) -> int:
+def _size(run: RecogniserTraining) -> int:
     """How many weights the network has, without its classifier."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(run.learner.server, nnx.Param)))
 

@@ -13,33 +13,28 @@ steps: the same command resumes it, and gives what an unbroken run would have gi
 """
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import advface_jax
-from advface_jax import cli, data, defenses
-from advface_jax.data.listing import parse_where
+from advface_jax import cli, defenses
 from advface_jax.models import channel_decoder, decoders
 from advface_jax.system import Role
 from advface_jax.training import train
-from experiments.train.decoder import Run
+from experiments.train.decoder import DecoderTraining
+from experiments.train.faces import OfTraining, Read
 
 HELD_OUT = 64  # faces at the end of the set, never trained on: their SSIM and PSNR are the report
-IN_MEMORY = 10_000  # more faces than these (0.8 GB of pixels) are read from the disk as needed
-Read = Literal["auto", "memory", "disk"]
 OnImages = Literal["none", "duetface", "partialface", "dctdp"]
 Kind = Literal["transrec", "resrec", "urec", "channelrec"]
 
 
 def main(
     out: Path,
-    faces: str = "synthetic",
+    chosen: OfTraining,
     decoder: Kind | None = None,
     defense: OnImages = "none",
     role: Role = "shadow",
-    listing: Path | None = None,
-    where: tuple[str, ...] = (),
     weights: str = "facenet-512-q8",
     width: int | None = None,
     depth: int | None = None,
@@ -49,8 +44,6 @@ def main(
     epochs: int = train.TrainConfig.epochs,
     flip: bool = train.TrainConfig.flip,
     seed: int = train.TrainConfig.seed,
-    limit: int | None = None,
-    resize: bool = False,
     read: Read = "auto",
     workers: int = 2,
     save_every: int = 200,
@@ -63,15 +56,12 @@ def main(
 
     Args:
       out: Folder for the decoder, its card, loss.png and the checkpoint.
-      faces: 160×160 crops: a folder or zip of identity/image.jpg, an insightface pack (.rec), a
-        prepared data set (tfds:NAME), or 'synthetic'.
+      chosen: The faces that it learns from.
       decoder: transrec, resrec (the default) or urec, of features; channelrec, of the frequency
         channels that --defense stores.
       defense: Whose stored items are decoded: none (unprotected features of --weights); duetface,
         partialface, dctdp: the channels that leave the client, with fresh noise in every step.
       role: shadow (the server's S) or attacker (R): give them different people.
-      listing: Tab-separated list with columns file, identity, …
-      where: Keep rows of the listing by COLUMN=VALUE, as lfw_lookalike=-
       weights: A known name or a checkpoint folder of weights_convert; of no use to --defense.
       width: Channels; by default the decoder's own.
       depth: ResRec's blocks, URec's or ChannelRec's levels; by default the decoder's own.
@@ -81,8 +71,6 @@ def main(
       epochs: Passes over the faces.
       flip: Mirror half of the pictures.
       seed: Of the weights, the order, the flips, and the defence's noise.
-      limit: Use only the first so many faces.
-      resize: Take square pictures of other sizes too (insightface's have 112×112).
       read: memory decodes all faces first; disk decodes each when it is needed, ahead of its step;
         auto is disk from 10,000 faces.
       workers: Threads that read ahead from the disk.
@@ -96,20 +84,13 @@ def main(
         depth=base.depth if depth is None else depth,
     )
     config = train.TrainConfig(learning_rate, schedule, batch, epochs, flip, seed)
-    choice = {"listing": listing, "where": parse_where(where), "limit": limit, "resize": resize}
-    read = _where_to_read(faces, choice) if read == "auto" else read
-    opened = data.open_faces if read == "disk" else data.read_faces
-    crops = opened(faces, **choice)
+    crops = chosen.open(read)
     settings = {
         "decoder": dataclasses.asdict(size),
         "train": dataclasses.asdict(config),
         "role": role,
         **origin,
-        "faces": Path(faces).name,
-        "where": list(where),
-        "resize": resize,
-        "faces_read": len(crops),
-        "faces_skipped": len(crops.skipped),
+        **chosen.settings(crops),
         "identities": len(set(crops.identities)),
         "held_out": HELD_OUT,
     }
@@ -118,14 +99,12 @@ def main(
         raise ValueError(f"got {len(crops)} faces; wanted more than the {HELD_OUT} held out")
     training, held = crops.select(range(n)), crops.select(range(n, len(crops)))
     del crops  # in memory they are there twice
-    run = Run(front, training, held, size, config, settings, out, save_every, workers)
+    run = DecoderTraining(front, training, held, size, config, settings, out, save_every, workers)
     if not restart:
         run.resume()
-    if run.step == run.total and (out / f"{base.kind}-{role}.safetensors").exists():
-        cli.console.print(f"{out} holds the finished decoder; --restart trains it anew")
-        return
-    run.to_the_end()
-    run.write(base.kind, role)
+    if not run.is_finished(f"{base.kind}-{role}.safetensors", "decoder"):
+        run.to_the_end()
+        run.write(base.kind, role)
 
 
 def _front(
@@ -143,12 +122,6 @@ def _front(
     system = advface_jax.load(weights)
     origin = {"weights": system.card["source"], "weights_sha256": system.features_sha256}
     return system.extractor, origin, decoders.DecoderConfig.of(kind)
-
-
-def _where_to_read(faces: str, choice: dict[str, Any]) -> Literal["memory", "disk"]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # whichever reads them then says what was skipped
-        return "disk" if len(data.open_faces(faces, **choice)) > IN_MEMORY else "memory"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from advface_jax import defenses
 from advface_jax.data import read_faces
 from advface_jax.models import channel_decoder, state
 from advface_jax.system import ASSETS, read_decoder
-from advface_jax.training import train
+from advface_jax.training import step, train
 from experiments import train_decoder
 
 SMALL = channel_decoder.ChannelDecoderConfig(27, width=4, depth=1)
@@ -93,13 +93,13 @@ def test_wrong_input_and_sizes_are_refused(small, stored):
 def test_every_weight_is_trained_and_the_loss_falls():
     pixels = read_faces("synthetic", limit=2).images
     trainer, now = train.start(SMALL, train.TrainConfig(2e-2, batch=2, flip=False), 2)
-    fresh = state.flatten(train.finished(trainer, now))
+    fresh = state.flatten(step.finished(trainer, now))
     losses = []
     for _ in range(12):
         now, loss = train.train_step(now, pixels, PARTIALFACE, trainer)
         losses.append(float(loss))
     assert np.mean(losses[-2:]) < 0.8 * losses[0], losses
-    trained = state.flatten(train.finished(trainer, now))
+    trained = state.flatten(step.finished(trainer, now))
     # a bias before the average of a batch norm would stay: there is none
     assert all(not np.array_equal(fresh[name], trained[name]) for name in fresh)
 

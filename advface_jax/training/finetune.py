@@ -23,8 +23,7 @@ from advface_jax import checks
 from advface_jax.data.batches import epoch_order
 from advface_jax.models.compact import Compact
 from advface_jax.models.facenet import Extractor, Server
-from advface_jax.training import losses
-from advface_jax.training.train import TrainState
+from advface_jax.training import losses, step
 
 Recogniser = Server | Compact
 
@@ -87,12 +86,7 @@ class Learner(nnx.Module):
         self.extractor = extractor
 
 
-class Tuner(NamedTuple):
-    """The static part of a training: the structure, the optimiser, the config."""
-
-    graph: nnx.GraphDef[Learner]
-    optimizer: optax.GradientTransformation
-    config: FinetuneConfig
+Tuner = step.Trainer[Learner, FinetuneConfig]
 
 
 def rate(start: float, decay: float, per_epoch: int) -> optax.Schedule:
@@ -110,14 +104,12 @@ def classifier(inputs: int, classes: int, seed: int) -> nnx.Linear:
     return nnx.Linear(inputs, classes, rngs=nnx.Rngs(seed))
 
 
-def start(learner: Learner, config: FinetuneConfig, per_epoch: int) -> tuple[Tuner, TrainState]:
+def start(
+    learner: Learner, config: FinetuneConfig, per_epoch: int
+) -> tuple[Tuner, step.TrainState]:
     """The beginning of the whole network's training; the state has copies of the weights."""
-    graph, params, statistics = nnx.split(learner, nnx.Param, ...)
-    # Copies: train_step gives its state's memory back, and the learner may be somebody's system.
-    params, statistics = jax.tree.map(jnp.copy, (params, statistics))
     optimizer = _adam(config.learning_rate, config.decay, per_epoch)
-    state = TrainState(params, statistics, optimizer.init(params), jnp.zeros((), jnp.int32))
-    return Tuner(graph, optimizer, config), state
+    return step.begin(learner, optimizer, config)
 
 
 class Losses(NamedTuple):
@@ -129,13 +121,13 @@ class Losses(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="tuner", donate_argnames="state")
 def train_step(
-    state: TrainState,
+    state: step.TrainState,
     batch: jax.Array,
     labels: jax.Array,
     mask: jax.Array,
     extractor: Extractor | None,
     tuner: Tuner,
-) -> tuple[TrainState, Losses]:
+) -> tuple[step.TrainState, Losses]:
     """One Adam step: the new state and the losses before it.
 
     batch: pixels (b,160,160,3) uint8, or features (b,77,77,64) float32, on which Ψ alone trains.
@@ -144,16 +136,11 @@ def train_step(
     """
     config = tuner.config
     if batch.dtype == jnp.uint8:
-        batch = batch.astype(jnp.float32) / 255
-        if config.flip:
-            key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-            mirrored = jax.random.bernoulli(key, shape=(batch.shape[0], 1, 1, 1))
-            batch = jnp.where(mirrored, batch[:, :, ::-1], batch)
+        batch, _ = step.images_of(batch, config.flip, config.seed, state.step)
         if extractor is not None:
             batch = extractor(batch)
 
-    def loss(params: nnx.State):
-        learner = nnx.merge(tuner.graph, params, state.statistics, copy=True)
+    def loss(learner: Learner) -> tuple[jax.Array, Losses]:
         z = batch if learner.extractor is None else learner.extractor(batch, "train", mask)
         stages = dict(learner.server.stages(z, "train", mask))
         parts = Losses(
@@ -162,18 +149,9 @@ def train_step(
             ),
             losses.cross_entropy(learner.logits(stages["bottleneck"]), labels, mask),
         )
-        return sum(parts), (parts, nnx.split(learner, nnx.Param, ...)[2])
+        return sum(parts), parts  # type: ignore[return-value]
 
-    (_, (parts, statistics)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-    updates, optimizer = tuner.optimizer.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(params, statistics, optimizer, state.step + 1), parts  # type: ignore[arg-type]
-
-
-def finished(tuner: Tuner, state: TrainState) -> Learner:
-    """The networks as trained so far: copies, which a further step does not take away."""
-    params, statistics = jax.tree.map(jnp.copy, (state.params, state.statistics))
-    return nnx.merge(tuner.graph, params, statistics, copy=True)
+    return step.descend(state, tuner, loss)
 
 
 @jax.jit
@@ -196,7 +174,7 @@ def _classifier_epoch(
     graph: nnx.GraphDef[nnx.Linear],
     optimizer: optax.GradientTransformation,
 ) -> tuple[tuple[nnx.State, Any], jax.Array]:
-    def step(state, rows):
+    def one(state, rows):
         def loss(params):
             logits = nnx.merge(graph, params)(bottlenecks[rows])
             return losses.cross_entropy(logits, labels[rows])
@@ -205,7 +183,7 @@ def _classifier_epoch(
         updates, memory = optimizer.update(gradient, state[1], state[0])
         return (optax.apply_updates(state[0], updates), memory), value
 
-    state, values = jax.lax.scan(step, state, order)  # type: ignore[assignment]
+    state, values = jax.lax.scan(one, state, order)  # type: ignore[assignment]
     return state, values.mean()
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from advface_jax import checks
 from advface_jax.defenses import Defense
 from advface_jax.models import decoders, facenet
+from advface_jax.training import step
 
 Front = facenet.Extractor | Defense
 """What makes what is decoded, from images: E, or a defence on images. A pytree."""
@@ -44,42 +45,22 @@ class TrainConfig:
             raise ValueError(f"got learning_rate={self.learning_rate}; wanted a positive number")
 
 
-class TrainState(NamedTuple):
-    """Everything that a step reads and writes; a tree of arrays, so that Orbax can keep it."""
-
-    params: nnx.State
-    statistics: nnx.State
-    optimizer: Any
-    step: jax.Array
-
-
-class Trainer(NamedTuple):
-    """The static part: the decoder's structure, the optimiser, the config."""
-
-    graph: nnx.GraphDef[decoders.AnyDecoder]
-    optimizer: optax.GradientTransformation
-    config: TrainConfig
+Trainer = step.Trainer[decoders.AnyDecoder, TrainConfig]
 
 
 def start(
     decoder_config: decoders.AnyConfig, config: TrainConfig, faces: int
-) -> tuple[Trainer, TrainState]:
+) -> tuple[Trainer, step.TrainState]:
     """A fresh decoder and the optimiser for a training set of so many ``faces``.
 
     Raises:
       ValueError: when there are fewer faces than one batch.
     """
     total = config.epochs * steps_per_epoch(faces, config)
-    rate: Any = config.learning_rate
-    if config.schedule == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(
-            rate / 20, rate, max(total // 20, 1), max(total, 2), rate / 100
-        )
+    rate = config.learning_rate
+    schedule = step.cosine(rate, total) if config.schedule == "cosine" else rate
     decoder = decoders.decoder(decoder_config, rngs=nnx.Rngs(config.seed))
-    graph, params, statistics = nnx.split(decoder, nnx.Param, ...)
-    optimizer = optax.adam(rate)
-    state = TrainState(params, statistics, optimizer.init(params), jnp.zeros((), jnp.int32))
-    return Trainer(graph, optimizer, config), state
+    return step.begin(decoder, optax.adam(schedule), config)
 
 
 def steps_per_epoch(faces: int, config: TrainConfig) -> int:
@@ -94,35 +75,23 @@ def steps_per_epoch(faces: int, config: TrainConfig) -> int:
 
 @functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")
 def train_step(
-    state: TrainState, pixels: jax.Array, front: Front, trainer: Trainer
-) -> tuple[TrainState, jax.Array]:
+    state: step.TrainState, pixels: jax.Array, front: Front, trainer: Trainer
+) -> tuple[step.TrainState, jax.Array]:
     """One Adam step on pixels (b,160,160,3) uint8: the new state, and the mean absolute error."""
-    images = pixels.astype(jnp.float32) / 255
-    key = jax.random.fold_in(jax.random.key(trainer.config.seed), state.step)
-    if trainer.config.flip:
-        mirrored = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
-        images = jnp.where(mirrored, images[:, :, ::-1], images)
+    config = trainer.config
+    images, key = step.images_of(pixels, config.flip, config.seed, state.step)
     stored = see(front, images, jax.random.fold_in(key, 1))
 
-    def loss(params: nnx.State):
-        decoder = nnx.merge(trainer.graph, params, state.statistics, copy=True)
+    def loss(decoder: decoders.AnyDecoder) -> tuple[jax.Array, jax.Array]:
         error = jnp.abs(decoder(stored, "train") - images).mean()
-        return error, nnx.split(decoder, nnx.Param, ...)[2]
+        return error, error
 
-    (error, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-    updates, optimizer = trainer.optimizer.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(params, statistics, optimizer, state.step + 1), error  # type: ignore[arg-type]
+    return step.descend(state, trainer, loss)
 
 
 def see(front: Front, images: jax.Array, key: jax.Array) -> jax.Array:
     """What the decoder is given of images (b,160,160,3) in [0,1]; ``key`` is of the noise."""
     return front(images, key=key) if isinstance(front, Defense) else front(images)
-
-
-def finished(trainer: Trainer, state: TrainState) -> decoders.AnyDecoder:
-    """The decoder as trained so far."""
-    return nnx.merge(trainer.graph, state.params, state.statistics, copy=True)
 
 
 @jax.jit

@@ -12,7 +12,7 @@ import optax
 
 from advface_jax import data, sharding
 from advface_jax.models.state import flatten
-from advface_jax.training import train
+from advface_jax.training import step, train
 from experiments.benchmark import peer
 from experiments.benchmark.cases import OURS, Bench, multiplying, timed_under_a_bar
 from experiments.benchmark.timing import Sample, Spread, timed
@@ -127,9 +127,9 @@ def _write(bench: Bench, case: Training, file: Path) -> None:
     )
 
 
-def _weights(trainer: train.Trainer, state: train.TrainState) -> dict[str, np.ndarray]:
+def _weights(trainer: train.Trainer, state: step.TrainState) -> dict[str, np.ndarray]:
     """What is trained, by name: copies, for the next step overwrites it."""
-    weights = flatten(train.finished(trainer, state))
+    weights = flatten(step.finished(trainer, state))
     return {n: np.array(w) for n, w in weights.items() if not n.endswith((".mean", ".var"))}
 
 

@@ -13,10 +13,10 @@ from advface_jax import checkpoint, cli
 from advface_jax.data import leaks
 from advface_jax.models import state
 from experiments.measure import results_file
-from experiments.train.recogniser import Run
+from experiments.train.recogniser import RecogniserTraining
 
 
-def write(run: Run, system: advface_jax.System) -> None:
+def write(run: RecogniserTraining, system: advface_jax.System) -> None:
     """The weights that ``run`` made of ``system``'s, with their card, into its folder; and
     finetune.json and .md, and the fingerprints of the people they saw."""
     out, pupils, learner, network = run.out, run.pupils, run.learner, system.network
@@ -85,12 +85,7 @@ def write(run: Run, system: advface_jax.System) -> None:
         },
         text=text,
     )
-    if run.refused:
-        cli.console.print(
-            f"{len(run.refused):,} faces could not be read, the first: {{}}: {{}}; finetune.json "
-            "lists them".format(*next(iter(run.refused.items()))),
-            markup=False,
-        )
+    run.show_refused("finetune.json")
     cli.answer.print(
         f"held-out ACC {before['acc']:.2%} -> {after['acc']:.2%}, separation "
         f"{before['separation']:.3f} -> {after['separation']:.3f}; weights: {out}",
