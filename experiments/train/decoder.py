@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from advface_jax import cli, data, metrics, sharding
-from advface_jax.data import batches as loader
 from advface_jax.data import leaks
+from advface_jax.data.batches import loading_rate
 from advface_jax.models import decoders, facenet
 from advface_jax.system import write_decoder
 from advface_jax.training import step, train
@@ -73,7 +73,7 @@ class DecoderTraining(Run):
         return np.concatenate(parts)
 
     def to_the_end(self, title: str = "training") -> None:
-        alone = loader.loading_rate(self.batches())
+        alone = loading_rate(self.batches())
         super().to_the_end(title)
         if self.rate:
             self.loading = {
