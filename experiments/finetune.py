@@ -12,40 +12,30 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import numpy as np
+from tyro.conf import OmitArgPrefixes
 
 import advface_jax
 from advface_jax import cli, data
-from advface_jax.training import finetune, losses
-from experiments.train.faces import OfSelection, Selection, TrainingFaces, names_sum
+from advface_jax.training import finetune
+from experiments.train.faces import OfSelection, Selection, TrainingFaces, in_memory, names_sum
 from experiments.train.labelled_features import features_with_labels
 from experiments.train.recogniser import RecogniserTraining, hold_out, train_classifier
 from experiments.train.recogniser_weights import write
-
-DEFAULT = finetune.FinetuneConfig()
+from experiments.train.run import Place
 
 
 def main(
     out: Path,
     chosen: OfSelection,
+    config: Annotated[finetune.FinetuneConfig, OmitArgPrefixes],
     features: Path | None = None,
     faces: str | None = None,
     weights: str = "facenet-512-q8",
     part: Literal["server", "all"] = "server",
-    classifier_epochs: int = DEFAULT.classifier_epochs,
-    epochs: int = DEFAULT.epochs,
-    classifier_rate: float = DEFAULT.classifier_rate,
-    learning_rate: float = DEFAULT.learning_rate,
-    people: int = DEFAULT.people,
-    images: int = DEFAULT.images,
-    margin: float = DEFAULT.margin,
-    mining: losses.Mining = DEFAULT.mining,
-    flip: bool = DEFAULT.flip,
     held_people: int = 32,
     measure_every: int = 1,
-    seed: int = DEFAULT.seed,
     workers: int = 2,
     save_every: int = 200,
     restart: bool = False,
@@ -64,20 +54,11 @@ def main(
       faces: Or 160×160 crops: a folder or zip of identity/image.jpg, an insightface pack (.rec), a
         prepared data set (tfds:NAME), or 'synthetic'.
       chosen: Which of the faces.
+      config: How it is trained.
       weights: A known name or a checkpoint folder.
       part: server trains Ψ, and E's decoders and feature sets still fit; all trains E too.
-      classifier_epochs: Passes of the classifier alone (paper: 50); 0 for none.
-      epochs: Passes of the whole (paper: 50).
-      classifier_rate: Adam's learning rate for the classifier alone.
-      learning_rate: Adam's for the whole. The paper names none.
-      people: People in a batch.
-      images: Images of each of them in a batch.
-      margin: Of the triplet loss, in squared distance.
-      mining: Which triplets: semi-hard (FaceNet's) or batch-hard.
-      flip: Mirror half of the pictures in the second stage; features cannot be mirrored.
       held_people: People held out to measure on.
       measure_every: Epochs between two measurements.
-      seed: Of the classifier, the order, the flips, and who is held out.
       workers: Threads that read ahead, of features and of pictures on the disk.
       save_every: Steps between checkpoints, each three times the size of the weights.
       restart: Throw an earlier run in --out away.
@@ -87,20 +68,8 @@ def main(
     if (out / "card.json").is_file() and _kind(out / "card.json") != "fine-tuned":
         raise ValueError(f"{out} holds a checkpoint of something else: give another --out")
     items, origin = _items(system, features, faces, chosen, part)
-    config = finetune.FinetuneConfig(
-        classifier_epochs,
-        epochs,
-        classifier_rate,
-        learning_rate,
-        DEFAULT.decay,
-        people,
-        images,
-        margin,
-        mining,
-        flip and features is None,
-        seed,
-    )
-    pupils = hold_out(items, held_people, seed, chosen.limit)
+    config = dataclasses.replace(config, flip=config.flip and features is None)
+    pupils = hold_out(items, held_people, config.seed, chosen.limit)
     settings = {
         **origin,
         "part": part,
@@ -116,27 +85,17 @@ def main(
     network = system.network
     learner = finetune.Learner(
         network.server,
-        finetune.classifier(network.config.embedding_size, pupils.classes, seed),
+        finetune.classifier(network.config.embedding_size, pupils.classes, config.seed),
         network.extractor if part == "all" else None,
     )
     client = network.extractor if part == "server" and features is None else None
-    lazy = not isinstance(getattr(items, "store", None), np.ndarray)
-    run = RecogniserTraining(
-        learner,
-        client,
-        pupils,
-        config,
-        settings,
-        out,
-        save_every=save_every,
-        measure_every=measure_every,
-        workers=workers if lazy else 0,  # a row of an array needs no reading ahead
-    )
+    place = Place(out, settings, save_every, measure_every, 0 if in_memory(items) else workers)
+    run = RecogniserTraining(learner, client, pupils, config, place)
     stage_one = out / ".classifier"
     if restart:
         shutil.rmtree(stage_one, ignore_errors=True)
     if restart or not run.resume():
-        if classifier_epochs:
+        if config.classifier_epochs:
             run.classifier = train_classifier(run, learner, stage_one)
         run.measure()
         run.save()

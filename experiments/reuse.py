@@ -38,6 +38,7 @@ from experiments.train.labelled_features import (
     same_shadow,
 )
 from experiments.train.recogniser import RecogniserTraining, hold_out
+from experiments.train.run import Place
 
 CONDITIONS = ("raw", "protected")  # of what is measured, as evaluation.judge orders them
 NAMES = {
@@ -244,17 +245,10 @@ def _train(
     pupils = hold_out(items, settings["held_people"], config.seed)
     server = Compact(rngs=nnx.Rngs(config.seed))
     logits = finetune.classifier(Compact.embedding_size, pupils.classes, config.seed)
-    run = RecogniserTraining(
-        finetune.Learner(server, logits),
-        extractor,
-        pupils,
-        config,
-        {**settings, "trained_on": name, "names_sha256": names_sum(items)},
-        out / name,
-        save_every=save_every,
-        measure_every=5,
-        workers=workers if extractor is None else 0,
-    )
+    settings = {**settings, "trained_on": name, "names_sha256": names_sum(items)}
+    ahead = workers if extractor is None else 0
+    place = Place(out / name, settings, save_every, measure_every=5, workers=ahead)
+    run = RecogniserTraining(finetune.Learner(server, logits), extractor, pupils, config, place)
     if not restart:
         run.resume()
     if run.step < run.total:

@@ -14,7 +14,9 @@ steps: the same command resumes it, and gives what an unbroken run would have gi
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from tyro.conf import OmitArgPrefixes
 
 import advface_jax
 from advface_jax import cli, defenses
@@ -22,7 +24,8 @@ from advface_jax.models import channel_decoder, decoders
 from advface_jax.system import Role
 from advface_jax.training import train
 from experiments.train.decoder import DecoderTraining
-from experiments.train.faces import OfTraining, Read
+from experiments.train.faces import OfTraining, Read, in_memory
+from experiments.train.run import Place
 
 HELD_OUT = 64  # faces at the end of the set, never trained on: their SSIM and PSNR are the report
 OnImages = Literal["none", "duetface", "partialface", "dctdp"]
@@ -32,18 +35,13 @@ Kind = Literal["transrec", "resrec", "urec", "channelrec"]
 def main(
     out: Path,
     chosen: OfTraining,
+    config: Annotated[train.TrainConfig, OmitArgPrefixes],
     decoder: Kind | None = None,
     defense: OnImages = "none",
     role: Role = "shadow",
     weights: str = "facenet-512-q8",
     width: int | None = None,
     depth: int | None = None,
-    learning_rate: float = train.TrainConfig.learning_rate,
-    schedule: Literal["constant", "cosine"] = train.TrainConfig.schedule,
-    batch: int = train.TrainConfig.batch,
-    epochs: int = train.TrainConfig.epochs,
-    flip: bool = train.TrainConfig.flip,
-    seed: int = train.TrainConfig.seed,
     read: Read = "auto",
     workers: int = 2,
     save_every: int = 200,
@@ -57,6 +55,7 @@ def main(
     Args:
       out: Folder for the decoder, its card, loss.png and the checkpoint.
       chosen: The faces that it learns from.
+      config: How it is trained.
       decoder: transrec, resrec (the default) or urec, of features; channelrec, of the frequency
         channels that --defense stores.
       defense: Whose stored items are decoded: none (unprotected features of --weights); duetface,
@@ -65,12 +64,6 @@ def main(
       weights: A known name or a checkpoint folder of weights_convert; of no use to --defense.
       width: Channels; by default the decoder's own.
       depth: ResRec's blocks, URec's or ChannelRec's levels; by default the decoder's own.
-      learning_rate: Adam's; with the cosine schedule 2e-3 needs few epochs.
-      schedule: constant, or cosine (5% warm-up, down to 1%).
-      batch: Faces a step.
-      epochs: Passes over the faces.
-      flip: Mirror half of the pictures.
-      seed: Of the weights, the order, the flips, and the defence's noise.
       read: memory decodes all faces first; disk decodes each when it is needed, ahead of its step;
         auto is disk from 10,000 faces.
       workers: Threads that read ahead from the disk.
@@ -83,7 +76,6 @@ def main(
         width=base.width if width is None else width,
         depth=base.depth if depth is None else depth,
     )
-    config = train.TrainConfig(learning_rate, schedule, batch, epochs, flip, seed)
     crops = chosen.open(read)
     settings = {
         "decoder": dataclasses.asdict(size),
@@ -99,7 +91,9 @@ def main(
         raise ValueError(f"got {len(crops)} faces; wanted more than the {HELD_OUT} held out")
     training, held = crops.select(range(n)), crops.select(range(n, len(crops)))
     del crops  # in memory they are there twice
-    run = DecoderTraining(front, training, held, size, config, settings, out, save_every, workers)
+    ahead = 0 if in_memory(training) else workers
+    place = Place(out, settings, save_every, workers=ahead)
+    run = DecoderTraining(front, training, held, size, config, place)
     if not restart:
         run.resume()
     if not run.is_finished(f"{base.kind}-{role}.safetensors", "decoder"):

@@ -14,27 +14,24 @@ every --save-every steps: the same command resumes it.
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes
 
 import advface_jax
 from advface_jax import cli
 from advface_jax.models.duetface import DuetFaceConfig
-from advface_jax.training import duetface
+from advface_jax.training.duetface import DistillConfig
 from experiments.train.duetface import PEOPLE, DuetFaceTraining, hold_out
 from experiments.train.faces import OfTraining, names_sum
-
-Default = duetface.DistillConfig
+from experiments.train.run import Place
 
 
 def main(
     out: Path,
     chosen: OfTraining,
+    config: Annotated[DistillConfig, OmitArgPrefixes],
     weights: str = "facenet-512-q8",
-    learning_rate: float = Default.learning_rate,
-    batch: int = Default.batch,
-    feature_epochs: int = Default.feature_epochs,
-    embedding_epochs: int = Default.embedding_epochs,
-    flip: bool = Default.flip,
-    seed: int = Default.seed,
     save_every: int = 100,
     restart: bool = False,
 ) -> None:
@@ -48,17 +45,11 @@ def main(
     Args:
       out: Folder for the recogniser, its card and the checkpoint.
       chosen: The faces that it learns from.
+      config: How it is trained.
       weights: The FaceNet: a known name or a checkpoint folder of weights_convert.
-      learning_rate: Adam's at its peak.
-      batch: Faces a step.
-      feature_epochs: Passes over the faces towards z alone; half the price of the others.
-      embedding_epochs: Passes after them, towards the embedding too.
-      flip: Mirror half of the pictures.
-      seed: Of the weights, the order, the flips, and the pairs held out.
       save_every: Steps between checkpoints.
       restart: Throw an earlier run in --out away.
     """
-    config = Default(learning_rate, batch, feature_epochs, embedding_epochs, flip, seed)
     system = advface_jax.load(weights)
     crops = chosen.open("memory")
     training, held = hold_out(crops)
@@ -73,7 +64,8 @@ def main(
         "held_out_people": PEOPLE,
         "held_out_faces": len(held),
     }
-    run = DuetFaceTraining(system.network, training, held, config, settings, out, save_every)
+    place = Place(out, settings, save_every)
+    run = DuetFaceTraining(system.network, training, held, config, place)
     if not restart:
         run.resume()
     if not run.is_finished("duetface.safetensors", "recogniser"):

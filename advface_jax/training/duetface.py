@@ -36,12 +36,13 @@ class DistillConfig:
     """How the recogniser is trained.
 
     Attributes:
-      learning_rate: Adam's, the peak of a cosine (5% warm-up, down to 1%).
-      batch: faces a step.
-      feature_epochs: passes over the faces towards FaceNet's z alone, by L1.
-      embedding_epochs: passes after them, towards its embedding too: L1 + (1 - cosine).
-      flip: mirror each picture with probability 1/2.
-      seed: of the first weights, the order of the faces and the flips.
+      learning_rate: Adam's at the peak of a cosine (5% warm-up, down to 1%).
+      batch: Faces a step.
+      feature_epochs: Passes over the faces towards FaceNet's z alone (L1); half the price of the
+        others.
+      embedding_epochs: Passes after them, towards its embedding too: L1 + (1 - cosine).
+      flip: Mirror each picture with probability 1/2.
+      seed: Of the weights, the order, the flips, and the pairs held out.
     """
 
     learning_rate: float = 4e-3

@@ -33,15 +33,18 @@ class FinetuneConfig:
     """How a recogniser is trained.
 
     Attributes:
-      classifier_epochs: passes of the classifier alone, over the frozen network; 0 for none.
-      epochs: passes of the whole network.
+      classifier_epochs: Passes of the classifier alone, over the frozen network (paper: 50); 0 for
+        none.
+      epochs: Passes of the whole network (paper: 50).
       classifier_rate: Adam's learning rate for the classifier alone.
-      learning_rate: Adam's for the whole; the paper names no rate.
-      decay: both are multiplied by it after every epoch.
-      people, images: a batch has so many people with so many images of each.
-      margin, mining: of the triplets (``losses.triplet_loss``).
-      flip: mirror each picture with probability 1/2; features cannot be mirrored.
-      seed: of fresh weights, the order and the flips.
+      learning_rate: Adam's for the whole. The paper names none.
+      decay: Both rates are multiplied by it after every epoch.
+      people: People in a batch.
+      images: Images of each of them in a batch.
+      margin: Of the triplet loss, in squared distance.
+      mining: Which triplets: semi-hard (FaceNet's) or batch-hard.
+      flip: Mirror each picture with probability 1/2; features cannot be mirrored.
+      seed: Of the classifier, the order, the flips, and who is held out.
     """
 
     classifier_epochs: int = 50
@@ -51,7 +54,7 @@ class FinetuneConfig:
     # A network and a classifier that fit already give next to no gradient, of which Adam makes
     # steps of full length.
     learning_rate: float = 1e-6
-    decay: float = 0.94
+    decay: float = dataclasses.field(default=0.94, init=False)  # the paper's
     people: int = 8
     images: int = 4
     margin: float = losses.MARGIN
@@ -65,7 +68,7 @@ class FinetuneConfig:
         if self.classifier_epochs < 0 or self.seed < 0:
             given = f"classifier_epochs={self.classifier_epochs}, seed={self.seed}"
             raise ValueError(f"got {given}; wanted 0 or more")
-        for name in ("classifier_rate", "learning_rate", "decay", "margin"):
+        for name in ("classifier_rate", "learning_rate", "margin"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"got {name}={getattr(self, name)}; wanted a positive number")
         if self.people < 2:

@@ -1,7 +1,6 @@
 """The training of a decoder: its steps, what is measured of it, the files that it leaves."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +13,8 @@ from advface_jax.models import decoders, facenet
 from advface_jax.system import write_decoder
 from advface_jax.training import step, train
 from experiments.measure import plots, results_file
-from experiments.train.run import Run
+from experiments.train.faces import in_memory
+from experiments.train.run import Place, Run
 
 DIGITS = {"ssim": 3, "psnr": 2, "mse": 4}
 
@@ -31,26 +31,12 @@ class DecoderTraining(Run):
         held: data.Faces,
         size: decoders.AnyConfig,
         config: train.TrainConfig,
-        settings: dict[str, Any],
-        out: Path,
-        save_every: int,
-        workers: int,
+        place: Place,
     ):
         self.crops, self.held = crops, held
-        self.lazy = not isinstance(crops.store, np.ndarray)
         self.trainer, state = train.start(size, config, len(crops))
-        super().__init__(
-            state,
-            crops,
-            batch=config.batch,
-            per_epoch=train.steps_per_epoch(len(crops), config),
-            epochs=config.epochs,
-            order=config.seed,
-            settings=settings,
-            out=out,
-            save_every=save_every,
-            workers=workers if self.lazy else 0,  # a row of an array needs no reading ahead
-        )
+        per_epoch = train.steps_per_epoch(len(crops), config)
+        super().__init__(state, crops, config.batch, per_epoch, config.epochs, config.seed, place)
         self.front = sharding.replicate(front, self.mesh)
         self.loading: dict[str, Any] = {}  # the rates of this sitting
 
@@ -77,8 +63,8 @@ class DecoderTraining(Run):
         super().to_the_end(title)
         if self.rate:
             self.loading = {
-                "read": "disk" if self.lazy else "memory",
-                "workers": self.workers,
+                "read": "memory" if in_memory(self.crops) else "disk",
+                "workers": self.place.workers,
                 "loader_alone_faces_per_s": round(alone, 1),
                 "training_faces_per_s": round(self.rate, 1),
                 "share_of_time_waiting_for_faces": round(self.waiting, 5),

@@ -1,8 +1,5 @@
 """The training of DuetFace's recogniser: its steps, what is measured of it, what it leaves."""
 
-from pathlib import Path
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +11,7 @@ from advface_jax.models.duetface import DuetFaceConfig, Recogniser
 from advface_jax.models.facenet import InceptionResNetV1
 from advface_jax.training import duetface, step
 from experiments.measure import inputs, results_file
-from experiments.train.run import Run
+from experiments.train.run import Place, Run
 
 PEOPLE = 16  # the last in the list, never trained on: the report is of them
 PAIRS = 600  # at most, of those people's faces
@@ -51,26 +48,14 @@ class DuetFaceTraining(Run):
         crops: data.Faces,
         held: data.Faces,
         config: duetface.DistillConfig,
-        settings: dict[str, Any],
-        out: Path,
-        save_every: int,
+        place: Place,
     ):
         if len(crops) < config.batch:
             raise ValueError(f"got {len(crops)} faces for batches of {config.batch}; wanted more")
         per_epoch = len(crops) // config.batch
         epochs = config.feature_epochs + config.embedding_epochs
         self.distiller, state = duetface.start(DuetFaceConfig(), config, per_epoch * epochs)
-        super().__init__(
-            state,
-            crops,
-            batch=config.batch,
-            per_epoch=per_epoch,
-            epochs=epochs,
-            order=config.seed,
-            settings=settings,
-            out=out,
-            save_every=save_every,
-        )
+        super().__init__(state, crops, config.batch, per_epoch, epochs, config.seed, place)
         self.body = sharding.replicate(body, self.mesh)
         self.feature_steps = per_epoch * config.feature_epochs
         self.crops, self.pairs = crops, inputs.draw(held, PAIRS, config.seed)

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from tyro.conf import OmitArgPrefixes
 
 from advface_jax import data
@@ -72,6 +73,11 @@ class TrainingFaces(Selection):
 FIELDS = dataclasses.fields(Selection)
 OfSelection = Annotated[Selection, OmitArgPrefixes]
 OfTraining = Annotated[TrainingFaces, OmitArgPrefixes]
+
+
+def in_memory(items: data.Faces | data.FeatureSet) -> bool:
+    """Whether a row is only a row of an array, which needs no reading ahead."""
+    return isinstance(getattr(items, "store", None), np.ndarray)
 
 
 def names_sum(items: data.Faces | data.FeatureSet) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import time
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from advface_jax.data.batches import Readable
 from advface_jax.models.facenet import Extractor
 from advface_jax.training import finetune, step
 from experiments.measure import inputs
-from experiments.train.run import Run, leaves, refilled
+from experiments.train.run import Place, Run, leaves, refilled
 
 EMBEDDED = 32  # faces at a time where nothing is trained
 SAVE_SECONDS = 60  # between two checkpoints of the classifier alone
@@ -125,36 +125,14 @@ class RecogniserTraining(Run):
         extractor: Extractor | None,
         pupils: Pupils,
         config: finetune.FinetuneConfig,
-        settings: dict[str, Any],
-        out: Path,
-        *,
-        save_every: int,
-        measure_every: int,
-        workers: int,
+        place: Place,
     ):
         self.pupils, self.config = pupils, config
-        self.rows = data.Grouped(
-            pupils.training,
-            pupils.labels,
-            config.people,
-            config.images,
-            config.epochs,
-            config.seed,
-        )
+        many = config.people, config.images, config.epochs, config.seed
+        self.rows = data.Grouped(pupils.training, pupils.labels, *many)
         self.tuner, state = finetune.start(learner, config, self.rows.per_epoch)
-        super().__init__(
-            state,
-            self.rows,
-            batch=config.batch,
-            per_epoch=self.rows.per_epoch,
-            epochs=config.epochs,
-            order=None,
-            settings=settings,
-            out=out,
-            save_every=save_every,
-            measure_every=measure_every,
-            workers=workers,
-        )
+        epoch = self.rows.per_epoch
+        super().__init__(state, self.rows, config.batch, epoch, config.epochs, None, place)
         self.extractor = sharding.replicate(extractor, self.mesh)
         self.classifier: list[float] = []
 

@@ -3,7 +3,7 @@
 import abc
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +13,16 @@ from advface_jax.data.batches import Readable
 from advface_jax.training.step import TrainState
 
 READ = 10  # losses read at a time: reading one waits for its step
+
+
+class Place(NamedTuple):
+    """Where a training is kept, and what of it."""
+
+    out: Path
+    settings: dict[str, Any]  # a checkpoint of others is refused
+    save_every: int  # steps between checkpoints
+    measure_every: int = 1  # epochs between measurements
+    workers: int = 0  # threads that read ahead
 
 
 class Run(abc.ABC):
@@ -39,25 +49,19 @@ class Run(abc.ABC):
         self,
         state: TrainState,
         items: Readable,
-        *,
         batch: int,
         per_epoch: int,
         epochs: int,
         order: int | None,
-        settings: dict[str, Any],
-        out: Path,
-        save_every: int,
-        measure_every: int = 1,
-        workers: int = 0,
+        place: Place,
     ):
         """``order`` is the seed of the items' order; None where they have one of their own."""
-        checks.positive(save_every=save_every, measure_every=measure_every)
+        checks.positive(save_every=place.save_every, measure_every=place.measure_every)
         self.mesh = sharding.across(batch)
         self.state = sharding.replicate(state, self.mesh)
-        self.items, self.batch, self.order, self.workers = items, batch, order, workers
+        self.items, self.batch, self.order = items, batch, order
         self.per_epoch, self.total = per_epoch, per_epoch * epochs
-        self.settings, self.out = settings, out
-        self.save_every, self.measure_every = save_every, measure_every
+        self.place, self.out, self.settings = place, place.out, place.settings
         self.step, self.seconds = 0, 0.0
         self.losses: list[Any] = []
         self.quality: list[dict[str, float]] = []
@@ -118,7 +122,7 @@ class Run(abc.ABC):
             seed=self.order,
             start=self.step,
             stop=self.total,
-            workers=self.workers,
+            workers=self.place.workers,
         )
 
     def measure(self) -> None:
@@ -144,7 +148,7 @@ class Run(abc.ABC):
                 one = next(loaded, None)
                 waited += time.perf_counter() - asked
                 epoch, within = divmod(self.step, self.per_epoch)
-                saves = not within or self.step % self.save_every == 0
+                saves = not within or self.step % self.place.save_every == 0
                 if len(pending) < READ and not saves:
                     continue
                 self.losses += [np.array(jax.device_get(x)).tolist() for x in pending]
@@ -154,7 +158,9 @@ class Run(abc.ABC):
                 pending.clear()
                 note = f"{self.note()}  {rates[-1]:.1f} faces/s"
                 bar.update(task, completed=self.step * self.batch, note=note)
-                if not within and (epoch % self.measure_every == 0 or self.step == self.total):
+                if not within and (
+                    epoch % self.place.measure_every == 0 or self.step == self.total
+                ):
                     self.measure()
                 self.seconds = time.monotonic() - began
                 if saves:
