@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flat import call
 from flax import nnx
 from networks import filled
 from test_protect import on_a_cpu, slow_convolutions
@@ -151,7 +152,7 @@ def run(out, **changes):
         "epochs": 1,
         "limit": 6,
     }
-    train_decoder.main(out, **settings | changes)
+    call(train_decoder.main, out=out, **settings | changes)
 
 
 def test_the_card_says_whose_channels_are_decoded(trained, stored):
