@@ -105,7 +105,7 @@ def main(
       people: People in a batch.
       images: Images of each of them in a batch.
       held_people: People of the training set held out, to watch the trainings by.
-      preset: demo: measure on 48 embedded faces of nobody. paper: on the pairs of --set.
+      preset: demo: measure on 48 embedded synthetic faces. paper: on the pairs of --set.
       set: lfw, cfp_fp or agedb_30, with --preset paper.
       measured: Faces to measure on, instead of the preset's: as --faces.
       pairs: Their pairs, as for the other experiments.

@@ -104,7 +104,7 @@ def main(
 def _front(
     defense: OnImages, decoder: Kind | None, weights: str
 ) -> tuple[train.Front, dict[str, Any], decoders.AnyConfig]:
-    """What makes the decoder's input, whence it comes, and the decoder's own size."""
+    """What makes the decoder's input, its origin for the card, and the decoder's default size."""
     kind = decoder or ("resrec" if defense == "none" else "channelrec")
     if (kind == "channelrec") != (defense != "none"):
         wanted = "transrec, resrec or urec" if defense == "none" else "channelrec"

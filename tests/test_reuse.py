@@ -1,4 +1,4 @@
-"""A recogniser from packaged features: packaged, trained and measured on faces of nobody."""
+"""A recogniser from packaged features: packaged, trained and measured on synthetic faces."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def place(tmp_path_factory):
         patch.setattr(inputs, "DEMO_PEOPLE", 4)
         patch.setattr(inputs, "DEMO_PICTURES", 2)
         faces = data.read_faces("synthetic")
-        for name in sorted(faces.names)[-28:]:  # seven people, whom demo does not measure
+        for name in sorted(faces.names)[-28:]:  # seven people that demo does not measure
             (folder / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
             pixels = faces.images[faces.names.index(name)]
             Image.fromarray(pixels).save((folder / "faces" / name).with_suffix(".png"))
@@ -106,7 +106,7 @@ def test_a_training_on_features_protected_otherwise_is_not_taken_up(place, tmp_p
 
 
 @pytest.mark.slow
-def test_people_of_the_training_among_the_measured_are_told(place, tmp_path):
+def test_people_of_the_training_among_the_measured_are_refused(place, tmp_path):
     flags = place | {"out": tmp_path / "out", "measured": place["faces"], "epochs": 1}
     with pytest.raises(ValueError, match="7 people were seen in training"):
         reuse.main(**flags, on_leak="refuse")

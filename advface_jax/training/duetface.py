@@ -1,9 +1,9 @@
 """DuetFace's recogniser trained by distillation, and as a file.
 
-The published one is trained from scratch on millions of faces, by labels. This one learns to give
-a frozen FaceNet what FaceNet would have seen: first the feature z, which costs little, then the
-embedding. So it starts from FaceNet's knowledge of faces and can come near it at best; what is
-measured with it is what DuetFace's channels allow a recogniser, not what DuetFace's training gives.
+The published recogniser is trained from scratch on millions of labelled faces. This one learns to
+reproduce a frozen FaceNet: first its feature z, which costs little, then its embedding. It can at
+best equal FaceNet, so it measures what DuetFace's channels allow a recogniser, not what DuetFace's
+own training reaches.
 """
 
 import dataclasses

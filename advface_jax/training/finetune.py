@@ -1,9 +1,9 @@
 """Training a recogniser by triplet loss and cross-entropy (paper, section 5.1).
 
 Adam, its rate × 0.94 after every epoch: first a classifier over the frozen network, then all of it.
-What the classifier sees is the bottleneck's output before it is normalised, as in David Sandberg's
-``facenet``; triplets are of the normalised embeddings. Each of the two parts starts from a learning
-rate of its own, and the loss is the plain sum of the two losses: the paper names neither.
+The classifier's input is the bottleneck's output before it is normalised, as in David Sandberg's
+``facenet``; triplets are of the normalised embeddings. Each part has its own learning rate, and the
+loss is the plain sum of the two losses: the paper specifies neither.
 
 A batch holds several images of several people (``data.Grouped``), so that it holds triplets.
 """
@@ -131,11 +131,18 @@ def train_step(
     extractor: Extractor | None,
     tuner: Tuner,
 ) -> tuple[step.TrainState, Losses]:
-    """One Adam step: the new state and the losses before it.
+    """One Adam step.
 
-    batch: pixels (b,160,160,3) uint8, or features (b,77,77,64) float32, on which Ψ alone trains.
-    labels: int (b,). mask: (b,), 0 for stand-ins, which count neither in a loss nor in batch norm.
-    extractor: the frozen E for pixels, where the learner has none of its own; else None.
+    Args:
+      state: before the step.
+      batch: pixels (b,160,160,3) uint8, or features (b,77,77,64) float32, on which Ψ alone trains.
+      labels: int (b,).
+      mask: (b,), 0 for padding, which counts neither in a loss nor in batch norm.
+      extractor: the frozen E for pixels, if the learner has none of its own; else None.
+      tuner: the static part.
+
+    Returns:
+      The new state and the losses before the step.
     """
     config = tuner.config
     if batch.dtype == jnp.uint8:
@@ -159,9 +166,12 @@ def train_step(
 
 @jax.jit
 def bottleneck(batch: jax.Array, server: Recogniser, extractor: Extractor | None) -> jax.Array:
-    """What the classifier sees and the embedding is made of, (b,e), by stored statistics.
+    """The classifier's input (b,e), by stored statistics.
 
-    batch: pixels (b,160,160,3) uint8, which need E, or features (b,77,77,64) float32.
+    Args:
+      batch: pixels (b,160,160,3) uint8, which need E, or features (b,77,77,64) float32.
+      server: Ψ.
+      extractor: E, or None.
     """
     if batch.dtype == jnp.uint8 and extractor is not None:
         batch = extractor(batch.astype(jnp.float32) / 255)

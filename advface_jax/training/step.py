@@ -69,9 +69,7 @@ def images_of(
 
 
 def descend(
-    state: TrainState,
-    trainer: Trainer[Model, Any],
-    loss: Callable[[Model], tuple[jax.Array, Any]],
+    state: TrainState, trainer: Trainer[Model, Any], loss: Callable[[Model], tuple[jax.Array, Any]]
 ) -> tuple[TrainState, Any]:
     """One step of the optimiser.
 

@@ -1,4 +1,4 @@
-"""Training a decoder on (what is stored, image) pairs: the L1 loss of the paper's Eq. 1 and 3."""
+"""Training a decoder on (stored item, image) pairs with the L1 loss of the paper's Eq. 1 and 3."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from advface_jax.models import decoders, facenet
 from advface_jax.training import step
 
 Front = facenet.Extractor | Defense
-"""What makes what is decoded, from images: E, or a defence on images. A pytree."""
+"""What turns images into the decoder's input: E, or a defence on images. A pytree."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ def train_step(
 
 
 def see(front: Front, images: jax.Array, key: jax.Array) -> jax.Array:
-    """What the decoder is given of images (b,160,160,3) in [0,1]; ``key`` is of the noise."""
+    """The decoder's input from images (b,160,160,3) in [0,1]; ``key`` is for a defence's noise."""
     return front(images, key=key) if isinstance(front, Defense) else front(images)
 
 
@@ -104,7 +104,15 @@ def _reconstruct(
 def reconstruct(
     pixels: ArrayLike, front: Front, decoder: decoders.AnyDecoder, *, seed: int = 0
 ) -> jax.Array:
-    """R(E(x)) for pixels x (b,160,160,3) uint8, with the decoder's own statistics: images.
+    """R(E(x)) for pixels x (b,160,160,3) uint8, with the decoder's own statistics.
 
-    ``front`` stands for E; ``seed`` is of its noise, where it is a defence that draws at random."""
+    Args:
+      pixels: x.
+      front: E, or a defence.
+      decoder: R.
+      seed: of the noise, if ``front`` is a defence with noise.
+
+    Returns:
+      Images (b,160,160,3) in [0,1].
+    """
     return _reconstruct(jnp.asarray(pixels), front, decoder, jax.random.key(seed))

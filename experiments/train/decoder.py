@@ -91,16 +91,8 @@ class DecoderTraining(Run):
 
     def write(self, kind: str, role: str) -> None:
         """The decoder, its card and its loss curve."""
-        card = {
-            **self.settings,
-            "steps": self.step,
-            "loss": float(np.mean(self.losses[-100:])),
-            "quality": self.quality[-1],
-            "faces_refused": len(self.refused),
-            "seconds": round(self.seconds),
-            "command": cli.command("experiments.train_decoder"),
-            **results_file.surroundings(),
-        }
+        card = self.card("train_decoder") | {"faces_refused": len(self.refused)}
+        card["loss"] = float(np.mean(self.losses[-100:]))
         path = self.out / f"{kind}-{role}.safetensors"
         write_decoder(path, step.finished(self.trainer, self.state), card)
         leaks.write_identities(path.with_suffix(".identities"), self.crops.identities)
@@ -108,20 +100,8 @@ class DecoderTraining(Run):
         row = {"method": f"{kind} ({role})", "epsilon": None, "acc": None, "srra": None}
         row |= {k: self.quality[-1][k] for k in DIGITS} | {"n": len(self.held_out)}
         cells = [row["method"], *(f"{row[k]:.{d}f}" for k, d in DIGITS.items()), str(row["n"])]
-        results_file.write_results(
-            self.out,
-            "train_decoder",
-            [row],
-            command=card["command"],
-            config=self.settings,
-            seconds=self.seconds,
-            notes={
-                "loss": card["loss"],
-                "quality": self.quality,
-                "loading": self.loading,
-                "refused": self.refused,
-            },
-            text=results_file.markdown(("held-out faces", *DIGITS, "n"), [cells]),
-        )
+        text = results_file.markdown(("held-out faces", *DIGITS, "n"), [cells])
+        notes = {"loss": card["loss"], "loading": self.loading, "refused": self.refused}
+        self.write_results("train_decoder", [row], text, **notes)
         self.show_refused("train_decoder.json")
         cli.console.print(f"written: {path} and its card, train_decoder.json and .md, loss.png")

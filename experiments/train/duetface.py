@@ -102,15 +102,8 @@ class DuetFaceTraining(Run):
 
     def write(self) -> None:
         """The recogniser, its card, the people it saw, and the results file."""
-        card = {
-            **self.settings,
-            "training": "distilled from the FaceNet behind it, not trained as published",
-            "steps": self.step,
-            "quality": self.quality[-1],
-            "seconds": round(self.seconds),
-            "command": cli.command("experiments.train_duetface"),
-            **results_file.surroundings(),
-        }
+        card = self.card("train_duetface")
+        card["training"] = "distilled from the FaceNet behind it, not trained as published"
         path = self.out / "duetface.safetensors"
         duetface.write_duetface(path, step.finished(self.distiller, self.state), card)
         leaks.write_identities(path.with_suffix(".identities"), self.crops.identities)
@@ -119,16 +112,8 @@ class DuetFaceTraining(Run):
         row |= dict.fromkeys(("ssim", "psnr", "mse", "srra"))
         row |= {"n": len(self.held), "pairs": len(self.pairs), "cosine": last["cosine"]}
         cells = [row["method"], *(f"{last[k]:.{d}f}" for k, d in DIGITS.items()), str(row["n"])]
-        results_file.write_results(
-            self.out,
-            "train_duetface",
-            [row],
-            command=card["command"],
-            config=self.settings,
-            seconds=self.seconds,
-            notes={"quality": self.quality},
-            text=results_file.markdown(("held-out people", *DIGITS, "n"), [cells]),
-        )
+        text = results_file.markdown(("held-out people", *DIGITS, "n"), [cells])
+        self.write_results("train_duetface", [row], text)
         cli.console.print(f"written: {path} and its card, train_duetface.json and .md")
 
 

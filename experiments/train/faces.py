@@ -1,4 +1,4 @@
-"""The flags of the trainings that say which faces are learned from, and the reading of them."""
+"""The faces that a training learns from: their flags, and how they are read."""
 
 import dataclasses
 import hashlib

@@ -20,7 +20,7 @@ SAVE_SECONDS = 60  # between two checkpoints of the classifier alone
 
 
 class Pupils(NamedTuple):
-    """Whom a recogniser learns from, and others on whom it is measured as it learns."""
+    """The people that a recogniser learns from, and those on which it is measured meanwhile."""
 
     training: data.Chosen
     labels: np.ndarray  # int32 (n,), 0, 1, …
@@ -35,11 +35,12 @@ class Pupils(NamedTuple):
 def hold_out(
     items: data.Faces | data.FeatureSet, held_people: int, seed: int, limit: int | None = None
 ) -> Pupils:
-    """Keep ``held_people`` drawn people with two images or more out of the training; of all items
-    only the first ``limit`` are used.
+    """Draw ``held_people`` people with two images or more, and keep them out of the training.
+
+    Only the first ``limit`` items are used.
 
     Raises:
-      ValueError: people who do not suffice.
+      ValueError: too few people.
     """
     checks.positive(held_people=held_people)
     identities = items.identities[:limit]
@@ -65,8 +66,12 @@ def bottlenecks(
     title: str,
     keep: Path | None = None,
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Every item through the network, (n,e) float32, and (index, reason) of those that cannot be
-    read, whose rows are 0. Parts are kept in the folder ``keep``, so that it goes on there."""
+    """Every item through the network.
+
+    Returns:
+      (n,e) float32, 0 where an item is unreadable, and those items' indices with the reasons.
+      Parts are kept in the folder ``keep``, from which a stopped call goes on.
+    """
     size = min(EMBEDDED, len(items))
     parts: list[np.ndarray] = []
     refused: dict[int, str] = {}
@@ -188,7 +193,7 @@ class RecogniserTraining(Run):
         return {
             "epoch": self.step / self.per_epoch,
             "acc": verified.accuracy,
-            # Where nearly all pairs are judged rightly this still tells better from worse.
+            # Where nearly all pairs are judged rightly this still separates better from worse.
             "separation": float((far.mean() - near.mean()) / (far.var() + near.var()) ** 0.5),
             "same": float(near.mean()),
             "different": float(far.mean()),
@@ -197,10 +202,12 @@ class RecogniserTraining(Run):
 
 
 def train_classifier(run: RecogniserTraining, learner: finetune.Learner, keep: Path) -> list[float]:
-    """Stage one: the classifier alone, over the outputs of the frozen network, computed once; the
-    run then begins with it. Returns its mean loss in each epoch.
+    """Stage one: train the classifier alone over the frozen network, then begin ``run`` with it.
 
-    Outputs and state are kept in ``keep``: it goes on where it was stopped.
+    Outputs of the network and state are kept in ``keep``, from which a stopped call goes on.
+
+    Returns:
+      Its mean loss in each epoch.
     """
     key = hashlib.sha256(repr(sorted(run.settings.items())).encode()).hexdigest()[:16]
     extractor = learner.extractor or run.extractor

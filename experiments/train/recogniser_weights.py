@@ -1,4 +1,4 @@
-"""What a fine-tuning leaves: weights that `advface_jax.load` reads, their card, its results."""
+"""What fine-tuning leaves: weights that ``advface_jax.load`` reads, their card, the results."""
 
 import datetime
 import hashlib
@@ -17,8 +17,8 @@ from experiments.train.recogniser import RecogniserTraining
 
 
 def write(run: RecogniserTraining, system: advface_jax.System) -> None:
-    """The weights that ``run`` made of ``system``'s, with their card, into its folder; and
-    finetune.json and .md, and the fingerprints of the people they saw."""
+    """Write the weights trained from ``system``'s with their card, finetune.json and .md, and the
+    fingerprints of the people in the training."""
     out, pupils, learner, network = run.out, run.pupils, run.learner, system.network
     network.server = learner.server  # type: ignore[assignment]
     if learner.extractor is not None:
@@ -26,7 +26,7 @@ def write(run: RecogniserTraining, system: advface_jax.System) -> None:
     arrays = {
         name: np.asarray(value)
         for name, value in state.flatten(network).items()
-        if not name.startswith("logits.")  # whoever is recognised is not in this classifier
+        if not name.startswith("logits.")  # the people of the old classifier
     }
     before, after = run.quality[0], run.quality[-1]
     card = {
@@ -69,21 +69,14 @@ def write(run: RecogniserTraining, system: advface_jax.System) -> None:
         f"over their deviation.\n\n`{card['command']}`\n{card['hardware']}, "
         f"{run.seconds / 60:.1f} min, {run.rate or 0:.1f} faces/s, {card['date']}."
     )
-    results_file.write_results(
-        out,
+    run.write_results(
         "finetune",
         rows,
-        command=card["command"],
-        config=run.settings,
-        seconds=run.seconds,
-        notes={
-            "quality": run.quality,
-            "classifier_cross_entropy": run.classifier,
-            "losses": run.losses,
-            "faces_per_s": run.rate,
-            "refused": run.refused,
-        },
-        text=text,
+        text,
+        classifier_cross_entropy=run.classifier,
+        losses=run.losses,
+        faces_per_s=run.rate,
+        refused=run.refused,
     )
     run.show_refused("finetune.json")
     cli.answer.print(

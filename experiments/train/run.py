@@ -11,6 +11,7 @@ import numpy as np
 from advface_jax import checkpoint, checks, cli, data, sharding
 from advface_jax.data.batches import Readable
 from advface_jax.training.step import TrainState
+from experiments.measure import results_file
 
 READ = 10  # losses read at a time: reading one waits for its step
 
@@ -169,6 +170,30 @@ class Run(abc.ABC):
         if rates:
             self.rate = float(np.median(rates[1:] or rates))  # the first steps compile
             self.waiting = waited / trained
+
+    def card(self, name: str) -> dict[str, Any]:
+        """What the card of the result says of its training by the command ``name``."""
+        return {
+            **self.settings,
+            "steps": self.step,
+            "quality": self.quality[-1],
+            "seconds": round(self.seconds),
+            "command": cli.command(f"experiments.{name}"),
+            **results_file.surroundings(),
+        }
+
+    def write_results(self, name: str, rows: list[results_file.Row], text: str, **notes: Any):
+        """The results file of the command ``name``: JSON and Markdown."""
+        results_file.write_results(
+            self.out,
+            name,
+            rows,
+            command=cli.command(f"experiments.{name}"),
+            config=self.settings,
+            seconds=self.seconds,
+            notes={"quality": self.quality, **notes},
+            text=text,
+        )
 
     def show_refused(self, file: str) -> None:
         """Say how many items could not be read, and that ``file`` lists them."""
