@@ -12,44 +12,30 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import numpy as np
+from tyro.conf import OmitArgPrefixes
 
 import advface_jax
 from advface_jax import cli, data
-from advface_jax.data.listing import parse_where
-from advface_jax.training import finetune, losses
+from advface_jax.training import finetune
+from experiments.train.faces import OfSelection, Selection, TrainingFaces, in_memory, names_sum
 from experiments.train.labelled_features import features_with_labels
-from experiments.train.recogniser import Run, hold_out, names_sum, train_classifier
+from experiments.train.recogniser import RecogniserTraining, hold_out, train_classifier
 from experiments.train.recogniser_weights import write
-
-IN_MEMORY = 10_000  # more faces than these (0.8 GB of pixels) are read from the disk as needed
-DEFAULT = finetune.FinetuneConfig()
+from experiments.train.run import Place
 
 
 def main(
     out: Path,
+    chosen: OfSelection,
+    config: Annotated[finetune.FinetuneConfig, OmitArgPrefixes],
     features: Path | None = None,
     faces: str | None = None,
-    listing: Path | None = None,
-    where: tuple[str, ...] = (),
     weights: str = "facenet-512-q8",
     part: Literal["server", "all"] = "server",
-    classifier_epochs: int = DEFAULT.classifier_epochs,
-    epochs: int = DEFAULT.epochs,
-    classifier_rate: float = DEFAULT.classifier_rate,
-    learning_rate: float = DEFAULT.learning_rate,
-    people: int = DEFAULT.people,
-    images: int = DEFAULT.images,
-    margin: float = DEFAULT.margin,
-    mining: losses.Mining = DEFAULT.mining,
-    flip: bool = DEFAULT.flip,
     held_people: int = 32,
     measure_every: int = 1,
-    limit: int | None = None,
-    resize: bool = False,
-    seed: int = DEFAULT.seed,
     workers: int = 2,
     save_every: int = 200,
     restart: bool = False,
@@ -67,24 +53,12 @@ def main(
         on these features as they are (the paper's offline mode).
       faces: Or 160×160 crops: a folder or zip of identity/image.jpg, an insightface pack (.rec), a
         prepared data set (tfds:NAME), or 'synthetic'.
-      listing: Tab-separated list with columns file, identity, …
-      where: Keep rows of the listing by COLUMN=VALUE, as lfw_lookalike=-
+      chosen: Which of the faces.
+      config: How it is trained.
       weights: A known name or a checkpoint folder.
       part: server trains Ψ, and E's decoders and feature sets still fit; all trains E too.
-      classifier_epochs: Passes of the classifier alone (paper: 50); 0 for none.
-      epochs: Passes of the whole (paper: 50).
-      classifier_rate: Adam's learning rate for the classifier alone.
-      learning_rate: Adam's for the whole. The paper names none.
-      people: People in a batch.
-      images: Images of each of them in a batch.
-      margin: Of the triplet loss, in squared distance.
-      mining: Which triplets: semi-hard (FaceNet's) or batch-hard.
-      flip: Mirror half of the pictures in the second stage; features cannot be mirrored.
       held_people: People held out to measure on.
       measure_every: Epochs between two measurements.
-      limit: Use only the first so many faces.
-      resize: Take square pictures of other sizes too (insightface's have 112×112).
-      seed: Of the classifier, the order, the flips, and who is held out.
       workers: Threads that read ahead, of features and of pictures on the disk.
       save_every: Steps between checkpoints, each three times the size of the weights.
       restart: Throw an earlier run in --out away.
@@ -93,21 +67,9 @@ def main(
     system = advface_jax.load(weights, fold=False)
     if (out / "card.json").is_file() and _kind(out / "card.json") != "fine-tuned":
         raise ValueError(f"{out} holds a checkpoint of something else: give another --out")
-    items, origin = _items(system, features, faces, listing, where, part, limit, resize)
-    config = finetune.FinetuneConfig(
-        classifier_epochs,
-        epochs,
-        classifier_rate,
-        learning_rate,
-        DEFAULT.decay,
-        people,
-        images,
-        margin,
-        mining,
-        flip and features is None,
-        seed,
-    )
-    pupils = hold_out(items, held_people, seed, limit)
+    items, origin = _items(system, features, faces, chosen, part)
+    config = dataclasses.replace(config, flip=config.flip and features is None)
+    pupils = hold_out(items, held_people, config.seed, chosen.limit)
     settings = {
         **origin,
         "part": part,
@@ -123,33 +85,22 @@ def main(
     network = system.network
     learner = finetune.Learner(
         network.server,
-        finetune.classifier(network.config.embedding_size, pupils.classes, seed),
+        finetune.classifier(network.config.embedding_size, pupils.classes, config.seed),
         network.extractor if part == "all" else None,
     )
     client = network.extractor if part == "server" and features is None else None
-    lazy = not isinstance(getattr(items, "store", None), np.ndarray)
-    run = Run(
-        learner,
-        client,
-        pupils,
-        config,
-        settings,
-        out,
-        save_every=save_every,
-        measure_every=measure_every,
-        workers=workers if lazy else 0,  # a row of an array needs no reading ahead
-    )
+    place = Place(out, settings, save_every, measure_every, 0 if in_memory(items) else workers)
+    run = RecogniserTraining(learner, client, pupils, config, place)
     stage_one = out / ".classifier"
     if restart:
         shutil.rmtree(stage_one, ignore_errors=True)
     if restart or not run.resume():
-        if classifier_epochs:
+        if config.classifier_epochs:
             run.classifier = train_classifier(run, learner, stage_one)
         run.measure()
         run.save()
         shutil.rmtree(stage_one, ignore_errors=True)  # embeddings of every face: not for keeping
-    elif run.step == run.total and (out / "card.json").is_file():
-        cli.console.print(f"{out} holds the finished weights; --restart trains them anew")
+    elif run.is_finished("card.json", "recogniser"):
         return
     run.to_the_end()
     write(run, system)
@@ -167,28 +118,16 @@ def _items(
     system: advface_jax.System,
     features: Path | None,
     faces: str | None,
-    listing: Path | None,
-    where: tuple[str, ...],
+    chosen: Selection,
     part: str,
-    limit: int | None,
-    resize: bool,
 ) -> tuple[data.Faces | data.FeatureSet, dict[str, Any]]:
     if (features is None) == (faces is None):
         raise ValueError("give either --features FOLDER (protected features) or --faces (pictures)")
     if faces is not None:
-        chosen = {"listing": listing, "where": parse_where(where), "limit": limit, "resize": resize}
-        crops = data.open_faces(faces, **chosen)
-        if len(crops) <= IN_MEMORY:
-            crops = data.read_faces(faces, **chosen)
-        return crops, {
-            "faces": Path(faces).name,
-            "where": list(where),
-            "resize": resize,
-            "faces_read": len(crops),
-            "faces_skipped": len(crops.skipped),
-            "names_sha256": names_sum(crops),
-        }
-    if listing or where or resize:
+        pictures = TrainingFaces(**vars(chosen), faces=faces)
+        crops = pictures.open()
+        return crops, {**pictures.settings(crops), "names_sha256": names_sum(crops)}
+    if chosen.listing or chosen.where or chosen.resize:
         raise ValueError("--listing, --where and --resize choose pictures: leave them out")
     if part == "all":
         raise ValueError("features are E's, which cannot be trained on them: give --part server")
@@ -197,7 +136,7 @@ def _items(
     return found, {
         "features": found.folder.name,
         **{k: found.card.get(k) for k in (*asked, "shadow_sha256")},
-        "faces_read": min(len(found), limit or len(found)),
+        "faces_read": min(len(found), chosen.limit or len(found)),
         "names_sha256": names_sum(found),
     }
 

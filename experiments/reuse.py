@@ -9,6 +9,7 @@ was made from. Writes reuse.json and reuse.md into --out, and both trainings.
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from rich.table import Table
 
 import advface_jax
 from advface_jax import cli, data, defenses
@@ -25,19 +25,25 @@ from advface_jax.data.listing import parse_where
 from advface_jax.models.compact import Compact
 from advface_jax.models.facenet import Extractor
 from advface_jax.training import finetune
-from experiments.measure import decoders, inputs, judging, paper, results_file
-from experiments.measure.judging import Subject, discard
+from experiments.measure import decoders, inputs, judging, paper
+from experiments.measure.inputs import Inputs
+from experiments.measure.judging import Subject
+from experiments.measure.results_file import Row, surroundings
+from experiments.measure.sample import Sample
 from experiments.measure.subjects import Each, SideBySide
+from experiments.measure.table import Spent, Table, publish
 from experiments.measure.table_rows import row
+from experiments.train.faces import names_sum
 from experiments.train.labelled_features import (
     features_with_labels,
     protection,
     same_faces,
     same_shadow,
 )
-from experiments.train.recogniser import Run, hold_out, names_sum
+from experiments.train.recogniser import RecogniserTraining, hold_out
+from experiments.train.run import Place
 
-CONDITIONS = ("raw", "protected")  # of what is measured, as evaluation.judge orders them
+CONDITIONS = ("raw", "protected")  # of what is measured, in the order of judging
 NAMES = {
     "protected": "Compact network, trained on protected features",
     "raw": "Compact network, trained on raw features",
@@ -91,7 +97,7 @@ def main(
       people: People in a batch.
       images: Images of each of them in a batch.
       held_people: People of the training set held out, to watch the trainings by.
-      preset: demo: measure on 48 embedded faces of nobody. paper: on the pairs of --set.
+      preset: demo: measure on 48 embedded synthetic faces. paper: on the pairs of --set.
       set: lfw, cfp_fp or agedb_30, with --preset paper.
       measured: Faces to measure on, instead of the preset's: as --faces.
       pairs: Their pairs, as for the other experiments.
@@ -113,7 +119,6 @@ def main(
             f"{features} was written with labels {found.card.get('labels')!r}; wanted 'original', "
             "by which the same people are held out of both: make it anew with --labels original"
         )
-    models = decoders.models(system, shadow, shadow)
     same_shadow(found, shadow)
     crops = data.read_faces(faces, listing=listing, where=parse_where(where))
     same_faces(found, crops)
@@ -143,78 +148,105 @@ def main(
             ("raw", crops, system.extractor, run_settings),
         )
     }
-    measured_faces, over, origin = inputs.read(preset, measured, None, pairs, limit, seed, set=set)
-    shared = leaks.find_leaks(crops, measured_faces)
-    leaks.settle(shared, "the training", on_leak)
+    sample = Sample(preset, set, out, weights, measured, None, pairs, limit, batch, seed, on_leak)
+    given = sample.read()
+    publish(
+        table(system, given, sample, found, crops, taught, run_settings, shadow, precision, began),
+        out,
+    )
+
+
+def table(
+    system: advface_jax.System,
+    given: Inputs,
+    sample: Sample,
+    found: data.FeatureSet,
+    crops: data.Faces,
+    taught: Mapping[str, RecogniserTraining],
+    training: Mapping[str, Any],
+    shadow: str = "resrec",
+    precision: str = "float32",
+    began: float | None = None,
+) -> Table:
+    """Each network on raw and on protected features.
+
+    Args:
+      system, given, sample: What is measured, beside FaceNet's own Ψ.
+      found, crops: The feature set, and the pictures that it was made from.
+      taught: The training on "protected" features and the one on "raw" ones.
+      training: Their common settings.
+      shadow: The set's S.
+      precision: Of the protection.
+      began: When the trainings began, by ``time.monotonic``; None counts the measuring alone.
+    """
+    began = began or time.monotonic()
+    faces, over, origin = given
+    how, epsilon = protection(found)
+    shared = leaks.find_leaks(crops, faces)
+    leaks.settle(shared, "the training", sample.on_leak)
+    decoder = decoders.decoder(system, shadow, "shadow")
     settings = {
         "experiment": "reuse",
         **origin,
-        "weights": system.card["source"],
-        "weights_sha256": system.card["sha256"],
-        "features": features.name,
+        **decoders.of_system(system),
+        "features": found.folder.name,
         "features_names_sha256": names_sum(found),
         "shadow": Path(shadow).stem,
-        "shadow_sha256": decoders.digest(models.shadow),
+        "shadow_sha256": decoders.digest(decoder),
         "epsilon": epsilon,
         **dataclasses.asdict(how),
-        "training": run_settings,
-        "networks": {name: _sum(run) for name, run in taught.items()},
-        "batch": batch,
+        "training": training,
+        "networks": {name: decoders.digest(_server(run)) for name, run in taught.items()},
+        "batch": sample.batch,
         "precision": precision,
-        "versions": results_file.surroundings()["versions"],
+        "versions": surroundings()["versions"],
     }
-    servers = {name: run.learner.server for name, run in taught.items()}
-    defence = defenses.advface(extractor=system.extractor, shadow=models.shadow, config=how)
+    servers = {name: _server(run) for name, run in taught.items()}
+    defence = defenses.advface(extractor=system.extractor, shadow=decoder, config=how)
     store = Each((defence,), jnp.float32(epsilon), precision)
     recognise = SideBySide((*servers.values(), system.server))
     subject = Subject(system.extractor, store, (), recognise, system.network)
-    kept = out / ".batches"
     with judging.exactly(precision):
         judged, _, earlier, rate, folder = judging.measure(
-            measured_faces, subject, batch=batch, seed=seed, keep=kept, settings=settings
+            faces, subject, settings=settings, **sample.how
         )
-    sizes = [s.embedding_size for s in servers.values()] + [system.network.config.embedding_size]  # type: ignore[union-attr]
+    sizes = [s.embedding_size for s in servers.values()] + [system.network.config.embedding_size]
     rows = []
-    for name, stored in zip(
-        (*servers, "facenet"), np.split(judged.stored, np.cumsum(sizes)[:-1], axis=-1), strict=True
-    ):
+    parts = np.split(judged.stored, np.cumsum(sizes)[:-1], axis=-1)
+    for name, stored in zip((*servers, "facenet"), parts, strict=True):
         one = judged._replace(stored=stored)
         for i, condition in enumerate(CONDITIONS):
             extra = {"set": origin["set"], "trained_on": name, "measured_on": condition}
             rows.append(row(NAMES[name], epsilon if i else None, one, i, over, extra=extra))
-    spent = time.monotonic() - began + earlier
-    table = [
-        [NAMES[name], *(_cell(rows, name, condition) for condition in reversed(CONDITIONS))]
-        for name in NAMES
-    ]
-    results_file.write_results(
-        out,
+    run = taught["protected"]
+    return Table(
         "reuse",
+        "A recogniser trained from a packaged set of protected features",
         rows,
-        command=cli.command("experiments.reuse"),
-        config=settings,
-        seconds=spent,
+        ("", "ACC % on protected features", "ACC % on raw features"),
+        [
+            [NAMES[name], *(_cell(rows, name, condition) for condition in reversed(CONDITIONS))]
+            for name in NAMES
+        ],
+        settings,
         notes={
             "seen_in_training": {"trainings": shared.counts()},
-            "trainings": {
-                name: {
-                    "faces": len(run.pupils.training),
-                    "people": run.pupils.classes,
-                    "steps": run.total,
-                    "seconds": round(run.seconds, 1),
-                    "faces_per_s": run.rate,
-                    "held_out": run.quality,
-                    "losses_of_every_tenth_step": run.losses[::10],
-                    "refused": run.refused,
-                }
-                for name, run in taught.items()
-            },
+            "trainings": {name: _training(run) for name, run in taught.items()},
             "faces_per_s": round(rate, 3),
         },
-        text=_text(table, rows, settings, taught, spent),
+        spent=Spent(earlier, time.monotonic() - began),
+        remarks=(
+            f"Compact network: {_size(run):,} weights, trained from scratch on "
+            f"{len(run.pupils.training):,} faces of {run.pupils.classes} people, {run.total:,} "
+            f"steps of {run.config.batch}: far too little for a good recogniser, so compare its "
+            "rows with each other and not with FaceNet's. In brackets: 95 % bootstrap over the "
+            "pairs; another seed of the training would differ too.",
+            f"ε = {epsilon:g}, {how.steps} steps, S {settings['shadow']}; {rows[0]['n']:,} faces, "
+            f"{rows[0]['pairs']:,} pairs ({settings['faces']}); seed {sample.seed}.",
+        ),
+        kept=(folder,),
+        caption="A recogniser from features alone",
     )
-    _show(table, out)
-    discard(folder)
 
 
 def _train(
@@ -227,21 +259,14 @@ def _train(
     workers: int,
     save_every: int,
     restart: bool,
-) -> Run:
+) -> RecogniserTraining:
     pupils = hold_out(items, settings["held_people"], config.seed)
     server = Compact(rngs=nnx.Rngs(config.seed))
     logits = finetune.classifier(Compact.embedding_size, pupils.classes, config.seed)
-    run = Run(
-        finetune.Learner(server, logits),
-        extractor,
-        pupils,
-        config,
-        {**settings, "trained_on": name, "names_sha256": names_sum(items)},
-        out / name,
-        save_every=save_every,
-        measure_every=5,
-        workers=workers if extractor is None else 0,
-    )
+    settings = {**settings, "trained_on": name, "names_sha256": names_sum(items)}
+    ahead = workers if extractor is None else 0
+    place = Place(out / name, settings, save_every, measure_every=5, workers=ahead)
+    run = RecogniserTraining(finetune.Learner(server, logits), extractor, pupils, config, place)
     if not restart:
         run.resume()
     if run.step < run.total:
@@ -249,56 +274,30 @@ def _train(
     return run
 
 
-def _sum(run: Run) -> str:
-    return decoders.digest(run.learner.server)  # type: ignore[arg-type]
+def _server(run: RecogniserTraining) -> Any:
+    return run.learner.server
 
 
-def _cell(rows: list[results_file.Row], trained: str, measured: str) -> str:
+def _training(run: RecogniserTraining) -> dict[str, Any]:
+    return {
+        "faces": len(run.pupils.training),
+        "people": run.pupils.classes,
+        "steps": run.total,
+        "seconds": round(run.seconds, 1),
+        "faces_per_s": run.rate,
+        "held_out": run.quality,
+        "losses_of_every_tenth_step": run.losses[::10],
+        "refused": run.refused,
+    }
+
+
+def _cell(rows: list[Row], trained: str, measured: str) -> str:
     (r,) = (r for r in rows if (r["trained_on"], r["measured_on"]) == (trained, measured))
     low, high = (f"{100 * x:.1f}" for x in r["acc_ci"])
     return f"{100 * r['acc']:.2f} ({low} to {high})"
 
 
-HEADER = ("", "ACC % on protected features", "ACC % on raw features")
-
-
-def _show(table: list[list[str]], out: Path) -> None:
-    shown = Table(title="A recogniser from features alone")
-    for i, name in enumerate(HEADER):
-        shown.add_column(name, justify="right" if i else "left")
-    for cells in table:
-        shown.add_row(*cells)
-    cli.answer.print(shown)
-    cli.console.print(f"written: {out / 'reuse.md'}, {out / 'reuse.json'}")
-
-
-def _text(
-    table: list[list[str]],
-    rows: list[results_file.Row],
-    settings: dict[str, Any],
-    taught: dict[str, Run],
-    seconds: float,
-) -> str:
-    where, run = results_file.surroundings(), taught["protected"]
-    return "\n\n".join(
-        [
-            "# A recogniser trained from a packaged set of protected features",
-            results_file.markdown(HEADER, table),
-            f"Compact network: {_size(run):,} weights, trained from nothing on "
-            f"{len(run.pupils.training):,} faces of {run.pupils.classes} people, {run.total:,} "
-            f"steps of {run.config.batch}: far too little for a good recogniser, so that its rows "
-            "are to be compared with each other and not with FaceNet's. In brackets: 95% bootstrap "
-            "over the pairs; another seed of the training would differ too.",
-            f"ε = {settings['epsilon']:g}, {settings['steps']} steps, S {settings['shadow']}; "
-            f"{rows[0]['n']:,} faces, {rows[0]['pairs']:,} pairs ({settings['faces']}); seed "
-            f"{settings['seed']}.",
-            f"`{cli.command('experiments.reuse')}`\n{where['hardware']}, jax "
-            f"{where['versions']['jax']}, {seconds / 60:.1f} min, {where['date']}.",
-        ]
-    )
-
-
-def _size(run: Run) -> int:
+def _size(run: RecogniserTraining) -> int:
     """How many weights the network has, without its classifier."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(run.learner.server, nnx.Param)))
 

@@ -13,44 +13,35 @@ steps: the same command resumes it, and gives what an unbroken run would have gi
 """
 
 import dataclasses
-import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from tyro.conf import OmitArgPrefixes
 
 import advface_jax
-from advface_jax import cli, data, defenses
-from advface_jax.data.listing import parse_where
+from advface_jax import cli, defenses
 from advface_jax.models import channel_decoder, decoders
 from advface_jax.system import Role
 from advface_jax.training import train
-from experiments.train.decoder import Run
+from experiments.train.decoder import DecoderTraining
+from experiments.train.faces import OfTraining, Read, in_memory
+from experiments.train.run import Place
 
 HELD_OUT = 64  # faces at the end of the set, never trained on: their SSIM and PSNR are the report
-IN_MEMORY = 10_000  # more faces than these (0.8 GB of pixels) are read from the disk as needed
-Read = Literal["auto", "memory", "disk"]
 OnImages = Literal["none", "duetface", "partialface", "dctdp"]
 Kind = Literal["transrec", "resrec", "urec", "channelrec"]
 
 
 def main(
     out: Path,
-    faces: str = "synthetic",
+    chosen: OfTraining,
+    config: Annotated[train.TrainConfig, OmitArgPrefixes],
     decoder: Kind | None = None,
     defense: OnImages = "none",
     role: Role = "shadow",
-    listing: Path | None = None,
-    where: tuple[str, ...] = (),
     weights: str = "facenet-512-q8",
     width: int | None = None,
     depth: int | None = None,
-    learning_rate: float = train.TrainConfig.learning_rate,
-    schedule: Literal["constant", "cosine"] = train.TrainConfig.schedule,
-    batch: int = train.TrainConfig.batch,
-    epochs: int = train.TrainConfig.epochs,
-    flip: bool = train.TrainConfig.flip,
-    seed: int = train.TrainConfig.seed,
-    limit: int | None = None,
-    resize: bool = False,
     read: Read = "auto",
     workers: int = 2,
     save_every: int = 200,
@@ -63,26 +54,16 @@ def main(
 
     Args:
       out: Folder for the decoder, its card, loss.png and the checkpoint.
-      faces: 160×160 crops: a folder or zip of identity/image.jpg, an insightface pack (.rec), a
-        prepared data set (tfds:NAME), or 'synthetic'.
+      chosen: The faces that it learns from.
+      config: How it is trained.
       decoder: transrec, resrec (the default) or urec, of features; channelrec, of the frequency
         channels that --defense stores.
       defense: Whose stored items are decoded: none (unprotected features of --weights); duetface,
         partialface, dctdp: the channels that leave the client, with fresh noise in every step.
       role: shadow (the server's S) or attacker (R): give them different people.
-      listing: Tab-separated list with columns file, identity, …
-      where: Keep rows of the listing by COLUMN=VALUE, as lfw_lookalike=-
       weights: A known name or a checkpoint folder of weights_convert; of no use to --defense.
       width: Channels; by default the decoder's own.
       depth: ResRec's blocks, URec's or ChannelRec's levels; by default the decoder's own.
-      learning_rate: Adam's; with the cosine schedule 2e-3 needs few epochs.
-      schedule: constant, or cosine (5% warm-up, down to 1%).
-      batch: Faces a step.
-      epochs: Passes over the faces.
-      flip: Mirror half of the pictures.
-      seed: Of the weights, the order, the flips, and the defence's noise.
-      limit: Use only the first so many faces.
-      resize: Take square pictures of other sizes too (insightface's have 112×112).
       read: memory decodes all faces first; disk decodes each when it is needed, ahead of its step;
         auto is disk from 10,000 faces.
       workers: Threads that read ahead from the disk.
@@ -95,21 +76,13 @@ def main(
         width=base.width if width is None else width,
         depth=base.depth if depth is None else depth,
     )
-    config = train.TrainConfig(learning_rate, schedule, batch, epochs, flip, seed)
-    choice = {"listing": listing, "where": parse_where(where), "limit": limit, "resize": resize}
-    read = _where_to_read(faces, choice) if read == "auto" else read
-    opened = data.open_faces if read == "disk" else data.read_faces
-    crops = opened(faces, **choice)
+    crops = chosen.open(read)
     settings = {
         "decoder": dataclasses.asdict(size),
         "train": dataclasses.asdict(config),
         "role": role,
         **origin,
-        "faces": Path(faces).name,
-        "where": list(where),
-        "resize": resize,
-        "faces_read": len(crops),
-        "faces_skipped": len(crops.skipped),
+        **chosen.settings(crops),
         "identities": len(set(crops.identities)),
         "held_out": HELD_OUT,
     }
@@ -118,20 +91,20 @@ def main(
         raise ValueError(f"got {len(crops)} faces; wanted more than the {HELD_OUT} held out")
     training, held = crops.select(range(n)), crops.select(range(n, len(crops)))
     del crops  # in memory they are there twice
-    run = Run(front, training, held, size, config, settings, out, save_every, workers)
+    ahead = 0 if in_memory(training) else workers
+    place = Place(out, settings, save_every, workers=ahead)
+    run = DecoderTraining(front, training, held, size, config, place)
     if not restart:
         run.resume()
-    if run.step == run.total and (out / f"{base.kind}-{role}.safetensors").exists():
-        cli.console.print(f"{out} holds the finished decoder; --restart trains it anew")
-        return
-    run.to_the_end()
-    run.write(base.kind, role)
+    if not run.is_finished(f"{base.kind}-{role}.safetensors", "decoder"):
+        run.to_the_end()
+        run.write(base.kind, role)
 
 
 def _front(
     defense: OnImages, decoder: Kind | None, weights: str
 ) -> tuple[train.Front, dict[str, Any], decoders.AnyConfig]:
-    """What makes the decoder's input, whence it comes, and the decoder's own size."""
+    """What makes the decoder's input, its origin for the card, and the decoder's default size."""
     kind = decoder or ("resrec" if defense == "none" else "channelrec")
     if (kind == "channelrec") != (defense != "none"):
         wanted = "transrec, resrec or urec" if defense == "none" else "channelrec"
@@ -143,12 +116,6 @@ def _front(
     system = advface_jax.load(weights)
     origin = {"weights": system.card["source"], "weights_sha256": system.features_sha256}
     return system.extractor, origin, decoders.DecoderConfig.of(kind)
-
-
-def _where_to_read(faces: str, choice: dict[str, Any]) -> Literal["memory", "disk"]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # whichever reads them then says what was skipped
-        return "disk" if len(data.open_faces(faces, **choice)) > IN_MEMORY else "memory"
 
 
 if __name__ == "__main__":

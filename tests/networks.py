@@ -9,6 +9,7 @@ from flax import nnx
 from reference import weights
 
 from advface_jax.models import decoders, facenet, state
+from advface_jax.models.layers import BatchNorm, Statistics
 from advface_jax.system import System
 
 Module = TypeVar("Module", bound=nnx.Module)
@@ -68,3 +69,38 @@ class Sampled(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         return images[:, 3:157:2, 3:157:2] @ self.kernel.astype(images.dtype)  # (b, 77, 77, 64)
+
+
+class Tiny(nnx.Module):
+    """A Ψ to train: colours in a few places, batch norm, one layer."""
+
+    embedding_size = 8
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        self.bn = BatchNorm(64 * 4, scale=False)
+        self.linear = nnx.Linear(64 * 4, self.embedding_size, rngs=rngs)
+
+    def stages(self, z: jax.Array, statistics: Statistics = "running", mask: Any = None):
+        pooled = z[:, ::50, ::50].reshape(len(z), -1)
+        yield "bottleneck", (x := self.linear(self.bn(pooled, statistics, mask)))
+        yield "embedding", x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+
+    def __call__(self, z: jax.Array, statistics: Statistics = "running") -> jax.Array:
+        return dict(self.stages(z, statistics))["embedding"]
+
+
+class Small(nnx.Module):
+    """E, and ``Tiny`` for Ψ."""
+
+    config = facenet.FaceNetConfig(embedding_size=Tiny.embedding_size)
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        self.extractor = facenet.Extractor(rngs=rngs)
+        self.server = Tiny(rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return self.server(self.extractor(images))
+
+
+def small_system() -> System:
+    return system_of(filled(lambda: Small(rngs=nnx.Rngs(0))))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flat import call
 from flax import nnx
 from networks import filled
 from test_protect import on_a_cpu, slow_convolutions
@@ -16,7 +17,7 @@ from advface_jax import defenses
 from advface_jax.data import read_faces
 from advface_jax.models import channel_decoder, state
 from advface_jax.system import ASSETS, read_decoder
-from advface_jax.training import train
+from advface_jax.training import step, train
 from experiments import train_decoder
 
 SMALL = channel_decoder.ChannelDecoderConfig(27, width=4, depth=1)
@@ -91,7 +92,7 @@ def steps():
         for _ in range(n):
             now, loss = train.train_step(now, pixels, PARTIALFACE, trainer)
             losses.append(float(loss))
-        return train.finished(trainer, now), losses
+        return step.finished(trainer, now), losses
 
     run.program = train.train_step.lower(fresh, pixels, PARTIALFACE, trainer).compile()
     return run
@@ -148,7 +149,7 @@ def run(out, **changes):
         "epochs": 1,
         "limit": 6,
     }
-    train_decoder.main(out, **settings | changes)
+    call(train_decoder.main, out=out, **settings | changes)
 
 
 @pytest.mark.slow

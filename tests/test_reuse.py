@@ -1,20 +1,17 @@
-"""A recogniser from packaged features: packaged, trained and measured on faces of nobody."""
+"""A recogniser from packaged features: packaged, trained and measured on synthetic faces."""
 
 import json
 import shutil
 
 import jax
 import pytest
-from flax import nnx
-from networks import filled
+from networks import Tiny, small_decoder, small_system
 from PIL import Image
-from test_finetune import Small, Tiny
 
 import advface_jax
 from advface_jax import data
 from advface_jax.commands import features
-from advface_jax.models import decoders
-from advface_jax.system import System, write_decoder
+from advface_jax.system import write_decoder
 from experiments import reuse
 from experiments.measure import inputs
 
@@ -23,19 +20,16 @@ from experiments.measure import inputs
 def place(tmp_path_factory):
     """The flags of a quick run over a set that the features command packaged."""
     folder = tmp_path_factory.mktemp("reuse")
-    network = filled(lambda: Small(rngs=nnx.Rngs(0)), 5)
-    system = System(network, {"source": "random", "sha256": "00"})  # type: ignore[arg-type]
-    config = decoders.DecoderConfig("transrec", width=4, depth=0)
-    decoder = filled(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), 1)
+    system = small_system()
     shadow = folder / "transrec-shadow.safetensors"
-    write_decoder(shadow, decoder, {"weights": "random", "weights_sha256": "00"})
+    write_decoder(shadow, small_decoder(), {"weights": "random", "weights_sha256": "00"})
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.setattr(advface_jax, "load", lambda weights: system)
         patch.setattr(reuse, "Compact", Tiny)
         patch.setattr(inputs, "DEMO_PEOPLE", 4)
         patch.setattr(inputs, "DEMO_PICTURES", 2)
         faces = data.read_faces("synthetic")
-        for name in sorted(faces.names)[-28:]:  # seven people, whom demo does not measure
+        for name in sorted(faces.names)[-28:]:  # seven people that demo does not measure
             (folder / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
             pixels = faces.images[faces.names.index(name)]
             Image.fromarray(pixels).save((folder / "faces" / name).with_suffix(".png"))
@@ -64,6 +58,7 @@ def place(tmp_path_factory):
         }
 
 
+@pytest.mark.slow
 def test_both_networks_are_measured_on_both_kinds_of_features(place, monkeypatch):
     reuse.main(**place)
     document = json.loads((place["out"] / "reuse.json").read_text())
@@ -97,6 +92,7 @@ def test_both_networks_are_measured_on_both_kinds_of_features(place, monkeypatch
     assert [r["acc"] for r in again] == [r["acc"] for r in rows]
 
 
+@pytest.mark.slow
 def test_a_training_on_features_protected_otherwise_is_not_taken_up(place, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(place["features"], other)
@@ -109,20 +105,21 @@ def test_a_training_on_features_protected_otherwise_is_not_taken_up(place, tmp_p
         reuse.main(**place | {"features": other})
 
 
-def test_people_of_the_training_among_the_measured_are_told(place, tmp_path):
+@pytest.mark.slow
+def test_people_of_the_training_among_the_measured_are_refused(place, tmp_path):
     flags = place | {"out": tmp_path / "out", "measured": place["faces"], "epochs": 1}
     with pytest.raises(ValueError, match="7 people were seen in training"):
         reuse.main(**flags, on_leak="refuse")
 
 
+@pytest.mark.slow
 def test_other_faces_or_another_s_are_refused(place, tmp_path):
     def refused(match, **flags):
         with pytest.raises(ValueError, match=match):
             reuse.main(**place | {"out": tmp_path / "out"} | flags)
 
-    other = decoders.decoder(decoders.DecoderConfig("transrec", 2, 0), rngs=nnx.Rngs(1))
     file = tmp_path / "other-shadow.safetensors"
-    write_decoder(file, other, {"weights": "random", "weights_sha256": "00"})
+    write_decoder(file, small_decoder(width=2), {"weights": "random", "weights_sha256": "00"})
     refused("protected with another S", shadow=str(file))
     folder = tmp_path / "faces" / "somebody"
     folder.mkdir(parents=True)

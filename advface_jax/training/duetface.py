@@ -1,16 +1,16 @@
 """DuetFace's recogniser trained by distillation, and as a file.
 
-The published one is trained from scratch on millions of faces, by labels. This one learns to give
-a frozen FaceNet what FaceNet would have seen: first the feature z, which costs little, then the
-embedding. So it starts from FaceNet's knowledge of faces and can come near it at best; what is
-measured with it is what DuetFace's channels allow a recogniser, not what DuetFace's training gives.
+The published recogniser is trained from scratch on millions of labelled faces. This one learns to
+reproduce a frozen FaceNet: first its feature z, which costs little, then its embedding. It can at
+best equal FaceNet, so it measures what DuetFace's channels allow a recogniser, not what DuetFace's
+own training reaches.
 """
 
 import dataclasses
 import functools
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from advface_jax.models import files, state
 from advface_jax.models.duetface import DuetFace, DuetFaceConfig, Recogniser
 from advface_jax.models.facenet import InceptionResNetV1
 from advface_jax.system import System
-from advface_jax.training.train import TrainState
+from advface_jax.training import step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +31,13 @@ class DistillConfig:
     """How the recogniser is trained.
 
     Attributes:
-      learning_rate: Adam's, the peak of a cosine (5% warm-up, down to 1%).
-      batch: faces a step.
-      feature_epochs: passes over the faces towards FaceNet's z alone, by L1.
-      embedding_epochs: passes after them, towards its embedding too: L1 + (1 - cosine).
-      flip: mirror each picture with probability 1/2.
-      seed: of the first weights, the order of the faces and the flips.
+      learning_rate: Adam's at the peak of a cosine (5% warm-up, down to 1%).
+      batch: Faces a step.
+      feature_epochs: Passes over the faces towards FaceNet's z alone (L1); half the price of the
+        others.
+      embedding_epochs: Passes after them, towards its embedding too: L1 + (1 - cosine).
+      flip: Mirror each picture with probability 1/2.
+      seed: Of the weights, the order, the flips, and the pairs held out.
     """
 
     learning_rate: float = 4e-3
@@ -54,71 +55,45 @@ class DistillConfig:
             raise ValueError(f"got learning_rate={self.learning_rate}; wanted a positive number")
 
 
-class Distiller(NamedTuple):
-    """The static part: the structure, the optimiser, the config."""
-
-    graph: nnx.GraphDef[DuetFace]
-    optimizer: optax.GradientTransformation
-    config: DistillConfig
+Distiller = step.Trainer[DuetFace, DistillConfig]
 
 
-def start(size: DuetFaceConfig, config: DistillConfig, steps: int) -> tuple[Distiller, TrainState]:
+def start(
+    size: DuetFaceConfig, config: DistillConfig, steps: int
+) -> tuple[Distiller, step.TrainState]:
     """A fresh DuetFace and the optimiser of so many ``steps`` in all."""
-    rate = optax.warmup_cosine_decay_schedule(
-        config.learning_rate / 20,
-        config.learning_rate,
-        max(steps // 20, 1),
-        max(steps, 2),
-        config.learning_rate / 100,
-    )
-    fresh = DuetFace(size, rngs=nnx.Rngs(config.seed))
-    graph, params, statistics = nnx.split(fresh, nnx.Param, ...)
-    optimizer = optax.adam(rate)
-    now = TrainState(params, statistics, optimizer.init(params), jnp.zeros((), jnp.int32))
-    return Distiller(graph, optimizer, config), now
+    optimizer = optax.adam(step.cosine(config.learning_rate, steps))
+    return step.begin(DuetFace(size, rngs=nnx.Rngs(config.seed)), optimizer, config)
 
 
 @functools.partial(jax.jit, static_argnames=("distiller", "embeddings"), donate_argnames="now")
 def distill_step(
-    now: TrainState,
+    now: step.TrainState,
     pixels: jax.Array,
     body: InceptionResNetV1,
     distiller: Distiller,
     embeddings: bool,
-) -> tuple[TrainState, jax.Array]:
+) -> tuple[step.TrainState, jax.Array]:
     """One Adam step on pixels (b,160,160,3) uint8 towards what ``body`` makes of the same images.
 
-    Returns the new state and (2,): the mean absolute error of z, and the mean cosine of the
-    embeddings (0 where they are not asked for).
+    Returns:
+      The new state and (2,): the mean absolute error of z, and the mean cosine of the embeddings
+      (0 without ``embeddings``).
     """
-    images = pixels.astype(jnp.float32) / 255
-    if distiller.config.flip:
-        key = jax.random.fold_in(jax.random.key(distiller.config.seed), now.step)
-        mirrored = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
-        images = jnp.where(mirrored, images[:, :, ::-1], images)
+    config = distiller.config
+    images, _ = step.images_of(pixels, config.flip, config.seed, now.step)
     kept, stored = duetface_split(images)
     z = body.extractor(images)
     wanted = body.server(z) if embeddings else None
 
-    def loss(params: nnx.State):
-        model = nnx.merge(distiller.graph, params, now.statistics, copy=True)
+    def loss(model: DuetFace) -> tuple[jax.Array, jax.Array]:
         ours = model.features(stored, model.mask(kept, "train"), body, "train")
         error, cosine = jnp.abs(ours - z).mean(), jnp.zeros(())
         if wanted is not None:
             cosine = (body.server(ours) * wanted).sum(-1).mean()
-        total = error + (1 - cosine) if embeddings else error
-        return total, (nnx.split(model, nnx.Param, ...)[2], jnp.stack([error, cosine]))
+        return error + (1 - cosine) if embeddings else error, jnp.stack([error, cosine])
 
-    grown = jax.value_and_grad(loss, has_aux=True)
-    (_, (statistics, said)), gradient = grown(now.params)
-    updates, optimizer = distiller.optimizer.update(gradient, now.optimizer, now.params)
-    params = optax.apply_updates(now.params, updates)
-    return TrainState(params, statistics, optimizer, now.step + 1), said  # type: ignore[arg-type]
-
-
-def finished(distiller: Distiller, now: TrainState) -> DuetFace:
-    """DuetFace as trained so far."""
-    return nnx.merge(distiller.graph, now.params, now.statistics, copy=True)
+    return step.descend(now, distiller, loss)
 
 
 def write_duetface(path: str | os.PathLike[str], model: DuetFace, card: Mapping[str, Any]) -> None:

@@ -1,9 +1,9 @@
 """Training a recogniser by triplet loss and cross-entropy (paper, section 5.1).
 
 Adam, its rate × 0.94 after every epoch: first a classifier over the frozen network, then all of it.
-What the classifier sees is the bottleneck's output before it is normalised, as in David Sandberg's
-``facenet``; triplets are of the normalised embeddings. Each of the two parts starts from a learning
-rate of its own, and the loss is the plain sum of the two losses: the paper names neither.
+The classifier's input is the bottleneck's output before it is normalised, as in David Sandberg's
+``facenet``; triplets are of the normalised embeddings. Each part has its own learning rate, and the
+loss is the plain sum of the two losses: the paper specifies neither.
 
 A batch holds several images of several people (``data.Grouped``), so that it holds triplets.
 """
@@ -23,8 +23,7 @@ from advface_jax import checks
 from advface_jax.data.batches import epoch_order
 from advface_jax.models.compact import Compact
 from advface_jax.models.facenet import Extractor, Server
-from advface_jax.training import losses
-from advface_jax.training.train import TrainState
+from advface_jax.training import losses, step
 
 Recogniser = Server | Compact
 
@@ -34,15 +33,18 @@ class FinetuneConfig:
     """How a recogniser is trained.
 
     Attributes:
-      classifier_epochs: passes of the classifier alone, over the frozen network; 0 for none.
-      epochs: passes of the whole network.
+      classifier_epochs: Passes of the classifier alone, over the frozen network (paper: 50); 0 for
+        none.
+      epochs: Passes of the whole network (paper: 50).
       classifier_rate: Adam's learning rate for the classifier alone.
-      learning_rate: Adam's for the whole; the paper names no rate.
-      decay: both are multiplied by it after every epoch.
-      people, images: a batch has so many people with so many images of each.
-      margin, mining: of the triplets (``losses.triplet_loss``).
-      flip: mirror each picture with probability 1/2; features cannot be mirrored.
-      seed: of fresh weights, the order and the flips.
+      learning_rate: Adam's for the whole. The paper names none.
+      decay: Both rates are multiplied by it after every epoch.
+      people: People in a batch.
+      images: Images of each of them in a batch.
+      margin: Of the triplet loss, in squared distance.
+      mining: Which triplets: semi-hard (FaceNet's) or batch-hard.
+      flip: Mirror each picture with probability 1/2; features cannot be mirrored.
+      seed: Of the classifier, the order, the flips, and who is held out.
     """
 
     classifier_epochs: int = 50
@@ -52,7 +54,7 @@ class FinetuneConfig:
     # A network and a classifier that fit already give next to no gradient, of which Adam makes
     # steps of full length.
     learning_rate: float = 1e-6
-    decay: float = 0.94
+    decay: float = dataclasses.field(default=0.94, init=False)  # the paper's
     people: int = 8
     images: int = 4
     margin: float = losses.MARGIN
@@ -66,7 +68,7 @@ class FinetuneConfig:
         if self.classifier_epochs < 0 or self.seed < 0:
             given = f"classifier_epochs={self.classifier_epochs}, seed={self.seed}"
             raise ValueError(f"got {given}; wanted 0 or more")
-        for name in ("classifier_rate", "learning_rate", "decay", "margin"):
+        for name in ("classifier_rate", "learning_rate", "margin"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"got {name}={getattr(self, name)}; wanted a positive number")
         if self.people < 2:
@@ -87,12 +89,7 @@ class Learner(nnx.Module):
         self.extractor = extractor
 
 
-class Tuner(NamedTuple):
-    """The static part of a training: the structure, the optimiser, the config."""
-
-    graph: nnx.GraphDef[Learner]
-    optimizer: optax.GradientTransformation
-    config: FinetuneConfig
+Tuner = step.Trainer[Learner, FinetuneConfig]
 
 
 def rate(start: float, decay: float, per_epoch: int) -> optax.Schedule:
@@ -110,14 +107,12 @@ def classifier(inputs: int, classes: int, seed: int) -> nnx.Linear:
     return nnx.Linear(inputs, classes, rngs=nnx.Rngs(seed))
 
 
-def start(learner: Learner, config: FinetuneConfig, per_epoch: int) -> tuple[Tuner, TrainState]:
+def start(
+    learner: Learner, config: FinetuneConfig, per_epoch: int
+) -> tuple[Tuner, step.TrainState]:
     """The beginning of the whole network's training; the state has copies of the weights."""
-    graph, params, statistics = nnx.split(learner, nnx.Param, ...)
-    # Copies: train_step gives its state's memory back, and the learner may be somebody's system.
-    params, statistics = jax.tree.map(jnp.copy, (params, statistics))
     optimizer = _adam(config.learning_rate, config.decay, per_epoch)
-    state = TrainState(params, statistics, optimizer.init(params), jnp.zeros((), jnp.int32))
-    return Tuner(graph, optimizer, config), state
+    return step.begin(learner, optimizer, config)
 
 
 class Losses(NamedTuple):
@@ -129,31 +124,33 @@ class Losses(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="tuner", donate_argnames="state")
 def train_step(
-    state: TrainState,
+    state: step.TrainState,
     batch: jax.Array,
     labels: jax.Array,
     mask: jax.Array,
     extractor: Extractor | None,
     tuner: Tuner,
-) -> tuple[TrainState, Losses]:
-    """One Adam step: the new state and the losses before it.
+) -> tuple[step.TrainState, Losses]:
+    """One Adam step.
 
-    batch: pixels (b,160,160,3) uint8, or features (b,77,77,64) float32, on which Ψ alone trains.
-    labels: int (b,). mask: (b,), 0 for stand-ins, which count neither in a loss nor in batch norm.
-    extractor: the frozen E for pixels, where the learner has none of its own; else None.
+    Args:
+      state: before the step.
+      batch: pixels (b,160,160,3) uint8, or features (b,77,77,64) float32, on which Ψ alone trains.
+      labels: int (b,).
+      mask: (b,), 0 for padding, which counts neither in a loss nor in batch norm.
+      extractor: the frozen E for pixels, if the learner has none of its own; else None.
+      tuner: the static part.
+
+    Returns:
+      The new state and the losses before the step.
     """
     config = tuner.config
     if batch.dtype == jnp.uint8:
-        batch = batch.astype(jnp.float32) / 255
-        if config.flip:
-            key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-            mirrored = jax.random.bernoulli(key, shape=(batch.shape[0], 1, 1, 1))
-            batch = jnp.where(mirrored, batch[:, :, ::-1], batch)
+        batch, _ = step.images_of(batch, config.flip, config.seed, state.step)
         if extractor is not None:
             batch = extractor(batch)
 
-    def loss(params: nnx.State):
-        learner = nnx.merge(tuner.graph, params, state.statistics, copy=True)
+    def loss(learner: Learner) -> tuple[jax.Array, Losses]:
         z = batch if learner.extractor is None else learner.extractor(batch, "train", mask)
         stages = dict(learner.server.stages(z, "train", mask))
         parts = Losses(
@@ -162,25 +159,19 @@ def train_step(
             ),
             losses.cross_entropy(learner.logits(stages["bottleneck"]), labels, mask),
         )
-        return sum(parts), (parts, nnx.split(learner, nnx.Param, ...)[2])
+        return sum(parts), parts  # type: ignore[return-value]
 
-    (_, (parts, statistics)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-    updates, optimizer = tuner.optimizer.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(params, statistics, optimizer, state.step + 1), parts  # type: ignore[arg-type]
-
-
-def finished(tuner: Tuner, state: TrainState) -> Learner:
-    """The networks as trained so far: copies, which a further step does not take away."""
-    params, statistics = jax.tree.map(jnp.copy, (state.params, state.statistics))
-    return nnx.merge(tuner.graph, params, statistics, copy=True)
+    return step.descend(state, tuner, loss)
 
 
 @jax.jit
 def bottleneck(batch: jax.Array, server: Recogniser, extractor: Extractor | None) -> jax.Array:
-    """What the classifier sees and the embedding is made of, (b,e), by stored statistics.
+    """The classifier's input (b,e), by stored statistics.
 
-    batch: pixels (b,160,160,3) uint8, which need E, or features (b,77,77,64) float32.
+    Args:
+      batch: pixels (b,160,160,3) uint8, which need E, or features (b,77,77,64) float32.
+      server: Ψ.
+      extractor: E, or None.
     """
     if batch.dtype == jnp.uint8 and extractor is not None:
         batch = extractor(batch.astype(jnp.float32) / 255)
@@ -196,7 +187,7 @@ def _classifier_epoch(
     graph: nnx.GraphDef[nnx.Linear],
     optimizer: optax.GradientTransformation,
 ) -> tuple[tuple[nnx.State, Any], jax.Array]:
-    def step(state, rows):
+    def one(state, rows):
         def loss(params):
             logits = nnx.merge(graph, params)(bottlenecks[rows])
             return losses.cross_entropy(logits, labels[rows])
@@ -205,7 +196,7 @@ def _classifier_epoch(
         updates, memory = optimizer.update(gradient, state[1], state[0])
         return (optax.apply_updates(state[0], updates), memory), value
 
-    state, values = jax.lax.scan(step, state, order)  # type: ignore[assignment]
+    state, values = jax.lax.scan(one, state, order)  # type: ignore[assignment]
     return state, values.mean()
 
 

@@ -1,4 +1,4 @@
-"""What a recogniser is trained on: triplets of embeddings, and the cross-entropy of a classifier.
+"""The losses of a recogniser: triplets of embeddings, and the cross-entropy of a classifier.
 
 The paper fine-tunes FaceNet on "triplet loss and cross-entropy" (section 5.1) and says no more; the
 triplets are those of FaceNet (Schroff et al. 2015, arXiv:1503.03832).
@@ -29,7 +29,7 @@ def triplet_loss(
     "semi-hard", the default and FaceNet's (section 3.2): every pair of one person, with the
     nearest negative that is farther than the positive; where there is none, with the farthest
     negative. It is the default because the hardest negatives of all are, in a set with wrong
-    labels, the wrong labels, and lead untrained networks to one embedding for everybody.
+    labels, the wrong labels, and collapse an untrained network to one embedding.
     "batch-hard" (Hermans et al. 2017, arXiv:1703.07737): every image with its farthest positive
     and its nearest negative.
 
@@ -38,13 +38,13 @@ def triplet_loss(
       labels: (b,) whole numbers, equal for one person.
       margin: in units of squared distance, > 0.
       mining: which triplets.
-      mask: (b,), 0 where the row is a stand-in for a face that could not be read.
+      mask: (b,), 0 where the row is padding or unreadable.
 
     Returns:
       A scalar; 0 where the batch holds no triplet.
 
     Raises:
-      ValueError: shapes that do not fit, labels that are no whole numbers, a margin that is not
+      ValueError: shapes that do not fit, labels that are not whole numbers, a margin that is not
         positive, or an unknown mining.
     """
     labels = _labels(embeddings, labels, "embeddings")

@@ -13,7 +13,7 @@ import optax
 
 from advface_jax import data, sharding
 from advface_jax.models.state import flatten
-from advface_jax.training import train
+from advface_jax.training import step, train
 from experiments.benchmark import peer
 from experiments.benchmark.cases import Bench, multiplying
 from experiments.benchmark.timing import OURS, Entry, Sample, Spread, interleaved, timed
@@ -36,7 +36,7 @@ class Training:
     def config(self) -> train.TrainConfig:
         return train.TrainConfig(batch=self.batch, flip=False)
 
-    def start(self, bench: Bench) -> tuple[train.Trainer, train.TrainState]:
+    def start(self, bench: Bench) -> tuple[train.Trainer, step.TrainState]:
         return train.start(bench.decoders[self.decoder].config, self.config, self.batch)
 
     def faces(self) -> np.ndarray:
@@ -102,9 +102,9 @@ def _write(bench: Bench, case: Training, file: Path) -> None:
     peer.write_arrays(file, bench.system.extractor, before, **arrays)
 
 
-def _weights(trainer: train.Trainer, state: train.TrainState) -> dict[str, np.ndarray]:
+def _weights(trainer: train.Trainer, state: step.TrainState) -> dict[str, np.ndarray]:
     """The trained weights by name, as copies: the next step overwrites them."""
-    weights = flatten(train.finished(trainer, state))
+    weights = flatten(step.finished(trainer, state))
     return {n: np.array(w) for n, w in weights.items() if not n.endswith((".mean", ".var"))}
 
 

@@ -11,7 +11,11 @@ from experiments.measure import decoders
 
 
 def features_with_labels(system: advface_jax.System, folder: Path) -> data.FeatureSet:
-    """A set of E's features with a label each, or ValueError."""
+    """A set of this E's features with a label each.
+
+    Raises:
+      ValueError: a set without labels, or of other weights.
+    """
     found = data.open_features(folder)
     if not found.identities:
         raise ValueError(
@@ -27,7 +31,7 @@ def features_with_labels(system: advface_jax.System, folder: Path) -> data.Featu
 
 
 def protection(found: data.FeatureSet) -> tuple[ProtectConfig, float]:
-    """How a set was protected, by its card, and its ε."""
+    """How a set was protected according to its card, and its ε."""
     names = {field.name for field in dataclasses.fields(ProtectConfig)}
     try:
         how = ProtectConfig(**{k: v for k, v in found.card.items() if k in names})
@@ -40,6 +44,7 @@ def protection(found: data.FeatureSet) -> tuple[ProtectConfig, float]:
 
 
 def same_shadow(found: data.FeatureSet, shadow: str) -> None:
+    """Refuse (ValueError) an S other than that of the set."""
     file = decoders.file(shadow, "shadow")
     if file_sum(file) != found.card.get("shadow_sha256"):
         raise ValueError(
@@ -49,7 +54,7 @@ def same_shadow(found: data.FeatureSet, shadow: str) -> None:
 
 
 def same_faces(found: data.FeatureSet, crops: data.Faces) -> None:
-    """The packaged set has no names: what can be compared is how many faces everybody has."""
+    """Refuse (ValueError) other faces than the set's, which has no names: by faces per person."""
     ours, theirs = Counter(found.identities), Counter(crops.identities)
     alike = sorted(ours.values()) == sorted(theirs.values())
     if not alike or (found.card.get("labels") == "original" and ours != theirs):

@@ -1,4 +1,4 @@
-"""What a fine-tuning leaves: weights that `advface_jax.load` reads, their card, its results."""
+"""What fine-tuning leaves: weights that ``advface_jax.load`` reads, their card, the results."""
 
 import datetime
 import hashlib
@@ -13,12 +13,12 @@ from advface_jax import checkpoint, cli
 from advface_jax.data import leaks
 from advface_jax.models import state
 from experiments.measure import results_file
-from experiments.train.recogniser import Run
+from experiments.train.recogniser import RecogniserTraining
 
 
-def write(run: Run, system: advface_jax.System) -> None:
-    """The weights that ``run`` made of ``system``'s, with their card, into its folder; and
-    finetune.json and .md, and the fingerprints of the people they saw."""
+def write(run: RecogniserTraining, system: advface_jax.System) -> None:
+    """Write the weights trained from ``system``'s with their card, finetune.json and .md, and the
+    fingerprints of the people in the training."""
     out, pupils, learner, network = run.out, run.pupils, run.learner, system.network
     network.server = learner.server  # type: ignore[assignment]
     if learner.extractor is not None:
@@ -26,7 +26,7 @@ def write(run: Run, system: advface_jax.System) -> None:
     arrays = {
         name: np.asarray(value)
         for name, value in state.flatten(network).items()
-        if not name.startswith("logits.")  # whoever is recognised is not in this classifier
+        if not name.startswith("logits.")  # the people of the old classifier
     }
     before, after = run.quality[0], run.quality[-1]
     card = {
@@ -69,28 +69,16 @@ def write(run: Run, system: advface_jax.System) -> None:
         f"over their deviation.\n\n`{card['command']}`\n{card['hardware']}, "
         f"{run.seconds / 60:.1f} min, {run.rate or 0:.1f} faces/s, {card['date']}."
     )
-    results_file.write_results(
-        out,
+    run.write_results(
         "finetune",
         rows,
-        command=card["command"],
-        config=run.settings,
-        seconds=run.seconds,
-        notes={
-            "quality": run.quality,
-            "classifier_cross_entropy": run.classifier,
-            "losses": run.losses,
-            "faces_per_s": run.rate,
-            "refused": run.refused,
-        },
-        text=text,
+        text,
+        classifier_cross_entropy=run.classifier,
+        losses=run.losses,
+        faces_per_s=run.rate,
+        refused=run.refused,
     )
-    if run.refused:
-        cli.console.print(
-            f"{len(run.refused):,} faces could not be read, the first: {{}}: {{}}; finetune.json "
-            "lists them".format(*next(iter(run.refused.items()))),
-            markup=False,
-        )
+    run.show_refused("finetune.json")
     cli.answer.print(
         f"held-out ACC {before['acc']:.2%} -> {after['acc']:.2%}, separation "
         f"{before['separation']:.3f} -> {after['separation']:.3f}; weights: {out}",

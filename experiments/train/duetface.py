@@ -1,0 +1,127 @@
+"""The training of DuetFace's recogniser: its steps, what is measured of it, what it leaves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advface_jax import cli, data, metrics, sharding
+from advface_jax.data import leaks
+from advface_jax.defenses import duetface_split
+from advface_jax.models.duetface import DuetFaceConfig, Recogniser
+from advface_jax.models.facenet import InceptionResNetV1
+from advface_jax.training import duetface, step
+from experiments.measure import inputs, results_file
+from experiments.train.run import Place, Run
+
+PEOPLE = 16  # the last in the list, never trained on: the report is of them
+PAIRS = 600  # at most, of those people's faces
+DIGITS = {"cosine": 4, "acc": 4, "acc_facenet": 4, "z_error": 4}
+
+
+def hold_out(crops: data.Faces) -> tuple[data.Faces, data.Faces]:
+    """The faces to train on, and those of the last people.
+
+    Raises:
+      ValueError: too few people.
+    """
+    people = list(dict.fromkeys(crops.identities))
+    if len(people) < PEOPLE + 1:
+        raise ValueError(
+            f"got {len(people)} people; wanted more than the {PEOPLE} held out: give a larger set, "
+            "or a larger --limit"
+        )
+    apart = np.isin(crops.identities, people[-PEOPLE:])
+    return crops.select(np.flatnonzero(~apart)), crops.select(np.flatnonzero(apart))
+
+
+class DuetFaceTraining(Run):
+    """DuetFace in training on ``crops`` in front of ``body``, measured on pairs of ``held``."""
+
+    KEPT = ("step", "seconds", "losses", "quality")
+    SHOWN = (
+        "epoch {epoch:.0f}: held-out cosine {cosine:.3f}, ACC {acc:.2%} (FaceNet {acc_facenet:.2%})"
+    )
+
+    def __init__(
+        self,
+        body: InceptionResNetV1,
+        crops: data.Faces,
+        held: data.Faces,
+        config: duetface.DistillConfig,
+        place: Place,
+    ):
+        if len(crops) < config.batch:
+            raise ValueError(f"got {len(crops)} faces for batches of {config.batch}; wanted more")
+        per_epoch = len(crops) // config.batch
+        epochs = config.feature_epochs + config.embedding_epochs
+        self.distiller, state = duetface.start(DuetFaceConfig(), config, per_epoch * epochs)
+        super().__init__(state, crops, config.batch, per_epoch, epochs, config.seed, place)
+        self.body = sharding.replicate(body, self.mesh)
+        self.feature_steps = per_epoch * config.feature_epochs
+        self.crops, self.pairs = crops, inputs.draw(held, PAIRS, config.seed)
+        used = np.unique(np.concatenate([self.pairs.left, self.pairs.right]))
+        self.held = held.select(used)
+        self.sides = [np.searchsorted(used, side) for side in (self.pairs.left, self.pairs.right)]
+
+    def advance(self, one: data.Batch) -> jax.Array:
+        embeddings = self.step >= self.feature_steps
+        self.state, losses = duetface.distill_step(
+            self.state, one.values, self.body, self.distiller, embeddings
+        )
+        return losses  # (error of z, cosine)
+
+    def note(self) -> str:
+        error, cosine = np.mean(self.losses[-50:], axis=0)
+        return f"z L1 {error:.3f}, cosine {cosine:.3f}"
+
+    def judge(self) -> dict[str, float]:
+        """The held-out people: how near to FaceNet's, and the accuracy of both on their pairs."""
+        model = Recogniser(step.finished(self.distiller, self.state), self.body)
+        ours, theirs, errors = [], [], []
+        for start in range(0, len(self.held), 16):
+            chosen = np.arange(start, min(start + 16, len(self.held)))
+            padded = np.resize(chosen, 16)
+            outcome = [np.asarray(a)[: len(chosen)] for a in _both(model, self.held.batch(padded))]
+            for kept, part in zip((ours, theirs, errors), outcome, strict=True):
+                kept.append(part)
+        a, b = np.concatenate(ours), np.concatenate(theirs)
+        return {
+            "epoch": self.step // self.per_epoch,
+            "cosine": float((a * b).sum(-1).mean()),
+            "acc": self._accuracy(a),
+            "acc_facenet": self._accuracy(b),
+            "z_error": float(np.concatenate(errors).mean()),
+            "mask_weight": float(model.duetface.weight[...]),
+        }
+
+    def _accuracy(self, embeddings: np.ndarray) -> float:
+        left, right = (embeddings[side] for side in self.sides)
+        distances = metrics.squared_distance(left, right)
+        verified = metrics.ten_fold_accuracy(distances, self.pairs.same, self.pairs.fold)
+        return float(verified.accuracy)
+
+    def write(self) -> None:
+        """The recogniser, its card, the people it saw, and the results file."""
+        card = self.card("train_duetface")
+        card["training"] = "distilled from the FaceNet behind it, not trained as published"
+        path = self.out / "duetface.safetensors"
+        duetface.write_duetface(path, step.finished(self.distiller, self.state), card)
+        leaks.write_identities(path.with_suffix(".identities"), self.crops.identities)
+        last = self.quality[-1]
+        row = {"method": "DuetFace (distilled)", "epsilon": None, "acc": last["acc"]}
+        row |= dict.fromkeys(("ssim", "psnr", "mse", "srra"))
+        row |= {"n": len(self.held), "pairs": len(self.pairs), "cosine": last["cosine"]}
+        cells = [row["method"], *(f"{last[k]:.{d}f}" for k, d in DIGITS.items()), str(row["n"])]
+        text = results_file.markdown(("held-out people", *DIGITS, "n"), [cells])
+        self.write_results("train_duetface", [row], text)
+        cli.console.print(f"written: {path} and its card, train_duetface.json and .md")
+
+
+@jax.jit
+def _both(model: Recogniser, pixels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """DuetFace's embeddings (b,e), FaceNet's (b,e), and the error of z (b,)."""
+    images = pixels.astype(jnp.float32) / 255
+    kept, stored = duetface_split(images)
+    ours = model.duetface.features(stored, model.duetface.mask(kept), model.body)
+    z = model.body.extractor(images)
+    return model.body.server(ours), model.body.server(z), jnp.abs(ours - z).mean((1, 2, 3))
