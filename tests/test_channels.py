@@ -63,6 +63,7 @@ def rows_of(networks, faces, out, **changes):
     return channel_rows.measure(networks, faces, pairs, **how | changes, extra=extra)
 
 
+@pytest.mark.slow
 def test_duetface_has_two_rows_and_its_own_recogniser(system, folder, faces, tmp_path):
     networks = channel_rows.read_duetface(system, folder, folder / "duetface_attacker.safetensors")
     decoded, solved = (found := rows_of(networks, faces, tmp_path)).rows
