@@ -1,6 +1,8 @@
 """Every number that the paper prints (AdvFace, CVPR 2023): Tables 1 to 4 and §5.4's differences."""
 
-from typing import Literal, NamedTuple, get_args
+import csv
+from pathlib import Path
+from typing import Literal, NamedTuple, cast, get_args
 
 Set = Literal["lfw", "cfp_fp", "agedb_30"]
 SETS: tuple[Set, ...] = get_args(Set)
@@ -9,12 +11,13 @@ KINDS = ("transrec", "resrec", "urec")  # of S and R, in the order of Tables 3 a
 
 
 class Number(NamedTuple):
-    """One printed number. Shares and differences of shares are of 1, as in our rows, not percent.
+    """One printed number; shares and differences of shares are of 1, as in our rows, not percent.
 
-    table: "1" to "4", or "§5.4" for the two sentences that subtract rows of Table 2.
-    method: as the paper calls it, its own being AdvFace and AdvFace (offline).
-    shadow, attacker: the kinds of S and R where the table has them; Table 1 and 2 use ResRec.
-    metric: ssim, psnr (dB), mse, srra, acc, or drop (of ACC against Unprotected).
+    Attributes:
+      table: "1" to "4", or "§5.4" for the two sentences that subtract rows of Table 2.
+      method: As in the paper, its own being AdvFace and AdvFace (offline).
+      shadow, attacker: The kinds of S and R if the table has them; Tables 1 and 2 use ResRec.
+      metric: ssim, psnr (dB), mse, srra, acc, or drop (of ACC against Unprotected).
     """
 
     table: str
@@ -25,63 +28,6 @@ class Number(NamedTuple):
     metric: str
     value: float
 
-
-# As printed, set after set; SRRA, ACC and differences in percent.
-TABLE_1 = {  # SSIM, PSNR, MSE, SRRA; R = S = ResRec
-    "Unprotected": (
-        (0.93, 27.87, 0.002, 97.40),
-        (0.83, 22.89, 0.006, 89.71),
-        (0.87, 23.96, 0.005, 84.53),
-    ),
-    "Random": (
-        (0.90, 22.81, 0.005, 94.73),
-        (0.79, 20.73, 0.009, 87.26),
-        (0.86, 21.68, 0.007, 77.47),
-    ),
-    "DP": (
-        (0.90, 23.12, 0.005, 93.97),
-        (0.79, 20.89, 0.009, 84.94),
-        (0.86, 21.86, 0.007, 78.07),
-    ),
-    "DuetFace": (
-        (0.85, 20.92, 0.009, 95.17),
-        (0.66, 14.38, 0.043, 70.23),
-        (0.76, 14.65, 0.040, 87.27),
-    ),
-    "AdvFace": (
-        (0.28, 6.97, 0.206, 4.03),
-        (0.23, 5.98, 0.261, 18.43),
-        (0.24, 5.85, 0.269, 16.67),
-    ),
-}
-TABLE_2 = {  # ACC
-    "Unprotected": (98.13, 93.16, 87.57),
-    "Random": (97.20, 91.67, 86.60),
-    "DP": (96.27, 90.84, 85.12),
-    "DuetFace": (98.02, 84.37, 87.10),
-    "AdvFace": (96.43, 90.59, 85.10),
-    "AdvFace (offline)": (97.78, 92.04, 86.35),
-}
-TABLE_3 = {  # ACC by S
-    "transrec": (96.53, 90.77, 85.13),
-    "resrec": (96.43, 90.59, 85.10),
-    "urec": (96.42, 90.13, 84.58),
-}
-TABLE_4 = {  # by (S, R): SSIM, then PSNR
-    ("transrec", "transrec"): ((0.20, 0.16, 0.19), (6.93, 7.40, 5.92)),
-    ("transrec", "resrec"): ((0.27, 0.20, 0.23), (6.84, 5.96, 5.59)),
-    ("transrec", "urec"): ((0.26, 0.20, 0.22), (7.33, 6.81, 6.14)),
-    ("resrec", "transrec"): ((0.23, 0.19, 0.21), (6.90, 7.01, 5.92)),
-    ("resrec", "resrec"): ((0.28, 0.23, 0.24), (6.97, 5.98, 5.85)),
-    ("resrec", "urec"): ((0.29, 0.24, 0.24), (7.47, 6.70, 6.20)),
-    ("urec", "transrec"): ((0.24, 0.20, 0.23), (6.73, 7.36, 5.88)),
-    ("urec", "resrec"): ((0.27, 0.21, 0.23), (6.57, 6.17, 5.48)),
-    ("urec", "urec"): ((0.28, 0.23, 0.23), (7.01, 6.94, 5.95)),
-}
-DROPS = {  # §5.4: how far ACC lies below Unprotected's, in points
-    "AdvFace": (1.7, 2.57, 2.47),
-    "AdvFace (offline)": (0.35, 1.12, 1.22),
-}
 
 # What the figures show, none of which has printed numbers that the tables lack.
 FIGURES = {
@@ -105,35 +51,17 @@ METHODS = {
 }
 
 
-def _share(percent: float) -> float:
-    return round(percent / 100, 6)
-
-
 def _numbers() -> tuple[Number, ...]:
-    metrics = ("ssim", "psnr", "mse", "srra")
-    found = [
-        Number("1", method, "resrec", "resrec", set, metric, value)
-        for method, by_set in TABLE_1.items()
-        for set, values in zip(SETS, by_set, strict=True)
-        for metric, value in zip(metrics, (*values[:3], _share(values[3])), strict=True)
-    ]
-    for table, metric, rows in (("2", "acc", TABLE_2), ("§5.4", "drop", DROPS)):
-        for method, values in rows.items():
-            found += [
-                Number(table, method, "resrec", None, set, metric, _share(value))
-                for set, value in zip(SETS, values, strict=True)
-            ]
-    found += [
-        Number("3", "AdvFace", shadow, None, set, "acc", _share(value))
-        for shadow, values in TABLE_3.items()
-        for set, value in zip(SETS, values, strict=True)
-    ]
-    found += [
-        Number("4", "AdvFace", shadow, attacker, set, metric, value)
-        for (shadow, attacker), both in TABLE_4.items()
-        for metric, values in zip(("ssim", "psnr"), both, strict=True)
-        for set, value in zip(SETS, values, strict=True)
-    ]
+    """Of ``paper.tsv``, which has shares in percent, as printed."""
+    with open(Path(__file__).with_name("paper.tsv"), encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines, delimiter="\t"))
+    found = []
+    for r in rows:
+        value = float(r["printed"])
+        value = round(value / 100, 6) if r["metric"] in ("srra", "acc", "drop") else value
+        decoders = r["shadow"] or None, r["attacker"] or None
+        at = cast(Set, r["set"])
+        found.append(Number(r["table"], r["method"], *decoders, at, r["metric"], value))
     return tuple(found)
 
 
@@ -152,7 +80,7 @@ def of(method: str, set: Set = "lfw") -> dict[str, float]:
 def beside(
     method: str, epsilon: float | None, shadow: str, attacker: str, set: str = "lfw"
 ) -> dict[str, float]:
-    """The paper's numbers for a row of ours, by kind of decoder and set; empty where it has none.
+    """The paper's numbers for a row of ours, by kind of decoder and set; empty if it has none.
 
     Against another attacker than ResRec the paper has ACC alone for the baselines, which no
     attacker changes, and for AdvFace Table 3's ACC and Table 4's SSIM and PSNR.
