@@ -97,13 +97,11 @@ def test_every_attacker_sees_every_condition(judged):
     assert (found.mse[1, 0] < found.mse[2, 0]).all() and rate > 0
 
 
-def test_one_program_serves_all_batches(tmp_path):
+def test_one_program_serves_all_batches_and_weights(judged, tmp_path):
     compiled = cast(Any, judging.judge_batch)
-    compiled.clear_cache()
-    judge(faces(6), subject(), batch=4, keep=tmp_path, settings={})
-    again = subject((0.9, 0.3))
-    judge(faces(6), again, batch=4, keep=tmp_path, settings={"attackers": "others"})
-    assert compiled._cache_size() == 1
+    before = compiled._cache_size()
+    judge(faces(6), subject((0.9, 0.3)), batch=4, keep=tmp_path, settings={})
+    assert compiled._cache_size() == before == 1
 
 
 def test_padding_and_batches_change_no_number(judged, tmp_path):

@@ -15,14 +15,12 @@ def reconstructions(
     pictures: np.ndarray,
     titles: Sequence[str],
     path: Path,
-    down: bool = False,
     *,
     ssim: Any = None,
     psnr: Any = None,
     title: str = "",
 ) -> None:
-    """The paper's Fig. 3: a row a face, the original and then R's picture in each condition; or,
-    ``down``, its Fig. 6: a column a face.
+    """The paper's Fig. 3: a row a face, the original and then R's picture in each condition.
 
     Args:
       originals: (k,160,160,3) uint8.
@@ -31,20 +29,14 @@ def reconstructions(
       title: What the figure shows.
     """
     k, n = len(originals), 1 + len(titles)
-    size = (1.25 * k + 1.6, 1.4 * n + 0.6) if down else (1.25 * n, 1.36 * k + 0.7)
-    figure, axes = pyplot().subplots(
-        *((n, k) if down else (k, n)), figsize=size, squeeze=False, layout="constrained"
-    )
-    lines = axes if down else axes.T
-    for line, name in zip(lines, ("original", *titles), strict=True):
-        if down:
-            line[0].set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
-        else:
-            line[0].set_title(name, fontsize=9)
+    size = (1.25 * n, 1.36 * k + 0.7)
+    figure, axes = pyplot().subplots(k, n, figsize=size, squeeze=False, layout="constrained")
+    for axis, name in zip(axes[0], ("original", *titles), strict=True):
+        axis.set_title(name, fontsize=9)
     for j, original in enumerate(originals):
-        _show(lines[0, j], [original], [" "])
+        _show(axes[j, 0], [original], [" "])
         for i in range(n - 1):
-            _show(lines[1 + i, j], [pictures[i, j]], [_likeness(ssim, psnr, i, j)])
+            _show(axes[j, 1 + i], [pictures[i, j]], [_likeness(ssim, psnr, i, j)])
     _finish(figure, title or "R's picture of what is stored", path)
 
 
