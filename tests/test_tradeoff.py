@@ -59,7 +59,7 @@ def test_the_command_writes_draws_and_shows_the_table(tmp_path, files, monkeypat
     document = json.loads((tmp_path / "tradeoff.json").read_text())
     rows = document["rows"]
     assert {"command", "date", "hardware", "versions", "seconds"} <= document.keys()
-    assert len(rows) == 4 and rows[0]["pairs"] == 12 and rows[0]["n"] < 48, "the limit's faces"
+    assert len(rows) == 4 and rows[0]["pairs"] == 12 and rows[0]["n"] < 96, "the limit's faces"
     text, said = (tmp_path / "tradeoff.md").read_text(), capsys.readouterr().out
     half = 50 * (rows[0]["acc_ci"][1] - rows[0]["acc_ci"][0])
     accuracy = f"{100 * rows[0]['acc']:.2f} ± {half:.2f}"

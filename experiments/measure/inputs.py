@@ -14,7 +14,7 @@ from advface_jax.data.listing import read_listing
 from experiments.measure import evaluation_sets, paper
 
 Preset = Literal["demo", "paper"]
-DEMO_PEOPLE, DEMO_PICTURES = 12, 4
+DEMO_PEOPLE, DEMO_PICTURES = 24, 4  # 288 pairs
 PACKS = (".bin", ".rec")  # insightface's, whose pictures are all 112×112
 
 
