@@ -15,6 +15,7 @@ def cfp(tmp_path):
     """Two people, two frontal and one profile picture each, two folds."""
     splits = {
         "FP/01/same": "1,1", "FP/01/diff": "1,2\n2,2", "FP/02/same": "4,2\n", "FP/02/diff": "3,1",
+        "FF/01/same": "1,2", "FF/01/diff": "1,3",
     }  # fmt: skip
     frontal = [f"{p:03d}/frontal/{i:02d}.jpg" for p in (1, 2) for i in (1, 2)]
     profile = [f"{p:03d}/profile/01.jpg" for p in (1, 2)]
@@ -30,6 +31,9 @@ def test_cfp_s_numbers_become_files(cfp):
         NamedPair("002/frontal/01.jpg", "001/profile/01.jpg", False, 2),
     ]
     assert read_cfp(cfp) == read_cfp(cfp / "Protocol") == want
+    frontal = [f"{name}.jpg" for name in ("001/frontal/01", "001/frontal/02", "002/frontal/01")]
+    want = [NamedPair(*frontal[:2], True, 1), NamedPair(frontal[0], frontal[2], False, 1)]
+    assert read_cfp(cfp, protocol="FF") == want
 
 
 @pytest.mark.parametrize(
@@ -50,6 +54,8 @@ def test_a_wrong_line_of_cfp_is_named(cfp, file, text, message):
 
 
 def test_an_incomplete_cfp_is_refused(cfp, tmp_path):
+    with pytest.raises(ValueError, match="wanted 'FP' or 'FF'"):
+        read_cfp(cfp, "PP")  # type: ignore[arg-type]
     (cfp / "Protocol" / "Split" / "FP" / "02" / "diff.txt").unlink()
     with pytest.raises(ValueError, match="diff.txt cannot be read"):
         read_cfp(cfp)

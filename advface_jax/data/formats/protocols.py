@@ -8,29 +8,33 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from advface_jax import checks
 from advface_jax.data.records import NamedPair
 
 
-def read_cfp(folder: str | os.PathLike[str]) -> list[NamedPair]:
-    """The folds of CFP-FP (frontal against profile), each its same pairs first.
+def read_cfp(
+    folder: str | os.PathLike[str], protocol: Literal["FP", "FF"] = "FP"
+) -> list[NamedPair]:
+    """The folds of CFP-FP (frontal against profile) or CFP-FF, each its same pairs first.
 
     Source: Sengupta et al., "Frontal to profile face verification in the wild", 2016.
 
     Args:
       folder: The data set's, or the folder ``Protocol`` in it, with Pair_list_F.txt,
-        Pair_list_P.txt and Split/FP/01 ... 10, of 350 same and 350 different pairs each.
+        Pair_list_P.txt and Split/FP (or FF)/01 ... 10, of 350 same and 350 different pairs each.
 
     Raises:
       ValueError: with the line, for files that are missing or do not fit.
     """
+    checks.choice(protocol, "protocol", ("FP", "FF"))
     root = Path(folder)
     root = root / "Protocol" if (root / "Protocol").is_dir() else root
-    frontal, profile = (_images(root / f"Pair_list_{view}.txt") for view in "FP")
-    split = root / "Split" / "FP"
+    first, second = (_images(root / f"Pair_list_{view}.txt") for view in protocol)
+    split = root / "Split" / protocol
     places = sorted(p for p in split.iterdir() if p.is_dir()) if split.is_dir() else []
     if not places:
         raise ValueError(f"{split} has no folds: wanted the folders 01 to 10, as CFP comes")
@@ -40,7 +44,7 @@ def read_cfp(folder: str | os.PathLike[str]) -> list[NamedPair]:
             for number, line in _lines(file):
                 try:
                     left, right = (int(word) for word in line.split(","))
-                    pair = NamedPair(frontal[left], profile[right], same, fold)
+                    pair = NamedPair(first[left], second[right], same, fold)
                 except ValueError:
                     raise _wrong(file, number, "two numbers as in '12,34'", line) from None
                 except KeyError as missing:
