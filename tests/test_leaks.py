@@ -2,16 +2,20 @@
 
 import numpy as np
 import pytest
+from face_files import table
 
 from advface_jax.data import Faces
 from advface_jax.data.leaks import (
     Leaks,
     find_leaks,
     normalised,
+    read_aliases,
     read_identities,
+    seen_in,
     settle,
     write_identities,
 )
+from advface_jax.data.listing import read_listing
 
 
 def faces(*identities, first=0):
@@ -40,6 +44,20 @@ def test_bare_numbers_are_counted_and_not_compared():
     assert "1 of the evaluation's 2 labels are bare numbers" in str(found)
     assert "2 of the training's 3 labels are bare numbers" in str(found)
     assert normalised("12_34") == "" and normalised("n12") == "n12"
+
+
+def test_a_list_of_likely_duplicates_counts(tmp_path):
+    path = table(tmp_path / "d.tsv", "set1 identity1 set2 identity2", "A c_1 B c_2", "A 5 B 6")
+    aliases = read_aliases(path)
+    assert aliases == [("c_1", "c_2"), ("5", "6")]
+    found = find_leaks(faces("c_1", "6"), faces("c_2", "5", "c_3"), aliases=aliases)
+    assert found.identities == ("c_2", "5") and found.bare == 0
+    aliases = read_aliases(table(path, "file identity lfw_lookalike", "1 c_1 Ann_Lee", "2 c_2 -"))
+    assert aliases == [("c_1", "Ann_Lee")]
+    found = find_leaks(faces("c_1"), faces("Ann_Lee", "Bo"), aliases=aliases)
+    assert found.identities == ("Ann_Lee",)
+    with pytest.raises(ValueError, match="has the columns file, identity; wanted identity1"):
+        read_aliases(table(path, "file identity"))
 
 
 def test_equal_pictures_are_found_under_other_names():
@@ -71,3 +89,15 @@ def test_a_leak_is_refused_or_warned_about():
     with pytest.warns(UserWarning, match="S: 1 of the evaluation's 1 people"):
         settle(found, "S", "warn")
     settle(Leaks(), "S", "refuse")
+
+
+def test_the_list_of_lookalikes_finds_lfw_s_people(advface_data):
+    """Of shadow set A 59 are in LFW by that list, and none of the rows that training takes."""
+    lists = advface_data / "lists"
+    listing = lists / "celeba_A_shadow_160.tsv"
+    lfw = {identity for _, identity in read_listing(lists / "lfw_pairs_160.tsv", None)}
+    for where, count in ((None, 59), ({"lfw_lookalike": "-"}, 0)):
+        seen = seen_in(identity for _, identity in read_listing(listing, where))
+        found = find_leaks(seen, lfw, aliases=read_aliases(listing))
+        assert len(found.identities) == count and found.people == len(lfw)
+    assert not find_leaks(seen, lfw)
