@@ -30,10 +30,7 @@ def synthetic_names(identities: int = 64, per_identity: int = 4) -> dict[str, tu
 
 
 def synthetic_faces(
-    identities: int = 64,
-    per_identity: int = 4,
-    seed: int = 0,
-    names: Iterable[str] | None = None,
+    identities: int = 64, per_identity: int = 4, seed: int = 0, names: Iterable[str] | None = None
 ) -> Faces:
     """Draw ``per_identity`` pictures each of ``identities`` people who do not exist.
 

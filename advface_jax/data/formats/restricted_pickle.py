@@ -58,10 +58,7 @@ def read_pickle(path: str | os.PathLike[str]) -> tuple[list[Blob], list[bool]]:
     """
     if not os.path.getsize(path):
         raise ValueError(f"{path} is empty")
-    with (
-        open(path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-    ):
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         try:
             value = _run(mapped)
             images, same = value
