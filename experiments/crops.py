@@ -81,7 +81,9 @@ def main(
     if not wanted:
         raise ValueError(f"{photos} has none of the files that {reference} lists")
     ready = open_source(finished) if finished else None
-    crop_of = _by_stem(ready.names) if ready else {}
+    by_stem = [(PurePosixPath(name).stem, name) for name in ready.names] if ready else []
+    times = Counter(stem for stem, _ in by_stem)
+    crop_of = {stem: name for stem, name in by_stem if times[stem] == 1}
     network, config = detection.load_detector(), detection.DetectorConfig(min_face=min_face)
     detection.detect(crops.decode(source.read(wanted[0].file)), network, config)  # compiles
 
@@ -190,13 +192,6 @@ def summary(name: str, compared: Sequence[Compared]) -> dict[str, Any]:
         "median_iou": float(np.median([c.overlap for c in compared])),
         "median_landmark_distance": float(np.median([c.distance for c in compared])),
     }
-
-
-def _by_stem(names: Sequence[str]) -> dict[str, str]:
-    """Names by their stems, where a stem belongs to one name only."""
-    stems = [PurePosixPath(name).stem for name in names]
-    times = Counter(stems)
-    return {s: name for s, name in zip(stems, names, strict=True) if times[s] == 1}
 
 
 def _inputs(

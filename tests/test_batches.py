@@ -1,31 +1,15 @@
 """The loader: the seed's order, whoever reads it, from any step, in any shard."""
 
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from face_files import Numbers
 
 from advface_jax.data import epoch_order, read_faces
 from advface_jax.data.batches import batches, loading_rate, step_indices, to_device
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """Items that are their own number; some are unreadable."""
-
-    n: int
-    broken: tuple[int, ...] = ()
-
-    def __len__(self):
-        return self.n
-
-    def crop(self, index):
-        if index in self.broken:
-            raise ValueError(f"unreadable: {index}")
-        return np.full(3, index, np.uint8)
 
 
 def shown(loaded):

@@ -270,7 +270,7 @@ def test_settings_that_do_not_fit_are_refused(wrong):
 @pytest.fixture
 def no_network(monkeypatch):
     monkeypatch.setattr(detection, "load_detector", lambda source="mtcnn": None)
-    monkeypatch.setattr(detection, "detect", lambda photo, network, config: squares(photo))
+    monkeypatch.setattr(detection, "detect", lambda photo, detector, config: squares(photo))
 
 
 def test_the_command_counts_what_it_says(tmp_path, capsys, no_network):

@@ -48,26 +48,21 @@ class Leaks:
         return bool(self.identities or self.images)
 
     def __str__(self) -> str:
+        people = f"the evaluation's {self.people:,} people"
         said = []
         if self.identities:
-            said.append(
-                f"{len(self.identities):,} of the evaluation's {self.people:,} people were seen in "
-                f"training (as {_some(self.identities)})"
-            )
+            some = _some(self.identities)
+            said.append(f"{len(self.identities):,} of {people} were seen in training (as {some})")
         if self.images:
             twins = [f"{right} = {left}" for left, right in self.images]
             said.append(f"{len(self.images):,} of its pictures were (as {_some(twins)})")
         if not said:
-            said.append(f"no label of the evaluation's {self.people:,} people is one of training")
-        for bare, people, where in (
-            (self.bare, self.people, "evaluation"),
-            (self.bare_trained, self.trained, "training"),
-        ):
+            said.append(f"no label of {people} is one of training")
+        evaluation = self.bare, self.people, "evaluation"
+        for bare, of, where in (evaluation, (self.bare_trained, self.trained, "training")):
             if bare:
-                said.append(
-                    f"{bare:,} of the {where}'s {people:,} labels are bare numbers, which mean "
-                    "nothing in another data set"
-                )
+                what = "are bare numbers, which mean nothing in another data set"
+                said.append(f"{bare:,} of the {where}'s {of:,} labels {what}")
         return "; ".join(said)
 
     def counts(self) -> dict[str, int]:
@@ -101,10 +96,10 @@ def fingerprint(label: str) -> str:
 
 
 class Seen(NamedTuple):
-    """The people of a training: fingerprints of the labels, and how many were bare numbers."""
+    """The people of a training."""
 
-    prints: frozenset[str]
-    bare: int
+    prints: frozenset[str]  # of the labels
+    bare: int  # numbers among them
 
 
 def seen_in(labels: Iterable[str]) -> Seen:
@@ -147,18 +142,14 @@ def find_leaks(
     if pictures:
         if not (isinstance(training, Faces) and isinstance(evaluation, Faces)):
             raise ValueError("pictures=True compares pixels: give both sets as Faces")
-        images = _equal_pictures(training, evaluation)
+        known = {digest: name for digest, name in _digests(training)}
+        images = tuple((known[d], name) for d, name in _digests(evaluation) if d in known)
     bare = sum(not normalised(label) for label in people if label not in shared)
     return Leaks(shared, images, len(people), len(seen.prints) + seen.bare, bare, seen.bare)
 
 
 def _key(label: str) -> str:
     return normalised(label) or label.strip()
-
-
-def _equal_pictures(training: Faces, evaluation: Faces) -> tuple[tuple[str, str], ...]:
-    known = {digest: name for digest, name in _digests(training)}
-    return tuple((known[d], name) for d, name in _digests(evaluation) if d in known)
 
 
 def _digests(faces: Faces) -> Iterator[tuple[str, str]]:

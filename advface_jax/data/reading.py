@@ -91,20 +91,25 @@ def _chosen(
     if str(source) == "synthetic":
         if listing is not None:
             raise ValueError("source='synthetic' has no listing: leave listing out")
-        return _synthetic(wanted, limit)
-
+        known = list(synthetic_names())
+        keep = [name for name in known if wanted is None or name in wanted]
+        if not keep:
+            raise ValueError(
+                f"none of the names is synthetic: take them from {known[0]!r} ... {known[-1]!r}"
+            )
+        return synthetic_faces(names=keep[:limit])
     opened = open_source(source)
     if listing is None:
         rows = list(zip(opened.names, opened.identities, strict=True))
     else:
         rows = read_listing(listing, where)
-    known = dict(opened.skipped)
+    reasons = dict(opened.skipped)
     skipped = [] if listing is not None or wanted is not None else list(opened.skipped)
     if wanted is not None:
         listed = {name for name, _ in rows}
-        skipped += [(name, known.get(name, "not there")) for name in wanted if name not in listed]
+        skipped += [(name, reasons.get(name, "not there")) for name in wanted if name not in listed]
         rows = [row for row in rows if row[0] in wanted]
-    rows, refused = sound_rows(rows[:limit], set(opened.names), known)
+    rows, refused = sound_rows(rows[:limit], set(opened.names), reasons)
     return Faces(
         tuple(name for name, _ in rows),
         tuple(identity for _, identity in rows),
@@ -112,16 +117,6 @@ def _chosen(
         (*skipped, *refused),
         opened.pairs,
     )
-
-
-def _synthetic(wanted: Mapping[str, None] | None, limit: int | None) -> Faces:
-    names = list(synthetic_names())
-    keep = [name for name in names if wanted is None or name in wanted]
-    if not keep:
-        raise ValueError(
-            f"none of the names is synthetic: take them from {names[0]!r} ... {names[-1]!r}"
-        )
-    return synthetic_faces(names=keep[:limit])
 
 
 def _reported(source: str | os.PathLike[str], faces: Faces) -> Faces:

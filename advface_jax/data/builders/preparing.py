@@ -63,7 +63,10 @@ def prepare(
             what = "holds the set made of other files" if made_of else "is no finished data set"
             raise ValueError(f"{folder} {what}: remove it, or name another folder with -o")
         return Prepared(folder, open_prepared(folder), fresh=False)
-    _sweep(folder)
+    for left in folder.parent.glob(f"incomplete.*_{folder.name}"):  # of a killed run
+        newest = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
+        if time.time() - newest > _STALE:
+            shutil.rmtree(left, ignore_errors=True)
     with (
         tempfile.TemporaryDirectory() as nothing,  # the download manager needs a folder
         contextlib.redirect_stdout(io.StringIO()),  # it prints
@@ -77,11 +80,3 @@ def prepare(
         finally:
             tfds.enable_progress_bar()
     return Prepared(folder, open_prepared(folder), fresh=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a killed run left under its temporary name, unless it may still be in use."""
-    for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
-        newest = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
-        if time.time() - newest > _STALE:
-            shutil.rmtree(left, ignore_errors=True)
