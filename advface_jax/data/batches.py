@@ -40,9 +40,8 @@ class Batch(NamedTuple):
       indices: int64 (b,), the items asked for.
       values: (b, ...), for faces uint8 (b, 160, 160, 3).
       mask: bool (b,), False where the row is padding (at the end of an ordered pass) or its item
-        unreadable. Such a row repeats another one of the batch, so that a training, and its batch
-        norm, may use it; what counts or writes items drops it. Where a whole batch of an ordered
-        pass is unreadable, the rows repeat an item of another step.
+        unreadable. Such a row repeats another one (of the batch if it has any), so that a training,
+        and its batch norm, may use it; what counts or writes items drops it.
       refused: (index, reason) of each unreadable item.
     """
 

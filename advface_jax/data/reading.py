@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -110,13 +111,9 @@ def _chosen(
         skipped += [(name, reasons.get(name, "not there")) for name in wanted if name not in listed]
         rows = [row for row in rows if row[0] in wanted]
     rows, refused = sound_rows(rows[:limit], set(opened.names), reasons)
-    return Faces(
-        tuple(name for name, _ in rows),
-        tuple(identity for _, identity in rows),
-        Encoded(opened.read, resize),
-        (*skipped, *refused),
-        opened.pairs,
-    )
+    names, identities = (tuple(row[column] for row in rows) for column in (0, 1))
+    store = Encoded(opened.read, resize)
+    return Faces(names, identities, store, (*skipped, *refused), opened.pairs)
 
 
 def _reported(source: str | os.PathLike[str], faces: Faces) -> Faces:
@@ -149,13 +146,8 @@ def _decoded(lazy: Faces, progress: bool) -> Faces:
             kept.append(i)
         except ValueError as error:
             skipped.append((lazy.names[i], str(error)))
-    return Faces(
-        tuple(lazy.names[i] for i in kept),
-        tuple(lazy.identities[i] for i in kept),
-        images[: len(kept)],
-        tuple(skipped),
-        lazy.pairs,
-    )
+    found = lazy.select(kept)
+    return dataclasses.replace(found, store=images[: len(kept)], skipped=tuple(skipped))
 
 
 def _bar(rows: Sequence[int], progress: bool) -> Iterable[int]:

@@ -23,7 +23,7 @@ def _trait(mean: float | tuple[float, float], spread: float) -> Any:
     return dataclasses.field(metadata={"means": means, "spread": spread})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Person:
     """What stays from picture to picture. Lengths are canonical; the rest is in 0..1."""
 

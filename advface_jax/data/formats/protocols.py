@@ -146,11 +146,9 @@ def _agedb_fold(path: Path, fold: int, split: Any) -> list[NamedPair]:
                 item = tuple(item.ravel())
             name = _inner(item[0]) if isinstance(item, tuple) and item else item
             if not isinstance(name, str) or not name or "/" in name or "\\" in name:
-                got = repr(name)[:60]
-                raise wrong(f"pair {number} has {got} where a file's name should be")
-            names.append(
-                name if name.lower().endswith((".jpg", ".jpeg", ".png")) else name + ".jpg"
-            )
+                raise wrong(f"pair {number} has {name!r:.60} where a file's name should be")
+            whole = name.lower().endswith((".jpg", ".jpeg", ".png"))
+            names.append(name if whole else f"{name}.jpg")
         if label not in (1, 0, -1):
             raise wrong(f"pair {number} has the label {label}, neither 1 nor -1")
         pairs.append(NamedPair(names[0], names[1], bool(label == 1), fold))
