@@ -29,20 +29,16 @@ COLUMNS = (
 
 
 class Reference(NamedTuple):
-    """A row of the reference: box (4,), landmarks (5,2)."""
-
     file: str
-    box: np.ndarray
-    landmarks: np.ndarray
+    box: np.ndarray  # (4,)
+    landmarks: np.ndarray  # (5,2)
 
 
 class Compared(NamedTuple):
-    """One photograph: overlap with the reference's box, and the landmarks' mean distance."""
-
-    file: str
+    file: str  # one photograph
     faces: int
-    overlap: float
-    distance: float
+    overlap: float  # with the reference's box
+    distance: float  # of the landmarks, their mean
 
 
 def main(

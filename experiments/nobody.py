@@ -66,10 +66,8 @@ def main(
     real, others = read(faces, listing, limit), read((lfw,), (), limit)
     known = embed(system, real, cache / "training")
     outside = embed(system, others, cache / "evaluation")
-    thresholds = {
-        "evaluation": threshold(outside, others.identities),
-        "training": threshold(known, real.identities),
-    }
+    thresholds = {"evaluation": threshold(outside, others.identities)}
+    thresholds["training"] = threshold(known, real.identities)
     if select:
         choose(system, known, thresholds, select, candidates)
     people = data.synthetic_faces(identities, PICTURES, seed)
@@ -111,10 +109,8 @@ def read(faces: tuple[str, ...], listing: tuple[Path, ...], limit: int | None) -
     """Several sets as one; ValueError unless there is a list for each set, or none."""
     if listing and len(listing) != len(faces):
         raise ValueError(f"got {len(listing)} listings for {len(faces)} sets; wanted one for each")
-    lists = listing or (None,) * len(faces)
-    sets = [
-        data.read_faces(f, listing=lst, limit=limit) for f, lst in zip(faces, lists, strict=True)
-    ]
+    places = zip(faces, listing or (None,) * len(faces), strict=True)
+    sets = [data.read_faces(place, listing=rows, limit=limit) for place, rows in places]
     return data.Faces(
         tuple(f"{i}/{name}" for i, s in enumerate(sets) for name in s.names),
         tuple(who for s in sets for who in s.identities),
@@ -236,11 +232,9 @@ def moments(system: advface_jax.System, crops: data.Faces, step: int = 1) -> dic
     """Mean, deviation and share of zeros of E's features of every ``step``-th crop, by 16."""
     rows = np.arange(0, len(crops), step)
     rows = rows[: max(len(rows) // 16 * 16, 1)]
-    parts = [
-        np.asarray(_sums(crops.batch(rows[i : i + 16]), system.extractor), np.float64)
-        for i in range(0, len(rows), 16)
-    ]
-    mean, square, zeros = np.mean(parts, 0)
+    batches = (crops.batch(rows[i : i + 16]) for i in range(0, len(rows), 16))
+    sums = [np.asarray(_sums(batch, system.extractor), np.float64) for batch in batches]
+    mean, square, zeros = np.mean(sums, 0)
     return {"mean": float(mean), "std": float(np.sqrt(square - mean**2)), "zeros": float(zeros)}
 
 

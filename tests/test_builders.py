@@ -251,9 +251,8 @@ def test_sets_like_tfds_own_celeb_a(tmp_path):
         "identity": {"Identity_No": np.int64},
     }
     said = {"attributes": {"Smiling": True, "label": False}}
-    examples: list[dict] = [
-        said | {"image": IMAGES[i], "identity": {"Identity_No": 100 + i}} for i in range(3)
-    ]
+    who: list[dict] = [{"identity": {"Identity_No": 100 + i}} for i in range(3)]
+    examples = [said | {"image": IMAGES[i]} | who[i] for i in range(3)]
     source = open_source(theirs(tmp_path, features, examples, "validation"))
     of = dict(zip(contents(source).values(), source.identities, strict=True))
     assert of == {IMAGES[i]: str(100 + i) for i in range(3)}
@@ -316,8 +315,7 @@ made = prepare("casia-webface", Path({str(tmp_path / "c")!r}), Path({str(tmp_pat
 print(len([made.source.read(name) for name in made.source.names]), "images")
 print({{"tensorflow", "torch", "apache_beam"}} & {{name.partition(".")[0] for name in sys.modules}})
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
+    call = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == ["8 images", "set()"]

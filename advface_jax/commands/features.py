@@ -115,9 +115,8 @@ def main(
 
         options: dict[str, Any] = {"dtype": dtype, "labels": labels, "names": names, "seed": seed}
         options |= {"batch": batch, "shard_size": shard_size, "workers": workers}
-        refused = writing.write_features(
-            out, crops, protect, card=card, progress=progress, **options
-        )
+        options |= {"card": card, "progress": progress}
+        refused = writing.write_features(out, crops, protect, **options)
     for name, reason in refused[:10]:
         cli.console.print(f"left out: {name}: {reason}", markup=False)
     if len(refused) > 10:

@@ -53,9 +53,8 @@ def prepare(
     builder_class = BUILDERS[name]
     source = builder_class.gather(path, protocol)
     where = None if data_dir is None else str(data_dir.expanduser())
-    builder = builder_class(
-        source=source, report=report, data_dir=where, file_format="array_record"
-    )
+    kind = {"data_dir": where, "file_format": "array_record"}
+    builder = builder_class(source=source, report=report, **kind)
     folder = Path(builder.data_path)
     if folder.exists():
         made_of = (builder.info.metadata or {}).get("fingerprint")  # type: ignore[union-attr]
