@@ -130,7 +130,7 @@ def crop_all(
     faces = 0
 
     def work(name: str) -> list[Row]:
-        return _crop_one(name, wanted, source, out, config, find)
+        return _crop_one(source, name, out, wanted[name], config, find)
 
     with (
         # closed at once, so that a stopped run does stop
@@ -159,11 +159,9 @@ def _claim(out: Path, config: CropConfig, origin: Mapping[str, Any]) -> None:
             made = dict(json.loads((out / CARD).read_text()))
         except (ValueError, TypeError):
             raise ValueError(f"{out / CARD} is damaged; crop into another folder") from None
-        differing = [k for k in card.keys() | made.keys() if card.get(k) != made.get(k)]
+        differing = [k for k in sorted(card | made) if card.get(k) != made.get(k)]
         if differing:
-            said = "; ".join(
-                f"{k} {made.get(k)!r} there, {card.get(k)!r} now" for k in sorted(differing)
-            )
+            said = "; ".join(f"{k} {made.get(k)!r} there, {card.get(k)!r} now" for k in differing)
             raise ValueError(f"{out} holds crops of other settings ({said}); give another folder")
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -199,24 +197,21 @@ def _finished(rows: Iterable[Row], out: Path, config: CropConfig) -> dict[str, l
         by_file[row.file].append(row)
 
     def finished(lines: Sequence[Row]) -> bool:
+        # Without a number of faces the photograph was unreadable: it may be whole now.
+        if not all(row.faces.isdigit() and not unsafe(row.crop) for row in lines):
+            return False
         expected = max(int(lines[0].faces), 1) if config.choose == "all" else 1
-        return len(lines) == expected and all(
-            (out / row.crop).is_file() if row.status == CROPPED else True for row in lines
-        )
+        there = all((out / row.crop).is_file() for row in lines if row.status == CROPPED)
+        return len(lines) == expected and there
 
-    # Without a number of faces the photograph was unreadable: it may be whole now.
-    return {
-        name: lines
-        for name, lines in by_file.items()
-        if all(row.faces.isdigit() and not unsafe(row.crop) for row in lines) and finished(lines)
-    }
+    return {name: lines for name, lines in by_file.items() if finished(lines)}
 
 
 def _crop_one(
-    name: str,
-    stems: Mapping[str, str],
     source: Source,
+    name: str,
     out: Path,
+    stem: str,
     config: CropConfig,
     find: Callable[[np.ndarray], Detections],
 ) -> list[Row]:
@@ -234,7 +229,7 @@ def _crop_one(
     rows = []
     for i in crops.choose(found.boxes, found.probabilities, (h, w), config.choose):
         number = f".{len(rows) + 1}" if rows else ""
-        target = f"{stems[name]}{number}.{config.format}"
+        target = f"{stem}{number}.{config.format}"
         status = CROPPED
         try:
             face = crops.cut(photo, found.boxes[i], size=config.size, margin=config.margin)
@@ -243,10 +238,8 @@ def _crop_one(
         else:
             suffix = ".png" if config.format == "png" else ".jpg"
             _write(out / target, crops.encode(face, suffix, config.quality))
-        box, marks = (
-            ",".join(f"{v:.2f}" for v in part.ravel())
-            for part in (found.boxes[i], found.landmarks[i])
-        )
+        places = found.boxes[i], found.landmarks[i]
+        box, marks = (",".join(f"{v:.2f}" for v in part.ravel()) for part in places)
         probability = f"{found.probabilities[i]:.4f}"
         rows.append(Row(name, target, status, str(len(found)), size, box, probability, marks))
     return rows or [Row(name, "", "no face", "0", size)]
@@ -266,9 +259,8 @@ def _write(path: Path, data: bytes) -> None:
 
 def _lines(rows: Iterable[Row]) -> str:
     text = io.StringIO()
-    csv.writer(text, "excel-tab", lineterminator="\n").writerows(
-        dataclasses.astuple(row) for row in rows
-    )
+    writer = csv.writer(text, "excel-tab", lineterminator="\n")
+    writer.writerows(dataclasses.astuple(row) for row in rows)
     return text.getvalue()
 
 

@@ -8,7 +8,7 @@ resampling from one integral image, and suppression of overlapping boxes.
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -210,19 +210,16 @@ def _ask(network: nnx.Module, batch: int, *inputs: np.ndarray) -> tuple[np.ndarr
     return tuple(np.concatenate([*map(np.asarray, a)])[:n] for a in zip(*answers, strict=True))
 
 
-def _scales(size: Sequence[int], config: DetectorConfig) -> Iterator[float]:
-    scale = mtcnn.CELL / config.min_face
-    least = min(size) * scale
-    while least >= mtcnn.CELL:
-        yield scale
-        scale, least = scale * config.factor, least * config.factor
-
-
 def _proposals(
     pnet: mtcnn.PNet, sums: np.ndarray, size: tuple[int, int], config: DetectorConfig
 ) -> np.ndarray:
     """P over the pyramid: square boxes, float32 (n,4)."""
-    scales = list(_scales(size, config))
+    scales = []
+    scale = mtcnn.CELL / config.min_face
+    least = min(size) * scale
+    while least >= mtcnn.CELL:
+        scales.append(scale)
+        scale, least = scale * config.factor, least * config.factor
     levels = [_level(sums, *(int(n * scale + 1) for n in size)) for scale in scales]
     if not levels:  # a photograph smaller than any face
         return np.zeros((0, 4), np.float32)

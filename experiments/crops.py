@@ -17,24 +17,28 @@ import numpy as np
 
 from advface_jax import cli, detection
 from advface_jax.data import crops, open_source
-from experiments.measure import results_file
+from experiments.measure.table import Column, Spent, Table, header, lines, publish
+
+COLUMNS = (
+    Column("n", "n", digits=0),
+    Column("faces found", "faces_found", digits=0),
+    Column("same face %", "same_face", 100),
+    Column("median IoU", "median_iou", digits=4),
+    Column("landmarks, px", "median_landmark_distance", digits=3),
+)
 
 
 class Reference(NamedTuple):
-    """A row of the reference: box (4,), landmarks (5,2)."""
-
     file: str
-    box: np.ndarray
-    landmarks: np.ndarray
+    box: np.ndarray  # (4,)
+    landmarks: np.ndarray  # (5,2)
 
 
 class Compared(NamedTuple):
-    """One photograph: overlap with the reference's box, and the landmarks' mean distance."""
-
-    file: str
+    file: str  # one photograph
     faces: int
-    overlap: float
-    distance: float
+    overlap: float  # with the reference's box
+    distance: float  # of the landmarks, their mean
 
 
 def main(
@@ -73,7 +77,9 @@ def main(
     if not wanted:
         raise ValueError(f"{photos} has none of the files that {reference} lists")
     ready = open_source(finished) if finished else None
-    crop_of = _by_stem(ready.names) if ready else {}
+    by_stem = [(PurePosixPath(name).stem, name) for name in ready.names] if ready else []
+    times = Counter(stem for stem, _ in by_stem)
+    crop_of = {stem: name for stem, name in by_stem if times[stem] == 1}
     network, config = detection.load_detector(), detection.DetectorConfig(min_face=min_face)
     detection.detect(crops.decode(source.read(wanted[0].file)), network, config)  # compiles
 
@@ -112,8 +118,6 @@ def main(
             "finished_crops_equal": sum(d == 0 for d in differences),
             "median_pixel_difference": float(np.median(differences)),
         }
-    where, call = results_file.surroundings(), cli.command("experiments.crops")
-    text = _text(rows, call, f"{where['hardware']}, {where['date']}")
     used = {"photos": Path(photos).name, "reference": Path(reference).name, "choose": choose}
     used |= {"min_face": min_face, "seed": None, "limit": limit}
     notes = {
@@ -121,11 +125,20 @@ def main(
         "same_face": "overlap (IoU) with the reference's box of 0.5 or more",
         "rates": "decoding, finding, cutting and encoding, one photograph at a time",
     }
-    results_file.write_results(
-        out, "crops", rows, command=call, config=used, seconds=time.monotonic() - began,
-        notes=notes, text=text,
-    )  # fmt: skip
-    cli.answer.print(text, highlight=False, soft_wrap=True)
+    labels = [row["method"].partition(", ")[2] for row in rows]
+    table = Table(
+        name="crops",
+        title="Faces found and cropped, against facenet-pytorch 2.6.0",
+        rows=rows,
+        header=["photographs", *header(COLUMNS)[1:]],
+        lines=lines(labels, rows, [{}] * len(rows), COLUMNS),
+        settings=used,
+        notes=notes,
+        spent=Spent(0, time.monotonic() - began),
+        remarks=_remarks(rows[0]),
+        caption="MTCNN's faces against the reference's",
+    )
+    publish(table, out)
 
 
 def read_reference(path: Path) -> list[Reference]:
@@ -177,13 +190,6 @@ def summary(name: str, compared: Sequence[Compared]) -> dict[str, Any]:
     }
 
 
-def _by_stem(names: Sequence[str]) -> dict[str, str]:
-    """Names by their stems, where a stem belongs to one name only."""
-    stems = [PurePosixPath(name).stem for name in names]
-    times = Counter(stems)
-    return {s: name for s, name in zip(stems, names, strict=True) if times[s] == 1}
-
-
 def _inputs(
     photos: str | None, reference: Path | None, finished: str | None
 ) -> tuple[str, Path, str | None]:
@@ -200,31 +206,17 @@ def _inputs(
     return photos, reference, finished
 
 
-def _text(rows: Sequence[dict[str, Any]], call: str, where: str) -> str:
-    cells = [
-        (
-            row["method"].partition(", ")[2],
-            str(row["n"]),
-            str(row["faces_found"]),
-            f"{100 * row['same_face']:.2f}",
-            f"{row['median_iou']:.4f}",
-            f"{row['median_landmark_distance']:.3f}",
-        )
-        for row in rows
+def _remarks(first: dict[str, Any]) -> list[str]:
+    said = [
+        f"{first['photos_per_second']:.1f} photographs/s, {first['faces_per_second']:.1f} faces/s; "
+        f"{first['core_seconds_per_photo']:.3f} core seconds a photograph."
     ]
-    header = ("photographs", "n", "faces found", "same face %", "median IoU", "landmarks, px")
-    first = rows[0]
-    lines = [results_file.markdown(header, cells), ""]
     if "finished_crops" in first:
-        lines.append(
+        said.append(
             f"Of {first['finished_crops']} finished crops {first['finished_crops_equal']} are "
             f"equal in each pixel (median difference {first['median_pixel_difference']:.2f})."
         )
-    lines.append(
-        f"{first['photos_per_second']:.1f} photographs/s, {first['faces_per_second']:.1f} faces/s; "
-        f"{first['core_seconds_per_photo']:.3f} core seconds a photograph."
-    )
-    return "\n".join([*lines, "", f"`{call}`", f"{where}."])
+    return said
 
 
 if __name__ == "__main__":

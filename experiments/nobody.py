@@ -23,6 +23,7 @@ from advface_jax import checks, cli, data, detection, metrics
 from advface_jax.data.drawn import faces as synthetic
 from advface_jax.models import facenet
 from experiments.measure import results_file
+from experiments.measure.table import Spent, Table, publish
 
 FAR = 1e-3
 ALIKE = 0.9
@@ -65,25 +66,27 @@ def main(
     real, others = read(faces, listing, limit), read((lfw,), (), limit)
     known = embed(system, real, cache / "training")
     outside = embed(system, others, cache / "evaluation")
-    thresholds = {
-        "evaluation": threshold(outside, others.identities),
-        "training": threshold(known, real.identities),
-    }
+    thresholds = {"evaluation": threshold(outside, others.identities)}
+    thresholds["training"] = threshold(known, real.identities)
     if select:
         choose(system, known, thresholds, select, candidates)
     people = data.synthetic_faces(identities, PICTURES, seed)
     rows = judge(system, people, known, thresholds["evaluation"], others, seed)
-    seconds = time.monotonic() - began
-    cells = [(r["criterion"], r["measured"], r["wanted"], str(r["holds"])) for r in rows]
-    call, where = cli.command("experiments.nobody"), results_file.surroundings()
-    text = results_file.markdown(("criterion", "measured", "wanted", "holds"), cells)
-    text += f"\n\n`{call}`\n{where['hardware']}, {seconds / 60:.1f} min, {where['date']}."
+    header = ("criterion", "measured", "wanted", "holds")
     config = {"weights": system.card["source"], "identities": identities, "seed": seed}
     config |= {"limit": limit, "thresholds": thresholds, "faces": [Path(f).name for f in faces]}
-    results_file.write_results(
-        out, "nobody", rows, command=call, config=config, seconds=seconds, text=text
+    table = Table(
+        name="nobody",
+        title="Synthetic faces against real ones",
+        rows=rows,
+        header=header,
+        lines=[[row[key] for key in header] for row in rows],
+        settings=config,
+        notes={},
+        spent=Spent(0, time.monotonic() - began),
+        caption="Synthetic faces against real ones",
     )
-    cli.answer.print(text, markup=False)
+    publish(table, out)
 
 
 def _places(
@@ -106,10 +109,8 @@ def read(faces: tuple[str, ...], listing: tuple[Path, ...], limit: int | None) -
     """Several sets as one; ValueError unless there is a list for each set, or none."""
     if listing and len(listing) != len(faces):
         raise ValueError(f"got {len(listing)} listings for {len(faces)} sets; wanted one for each")
-    lists = listing or (None,) * len(faces)
-    sets = [
-        data.read_faces(f, listing=lst, limit=limit) for f, lst in zip(faces, lists, strict=True)
-    ]
+    places = zip(faces, listing or (None,) * len(faces), strict=True)
+    sets = [data.read_faces(place, listing=rows, limit=limit) for place, rows in places]
     return data.Faces(
         tuple(f"{i}/{name}" for i, s in enumerate(sets) for name in s.names),
         tuple(who for s in sets for who in s.identities),
@@ -231,11 +232,9 @@ def moments(system: advface_jax.System, crops: data.Faces, step: int = 1) -> dic
     """Mean, deviation and share of zeros of E's features of every ``step``-th crop, by 16."""
     rows = np.arange(0, len(crops), step)
     rows = rows[: max(len(rows) // 16 * 16, 1)]
-    parts = [
-        np.asarray(_sums(crops.batch(rows[i : i + 16]), system.extractor), np.float64)
-        for i in range(0, len(rows), 16)
-    ]
-    mean, square, zeros = np.mean(parts, 0)
+    batches = (crops.batch(rows[i : i + 16]) for i in range(0, len(rows), 16))
+    sums = [np.asarray(_sums(batch, system.extractor), np.float64) for batch in batches]
+    mean, square, zeros = np.mean(sums, 0)
     return {"mean": float(mean), "std": float(np.sqrt(square - mean**2)), "zeros": float(zeros)}
 
 
@@ -257,6 +256,8 @@ def judge(
     over = int((nearest > limit).sum())
     ours, real = moments(system, people), moments(system, others, step=max(len(others) // 2000, 1))
     name = f"FaceNet's accuracy, {len(pairs):,} pairs"
+    like = f"pictures like one of {len(known):,} trained on, FAR {FAR:g}"
+    cosines = f"cosine ≤ {nearest.max():.3f}, median {np.median(nearest):.3f}"
     return [
         _row("pictures", len(people), 256, None, f"{len(people)}", "≥ 256"),
         _row("found by MTCNN", found, 0.95, None, f"{found:.1%}", "≥ 95%"),
@@ -265,14 +266,7 @@ def judge(
             _row(f"E's features: {k}", a, 0.8 * b, 1.2 * b, f"{a:.3f}", f"{b:.3f} ± 20%")
             for (k, a), b in zip(ours.items(), real.values(), strict=True)
         ),
-        _row(
-            f"pictures like one of {len(known):,} trained on, FAR {FAR:g}",
-            over,
-            None,
-            0,
-            f"{over} (cosine ≤ {nearest.max():.3f}, median {np.median(nearest):.3f})",
-            f"0 above {limit:.3f}",
-        ),
+        _row(like, over, None, 0, f"{over} ({cosines})", f"0 above {limit:.3f}"),
     ]
 
 
@@ -281,12 +275,8 @@ def _row(
 ) -> dict[str, Any]:
     holds = (low is None or value >= low) and (high is None or value <= high)
     row = {"criterion": name, "measured": measured, "wanted": wanted}
-    return row | {
-        "holds": "yes" if holds else "no",
-        "value": float(value),
-        "low": low,
-        "high": high,
-    }
+    numbers = {"value": float(value), "low": low, "high": high}
+    return row | {"holds": "yes" if holds else "no"} | numbers
 
 
 if __name__ == "__main__":

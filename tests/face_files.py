@@ -9,12 +9,38 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
+
+from advface_jax.data import Faces, NamedPair
+
+
+def valued(*identities: str, first=0) -> Faces:
+    """A face each, named IDENTITY/i.jpg, the pixels of the i-th all ``first`` + i."""
+    images = np.zeros((len(identities), 160, 160, 3), np.uint8)
+    images += np.arange(first, first + len(images), dtype=np.uint8)[:, None, None, None]
+    return Faces(tuple(f"{who}/{i}.jpg" for i, who in enumerate(identities)), identities, images)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Items that are their own number; some are unreadable."""
+
+    n: int
+    broken: tuple[int, ...] = ()
+
+    def __len__(self):
+        return self.n
+
+    def crop(self, index):
+        if index in self.broken:
+            raise ValueError(f"unreadable: {index}")
+        return np.array([index], np.uint8)
 
 
 def picture(value=128, size=(160, 160), mode="RGB", kind="PNG") -> bytes:
@@ -139,6 +165,25 @@ def cfp(root: Path, frontal: Sequence[str], profile: Sequence[str], splits: Mapp
         lines = [f"{n} ../Data/Images/{image}" for n, image in enumerate(images, 1)]
         files[name] = "\r\n".join(lines).encode()
     return folder(root, files)
+
+
+def small_cfp(root: Path) -> tuple[Path, list[str]]:
+    """CFP's folder Protocol of two people, two folds of each protocol, and the images' names."""
+    frontal = [f"{p:03d}/frontal/{i:02d}.jpg" for p in (1, 2) for i in (1, 2)]
+    profile = [f"{p:03d}/profile/01.jpg" for p in (1, 2)]
+    splits = {
+        "FP/01/same": "1,1", "FP/01/diff": "2,2", "FP/02/same": "4,2\n", "FP/02/diff": "3,1",
+        "FF/01/same": "1,2", "FF/01/diff": "1,3\n2,4",
+    }  # fmt: skip
+    return cfp(root / "Protocol", frontal, profile, splits), frontal + profile
+
+
+CFP_PAIRS = (
+    NamedPair("001/frontal/01.jpg", "001/profile/01.jpg", True, 1),
+    NamedPair("001/frontal/02.jpg", "002/profile/01.jpg", False, 1),
+    NamedPair("002/frontal/02.jpg", "002/profile/01.jpg", True, 2),
+    NamedPair("002/frontal/01.jpg", "001/profile/01.jpg", False, 2),
+)
 
 
 def struct_of(**fields):

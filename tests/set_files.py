@@ -23,10 +23,10 @@ def cfp_fp(place: Path) -> None:
     """place/faces/cfp_fp.zip and place/lists/cfp_fp: ten people, ten folds, two pairs a fold."""
     people = range(1, FOLDS + 1)
     frontal, profile = ([f"{p:03d}/{v}/01.jpg" for p in people] for v in ("frontal", "profile"))
-    images = [image for pair in crops() for image in pair]
-    names = [name for pair in zip(frontal, profile, strict=True) for name in pair]
+    files = dict(zip(frontal, [one for one, _ in crops()], strict=True))
+    files |= dict(zip(profile, [other for _, other in crops()], strict=True))
     (place / "faces").mkdir(parents=True, exist_ok=True)
-    archive(place / "faces" / "cfp_fp.zip", dict(zip(names, images, strict=True)))
+    archive(place / "faces" / "cfp_fp.zip", files)
     splits = {f"FP/{p:02d}/same": f"{p},{p}" for p in people}
     splits |= {f"FP/{p:02d}/diff": f"{p},{p % FOLDS + 1}" for p in people}
     cfp(place / "lists" / "cfp_fp", frontal, profile, splits)

@@ -1,31 +1,15 @@
-"""The loader: the seed's order, with any number of threads, from any step, in any shard."""
+"""The loader: the seed's order, whoever reads it, from any step, in any shard."""
 
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from face_files import Numbers
 
 from advface_jax.data import epoch_order, read_faces
 from advface_jax.data.batches import batches, loading_rate, step_indices, to_device
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """Items that are their own number; some are unreadable."""
-
-    n: int
-    broken: tuple[int, ...] = ()
-
-    def __len__(self):
-        return self.n
-
-    def crop(self, index):
-        if index in self.broken:
-            raise ValueError(f"unreadable: {index}")
-        return np.full(3, index, np.uint8)
 
 
 def shown(loaded):
@@ -57,6 +41,17 @@ def test_a_resumed_loader_goes_on_as_if_unbroken(workers):
     for start in (0, 1, 5, 11):
         rest = batches(Numbers(20), batch=4, seed=1, start=start, stop=12, workers=workers)
         assert shown(rest) == whole[start:]
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_batches():
+    options: dict[str, Any] = {"batch": 4, "seed": 1, "start": 2, "stop": 7}
+    plain = list(batches(Numbers(20, (3,)), **options, workers=0))
+    other = list(batches(Numbers(20, (3,)), **options, workers=2, by="processes"))
+    assert type(other[0].values) is type(other[0].mask) is np.ndarray, "not in shared memory"
+    assert shown(other) == shown(plain) and [one.step for one in other] == [2, 3, 4, 5, 6]
+    assert [one.refused for one in other] == [one.refused for one in plain]
+    assert all(np.array_equal(a.mask, b.mask) for a, b in zip(plain, other, strict=True))
 
 
 @pytest.mark.parametrize("seed", [None, 3])
@@ -118,6 +113,7 @@ def test_the_threads_end_with_the_loop():
         ({"shard": (2, 2)}, "wanted \\(index, count\\)"),
         ({"shard": (0, 4)}, "a batch that count divides"),
         ({"workers": -1}, "neither may be negative"),
+        ({"by": "magic"}, "wanted 'threads' or 'processes'"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changed, message):

@@ -11,7 +11,7 @@ from typing import Any
 import face_files
 import numpy as np
 import pytest
-from face_files import archive, bin_set, folder, full_disk, noise, picture, rec_pack
+from face_files import CFP_PAIRS, archive, bin_set, folder, full_disk, noise, picture, rec_pack
 from PIL import Image
 
 from advface_jax.commands import prepare as command
@@ -40,9 +40,7 @@ def test_casia_from_a_folder_a_zip_and_a_pack(tmp_path):
         made = prepare("casia-webface", path, tmp_path / str(i))
         assert made.fresh and made.folder == tmp_path / str(i) / "casia_webface/1.0.0"
         source = open_source(made.folder)
-        assert contents(pickle.loads(pickle.dumps(source))) == PEOPLE, (
-            "bytes and order as they were"
-        )
+        assert contents(pickle.loads(pickle.dumps(source))) == PEOPLE, "bytes as they were"
         assert source.identities == ("0000000",) * 3 + ("0000001",) * 3 + ("0000002",) * 2
         assert source.pairs == source.skipped == ()
     # plain tensorflow-datasets reads it as well
@@ -131,34 +129,18 @@ def test_a_run_that_was_stopped_starts_again(tmp_path):
 
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
     pack = folder(tmp_path / "f", {f"a/{i}.png": noise(i, kind="PNG") for i in range(3)})
-    with (
-        full_disk(1 << 16),
-        pytest.raises(ValueError, match="casia_webface.* cannot be written: .*too large"),
-    ):
+    wanted = pytest.raises(ValueError, match="casia_webface.* cannot be written: .*too large")
+    with full_disk(1 << 16), wanted:
         prepare("casia-webface", pack, tmp_path / "o")
     assert not [path for path in (tmp_path / "o").rglob("*") if path.is_file()]
     assert len(prepare("casia-webface", pack, tmp_path / "o").source) == 3
 
 
 def cfp(root: Path) -> Path:
-    """Two people, two frontal and one profile picture each, two folds."""
-    frontal = [f"{p:03d}/frontal/{i:02d}.jpg" for p in (1, 2) for i in (1, 2)]
-    profile = [f"{p:03d}/profile/01.jpg" for p in (1, 2)]
-    pairs = {"01/same": "1,1", "01/diff": "2,2", "02/same": "4,2", "02/diff": "3,1"}
-    splits = {f"FP/{name}": text for name, text in pairs.items()}
-    face_files.cfp(root / "Protocol", frontal, profile, splits)
-    files = {f"Images/{name}": IMAGES[i] for i, name in enumerate(sorted(frontal + profile))}
-    files |= {"Fiducials/001/frontal/01.txt": b"", "logo.png": picture()}
-    folder(root / "Data", files)
+    names = face_files.small_cfp(root)[1]
+    files = {f"Images/{name}": IMAGES[i] for i, name in enumerate(sorted(names))}
+    folder(root / "Data", files | {"Fiducials/001/frontal/01.txt": b"", "logo.png": picture()})
     return root
-
-
-CFP_PAIRS = (
-    NamedPair("001/frontal/01.jpg", "001/profile/01.jpg", True, 1),
-    NamedPair("001/frontal/02.jpg", "002/profile/01.jpg", False, 1),
-    NamedPair("002/frontal/02.jpg", "002/profile/01.jpg", True, 2),
-    NamedPair("002/frontal/01.jpg", "001/profile/01.jpg", False, 2),
-)
 
 
 def test_cfp_fp_by_the_command_from_the_original_folder(tmp_path, capsys):
@@ -186,10 +168,8 @@ def test_cfp_fp_by_the_command_from_the_original_folder(tmp_path, capsys):
 
 def test_cfp_fp_from_crops_that_kept_the_names(tmp_path):
     root = cfp(tmp_path / "cfp-dataset")
-    crops = {
-        f"{p}/{v}.png": picture() for p in ("001", "002") for v in ("frontal/01", "profile/01")
-    }
-    path = archive(tmp_path / "crops.zip", crops)
+    names = ("001/frontal/01", "001/profile/01", "002/frontal/01", "002/profile/01")
+    path = archive(tmp_path / "crops.zip", {f"{name}.png": picture() for name in names})
     source = prepare("cfp-fp", path, tmp_path / "d", protocol=root).source
     assert source.pairs[0] == NamedPair("001/frontal/01.png", "001/profile/01.png", True, 1)
     assert source.pairs[1].left == "001/frontal/02.jpg", "a pair is kept though a picture is not"
@@ -237,10 +217,8 @@ def theirs(path: Path, features: dict, examples: list[dict], split="train") -> P
         VERSION = tfds.core.Version("0.1.1")
 
         def _info(self):
-            return tfds.core.DatasetInfo(
-                builder=self,
-                features=tfds.features.FeaturesDict(features),  # type: ignore[arg-type]
-            )
+            told: Any = tfds.features.FeaturesDict(features)  # type: ignore[arg-type]
+            return tfds.core.DatasetInfo(builder=self, features=told)
 
         def _split_generators(self, dl_manager):
             return {split: self._generate_examples()}
@@ -272,14 +250,9 @@ def test_sets_like_tfds_own_celeb_a(tmp_path):
         "attributes": {"Smiling": np.bool_, "label": np.bool_},
         "identity": {"Identity_No": np.int64},
     }
-    examples: list[dict] = [
-        {
-            "image": IMAGES[i],
-            "attributes": {"Smiling": True, "label": False},
-            "identity": {"Identity_No": 100 + i},
-        }
-        for i in range(3)
-    ]
+    said = {"attributes": {"Smiling": True, "label": False}}
+    who: list[dict] = [{"identity": {"Identity_No": 100 + i}} for i in range(3)]
+    examples = [said | {"image": IMAGES[i]} | who[i] for i in range(3)]
     source = open_source(theirs(tmp_path, features, examples, "validation"))
     of = dict(zip(contents(source).values(), source.identities, strict=True))
     assert of == {IMAGES[i]: str(100 + i) for i in range(3)}
@@ -342,8 +315,7 @@ made = prepare("casia-webface", Path({str(tmp_path / "c")!r}), Path({str(tmp_pat
 print(len([made.source.read(name) for name in made.source.names]), "images")
 print({{"tensorflow", "torch", "apache_beam"}} & {{name.partition(".")[0] for name in sys.modules}})
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
+    call = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == ["8 images", "set()"]

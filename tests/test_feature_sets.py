@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from face_files import folder, full_disk, picture
+from face_files import folder, full_disk, picture, valued
 from networks import new_extractor, small_decoder
 
 from advface_jax import ProtectConfig, protect
-from advface_jax.data import Faces, batches, open_faces, read_faces
+from advface_jax.data import batches, open_faces, read_faces
 from advface_jax.data.feature_sets.reading import SHAPE, UNFINISHED, open_features
 from advface_jax.data.feature_sets.writing import write_features
 
@@ -28,10 +28,7 @@ def fake(pixels, mask):
 @pytest.fixture(scope="module")
 def faces():
     """Ten faces of five people, the i-th all of value i."""
-    images = np.zeros((10, 160, 160, 3), np.uint8)
-    images += np.arange(10, dtype=np.uint8)[:, None, None, None]
-    who = tuple(f"Secret_{i // 2}" for i in range(10))
-    return Faces(tuple(f"{p}/{i}.jpg" for i, p in enumerate(who)), who, images)
+    return valued(*(f"Secret_{i // 2}" for i in range(10)))
 
 
 def write(folder, faces, **changes):
@@ -141,11 +138,9 @@ def test_a_full_disk_is_told_and_the_set_resumes(tmp_path):
     def noisy(pixels, mask):
         return rng.standard_normal((len(pixels), *SHAPE)).astype(np.float32)
 
-    crops = Faces(("a", "b"), ("a", "b"), np.zeros((2, 160, 160, 3), np.uint8))
-    with (
-        full_disk(1 << 20),
-        pytest.raises(ValueError, match="features-00000.* cannot be written .*resumes"),
-    ):
+    crops = valued("a", "b")
+    wanted = pytest.raises(ValueError, match="features-00000.* cannot be written .*resumes")
+    with full_disk(1 << 20), wanted:
         write(tmp_path / "set", crops, protect=noisy)
     write(tmp_path / "set", crops, protect=noisy)
     open_features(tmp_path / "set").check()

@@ -4,26 +4,12 @@ import pickle
 
 import numpy as np
 import pytest
+from face_files import Numbers, valued
 
-from advface_jax.data import Chosen, Faces, Grouped, batches
+from advface_jax.data import Chosen, Grouped, batches
 from advface_jax.data.grouped import group_order
 
 LABELS = np.array([0, 1, 2, 0, 1, 0, 0, 0, 3, 2, 2])  # five, two, three of one, and a single one
-
-
-class Numbers:
-    """Items that are their own number."""
-
-    def __init__(self, n, broken=()):
-        self.n, self.broken = n, broken
-
-    def __len__(self):
-        return self.n
-
-    def crop(self, index):
-        if index in self.broken:
-            raise ValueError("broken")
-        return np.array([index])
 
 
 def test_every_image_comes_once_and_some_again_where_a_group_is_not_full():
@@ -61,7 +47,7 @@ def test_what_is_read_is_what_rows_say_from_any_step_and_after_pickling():
 
 
 def test_a_broken_item_is_masked():
-    training = Grouped(Numbers(11, broken=[8]), LABELS, people=3, images=2, epochs=9, seed=0)
+    training = Grouped(Numbers(11, broken=(8,)), LABELS, people=3, images=2, epochs=9, seed=0)
     refused = [one for one in batches(training, batch=6, workers=0) if one.refused]
     assert refused
     for one in refused:
@@ -74,11 +60,6 @@ def test_too_few_groups_are_refused():
 
 
 def test_the_chosen_are_those_rows():
-    faces = Faces(
-        ("a", "b", "c"),
-        ("A", "B", "C"),
-        np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 160, 160, 3), np.uint8),
-    )
-    some = Chosen(faces, np.array([2, 0]))
+    some = Chosen(valued("A", "B", "C"), np.array([2, 0]))
     assert len(some) == 2 and some.identities == ("C", "A")
     assert some.crop(0)[0, 0, 0] == 2

@@ -1,24 +1,12 @@
 """People of the evaluation who were seen in training are found, whatever the spelling."""
 
-import numpy as np
 import pytest
+from face_files import table
+from face_files import valued as faces
 
-from advface_jax.data import Faces
-from advface_jax.data.leaks import (
-    Leaks,
-    find_leaks,
-    normalised,
-    read_identities,
-    settle,
-    write_identities,
-)
-
-
-def faces(*identities, first=0):
-    names = tuple(f"{who}/{i}.jpg" for i, who in enumerate(identities))
-    images = np.zeros((len(names), 160, 160, 3), np.uint8)
-    images[:] = np.arange(first, first + len(names), dtype=np.uint8)[:, None, None, None]
-    return Faces(names, identities, images)
+from advface_jax.data import leaks
+from advface_jax.data.leaks import find_leaks, read_aliases, read_identities
+from advface_jax.data.listing import read_listing
 
 
 def test_spelling_does_not_hide_a_person():
@@ -27,9 +15,6 @@ def test_spelling_does_not_hide_a_person():
     assert found.identities == ("george w. bush", "Jose_Nunez", "CelebA 7")
     assert found and (found.people, found.trained) == (4, 4)
     assert "3 of the evaluation's 4 people were seen in training" in str(found)
-
-
-def test_strangers_are_no_leak():
     found = find_leaks(faces("a", "b"), faces("c", "ab", "a b"))
     assert not found and "no label of the evaluation's 3 people" in str(found)
 
@@ -39,7 +24,21 @@ def test_bare_numbers_are_counted_and_not_compared():
     assert not found and (found.bare, found.bare_trained) == (1, 2)
     assert "1 of the evaluation's 2 labels are bare numbers" in str(found)
     assert "2 of the training's 3 labels are bare numbers" in str(found)
-    assert normalised("12_34") == "" and normalised("n12") == "n12"
+    assert leaks.normalised("12_34") == "" and leaks.normalised("n12") == "n12"
+
+
+def test_a_list_of_likely_duplicates_counts(tmp_path):
+    path = table(tmp_path / "d.tsv", "set1 identity1 set2 identity2", "A c_1 B c_2", "A 5 B 6")
+    aliases = read_aliases(path)
+    assert aliases == [("c_1", "c_2"), ("5", "6")]
+    found = find_leaks(faces("c_1", "6"), faces("c_2", "5", "c_3"), aliases=aliases)
+    assert found.identities == ("c_2", "5") and found.bare == 0
+    aliases = read_aliases(table(path, "file identity lfw_lookalike", "1 c_1 Ann_Lee", "2 c_2 -"))
+    assert aliases == [("c_1", "Ann_Lee")]
+    found = find_leaks(faces("c_1"), faces("Ann_Lee", "Bo"), aliases=aliases)
+    assert found.identities == ("Ann_Lee",)
+    with pytest.raises(ValueError, match="has the columns file, identity; wanted identity1"):
+        read_aliases(table(path, "file identity"))
 
 
 def test_equal_pictures_are_found_under_other_names():
@@ -51,7 +50,7 @@ def test_equal_pictures_are_found_under_other_names():
 
 def test_the_written_list_finds_the_same_and_has_no_names(tmp_path):
     path = tmp_path / "d.identities"
-    write_identities(path, ["George_W_Bush", "George_W_Bush", "12", "Ann"])
+    leaks.write_identities(path, ["George_W_Bush", "George_W_Bush", "12", "Ann"])
     text = path.read_text()
     assert "bush" not in text.lower() and "12\n" not in text and len(text.splitlines()) == 4
     found = find_leaks(read_identities(path), faces("george_w_bush", "Bo"))
@@ -67,7 +66,19 @@ def test_the_written_list_finds_the_same_and_has_no_names(tmp_path):
 def test_a_leak_is_refused_or_warned_about():
     found = find_leaks(faces("a"), faces("A"))
     with pytest.raises(ValueError, match="S: 1 of the evaluation's 1 people"):
-        settle(found, "S", "refuse")
+        leaks.settle(found, "S", "refuse")
     with pytest.warns(UserWarning, match="S: 1 of the evaluation's 1 people"):
-        settle(found, "S", "warn")
-    settle(Leaks(), "S", "refuse")
+        leaks.settle(found, "S", "warn")
+    leaks.settle(leaks.Leaks(), "S", "refuse")
+
+
+def test_the_list_of_lookalikes_finds_lfw_s_people(advface_data):
+    """Of shadow set A 59 are in LFW by that list, and none of the rows that training takes."""
+    lists = advface_data / "lists"
+    listing = lists / "celeba_A_shadow_160.tsv"
+    lfw = {identity for _, identity in read_listing(lists / "lfw_pairs_160.tsv", None)}
+    for where, count in ((None, 59), ({"lfw_lookalike": "-"}, 0)):
+        seen = leaks.seen_in(identity for _, identity in read_listing(listing, where))
+        found = find_leaks(seen, lfw, aliases=read_aliases(listing))
+        assert len(found.identities) == count and found.people == len(lfw)
+    assert not find_leaks(seen, lfw)

@@ -43,9 +43,7 @@ def write_wheel(folder: Path, monkeypatch, **changes: np.ndarray) -> Path:
     path, sums = folder / "facenet_pytorch-2.6.0-py3-none-any.whl", {}
     with zipfile.ZipFile(path, "w") as archive:
         for network in wheel.MEMBERS:
-            own = {
-                k.removeprefix(f"{network}."): v for k, v in flat.items() if k.startswith(network)
-            }
+            own = {k.partition(".")[2]: v for k, v in flat.items() if k.startswith(network)}
             file = wf.write_torch(folder / f"{network}.pt", own)
             sums[network] = fetch.sha256(file)
             archive.write(file, f"facenet_pytorch/data/{network}.pt")
@@ -66,8 +64,7 @@ run = jax.jit(lambda network, *inputs: network(*inputs))
 @pytest.mark.parametrize("name", MTCNN_PATCHES)
 def test_each_network(name, detector, golden):
     found = run(getattr(detector, name), weights.patches(name, *MTCNN_PATCHES[name]))
-    parts = {part: getattr(found, part) for part in found._fields}
-    for part, value in parts.items():
+    for part, value in found._asdict().items():
         if value is None:
             assert name != "onet" and part == "landmarks"
         else:
@@ -101,11 +98,11 @@ def test_the_cascade(name, detector, golden):
 
 def test_no_size_compiles_anew(detector):
     config = detection.DetectorConfig(thresholds=PHOTOS["square"][3])
-    detection.detect(weights.photo(1, 90, 90), detector, config)
-    before = detection._run._cache_size()  # type: ignore[attr-defined]
-    for size in ((20, 20), (33, 170), (101, 64)):
+    programs = []
+    for size in ((90, 90), (20, 20), (33, 170), (101, 64)):
         detection.detect(weights.photo(1, *size), detector, config)
-    assert detection._run._cache_size() == before  # type: ignore[attr-defined]
+        programs.append(detection._run._cache_size())  # type: ignore[attr-defined]
+    assert len(set(programs)) == 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (19, 300), (300, 19), (20, 20)])
@@ -117,17 +114,12 @@ def test_a_small_photograph_has_no_faces(size, detector):
 
 
 @pytest.mark.parametrize(
-    "photo",
-    [
-        np.zeros((40, 40), np.uint8),
-        np.zeros((40, 40, 4), np.uint8),
-        np.zeros((40, 40, 3), np.float32),
-        np.zeros((0, 40, 3), np.uint8),
-    ],
+    ("shape", "dtype"),
+    [((9, 9), "uint8"), ((9, 9, 4), "uint8"), ((9, 9, 3), "float32"), ((0, 9, 3), "uint8")],
 )
-def test_what_is_no_photograph_is_refused(photo, detector):
+def test_what_is_no_photograph_is_refused(shape, dtype):
     with pytest.raises(ValueError, match=r"wanted uint8 \(h, w, 3\)"):
-        detection.detect(photo, detector)
+        detection.detect(np.zeros(shape, dtype))
 
 
 @pytest.mark.parametrize(

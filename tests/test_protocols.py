@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from face_files import agedb, folder, struct_of, table
-from face_files import cfp as cfp_protocol
+from face_files import CFP_PAIRS, agedb, folder, small_cfp, struct_of, table
 from scipy.io import savemat
 
 from advface_jax.data import NamedPair, read_pairs
@@ -12,24 +11,17 @@ from advface_jax.data.formats.protocols import read_agedb, read_cfp
 
 @pytest.fixture
 def cfp(tmp_path):
-    """Two people, two frontal and one profile picture each, two folds."""
-    splits = {
-        "FP/01/same": "1,1", "FP/01/diff": "1,2\n2,2", "FP/02/same": "4,2\n", "FP/02/diff": "3,1",
-    }  # fmt: skip
-    frontal = [f"{p:03d}/frontal/{i:02d}.jpg" for p in (1, 2) for i in (1, 2)]
-    profile = [f"{p:03d}/profile/01.jpg" for p in (1, 2)]
-    return cfp_protocol(tmp_path / "cfp" / "Protocol", frontal, profile, splits).parent
+    return small_cfp(tmp_path / "cfp")[0].parent
 
 
 def test_cfp_s_numbers_become_files(cfp):
-    want = [
-        NamedPair("001/frontal/01.jpg", "001/profile/01.jpg", True, 1),
-        NamedPair("001/frontal/01.jpg", "002/profile/01.jpg", False, 1),
-        NamedPair("001/frontal/02.jpg", "002/profile/01.jpg", False, 1),
-        NamedPair("002/frontal/02.jpg", "002/profile/01.jpg", True, 2),
-        NamedPair("002/frontal/01.jpg", "001/profile/01.jpg", False, 2),
+    assert read_cfp(cfp) == read_cfp(cfp / "Protocol") == list(CFP_PAIRS)
+    first, second, third, fourth = small_cfp(cfp)[1][:4]
+    assert read_cfp(cfp, protocol="FF") == [
+        NamedPair(first, second, True, 1),
+        NamedPair(first, third, False, 1),
+        NamedPair(second, fourth, False, 1),
     ]
-    assert read_cfp(cfp) == read_cfp(cfp / "Protocol") == want
 
 
 @pytest.mark.parametrize(
@@ -50,6 +42,8 @@ def test_a_wrong_line_of_cfp_is_named(cfp, file, text, message):
 
 
 def test_an_incomplete_cfp_is_refused(cfp, tmp_path):
+    with pytest.raises(ValueError, match="wanted 'FP' or 'FF'"):
+        read_cfp(cfp, "PP")  # type: ignore[arg-type]
     (cfp / "Protocol" / "Split" / "FP" / "02" / "diff.txt").unlink()
     with pytest.raises(ValueError, match="diff.txt cannot be read"):
         read_cfp(cfp)

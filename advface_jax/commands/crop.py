@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -51,15 +52,19 @@ def main(
     if limit is not None:
         checks.positive(limit=limit)
     config = cropping.CropConfig(size, margin, choose, format, quality, min_face)
-    _apart(photos, out)
+    if Path(photos).is_dir() and out.resolve().is_relative_to(Path(photos).resolve()):
+        raise ValueError(
+            f"{out} lies inside {photos}, where its crops would be taken for photographs: "
+            "give a folder elsewhere"
+        )
     source = open_source(photos)
     if not len(source):
         first = "; skipped: {}: {}".format(*source.skipped[0]) if source.skipped else ""
         kinds = ", ".join(sorted(SUFFIXES))
         raise ValueError(f"{photos} holds no photograph ({kinds}){first}")
     if limit is not None:
-        few = source.names[:limit], source.identities[:limit]
-        source = dataclasses.replace(source, names=few[0], identities=few[1])
+        names, identities = source.names[:limit], source.identities[:limit]
+        source = dataclasses.replace(source, names=names, identities=identities)
     network = detection.load_detector(detector)
     settings = detection.DetectorConfig(min_face=min_face)
     origin = {"photos": Path(photos).name, "detector": Path(detector).name}
@@ -72,25 +77,10 @@ def main(
             rate = faces / max(time.monotonic() - began, 1e-9)
             bar.update(task, completed=done, total=total, note=f"{rate:.1f} faces/s")
 
-        rows = cropping.crop_all(
-            source,
-            out,
-            config,
-            lambda photo: detection.detect(photo, network, settings),
-            origin,
-            progress,
-        )
+        find = functools.partial(detection.detect, detector=network, config=settings)
+        rows = cropping.crop_all(source, out, config, find, origin, progress)
     asked = set(source.names) | {name for name, _ in source.skipped}
     _tell([row for row in rows if row.file in asked], out, choose)
-
-
-def _apart(photos: str, out: Path) -> None:
-    """ValueError for crops inside the photographs' folder: the next run would read them."""
-    if Path(photos).is_dir() and out.resolve().is_relative_to(Path(photos).resolve()):
-        raise ValueError(
-            f"{out} lies inside {photos}, where its crops would be taken for photographs: "
-            "give a folder elsewhere"
-        )
 
 
 def _tell(rows: list[cropping.Row], out: Path, choose: crops.Choice) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -96,18 +96,12 @@ def main(
         "versions": {n: importlib.metadata.version(n) for n in ("advface_jax", "jax")},
     }
     extract = jax.jit(lambda extractor, x: extractor(x.astype(jnp.float32) / 255))
+    networks = {"extractor": models.extractor, "shadow": decoder}
 
     def protect(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
         z = extract(models.extractor, pixels)  # (b, 77, 77, 64)
-        z_adv = advface_jax.protect(
-            z,
-            extractor=models.extractor,
-            shadow=decoder,
-            epsilon=epsilon,
-            config=config,
-            mask=mask.astype(np.float32),
-        )
-        return np.asarray(z_adv)
+        how = {"epsilon": epsilon, "config": config, "mask": mask.astype(np.float32)}
+        return np.asarray(advface_jax.protect(z, **networks, **how))
 
     with cli.bar("faces") as bar, jax.default_matmul_precision("highest"):
         task = bar.add_task("protect", total=len(crops), note="compiling")
@@ -119,29 +113,16 @@ def main(
             rate = (done - began[1]) / max(time.monotonic() - began[0], 1e-9)
             bar.update(task, completed=done, note=f"{rate:.2f} faces/s" if rate else "compiling")
 
-        refused = writing.write_features(
-            out,
-            crops,
-            protect,
-            card=card,
-            batch=batch,
-            dtype=dtype,
-            labels=labels,
-            names=names,
-            seed=seed,
-            shard_size=shard_size,
-            workers=workers,
-            progress=progress,
-        )
+        options: dict[str, Any] = {"dtype": dtype, "labels": labels, "names": names, "seed": seed}
+        options |= {"batch": batch, "shard_size": shard_size, "workers": workers}
+        options |= {"card": card, "progress": progress}
+        refused = writing.write_features(out, crops, protect, **options)
     for name, reason in refused[:10]:
         cli.console.print(f"left out: {name}: {reason}", markup=False)
     if len(refused) > 10:
         cli.console.print(f"left out: {len(refused) - 10:,} more")
     written = data.open_features(out)
     size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
-    cli.answer.print(
-        f"{len(written):,} protected features in {out} ({size:,.0f} MB), "
-        f"{written.card['left_out']:,} faces left out",
-        markup=False,
-        soft_wrap=True,
-    )
+    said = f"{len(written):,} protected features in {out} ({size:,.0f} MB), "
+    said += f"{written.card['left_out']:,} faces left out"
+    cli.answer.print(said, markup=False, soft_wrap=True)

@@ -39,13 +39,11 @@ def main(
 
     with cli.bar("images") as bar:
         task = bar.add_task(name, total=0, note="")
-        made = prepare(
-            name,
-            path,
-            out,
-            protocol,
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )
+
+        def report(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        made = prepare(name, path, out, protocol, report)
     faces = made.source
     people = len(set(faces.identities))
     print_ = functools.partial(cli.answer.print, highlight=False, soft_wrap=True, markup=False)

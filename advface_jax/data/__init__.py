@@ -12,28 +12,8 @@ from advface_jax.data.reading import open_faces, read_faces
 from advface_jax.data.records import NamedPair, Source
 
 __all__ = [
-    "Batch",
-    "Chosen",
-    "Faces",
-    "FeatureSet",
-    "Grouped",
-    "NamedPair",
-    "Pairs",
-    "Source",
-    "batches",
-    "epoch_order",
-    "index_pairs",
-    "make_pairs",
-    "open_faces",
-    "open_features",
-    "open_source",
-    "pair_names",
-    "read_agedb",
-    "read_cfp",
-    "read_faces",
-    "read_pairs",
-    "subset",
-    "synthetic_faces",
-    "synthetic_names",
-    "to_device",
-]
+    "Batch", "Chosen", "Faces", "FeatureSet", "Grouped", "NamedPair", "Pairs", "Source",
+    "batches", "epoch_order", "index_pairs", "make_pairs", "open_faces", "open_features",
+    "open_source", "pair_names", "read_agedb", "read_cfp", "read_faces", "read_pairs", "subset",
+    "synthetic_faces", "synthetic_names", "to_device",
+]  # fmt: skip

@@ -1,7 +1,8 @@
 """Batches loaded ahead of the step that needs them, the same ones for the same seed.
 
 A batch is a function of (seed, epoch, step) alone: a training resumes at any step without replaying
-those before, and each of several hosts loads its own slice of the same batch. grain reads ahead.
+those before, and each of several hosts loads its own slice of the same batch. grain reads ahead, in
+threads or worker processes.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
+
+from advface_jax import checks
 
 _TRIES = 256  # items tried as a stand-in: where so many in a row are broken, all of them are
 
@@ -37,9 +40,8 @@ class Batch(NamedTuple):
       indices: int64 (b,), the items asked for.
       values: (b, ...), for faces uint8 (b, 160, 160, 3).
       mask: bool (b,), False where the row is padding (at the end of an ordered pass) or its item
-        unreadable. Such a row repeats another one of the batch, so that a training, and its batch
-        norm, may use it; what counts or writes items drops it. Where a whole batch of an ordered
-        pass is unreadable, the rows repeat an item of another step.
+        unreadable. Such a row repeats another one (of the batch if it has any), so that a training,
+        and its batch norm, may use it; what counts or writes items drops it.
       refused: (index, reason) of each unreadable item.
     """
 
@@ -82,11 +84,13 @@ def batches(
     stop: int | None = None,
     shard: tuple[int, int] = (0, 1),
     workers: int = 2,
+    by: Literal["threads", "processes"] = "threads",
 ) -> Iterator[Batch]:
     """Batches of the items, read ahead by ``workers``.
 
     Args:
-      items: A ``Faces``, or anything else with a length and ``crop``.
+      items: A ``Faces``, or anything else with a length and ``crop``; for processes picklable and
+        light, as lazy faces are.
       batch: Items a step, over all shards.
       seed: Of the order, which is new in every epoch; None for one pass in the items' own order,
         its last batch padded and masked.
@@ -94,8 +98,10 @@ def batches(
         ends with the pass without.
       shard: (index, count) of this host: it gets its count-th part of every batch, in order, and
         the parts together are exactly the batch.
-      workers: How many threads read ahead (Pillow decodes outside of the interpreter's lock); 0
-        reads when asked, without grain, as suits faces in memory.
+      workers: How many read ahead; 0 reads when asked, without grain, as suits faces in memory.
+      by: Threads suffice where Pillow decodes, outside of the interpreter's lock. Processes are for
+        slow reading in Python; they take seconds to start and import the main script anew, which
+        therefore needs its ``if __name__ == "__main__"``.
 
     Raises:
       ValueError: sizes that do not fit; a step of unreadable items only (in an ordered pass: and
@@ -114,10 +120,11 @@ def batches(
         )
     if workers < 0 or start < 0:
         raise ValueError(f"workers={workers}, start={start}: neither may be negative")
+    checks.choice(by, "by", ("threads", "processes"))
     end = -(-n // batch) if seed is None else 2**62
     load = _Load(items, batch, seed, index, count)
     steps = range(start, end if stop is None else min(stop, end))
-    return _ahead(load, steps, workers) if workers and len(steps) else map(load, steps)
+    return _ahead(load, steps, workers, by) if workers and len(steps) else map(load, steps)
 
 
 @dataclass(frozen=True)
@@ -165,8 +172,8 @@ class _Load:
         )
 
 
-def _ahead(load: _Load, steps: range, workers: int) -> Iterator[Batch]:
-    """The batches of the steps, read ahead; the threads end with the loop, however it ends."""
+def _ahead(load: _Load, steps: range, workers: int, by: str) -> Iterator[Batch]:
+    """The batches of the steps; threads and processes end with the loop, however it ends."""
     try:
         import grain
     except ImportError:
@@ -175,13 +182,26 @@ def _ahead(load: _Load, steps: range, workers: int) -> Iterator[Batch]:
             "`pip install 'advface_jax[data]'`, or workers=0 to read without"
         ) from None
     loaded = grain.MapDataset.range(steps.start, steps.stop).map(load)
-    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
-    return _closing(iter(loaded.to_iter_dataset(options)))
+    threads = workers if by == "threads" else 1
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    dataset = loaded.to_iter_dataset(options)
+    if by == "processes":
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():  # grain's processes ask for flags that absl.app parses
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        dataset = dataset.mp_prefetch(options)
+    return _closing(iter(dataset), copy=by == "processes")
 
 
-def _closing(iterator: Any) -> Iterator[Batch]:
+def _closing(iterator: Any, *, copy: bool) -> Iterator[Batch]:
     try:
-        yield from iterator
+        for one in iterator:
+            if copy:  # arrays of a process lie in shared memory, which must not outlive the program
+                arrays = {k: np.array(getattr(one, k)) for k in ("indices", "values", "mask")}
+                one = one._replace(**arrays)
+            yield one
     finally:
         iterator.close()
 

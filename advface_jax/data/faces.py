@@ -48,12 +48,10 @@ class Faces:
     pairs: tuple[NamedPair, ...] = ()
 
     def __post_init__(self) -> None:
-        want = (len(self.names), SIZE, SIZE, 3)
-        if isinstance(self.store, np.ndarray) and (
-            self.store.shape != want or self.store.dtype != np.uint8
-        ):
+        want, store = (len(self.names), SIZE, SIZE, 3), self.store
+        if isinstance(store, np.ndarray) and (store.shape != want or store.dtype != np.uint8):
             raise ValueError(
-                f"images are {self.store.dtype} {self.store.shape}, wanted uint8 {want}: "
+                f"images are {store.dtype} {store.shape}, wanted uint8 {want}: "
                 "one 160x160 RGB crop for each name"
             )
         if len(self.identities) != len(self.names):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -70,6 +70,7 @@ class Grouped:
     images: int
     epochs: int
     seed: int
+    _orders: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.per_epoch:
@@ -110,7 +111,3 @@ class Grouped:
             self._orders[epoch] = found
             self._orders.pop(epoch - 2, None)
         return found
-
-    @functools.cached_property
-    def _orders(self) -> dict[int, np.ndarray]:
-        return {}

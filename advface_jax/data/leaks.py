@@ -1,4 +1,4 @@
-"""Train/test identity overlap: by label, or by picture.
+"""Train/test identity overlap: by label, by picture, by a list of likely duplicates.
 
 A decoder that has seen the people it is judged on looks better than it is. Labels are compared with
 case, underscores and accents removed, pictures by a hash of their pixels. A label without a letter
@@ -8,6 +8,7 @@ case, underscores and accents removed, pictures by a hash of their pixels. A lab
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import os
 import re
@@ -47,26 +48,21 @@ class Leaks:
         return bool(self.identities or self.images)
 
     def __str__(self) -> str:
+        people = f"the evaluation's {self.people:,} people"
         said = []
         if self.identities:
-            said.append(
-                f"{len(self.identities):,} of the evaluation's {self.people:,} people were seen in "
-                f"training (as {_some(self.identities)})"
-            )
+            some = _some(self.identities)
+            said.append(f"{len(self.identities):,} of {people} were seen in training (as {some})")
         if self.images:
             twins = [f"{right} = {left}" for left, right in self.images]
             said.append(f"{len(self.images):,} of its pictures were (as {_some(twins)})")
         if not said:
-            said.append(f"no label of the evaluation's {self.people:,} people is one of training")
-        for bare, people, where in (
-            (self.bare, self.people, "evaluation"),
-            (self.bare_trained, self.trained, "training"),
-        ):
+            said.append(f"no label of {people} is one of training")
+        evaluation = self.bare, self.people, "evaluation"
+        for bare, of, where in (evaluation, (self.bare_trained, self.trained, "training")):
             if bare:
-                said.append(
-                    f"{bare:,} of the {where}'s {people:,} labels are bare numbers, which mean "
-                    "nothing in another data set"
-                )
+                what = "are bare numbers, which mean nothing in another data set"
+                said.append(f"{bare:,} of the {where}'s {of:,} labels {what}")
         return "; ".join(said)
 
     def counts(self) -> dict[str, int]:
@@ -100,10 +96,10 @@ def fingerprint(label: str) -> str:
 
 
 class Seen(NamedTuple):
-    """The people of a training: fingerprints of the labels, and how many were bare numbers."""
+    """The people of a training."""
 
-    prints: frozenset[str]
-    bare: int
+    prints: frozenset[str]  # of the labels
+    bare: int  # numbers among them
 
 
 def seen_in(labels: Iterable[str]) -> Seen:
@@ -114,31 +110,46 @@ def seen_in(labels: Iterable[str]) -> Seen:
 
 
 def find_leaks(
-    training: Faces | Seen, evaluation: Faces | Iterable[str], *, pictures: bool = False
+    training: Faces | Seen,
+    evaluation: Faces | Iterable[str],
+    *,
+    aliases: Iterable[tuple[str, str]] = (),
+    pictures: bool = False,
 ) -> Leaks:
     """The people, and on demand the pictures, that training and evaluation share.
 
     Args:
       training: The faces, or what ``read_identities`` gives.
       evaluation: The faces, or labels.
+      aliases: Pairs of labels that are or may be one person, as ``read_aliases`` gives them; labels
+        without a letter count in them too.
       pictures: Compare the pixels as well, which decodes both sets (about 1 ms a face).
     """
     seen = training if isinstance(training, Seen) else seen_in(training.identities)
     people = dict.fromkeys(evaluation.identities if isinstance(evaluation, Faces) else evaluation)
-    comparable = [label for label in people if normalised(label)]
-    shared = tuple(label for label in comparable if fingerprint(label) in seen.prints)
+    raw = frozenset() if isinstance(training, Seen) else frozenset(training.identities)
+    same: dict[str, set[str]] = {}  # a label and its aliases, in whichever of the two sets
+    for one, other in aliases:
+        same.setdefault(_key(one), set()).add(other)
+        same.setdefault(_key(other), set()).add(one)
+
+    def trained_on(label: str) -> bool:
+        candidates = same.get(_key(label), set()) | ({label} if normalised(label) else set())
+        return any(fingerprint(c) in seen.prints if normalised(c) else c in raw for c in candidates)
+
+    shared = tuple(label for label in people if trained_on(label))
     images: tuple[tuple[str, str], ...] = ()
     if pictures:
         if not (isinstance(training, Faces) and isinstance(evaluation, Faces)):
             raise ValueError("pictures=True compares pixels: give both sets as Faces")
-        images = _equal_pictures(training, evaluation)
-    bare, trained = len(people) - len(comparable), len(seen.prints) + seen.bare
-    return Leaks(shared, images, len(people), trained, bare, seen.bare)
+        known = {digest: name for digest, name in _digests(training)}
+        images = tuple((known[d], name) for d, name in _digests(evaluation) if d in known)
+    bare = sum(not normalised(label) for label in people if label not in shared)
+    return Leaks(shared, images, len(people), len(seen.prints) + seen.bare, bare, seen.bare)
 
 
-def _equal_pictures(training: Faces, evaluation: Faces) -> tuple[tuple[str, str], ...]:
-    known = {digest: name for digest, name in _digests(training)}
-    return tuple((known[d], name) for d, name in _digests(evaluation) if d in known)
+def _key(label: str) -> str:
+    return normalised(label) or label.strip()
 
 
 def _digests(faces: Faces) -> Iterator[tuple[str, str]]:
@@ -146,6 +157,25 @@ def _digests(faces: Faces) -> Iterator[tuple[str, str]]:
     for i, name in enumerate(faces.names):
         with contextlib.suppress(ValueError):
             yield hashlib.sha256(faces.crop(i).tobytes()).hexdigest(), name
+
+
+def read_aliases(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """Pairs of labels that are or may be one person, from a tab-separated file with a header.
+
+    It has the columns identity1 and identity2, or identity and lfw_lookalike ("-" for none); other
+    columns are a ValueError.
+    """
+    with open(path, newline="", encoding="utf-8") as lines:
+        table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        columns = table.fieldnames or []
+        for pair in (("identity1", "identity2"), ("identity", "lfw_lookalike")):
+            if set(pair) <= set(columns):
+                rows = ((row[pair[0]] or "", row[pair[1]] or "") for row in table)
+                return list(dict.fromkeys(r for r in rows if all(r) and r[1] != "-"))
+    raise ValueError(
+        f"{path} has the columns {', '.join(columns) or '(none)'}; wanted identity1 and identity2, "
+        "or identity and lfw_lookalike, tab-separated with a header line"
+    )
 
 
 def write_identities(path: str | os.PathLike[str], labels: Iterable[str]) -> None:

@@ -27,11 +27,8 @@ def read_listing(listing: str | os.PathLike[str], where: Mapping[str, str] | Non
                     f"{listing} has the columns {', '.join(columns) or '(none)'} and lacks "
                     f"{', '.join(lacking)}: it must be tab-separated with a header line"
                 )
-            return [
-                (row["file"] or "", row["identity"] or "")
-                for row in table
-                if all(row[column] == value for column, value in (where or {}).items())
-            ]
+            kept = (row for row in table if all(row[c] == v for c, v in (where or {}).items()))
+            return [(row["file"] or "", row["identity"] or "") for row in kept]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"the listing {listing} cannot be read: {error}") from error
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import overload
+from itertools import combinations, product
+from typing import TypeVar
 
 import numpy as np
 
@@ -30,6 +30,10 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.left)
+
+
+Rows = tuple[int, int]
+P = TypeVar("P", Pairs, Sequence[NamedPair])
 
 
 def pair_names(named: Iterable[NamedPair]) -> tuple[str, ...]:
@@ -58,11 +62,7 @@ def index_pairs(named: Sequence[NamedPair], faces: Labelled) -> Pairs:
     )
 
 
-@overload
-def subset(pairs: Pairs, n: int | None) -> Pairs: ...
-@overload
-def subset(pairs: Sequence[NamedPair], n: int | None) -> Sequence[NamedPair]: ...
-def subset(pairs: Pairs | Sequence[NamedPair], n: int | None) -> Pairs | Sequence[NamedPair]:
+def subset(pairs: P, n: int | None) -> P:
     """The largest honest subset of at most n pairs: as many same as different in every fold.
 
     Of each fold the first n / (2 folds) same pairs and as many different ones are taken, in the
@@ -114,13 +114,11 @@ def make_pairs(faces: Labelled, folds: int = 10, seed: int = 0, per_identity: in
     rows: list[tuple[int, int, bool, int]] = []
     for f in range(folds):
         dealt = groups[f::folds]
-        same = [
-            pair for images in dealt for pair in _some(combinations(images, 2), per_identity, rng)
-        ]
+        own = (_some(combinations(images, 2), per_identity, rng) for images in dealt)
+        same = [pair for pairs in own for pair in pairs]
         # 30 people of 4 images make 7,000 pairs: enough to draw from, and quick to enumerate
-        apart = [
-            (a, b) for one, other in combinations(dealt[:30], 2) for a in one[:4] for b in other[:4]
-        ]
+        others = combinations(dealt[:30], 2)
+        apart = [pair for one, other in others for pair in product(one[:4], other[:4])]
         each = min(len(same), len(apart))
         if not each:
             raise ValueError(
@@ -134,9 +132,7 @@ def make_pairs(faces: Labelled, folds: int = 10, seed: int = 0, per_identity: in
     return Pairs(np.array(left), np.array(right), np.array(together), np.array(fold))
 
 
-def _some(
-    pairs: Iterable[tuple[int, int]], n: int, rng: np.random.Generator
-) -> list[tuple[int, int]]:
+def _some(pairs: Iterable[Rows], n: int, rng: np.random.Generator) -> list[Rows]:
     """n of the pairs, drawn without replacement and in their own order; all if there are fewer."""
     pairs = list(pairs)
     if len(pairs) <= n:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -91,37 +92,28 @@ def _chosen(
     if str(source) == "synthetic":
         if listing is not None:
             raise ValueError("source='synthetic' has no listing: leave listing out")
-        return _synthetic(wanted, limit)
-
+        known = list(synthetic_names())
+        keep = [name for name in known if wanted is None or name in wanted]
+        if not keep:
+            raise ValueError(
+                f"none of the names is synthetic: take them from {known[0]!r} ... {known[-1]!r}"
+            )
+        return synthetic_faces(names=keep[:limit])
     opened = open_source(source)
     if listing is None:
         rows = list(zip(opened.names, opened.identities, strict=True))
     else:
         rows = read_listing(listing, where)
-    known = dict(opened.skipped)
+    reasons = dict(opened.skipped)
     skipped = [] if listing is not None or wanted is not None else list(opened.skipped)
     if wanted is not None:
         listed = {name for name, _ in rows}
-        skipped += [(name, known.get(name, "not there")) for name in wanted if name not in listed]
+        skipped += [(name, reasons.get(name, "not there")) for name in wanted if name not in listed]
         rows = [row for row in rows if row[0] in wanted]
-    rows, refused = sound_rows(rows[:limit], set(opened.names), known)
-    return Faces(
-        tuple(name for name, _ in rows),
-        tuple(identity for _, identity in rows),
-        Encoded(opened.read, resize),
-        (*skipped, *refused),
-        opened.pairs,
-    )
-
-
-def _synthetic(wanted: Mapping[str, None] | None, limit: int | None) -> Faces:
-    names = list(synthetic_names())
-    keep = [name for name in names if wanted is None or name in wanted]
-    if not keep:
-        raise ValueError(
-            f"none of the names is synthetic: take them from {names[0]!r} ... {names[-1]!r}"
-        )
-    return synthetic_faces(names=keep[:limit])
+    rows, refused = sound_rows(rows[:limit], set(opened.names), reasons)
+    names, identities = (tuple(row[column] for row in rows) for column in (0, 1))
+    store = Encoded(opened.read, resize)
+    return Faces(names, identities, store, (*skipped, *refused), opened.pairs)
 
 
 def _reported(source: str | os.PathLike[str], faces: Faces) -> Faces:
@@ -154,13 +146,8 @@ def _decoded(lazy: Faces, progress: bool) -> Faces:
             kept.append(i)
         except ValueError as error:
             skipped.append((lazy.names[i], str(error)))
-    return Faces(
-        tuple(lazy.names[i] for i in kept),
-        tuple(lazy.identities[i] for i in kept),
-        images[: len(kept)],
-        tuple(skipped),
-        lazy.pairs,
-    )
+    found = lazy.select(kept)
+    return dataclasses.replace(found, store=images[: len(kept)], skipped=tuple(skipped))
 
 
 def _bar(rows: Sequence[int], progress: bool) -> Iterable[int]:

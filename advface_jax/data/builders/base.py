@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -129,29 +130,27 @@ def fingerprint(source: Source) -> str:
     return digest.hexdigest()
 
 
-def renamed(source: Source, naming: Callable[[str], tuple[str, str] | None], wanted: str) -> Source:
-    """The source under the names and identities that ``naming`` gives for its own names.
+def renamed(source: Source, pattern: re.Pattern[str], wanted: str) -> Source:
+    """The source under the names and identities (groups 1 and 2) that a pattern finds in its own.
 
-    Files for which it gives None are skipped as not ``wanted``, and so are second files of one
-    name; ValueError when none is left.
+    Other files are skipped as not ``wanted``, and so are second files of one name; ValueError when
+    none is left.
     """
     old: dict[str, str] = {}
     identities = []
     skipped = list(source.skipped)
     for name in source.names:
-        new = naming(name)
-        if new is None:
+        found = pattern.fullmatch(name)
+        if found is None:
             skipped.append((name, f"not {wanted}"))
-        elif new[0] in old:
-            skipped.append((name, f"a second {new[0]}"))
+        elif found[1] in old:
+            skipped.append((name, f"a second {found[1]}"))
         else:
-            old[new[0]] = name
-            identities.append(new[1])
+            old[found[1]] = name
+            identities.append(found[2])
     if not old:
-        raise ValueError(
-            f"none of the {len(source):,} images is {wanted}"
-            + (f", the first: {source.names[0]!r}" if len(source) else "")
-        )
+        first = f", the first: {source.names[0]!r}" if len(source) else ""
+        raise ValueError(f"none of the {len(source):,} images is {wanted}{first}")
 
     def read(name: str) -> bytes:
         return source.read(old[name])

@@ -53,9 +53,8 @@ def prepare(
     builder_class = BUILDERS[name]
     source = builder_class.gather(path, protocol)
     where = None if data_dir is None else str(data_dir.expanduser())
-    builder = builder_class(
-        source=source, report=report, data_dir=where, file_format="array_record"
-    )
+    kind = {"data_dir": where, "file_format": "array_record"}
+    builder = builder_class(source=source, report=report, **kind)
     folder = Path(builder.data_path)
     if folder.exists():
         made_of = (builder.info.metadata or {}).get("fingerprint")  # type: ignore[union-attr]
@@ -63,7 +62,10 @@ def prepare(
             what = "holds the set made of other files" if made_of else "is no finished data set"
             raise ValueError(f"{folder} {what}: remove it, or name another folder with -o")
         return Prepared(folder, open_prepared(folder), fresh=False)
-    _sweep(folder)
+    for left in folder.parent.glob(f"incomplete.*_{folder.name}"):  # of a killed run
+        newest = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
+        if time.time() - newest > _STALE:
+            shutil.rmtree(left, ignore_errors=True)
     with (
         tempfile.TemporaryDirectory() as nothing,  # the download manager needs a folder
         contextlib.redirect_stdout(io.StringIO()),  # it prints
@@ -77,11 +79,3 @@ def prepare(
         finally:
             tfds.enable_progress_bar()
     return Prepared(folder, open_prepared(folder), fresh=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a killed run left under its temporary name, unless it may still be in use."""
-    for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
-        newest = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
-        if time.time() - newest > _STALE:
-            shutil.rmtree(left, ignore_errors=True)

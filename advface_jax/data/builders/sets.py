@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
 
 from advface_jax.data.builders.base import FaceBuilder, renamed, with_pairs
 from advface_jax.data.formats.protocols import read_agedb, read_cfp
 from advface_jax.data.opening import open_source
-from advface_jax.data.records import Source
-
-_CFP_NAME = re.compile(r"(?:.*/)?(([^/]+)/(?:frontal|profile)/[^/]+)", re.DOTALL)
-_AGEDB_NAME = re.compile(r"\d+_(.+)_\d+_[mf]", re.IGNORECASE | re.DOTALL)
+from advface_jax.data.records import NamedPair, Source
 
 
 class CasiaWebface(FaceBuilder):
@@ -35,32 +34,38 @@ class CasiaWebface(FaceBuilder):
         return source
 
 
-class CfpFp(FaceBuilder):
-    """Celebrities in frontal and profile views: 7,000 images of 500 people, 7,000 pairs.
-
-    From the original folder (Data/Images/001/frontal/01.jpg, Protocol/Split/FP), from crops of it
-    that kept the names (with the protocol's folder), or from insightface's cfp_fp.bin.
-    """
+class _Verification(FaceBuilder, skip_registration=True):
+    """A set with a protocol. ``NAME`` finds (a file's own name, its person) in a path."""
 
     SPLIT = "test"
-    HOMEPAGE = "http://www.cfpw.io"
-    CITATION = "Sengupta et al., Frontal to profile face verification in the wild, WACV 2016"
+    NAME: ClassVar[re.Pattern[str]]
+    WANTED: ClassVar[str]  # in words
+    read_protocol: ClassVar[Callable[[Path], list[NamedPair]]]
 
     @classmethod
     def gather(cls, path: Path, protocol: Path | None = None) -> Source:
         source = open_source(path)
         if source.pairs and protocol is None:  # a .bin
             return source
-
-        def naming(name: str) -> tuple[str, str] | None:
-            found = _CFP_NAME.fullmatch(name)
-            return (found[1], found[2]) if found else None
-
-        source = renamed(source, naming, "PERSON/frontal/IMAGE or PERSON/profile/IMAGE")
-        return with_pairs(source, read_cfp(protocol or path))
+        source = renamed(source, cls.NAME, cls.WANTED)
+        return with_pairs(source, cls.read_protocol(protocol or path))
 
 
-class Agedb30(FaceBuilder):
+class CfpFp(_Verification):
+    """Celebrities in frontal and profile views: 7,000 images of 500 people, 7,000 pairs.
+
+    From the original folder (Data/Images/001/frontal/01.jpg, Protocol/Split/FP), from crops of it
+    that kept the names (with the protocol's folder), or from insightface's cfp_fp.bin.
+    """
+
+    HOMEPAGE = "http://www.cfpw.io"
+    CITATION = "Sengupta et al., Frontal to profile face verification in the wild, WACV 2016"
+    NAME = re.compile(r"(?:.*/)?(([^/]+)/(?:frontal|profile)/[^/]+)", re.DOTALL)
+    WANTED = "PERSON/frontal/IMAGE or PERSON/profile/IMAGE"
+    read_protocol = staticmethod(read_cfp)
+
+
+class Agedb30(_Verification):
     """AgeDB: 16,488 images of 568 people, and the 6,000 pairs of its thirty-year protocol.
 
     From the original folder (0_MariaCallas_35_f.jpg ...; the protocol's .mat in it or named), from
@@ -68,23 +73,11 @@ class Agedb30(FaceBuilder):
     """
 
     name = "agedb_30"  # tensorflow-datasets would derive "agedb30"
-    SPLIT = "test"
     HOMEPAGE = "https://ibug.doc.ic.ac.uk/resources/agedb/"
     CITATION = "Moschoglou et al., AgeDB: the first manually collected, in-the-wild age database"
-
-    @classmethod
-    def gather(cls, path: Path, protocol: Path | None = None) -> Source:
-        source = open_source(path)
-        if source.pairs and protocol is None:  # a .bin
-            return source
-
-        def naming(name: str) -> tuple[str, str] | None:
-            path = PurePosixPath(name)
-            found = _AGEDB_NAME.fullmatch(path.stem)
-            return (path.name, found[1]) if found else None
-
-        source = renamed(source, naming, "named as in 0_MariaCallas_35_f.jpg")
-        return with_pairs(source, read_agedb(protocol or path))
+    NAME = re.compile(r"(?:.*/)?(\d+_([^/]+)_\d+_[mf](?:\.[^./]+)?)", re.IGNORECASE | re.DOTALL)
+    WANTED = "named as in 0_MariaCallas_35_f.jpg"
+    read_protocol = staticmethod(read_agedb)
 
 
 BUILDERS = {"casia-webface": CasiaWebface, "cfp-fp": CfpFp, "agedb-30": Agedb30}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -22,18 +23,12 @@ _BEYOND = 1_000_000  # the number of the first person who was not vetted
 
 def synthetic_names(identities: int = 64, per_identity: int = 4) -> dict[str, tuple[int, int]]:
     """The names of a set of drawn faces, each with the numbers of its person and its picture."""
-    return {
-        f"synthetic_{i:04d}/{j:04d}.png": (i, j)
-        for i in range(identities)
-        for j in range(per_identity)
-    }
+    numbers = itertools.product(range(identities), range(per_identity))
+    return {f"synthetic_{i:04d}/{j:04d}.png": (i, j) for i, j in numbers}
 
 
 def synthetic_faces(
-    identities: int = 64,
-    per_identity: int = 4,
-    seed: int = 0,
-    names: Iterable[str] | None = None,
+    identities: int = 64, per_identity: int = 4, seed: int = 0, names: Iterable[str] | None = None
 ) -> Faces:
     """Draw ``per_identity`` pictures each of ``identities`` people who do not exist.
 
@@ -63,11 +58,9 @@ def synthetic_faces(
             f"names={strange[:3] or '[]'}: take them from synthetic_names({identities}, "
             f"{per_identity}), which look like {next(iter(known))!r}"
         )
-    vetted = _vetted() if seed == 0 else ()
-    shots = [
-        (vetted[i] if i < len(vetted) else (_BEYOND if vetted else 0) + i, j)
-        for i, j in (known[name] for name in chosen)
-    ]
+    vetted = dict(enumerate(_vetted())) if seed == 0 else {}
+    beyond = _BEYOND if vetted else 0
+    shots = [(vetted.get(i, beyond + i), j) for i, j in (known[name] for name in chosen)]
     return Faces(chosen, tuple(name.split("/")[0] for name in chosen), draw(seed, shots))
 
 
@@ -100,7 +93,7 @@ def _render(p: Person, s: Shot, rng: np.random.Generator) -> np.ndarray:
 
     skin = np.empty((SIZE, SIZE, 3), np.float32)
     skin[:] = p.skin
-    painting.paint_skin(skin, p, s, u, v)
+    painting.paint_skin(skin, p, u, v)
     painting.paint_mouth(skin, p, s, u, v)
     for side in (-1, 1):
         painting.paint_eye(skin, p, s, u, v, side)
@@ -136,10 +129,8 @@ def _light(s: Shot, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     length = np.sqrt(dz_u**2 + dz_v**2 + 1)
     half = s.light + np.array([0, 0, 1], np.float32)
     half /= np.linalg.norm(half)
-    lit, gleam = (
-        np.clip((way[2] - dz_u * way[0] - dz_v * way[1]) / length, 0, None)
-        for way in (s.light, half)
-    )
+    ways = s.light, half
+    lit, gleam = (np.clip((w[2] - dz_u * w[0] - dz_v * w[1]) / length, 0, None) for w in ways)
     return s.ambient + (1.12 - s.ambient) * lit / math.sqrt(s.light[2]), gleam**24
 
 

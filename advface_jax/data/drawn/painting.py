@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy import ndarray as Array
 
 from advface_jax.data.drawn.person import BALD, CURLY, FRINGE, LONG, PARTED, SHORT, Person, Shot
 
 RED = np.array([1.02, 0.84, 0.83], np.float32)  # what blood does to a skin
 
 
-def noise(seed: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def noise(seed: int, u: Array, v: Array) -> Array:
     """Smooth noise in -1..1 with one bump a unit of (u, v), from seed and place alone."""
     table = np.random.default_rng(seed).uniform(-1, 1, (64, 64)).astype(np.float32)
     i, j = np.floor(u), np.floor(v)
@@ -28,21 +29,21 @@ def noise(seed: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return top * (1 - t) + (table[d, a] * (1 - s) + table[d, c] * s) * t
 
 
-def inside(distance: np.ndarray, soft: float = 0.0125) -> np.ndarray:
+def inside(distance: Array, soft: float = 0.0125) -> Array:
     """Coverage of the region where distance < 0, its edge ``soft`` wide (a pixel is 0.0125)."""
     x = np.clip(0.5 - distance / soft, 0, 1)
     return x * x * (3 - 2 * x)
 
 
-def bump(u: np.ndarray, v: np.ndarray, at: tuple, size: tuple) -> np.ndarray:
+def bump(u: Array, v: Array, at: tuple, size: tuple) -> Array:
     return np.exp(-(((u - at[0]) / size[0]) ** 2) - ((v - at[1]) / size[1]) ** 2)
 
 
-def paint(canvas: np.ndarray, colour: np.ndarray | float, cover: np.ndarray) -> None:
+def paint(canvas: Array, colour: Array | float, cover: Array) -> None:
     canvas += (np.asarray(colour, np.float32) - canvas) * cover[..., None]
 
 
-def radius(p: Person, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def radius(p: Person, u: Array, v: Array) -> Array:
     """0 in the middle of the head, 1 on its outline."""
     middle = -0.12
     k = np.where(v < middle, 2.2, p.jaw).astype(v.dtype)
@@ -50,7 +51,7 @@ def radius(p: Person, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return ((np.abs(u) / p.wide) ** k + (np.abs(v - middle) / high) ** k) ** (1 / k)
 
 
-def paint_skin(canvas: np.ndarray, p: Person, s: Shot, u: np.ndarray, v: np.ndarray) -> None:
+def paint_skin(canvas: Array, p: Person, u: Array, v: Array) -> None:
     a = np.abs(u)
     paint(canvas, p.skin * RED, 0.5 * bump(a, v, (0.48, 0.2), (0.22, 0.2)))
     paint(canvas, p.skin * RED, 0.6 * bump(u, v, (0, p.nose_v), (0.13, 0.09)))
@@ -75,7 +76,7 @@ def paint_skin(canvas: np.ndarray, p: Person, s: Shot, u: np.ndarray, v: np.ndar
         paint(canvas, 0.25 * p.skin + 0.65 * p.hair_colour, 0.9 * cover * hairs)
 
 
-def paint_mouth(canvas: np.ndarray, p: Person, s: Shot, u: np.ndarray, v: np.ndarray) -> None:
+def paint_mouth(canvas: Array, p: Person, s: Shot, u: Array, v: Array) -> None:
     wide = p.mouth_wide * (1 + 0.22 * s.smile)
     t = np.clip(u / wide, -1.2, 1.2)
     line = p.mouth_v - 0.06 * s.smile * (t**2 - 0.35) + 0.006 * np.cos(9 * t)
@@ -101,9 +102,7 @@ def paint_mouth(canvas: np.ndarray, p: Person, s: Shot, u: np.ndarray, v: np.nda
     paint(canvas, p.skin * 0.5, 0.5 * corner)
 
 
-def paint_eye(
-    canvas: np.ndarray, p: Person, s: Shot, u: np.ndarray, v: np.ndarray, side: int
-) -> None:
+def paint_eye(canvas: Array, p: Person, s: Shot, u: Array, v: Array, side: int) -> None:
     x = (u * side - p.eye_gap) / p.eye_wide  # -1 at the nose, 1 at the temple
     y = v - p.eye_v + p.eye_tilt * p.eye_wide * x
     full = np.clip(1 - np.abs(x) ** 2.2, 0, None)
@@ -127,9 +126,7 @@ def paint_eye(
     paint(canvas, p.skin * 0.5, (0.35 + 0.2 * p.age) * crease)
 
 
-def paint_brow(
-    canvas: np.ndarray, p: Person, s: Shot, u: np.ndarray, v: np.ndarray, side: int
-) -> None:
+def paint_brow(canvas: Array, p: Person, s: Shot, u: Array, v: Array, side: int) -> None:
     x = (u * side - p.eye_gap - 0.01) / 0.215
     bend = (x - 0.2) ** 2 * np.where(x < 0.2, 0.35, 1.2).astype(x.dtype) - 0.4
     line = p.eye_v - p.brow_high - s.brows + p.brow_arch * bend + p.brow_tilt * 0.2 * x
@@ -139,7 +136,7 @@ def paint_brow(
     paint(canvas, 0.75 * p.hair_colour * (0.55 + 0.45 * p.skin), np.clip(0.9 * cover * hairs, 0, 1))
 
 
-def paint_glasses(canvas: np.ndarray, p: Person, u: np.ndarray, v: np.ndarray) -> None:
+def paint_glasses(canvas: Array, p: Person, u: Array, v: Array) -> None:
     a, thick = np.abs(u), 0.012 * p.glasses
     dark = p.hair_colour * 0.3
     k = 3.5 if p.glasses == 2 else 2.4
@@ -153,7 +150,7 @@ def paint_glasses(canvas: np.ndarray, p: Person, u: np.ndarray, v: np.ndarray) -
     paint(canvas, dark, 0.92 * inside(frame, 0.016))
 
 
-def hair_of(p: Person, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def hair_of(p: Person, u: Array, v: Array) -> tuple[Array, Array, Array]:
     """Cover in front of the face, cover behind it, and the hair's colour (160, 160, 3)."""
     if p.hair == BALD:
         return np.zeros_like(u), np.zeros_like(u), np.zeros((*u.shape, 3), u.dtype)

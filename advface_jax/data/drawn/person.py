@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,30 +17,38 @@ _IRISES = np.array([[0.20, 0.11, 0.06], [0.36, 0.23, 0.11], [0.33, 0.40, 0.25], 
 _STYLES = ([0, 0.05, 0.2, 0.2, 0.4, 0.15], [0.12, 0.4, 0.3, 0.06, 0.02, 0.1])  # women, men
 
 
-@dataclass(frozen=True)
+def _trait(mean: float | tuple[float, float], spread: float) -> Any:
+    """A number drawn about its mean, or about those of women and men."""
+    means = mean if isinstance(mean, tuple) else (mean, mean)
+    return dataclasses.field(metadata={"means": means, "spread": spread})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Person:
     """What stays from picture to picture. Lengths are canonical; the rest is in 0..1."""
 
-    wide: float  # head half-width
-    chin: float  # v of the chin
-    jaw: float  # exponent of the lower face's superellipse: 2 oval, 3 square
-    eye_gap: float  # u of an eye's centre
-    eye_v: float
-    eye_wide: float
-    eye_high: float
-    eye_tilt: float
-    brow_high: float  # above the eye
-    brow_thick: float
-    brow_arch: float
-    brow_tilt: float
-    nose_v: float  # of the tip
-    nose_wide: float
-    nose_high: float  # how far it stands out
-    mouth_v: float
-    mouth_wide: float
-    lip: float  # fullness
-    socket: float  # depth of the eye sockets
-    cheek: float
+    wide: float = _trait(0.80, 0.045)  # head half-width
+    chin: float = _trait((0.95, 0.97), 0.045)  # v of the chin
+    jaw: float = _trait(
+        (2.05, 2.35), 0.2
+    )  # exponent of the lower face's superellipse: 2 oval, 3 square
+    eye_gap: float = _trait(0.385, 0.026)  # u of an eye's centre
+    eye_v: float = _trait(-0.15, 0.022)
+    eye_wide: float = _trait(0.155, 0.013)
+    eye_high: float = _trait((0.064, 0.056), 0.009)
+    eye_tilt: float = _trait(0.0, 0.09)
+    brow_high: float = _trait((0.195, 0.165), 0.024)  # above the eye
+    brow_thick: float = _trait((0.024, 0.036), 0.007)
+    brow_arch: float = _trait((0.055, 0.035), 0.018)
+    brow_tilt: float = _trait(0.0, 0.09)
+    nose_v: float = _trait(0.22, 0.035)  # of the tip
+    nose_wide: float = _trait(0.135, 0.02)
+    nose_high: float = _trait(0.30, 0.05)  # how far it stands out
+    mouth_v: float = _trait(0.57, 0.025)
+    mouth_wide: float = _trait(0.285, 0.028)
+    lip: float = _trait((0.075, 0.060), 0.014)  # fullness
+    socket: float = _trait(0.05, 0.02)  # depth of the eye sockets
+    cheek: float = _trait(0.06, 0.025)
     age: float
     beard: float
     moustache: float
@@ -92,27 +102,9 @@ def draw_person(rng: np.random.Generator) -> Person:
     def around(mean: float, spread: float) -> float:
         return float(mean + spread * np.clip(rng.normal(), -2, 2))
 
+    traits = [field for field in dataclasses.fields(Person) if field.metadata]
     return Person(
-        wide=around(0.80, 0.045),
-        chin=around(0.95 + 0.02 * man, 0.045),
-        jaw=around(2.35 if man else 2.05, 0.2),
-        eye_gap=around(0.385, 0.026),
-        eye_v=around(-0.15, 0.022),
-        eye_wide=around(0.155, 0.013),
-        eye_high=around(0.056 if man else 0.064, 0.009),
-        eye_tilt=around(0.0, 0.09),
-        brow_high=around(0.165 if man else 0.195, 0.024),
-        brow_thick=around(0.036 if man else 0.024, 0.007),
-        brow_arch=around(0.035 if man else 0.055, 0.018),
-        brow_tilt=around(0.0, 0.09),
-        nose_v=around(0.22, 0.035),
-        nose_wide=around(0.135, 0.02),
-        nose_high=around(0.30, 0.05),
-        mouth_v=around(0.57, 0.025),
-        mouth_wide=around(0.285, 0.028),
-        lip=around(0.060 if man else 0.075, 0.014),
-        socket=around(0.05, 0.02),
-        cheek=around(0.06, 0.025),
+        **{f.name: around(f.metadata["means"][man], f.metadata["spread"]) for f in traits},
         age=age,
         beard=float(man * max(0.0, rng.uniform(-1.2, 1))),
         moustache=float(man * max(0.0, rng.uniform(-1.2, 1))),

@@ -36,10 +36,7 @@ def dtype_of(name: str) -> np.dtype:
 
 def array_record() -> Any:
     try:
-        from array_record.python import (
-            array_record_data_source,
-            array_record_module,  # type: ignore[attr-defined]
-        )
+        from array_record.python import array_record_data_source, array_record_module  # type: ignore
     except ImportError:
         raise ValueError(
             "feature sets are array_record files, which need: pip install 'advface_jax[data]'"

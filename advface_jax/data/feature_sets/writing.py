@@ -152,22 +152,20 @@ def _finish(folder: Path, kept: Mapping[str, Any], total: int, shard_size: int) 
     (folder / reading.UNFINISHED).unlink()
 
 
-def _plan(
-    folder: Path, faces: Faces, kept: Mapping[str, Any], shard_size: int
-) -> dict[str, Any] | None:
+def _plan(folder: Path, faces: Faces, kept: Mapping, shard_size: int) -> dict[str, Any] | None:
     """The plan of the folder's unfinished set, or a new one; None for a finished set."""
     listed = hashlib.sha256("\n".join((*faces.names, *faces.identities)).encode()).hexdigest()
     settings = json.loads(json.dumps({**kept, "shard_size": shard_size}))
+    unfinished = folder / reading.UNFINISHED
     if (folder / "card.json").is_file():
         card = reading.read_card(folder)
         held = card.get("records", 0) + card.get("left_out", 0)
         if {k: card.get(k) for k in settings} == settings and held == len(faces):
-            # a kill just before the end left it
-            (folder / reading.UNFINISHED).unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)  # a kill just before the end left it
             return None
         raise ValueError(f"{folder} holds another set of features: give another folder")
-    if (folder / reading.UNFINISHED).is_file():
-        plan = reading.read_json(folder / reading.UNFINISHED)
+    if unfinished.is_file():
+        plan = reading.read_json(unfinished)
         if plan.get("settings") != settings or plan.get("faces") != listed:
             raise ValueError(
                 f"{folder} holds an unfinished set of other faces or settings: finish that one "
@@ -177,11 +175,10 @@ def _plan(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there and holds something else: give another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    seed = kept["seed"]
-    order = secrets.randbits(128) if seed is None else seed
+    order = secrets.randbits(128) if kept["seed"] is None else kept["seed"]
     plan = {"settings": settings, "faces": listed, "order": order}
-    _write_json(folder / reading.UNFINISHED, plan)
-    (folder / reading.UNFINISHED).chmod(0o600)
+    _write_json(unfinished, plan)
+    unfinished.chmod(0o600)
     return plan
 
 

@@ -88,9 +88,7 @@ def _walk(root: Path, skipped: list[tuple[str, str]]) -> list[str]:
         seen.add(real)
         folders.sort()
         at = relative(place)
-        for name in (f if at == "." else f"{at}/{f}" for f in files):
-            if not is_image(name):
-                continue
+        for name in filter(is_image, (f if at == "." else f"{at}/{f}" for f in files)):
             if name == _text(name):
                 names.append(name)
             else:  # no list and no report could hold it

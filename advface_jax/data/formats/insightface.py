@@ -55,10 +55,10 @@ def open_rec(path: Path) -> Source:
     with open(path, "rb") as file:
         labels = _labels(file, dict(zip(keys.tolist(), offsets.tolist(), strict=True)), skipped)
     if not labels:
+        first = f", the first: {': '.join(skipped[0])}" if skipped else ""
         raise ValueError(
-            f"{path} has no image that {index.name} points at ({len(skipped):,} skipped"
-            + (f", the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else "")
-            + "): do the two belong together?"
+            f"{path} has no image that {index.name} points at ({len(skipped):,} skipped{first}): "
+            "do the two belong together?"
         )
     here = np.array(list(labels), np.int64)
     return Source(
@@ -80,10 +80,9 @@ def _labels(
         images = [key for key in where if 1 <= key < head[0]]
         known = _known(file, where, range(*head))
         for before, after in zip((0, *images), (*images, head[0]), strict=True):
-            if after - before > 2:
-                skipped.append((f"records {before + 1} to {after - 1}", "not in the .idx"))
-            elif after - before > 1:
-                skipped.append((f"record {before + 1}", "not in the .idx"))
+            if after - before > 1:
+                more = f"s {before + 1} to {after - 1}" if after - before > 2 else f" {after - 1}"
+                skipped.append((f"record{more}", "not in the .idx"))
     labels = {}
     size = os.fstat(file.fileno()).st_size
     for key in images:
@@ -161,10 +160,6 @@ def open_bin(path: str | os.PathLike[str]) -> Source:
         )
     names = tuple(f"{i:05d}.jpg" for i in range(len(images)))
     folds = [f + 1 for f, part in enumerate(np.array_split(same, FOLDS)) for _ in part]
-    pairs = tuple(
-        NamedPair(names[2 * i], names[2 * i + 1], yes, folds[i]) for i, yes in enumerate(same)
-    )
-    identities = tuple(
-        f"{i // 2:05d}" if same[i // 2] else f"{i // 2:05d}{'ab'[i % 2]}" for i in range(len(names))
-    )
+    pairs = tuple(map(NamedPair, names[::2], names[1::2], same, folds))
+    identities = tuple(f"{i:05d}{'' if yes else end}" for i, yes in enumerate(same) for end in "ab")
     return Source(names, identities, _Bin(str(path), tuple(images)), pairs)

@@ -135,7 +135,10 @@ def _splits(folder: str) -> tuple[dict[str, Any], str]:
         features = builder.info.features
     except Exception as error:  # tfds, protobuf and json raise many kinds
         raise ValueError(f"{folder} cannot be read: {error}") from error
-    image = _image_of(tfds, features, folder)
+    images = [k for k, v in features.items() if isinstance(v, tfds.features.Image)]
+    if not images:
+        raise ValueError(f"{folder} has the features {', '.join(features)}, and none is an image")
+    image = "image" if "image" in images else images[0]
     skip = {image: tfds.decode.SkipDecoding()}
     try:
         return {s: builder.as_data_source(s, decoders=skip) for s in builder.info.splits}, image
@@ -152,13 +155,6 @@ def _record(split: Any, i: int, image: str) -> tuple[bytes, dict[str, Any]]:
     """A record's encoded image and its other features, flat."""
     example = dict(split[i])
     return example.pop(image), dict(_flat(example))
-
-
-def _image_of(tfds: Any, features: Mapping[str, Any], folder: str) -> str:
-    images = [k for k, v in features.items() if isinstance(v, tfds.features.Image)]
-    if not images:
-        raise ValueError(f"{folder} has the features {', '.join(features)}, and none is an image")
-    return "image" if "image" in images else images[0]
 
 
 def _flat(example: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

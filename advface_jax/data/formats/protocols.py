@@ -8,29 +8,33 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from advface_jax import checks
 from advface_jax.data.records import NamedPair
 
 
-def read_cfp(folder: str | os.PathLike[str]) -> list[NamedPair]:
-    """The folds of CFP-FP (frontal against profile), each its same pairs first.
+def read_cfp(
+    folder: str | os.PathLike[str], protocol: Literal["FP", "FF"] = "FP"
+) -> list[NamedPair]:
+    """The folds of CFP-FP (frontal against profile) or CFP-FF, each its same pairs first.
 
     Source: Sengupta et al., "Frontal to profile face verification in the wild", 2016.
 
     Args:
       folder: The data set's, or the folder ``Protocol`` in it, with Pair_list_F.txt,
-        Pair_list_P.txt and Split/FP/01 ... 10, of 350 same and 350 different pairs each.
+        Pair_list_P.txt and Split/FP (or FF)/01 ... 10, of 350 same and 350 different pairs each.
 
     Raises:
       ValueError: with the line, for files that are missing or do not fit.
     """
+    checks.choice(protocol, "protocol", ("FP", "FF"))
     root = Path(folder)
     root = root / "Protocol" if (root / "Protocol").is_dir() else root
-    frontal, profile = (_images(root / f"Pair_list_{view}.txt") for view in "FP")
-    split = root / "Split" / "FP"
+    first, second = (_images(root / f"Pair_list_{view}.txt") for view in protocol)
+    split = root / "Split" / protocol
     places = sorted(p for p in split.iterdir() if p.is_dir()) if split.is_dir() else []
     if not places:
         raise ValueError(f"{split} has no folds: wanted the folders 01 to 10, as CFP comes")
@@ -40,7 +44,7 @@ def read_cfp(folder: str | os.PathLike[str]) -> list[NamedPair]:
             for number, line in _lines(file):
                 try:
                     left, right = (int(word) for word in line.split(","))
-                    pair = NamedPair(frontal[left], profile[right], same, fold)
+                    pair = NamedPair(first[left], second[right], same, fold)
                 except ValueError:
                     raise _wrong(file, number, "two numbers as in '12,34'", line) from None
                 except KeyError as missing:
@@ -142,11 +146,9 @@ def _agedb_fold(path: Path, fold: int, split: Any) -> list[NamedPair]:
                 item = tuple(item.ravel())
             name = _inner(item[0]) if isinstance(item, tuple) and item else item
             if not isinstance(name, str) or not name or "/" in name or "\\" in name:
-                got = repr(name)[:60]
-                raise wrong(f"pair {number} has {got} where a file's name should be")
-            names.append(
-                name if name.lower().endswith((".jpg", ".jpeg", ".png")) else name + ".jpg"
-            )
+                raise wrong(f"pair {number} has {name!r:.60} where a file's name should be")
+            whole = name.lower().endswith((".jpg", ".jpeg", ".png"))
+            names.append(name if whole else f"{name}.jpg")
         if label not in (1, 0, -1):
             raise wrong(f"pair {number} has the label {label}, neither 1 nor -1")
         pairs.append(NamedPair(names[0], names[1], bool(label == 1), fold))

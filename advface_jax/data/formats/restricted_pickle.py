@@ -58,10 +58,7 @@ def read_pickle(path: str | os.PathLike[str]) -> tuple[list[Blob], list[bool]]:
     """
     if not os.path.getsize(path):
         raise ValueError(f"{path} is empty")
-    with (
-        open(path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-    ):
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         try:
             value = _run(mapped)
             images, same = value
@@ -138,18 +135,13 @@ def _run(mapped: mmap.mmap) -> Any:
                 raise ValueError(f"it asks for {'.'.join(wanted)}, and nothing but data is read")
             stack.append(_CALL)
         elif name == "REDUCE":
-            arguments = stack.pop()
-            stack.append(_encoded(stack.pop(), arguments))
+            arguments, function = stack.pop(), stack.pop()
+            if function is not _CALL or len(arguments) != 2 or arguments[1].short != "latin1":
+                raise ValueError("it calls a function, and nothing but data is read")
+            stack.append(arguments[0].blob)  # what _codecs.encode(text, "latin1") would give
         elif name == "STOP":
             (value,) = stack
             return value
         else:
             raise ValueError(f"it holds {name}, and nothing but lists, bytes and booleans is read")
     raise ValueError("it has no end")
-
-
-def _encoded(function: Any, arguments: Any) -> Blob:
-    """What ``_codecs.encode(text, 'latin1')`` would give, as a place in the file."""
-    if function is not _CALL or len(arguments) != 2 or arguments[1].short != "latin1":
-        raise ValueError("it calls a function, and nothing but data is read")
-    return arguments[0].blob
