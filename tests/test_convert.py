@@ -210,10 +210,7 @@ LEFT_OUT = {  # by the tables, besides batch norms' scales
         "total_loss/avg": np.array(1.0),
     },
     tables.keras: {"Bottleneck_BatchNorm/gamma:0": np.ones(2)},
-    tables.torch: {
-        "last_bn.weight": np.ones(2),
-        "conv2d_1a.bn.num_batches_tracked": np.array(0),
-    },
+    tables.torch: {"last_bn.weight": np.ones(2), "conv2d_1a.bn.num_batches_tracked": np.array(0)},
 }
 
 
