@@ -111,6 +111,7 @@ CHAINS = {  # the layers of each branch, as slim calls them
     "mixed_6a": (["1a_3x3"], ["0a_1x1", "0b_3x3", "1a_3x3"]),
     "mixed_7a": (["0a_1x1", "1a_3x3"], ["0a_1x1", "1a_3x3"], ["0a_1x1", "0b_3x3", "1a_3x3"]),
 }
+REPEATS = {"repeat_1": ("Repeat", 35), "repeat_2": ("Repeat_1", 17), "repeat_3": ("Repeat_2", 8)}
 STEMS = {
     "conv2d_1a": "1a_3x3", "conv2d_2a": "2a_3x3", "conv2d_2b": "2b_3x3",
     "conv2d_3b": "3b_1x1", "conv2d_4a": "4a_3x3", "conv2d_4b": "4b_3x3",
@@ -124,16 +125,10 @@ def slim(layer: str, keras: bool) -> str:
         return f"Conv2d_{STEMS[first]}"
     if first == "bottleneck":
         return "Bottleneck"
-    words = {
-        "repeat_1": ["Repeat", "block35_{}"],
-        "repeat_2": ["Repeat_1", "block17_{}"],
-        "repeat_3": ["Repeat_2", "block8_{}"],
-        "mixed_6a": ["Mixed_6a"],
-        "mixed_7a": ["Mixed_7a"],
-        "block8": ["Block8"],
-    }[first]
-    if first.startswith("repeat"):
-        words = [words[0], words[1].format(int(rest.pop(0)) + 1)]
+    words = [first.capitalize()]
+    if first in REPEATS:
+        block, size = REPEATS[first]
+        words = [block, f"block{size}_{int(rest.pop(0)) + 1}"]
     if keras:
         words = ["Block8_6"] if first == "block8" else [words[-1].capitalize()]
     if rest == ["up"]:
@@ -184,10 +179,8 @@ def torch_name(path: str) -> str:
 
 def numbered(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """An array for each path, filled with the path's number; it takes no memory."""
-    return {
-        path: np.broadcast_to(np.float32(i), shape)
-        for i, (path, shape) in enumerate(shapes.items())
-    }
+    places = enumerate(shapes.items())
+    return {path: np.broadcast_to(np.float32(i), shape) for i, (path, shape) in places}
 
 
 def back(array: np.ndarray) -> np.ndarray:
@@ -259,10 +252,8 @@ def sum_of(content: bytes) -> str:
 
 
 def test_only_the_weight_file_is_taken(tmp_path):
-    path = archive(
-        tmp_path / "a.tar.gz",
-        {"../../escape": b"x", "/absolute": b"x", "pkg-1/setup.py": b"x", "pkg-1/m/w.h5": b"good"},
-    )
+    evil = {"../../escape": b"x", "/absolute": b"x", "pkg-1/setup.py": b"x"}
+    path = archive(tmp_path / "a.tar.gz", evil | {"pkg-1/m/w.h5": b"good"})
     out = tmp_path / "out"
     out.mkdir()
     fetch.take_member(path, "m/w.h5", sum_of(b"good"), out / "w.h5")
@@ -388,8 +379,7 @@ def test_facenet_512_q8_gives_the_reference_embeddings(facenet_512_q8, advface_d
         ]
     x = jnp.asarray(np.stack(images), jnp.float32) / 255  # (32, 160, 160, 3)
     z = network.extractor(x)  # (32, 77, 77, 64)
-    np.testing.assert_allclose(
-        z[0, :4, :4].transpose(2, 0, 1), reference["conv2b_first_image_4x4"], atol=1e-4
-    )
+    corner = z[0, :4, :4].transpose(2, 0, 1)
+    np.testing.assert_allclose(corner, reference["conv2b_first_image_4x4"], atol=1e-4)
     np.testing.assert_allclose(z.mean((0, 1, 2)), reference["conv2b_mean_per_channel"], atol=1e-4)
     np.testing.assert_allclose(np.asarray(network.server(z)), reference["emb"], atol=1e-4)

@@ -22,15 +22,12 @@ ARRAYS = {
 }
 KERAS = {name.partition("/")[2]: array for name, array in ARRAYS.items()}
 
+write_snappy = functools.partial(wf.write_checkpoint, compressed=True)
 READERS: dict[str, tuple[Callable, Callable, wf.Arrays]] = {
     ".pt": (wf.write_torch, torch_file.read, ARRAYS),
     ".pb": (wf.write_graph, graphdef.read, ARRAYS),
     ".index": (wf.write_checkpoint, tf_checkpoint.read, ARRAYS),
-    ".snappy.index": (
-        functools.partial(wf.write_checkpoint, compressed=True),
-        tf_checkpoint.read,
-        ARRAYS,
-    ),
+    ".snappy.index": (write_snappy, tf_checkpoint.read, ARRAYS),
     ".tflite": (wf.write_tflite, tflite.read, ARRAYS),
     ".h5": (wf.write_keras, keras_h5.read, KERAS),
 }
