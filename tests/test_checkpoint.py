@@ -2,6 +2,7 @@
 
 import json
 import logging
+from unittest.mock import Mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -49,10 +50,7 @@ def test_names_nest_and_flatten():
 def test_a_failed_save_leaves_the_older_one(tmp_path, monkeypatch):
     checkpoint.save(tmp_path / "w", tree(), CARD)
 
-    def full(*_, **__):
-        raise OSError("no space left")
-
-    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("pathlib.Path.write_text", Mock(side_effect=OSError("no space left")))
     with pytest.raises(OSError, match="no space"):
         checkpoint.save(tmp_path / "w", {"only": np.ones(2)}, {})
     assert checkpoint.restore(tmp_path / "w")[1] == CARD

@@ -10,6 +10,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -210,8 +211,8 @@ LEFT_OUT = {  # by the tables, besides batch norms' scales
 @pytest.mark.parametrize(
     ("rules", "name", "size", "classes", "layout"),
     [
-        (tables.tensorflow, slim_name, 512, 5, lambda array: array),
-        (tables.keras, keras_name, 128, None, lambda array: array),
+        (tables.tensorflow, slim_name, 512, 5, np.asarray),
+        (tables.keras, keras_name, 128, None, np.asarray),
         (tables.torch, torch_name, 512, 5, back),
     ],
     ids=["tensorflow", "keras", "torch"],
@@ -247,8 +248,7 @@ def archive(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def sum_of(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+SUM = hashlib.sha256(b"good").hexdigest()
 
 
 def test_only_the_weight_file_is_taken(tmp_path):
@@ -256,7 +256,7 @@ def test_only_the_weight_file_is_taken(tmp_path):
     path = archive(tmp_path / "a.tar.gz", evil | {"pkg-1/m/w.h5": b"good"})
     out = tmp_path / "out"
     out.mkdir()
-    fetch.take_member(path, "m/w.h5", sum_of(b"good"), out / "w.h5")
+    fetch.take_member(path, "m/w.h5", SUM, out / "w.h5")
     assert (out / "w.h5").read_bytes() == b"good"
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.tar.gz", "out", "w.h5"]
 
@@ -274,7 +274,7 @@ def test_another_or_a_damaged_archive_is_refused(members, end, complaint, tmp_pa
     path = archive(tmp_path / "a.tar.gz", members)
     path.write_bytes(path.read_bytes()[:end])
     with pytest.raises(ValueError, match=complaint):
-        fetch.take_member(path, "m/w.h5", sum_of(b"good"), tmp_path / "w.h5")
+        fetch.take_member(path, "m/w.h5", SUM, tmp_path / "w.h5")
     assert [p.name for p in tmp_path.iterdir()] == ["a.tar.gz"]
 
 
@@ -288,10 +288,7 @@ def test_what_hinders_a_download_is_explained(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="has no pip.*ensurepip"):
         fetch.fetch("facenet-512-q8", tmp_path)
 
-    def refuse(*_, **__):
-        raise OSError("no route")
-
-    monkeypatch.setattr(pooch, "retrieve", refuse)
+    monkeypatch.setattr(pooch, "retrieve", Mock(side_effect=OSError("no route")))
     with pytest.raises(ValueError, match="could not download.*no route.*give the file"):
         fetch.fetch("vggface2", tmp_path)
 

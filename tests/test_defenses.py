@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import scipy.fft
 import scipy.ndimage
-from flax import nnx
-from networks import Sampled, filled, small_decoder
+from networks import small_decoder, small_extractor
 
 from advface_jax import ProtectConfig, defenses, protect
 from advface_jax.defenses import channels
@@ -23,9 +22,7 @@ PLAIN = {"none": defenses.none(), **NOISE, **ON_IMAGES}
 @pytest.fixture(scope="module")
 def advface() -> defenses.Defense:
     return defenses.advface(
-        extractor=filled(lambda: Sampled(rngs=nnx.Rngs(0))),
-        shadow=small_decoder(),
-        config=ProtectConfig(steps=2),
+        extractor=small_extractor(), shadow=small_decoder(), config=ProtectConfig(steps=2)
     )
 
 
@@ -43,9 +40,6 @@ def images() -> np.ndarray:
 def moved(stored, z) -> np.ndarray:
     """stored - z without rounding: floats of 32 bits and fewer subtract exactly in 64."""
     return np.asarray(stored, np.float64) - np.asarray(z, np.float64)
-
-
-# -- what holds for all -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*PLAIN, "advface"])
@@ -105,9 +99,6 @@ def test_a_defence_enters_the_callers_jit(advface, z):
     assert jax.eval_shape(mine, advface, z, KEY, 0.1).shape == z.shape
 
 
-# -- on the feature ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_the_ball_bounds_exactly(dtype, z):
     z = z.astype(dtype)
@@ -150,9 +141,6 @@ def test_advface_is_protect(advface, z):
     np.testing.assert_array_equal(advface(z, mask=REAL), papers)
     fgsm = defenses.advface(**advface.networks, config=ProtectConfig(method="fgsm"))
     assert (advface.name, fgsm.name) == ("AdvFace", "AdvFace (FGSM)")
-
-
-# -- on frequencies ---------------------------------------------------------------------------
 
 
 def scipys_channels(image: np.ndarray) -> np.ndarray:
@@ -216,8 +204,6 @@ def test_dctdp_drops_the_means_and_adds_noise_of_its_scale(images):
         stored = defense.method(small, keys, None, None, defense.settings, None)
         np.testing.assert_allclose(np.abs(np.asarray(stored) - without).mean(), scale, rtol=5e-3)
 
-
-# -- what does not fit ------------------------------------------------------------------------
 
 BAD = {
     # name: (how z is changed, other arguments, what the message must say)

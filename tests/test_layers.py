@@ -145,9 +145,8 @@ def assert_plain(x, kernel, window):
 @pytest.mark.parametrize(("stride", "kernel_size"), [(1, 3), (1, (1, 3)), (2, 3), (2, 2)])
 def test_a_transposed_convolution_spreads_each_input_under_its_kernel(stride, kernel_size):
     """y[s·i + k] += x[i] w[k], written out."""
-    layer = filled(
-        lambda: Conv(2, 3, kernel_size, rngs=nnx.Rngs(0), stride=stride, transpose=True, bias=True)
-    )
+    how = {"stride": stride, "transpose": True, "bias": True}
+    layer = filled(lambda: Conv(2, 3, kernel_size, rngs=nnx.Rngs(0), **how))
     x, kernel = np.asarray(normal(0, 2, 4, 5, 2)), np.asarray(layer.kernel[...])
     kh, kw = kernel.shape[:2]
     assert layer.bias is not None
@@ -192,9 +191,8 @@ def test_a_tie_shares_the_gradient():
     x = jnp.ones((1, 4, 5, 2)).at[0, 0, 0].set(2)
     _, vjp = jax.vjp(lambda x: max_pool(x, 2, 2), x)
     (gradient,) = vjp(jnp.full((1, 2, 2, 2), 4.0))
-    np.testing.assert_array_equal(
-        gradient[0, ..., 0], [[4, 0, 1, 1, 0], [0, 0, 1, 1, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 0]]
-    )
+    shared = [[4, 0, 1, 1, 0], [0, 0, 1, 1, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 0]]
+    np.testing.assert_array_equal(gradient[0, ..., 0], shared)
 
 
 def norm(scale: bool = True) -> BatchNorm:

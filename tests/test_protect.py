@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
-from networks import Sampled, distance, filled, new_extractor, small_decoder
+from networks import distance, new_extractor, small_decoder, small_extractor
 from reference import weights
 
 from advface_jax import ProtectConfig, protect, protect_sweep, shadow_round_trip
@@ -26,8 +26,7 @@ SWEPT = [0.0, 0.1, 0.3]
 
 @pytest.fixture(scope="module")
 def networks() -> dict:
-    extractor = filled(lambda: Sampled(rngs=nnx.Rngs(0)))
-    return {"extractor": extractor, "shadow": small_decoder(seed=7)}
+    return {"extractor": small_extractor(), "shadow": small_decoder(seed=7)}
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +167,6 @@ def test_the_ascent_from_z_begins_a_hundredth_of_epsilon_away(networks, z):
     assert float(jnp.abs(gradient).mean()) > 1e-3
 
 
-# -- what does not fit ------------------------------------------------------------------------
-
-
 def narrow_decoder() -> decoders.Decoder:
     decoder = small_decoder()
     assert isinstance(decoder, decoders.TransRec)
@@ -211,7 +207,7 @@ def test_bad_epsilons_of_a_sweep_are_refused(epsilons, networks, z):
 
 def test_networks_that_do_not_fit_are_refused(networks, z):
     extractor, shadow = networks.values()
-    other = Sampled(rngs=nnx.Rngs(0))
+    other = small_extractor()
     other.kernel = nnx.Param(jnp.zeros((3, 48)))
     misfits = [(extractor, narrow_decoder()), (other, shadow), (shadow, extractor)]
     for other, decoder in [*misfits, (None, shadow)]:
@@ -231,8 +227,6 @@ def test_settings_that_make_no_sense_are_refused(settings, networks, z):
     with pytest.raises(ValueError, match=r"^got statistics=.*; wanted "):
         shadow_round_trip(z, **networks, statistics="train")  # type: ignore[arg-type]
 
-
-# -- XLA:CPU's slow convolutions --------------------------------------------------------------
 
 on_a_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the slow path is XLA:CPU's")
 

@@ -74,9 +74,6 @@ def test_damage_is_explained_or_harmless(kind, tmp_path):
         read(path)
 
 
-# --- PyTorch ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("form", ["zip", "legacy"])
 def test_real_torch_files(form):
     found = torch_file.read(GOLDENS / f"tiny_{form}.pt")
@@ -143,9 +140,6 @@ def test_a_tensor_stays_inside_its_storage(offset, shape, strides, tmp_path):
         torch_file.read(path)
 
 
-# --- TensorFlow ---------------------------------------------------------------------------------
-
-
 def test_an_unfrozen_graph_has_no_weights(tmp_path):
     path = tmp_path / "graph.pb"
     path.write_bytes(wf.node("weights", "VariableV2"))
@@ -182,9 +176,6 @@ def test_a_checkpoint_needs_its_data_file(tmp_path):
     data.unlink()
     with pytest.raises(ValueError, match=r"w\.data-00000-of-00001 is missing"):
         tf_checkpoint.read(path)
-
-
-# --- TFLite and Keras ---------------------------------------------------------------------------
 
 
 def test_eight_bit_tensors_are_dequantised(tmp_path):

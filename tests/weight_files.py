@@ -1,6 +1,7 @@
 """Tiny weight files in the true formats, written by hand so that no test needs their libraries."""
 
 import io
+import os
 import pickle
 import struct
 import zipfile
@@ -129,9 +130,7 @@ def snappy_literal(data: bytes) -> bytes:
 def table_block(entries: list[tuple[bytes, bytes]]) -> bytes:
     out, before = b"", b""
     for key, value in entries:
-        shared = 0
-        while shared < min(len(key), len(before)) and key[shared] == before[shared]:
-            shared += 1
+        shared = len(os.path.commonprefix([key, before]))
         out += varint(shared) + varint(len(key) - shared) + varint(len(value))
         out, before = out + key[shared:] + value, key
     return out + struct.pack("<II", 0, 1)

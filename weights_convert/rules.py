@@ -4,6 +4,7 @@ A conversion is a table of rules. Exactly one rule must match each source key, a
 be filled once, with the right shape; otherwise one error names every offender.
 """
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,23 +14,9 @@ import numpy as np
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def identity(array: np.ndarray) -> np.ndarray:
-    return array
-
-
-def oihw_to_hwio(array: np.ndarray) -> np.ndarray:
-    """PyTorch's convolution kernels."""
-    return array.transpose(2, 3, 1, 0)
-
-
-def ohwi_to_hwio(array: np.ndarray) -> np.ndarray:
-    """TFLite's convolution kernels."""
-    return array.transpose(1, 2, 3, 0)
-
-
-def transposed(array: np.ndarray) -> np.ndarray:
-    """(out, in) matrices, as PyTorch and TFLite keep them."""
-    return array.T
+oihw_to_hwio = functools.partial(np.transpose, axes=(2, 3, 1, 0))  # PyTorch's kernels
+ohwi_to_hwio = functools.partial(np.transpose, axes=(1, 2, 3, 0))  # TFLite's kernels
+transposed = np.transpose  # (out, in) matrices, as PyTorch and TFLite keep them
 
 
 def ones(array: np.ndarray) -> None:
@@ -52,7 +39,7 @@ class Rule:
 
     pattern: str
     target: str | None
-    transform: Callable[[np.ndarray], np.ndarray | None] = identity
+    transform: Callable[[np.ndarray], np.ndarray | None] = np.asarray
     why: str = ""
     indices: Callable[[dict[str, str]], Mapping[str, object]] = dict
 

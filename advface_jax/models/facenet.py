@@ -216,9 +216,8 @@ class InceptionResNetV1(nnx.Module):
         self.config = config
         self.extractor = Extractor(config, rngs=rngs)
         self.server = Server(config, rngs=rngs)
-        self.logits = (
-            nnx.Linear(config.embedding_size, config.classes, rngs=rngs) if config.classes else None
-        )
+        size, n = config.embedding_size, config.classes
+        self.logits = nnx.Linear(size, n, rngs=rngs) if n else None
 
     def __call__(self, images: jax.Array, statistics: Statistics = "running") -> jax.Array:
         return self.server(self.extractor(images, statistics), statistics)
