@@ -24,7 +24,7 @@ def test_networks_refuse_what_is_no_image_or_feature():
     with pytest.raises(ValueError, match="wanted \\(b, 160, 160, 3\\)"):
         extractor(jnp.zeros((1, 224, 224, 3)))
     with pytest.raises(ValueError, match="look for NaN"):
-        extractor(NAN)
+        extractor(jnp.asarray(NAN))
     with pytest.raises(ValueError, match="wanted \\(b, 77, 77, 64\\)"):
         decoder(jnp.zeros((1, 70, 70, 64)))
     with pytest.raises(ValueError, match="NaN or infinite"):

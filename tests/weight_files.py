@@ -39,6 +39,8 @@ class Persistent(tuple):
 class Pickler(pickle._Pickler):
     """Python's own pickler, in Python, and the three kinds above."""
 
+    write: Callable[[bytes], Any]
+
     def persistent_id(self, obj: Any) -> tuple | None:
         return tuple(obj) if isinstance(obj, Persistent) else None
 
@@ -50,7 +52,7 @@ class Pickler(pickle._Pickler):
             self.save(obj.arguments)
             self.write(pickle.REDUCE)
         else:
-            super().save(obj, save_persistent_id)
+            super().save(obj, save_persistent_id)  # type: ignore[attr-defined]
 
 
 def pickled(value: Any) -> bytes:

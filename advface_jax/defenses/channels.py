@@ -6,6 +6,7 @@ determine the image up to one number a colour (``attacks.solve_channels``).
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,7 @@ def duetface() -> Defense:
 
     Source: Mi et al., DuetFace, ACM MM 2022; a baseline of the AdvFace paper (section 5.1.3).
     """
-    sizes = {"takes": IMAGES, "stores": _size(162), "keeps": _size(30)}
+    sizes: dict[str, Any] = {"takes": IMAGES, "stores": _size(162), "keeps": _size(30)}
     return Defense("DuetFace", _select, SERVER_CHANNELS, **sizes)
 
 
@@ -76,7 +77,7 @@ def partialface(seed: int = 0) -> Defense:
     subsets = random.permutation(_others(PARTIALFACE_PRUNED)).reshape(6, 9)
     orders = np.stack([np.arange(9), *(random.permutation(9) for _ in range(2))])
     choices = subsets[:, orders].reshape(18, 9).tolist()  # each subset in each order
-    how = {"takes": IMAGES, "stores": _size(27), "takes_key": True}
+    how: dict[str, Any] = {"takes": IMAGES, "stores": _size(27), "takes_key": True}
     return Defense("PartialFace", _partialface, tuple(map(tuple, choices)), **how)
 
 

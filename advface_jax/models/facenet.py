@@ -150,7 +150,7 @@ class Server(nnx.Module):
             """Layers one after the other, each (outputs, size) or (outputs, size, stride)."""
             built = []
             for outputs, size, *stride in layers:
-                how = {"stride": stride[0]} if stride else {"padding": "same"}
+                how: dict[str, Any] = {"stride": stride[0]} if stride else {"padding": "same"}
                 built.append(layer(inputs, outputs, size, **how))
                 inputs = outputs
             return nnx.List(built)

@@ -148,7 +148,8 @@ def _understand(file: BinaryIO) -> Any:
                 stack.append(_build(stack.pop(), arguments))
             case "BUILD":
                 stack.pop()  # an OrderedDict's attributes: version numbers of modules
-                if not isinstance(stack[-1], dict):
+                target = stack[-1]
+                if not isinstance(target, dict):
                     raise ValueError("its pickle sets attributes of an object")
             case other:
                 raise ValueError(f"its pickle uses {other}, which a state dict does not need")
