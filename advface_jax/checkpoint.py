@@ -77,26 +77,18 @@ def _aside(directory: Path) -> Path:
 def save(
     directory: str | os.PathLike[str], tree: Mapping[str, Any], card: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint, or replace one.
+    """Write a checkpoint, or replace one, with a card for JSON.
 
     It is written beside ``directory`` and renamed: after a kill at any moment ``restore`` finds the
-    old one or the new one.
-
-    Args:
-      directory: the folder to make, with its parents.
-      tree: nested dictionaries with string keys; each leaf numeric, with one element or more.
-      card: a dictionary for JSON.
+    old one or the new one. Each leaf of ``tree`` is numeric and has one element or more.
 
     Raises:
       ValueError: the folder holds something else, the tree is empty, a key or a leaf does not fit,
         or the card is not JSON.
     """
     directory = Path(directory).absolute()
-    if (
-        directory.exists()
-        and not (directory / "card.json").is_file()
-        and (not directory.is_dir() or any(directory.iterdir()))
-    ):
+    replaces = (directory / "card.json").is_file() or not directory.exists()
+    if not replaces and (not directory.is_dir() or any(directory.iterdir())):
         raise ValueError(
             f"{directory} exists and is not a checkpoint (no card.json in it); give another folder"
         )
@@ -135,7 +127,12 @@ def exists(directory: str | os.PathLike[str]) -> bool:
     return path.exists() or _aside(path).exists()
 
 
-def _existing(directory: str | os.PathLike[str]) -> Path:
+def restore(directory: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
+    """The tree (NumPy arrays) and the card of a checkpoint.
+
+    Raises:
+      ValueError: no checkpoint there, or a damaged one.
+    """
     path = Path(directory).absolute()
     if not path.exists() and _aside(path).exists():
         path = _aside(path)  # a save was killed between its two renames
@@ -148,16 +145,6 @@ def _existing(directory: str | os.PathLike[str]) -> Path:
         raise ValueError(
             f"{path} is not a checkpoint: wanted card.json and arrays/ in it; give another folder"
         )
-    return path
-
-
-def restore(directory: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
-    """The tree (NumPy arrays) and the card of a checkpoint.
-
-    Raises:
-      ValueError: no checkpoint there, or a damaged one.
-    """
-    path = _existing(directory)
     try:
         card = json.loads((path / "card.json").read_text())
     except ValueError as error:

@@ -91,9 +91,7 @@ def mask(value: ArrayLike | None, batch: int) -> jax.Array | None:
                 "got a mask with values other than 0 and 1; wanted 1 for a face, 0 for padding"
             )
         if not np.any(np.asarray(array)):
-            raise ValueError(
-                "got a mask that marks every item as padding; wanted at least one face"
-            )
+            raise ValueError("got a mask with every item as padding; wanted at least one face")
     return array
 
 

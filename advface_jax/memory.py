@@ -125,10 +125,7 @@ def largest_batch(
     """The largest batch of ``protect`` that fits: a multiple of ``devices``, which share it.
 
     Args:
-      extractor, shadow, config: as for ``protect``.
-      n_epsilon: more than one is for ``protect_sweep``.
-      dtype: of z.
-      devices: how many share the batch.
+      extractor, shadow, config, n_epsilon, dtype: as for ``footprint``.
       room: bytes on each device; by default 0.8 of what is free now, which a CPU's devices share
         equally.
       most: an upper limit on the batch.
@@ -137,9 +134,8 @@ def largest_batch(
       ValueError: not one face fits on a device, or its free memory is unknown.
     """
     checks.positive(devices=devices, **({} if most is None else {"most": most}))
-    size = footprint(
-        extractor=extractor, shadow=shadow, config=config, n_epsilon=n_epsilon, dtype=dtype
-    )
+    how = {"config": config, "n_epsilon": n_epsilon, "dtype": dtype}
+    size = footprint(extractor=extractor, shadow=shadow, **how)
     room = _room(devices) if room is None else room
     batch = devices * size.fitting(room)
     if not batch:
@@ -153,17 +149,9 @@ def largest_batch(
 def check(
     program: jax.stages.Compiled, batch: int, room: float | None = None, devices: int = 1
 ) -> None:
-    """Refuse a compiled program that will not fit, before it runs.
-
-    A program passes if its size or the free memory is unknown.
-
-    Args:
-      batch: its faces on each device.
-      room, devices: as for ``largest_batch``.
-
-    Raises:
-      ValueError: it does not fit; the message says how many faces would.
-    """
+    """ValueError, before it runs, for a compiled program that will not fit: it says how many of
+    its ``batch`` faces on each device would. ``room`` and ``devices`` are as for ``largest_batch``.
+    A program passes if its size or the free memory is unknown."""
     if room is None:
         room = _room(devices) if available() is not None else 0
     size = needed(program)

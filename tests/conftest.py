@@ -1,5 +1,7 @@
 import gc
+import logging
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -46,3 +48,15 @@ def advface_data() -> Path:
     if not (folder / "faces").is_dir() or not (folder / "lists").is_dir():
         pytest.fail(f"ADVFACE_DATA={place} has no faces/ and lists/: correct it or unset it")
     return folder
+
+
+@pytest.fixture
+def compilations(caplog):
+    """What XLA has compiled so far in this test, by name."""
+
+    def names() -> list[str]:
+        said = (re.match(r"Finished XLA compilation of (\S+)", r.message) for r in caplog.records)
+        return [match[1] for match in said if match]
+
+    with caplog.at_level(logging.WARNING), jax.log_compiles():
+        yield names

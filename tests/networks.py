@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from reference import weights
 
@@ -104,3 +105,12 @@ class Small(nnx.Module):
 
 def small_system() -> System:
     return system_of(filled(lambda: Small(rngs=nnx.Rngs(0))))
+
+
+def small_extractor() -> Sampled:
+    return filled(lambda: Sampled(rngs=nnx.Rngs(0)))
+
+
+def distance(a, b) -> np.ndarray:
+    """|a - b| without rounding: floats of 32 bits and fewer subtract exactly in 64."""
+    return np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))

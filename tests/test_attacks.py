@@ -79,9 +79,7 @@ def test_what_cannot_be_solved_is_refused_in_plain_words(faces):
     with pytest.raises(ValueError, match="two pixels or more"):
         solve_channels(stored[:, :1, :1])
     for mean in (1.5, (0.5, 0.5), np.nan):
-        with pytest.raises(
-            ValueError, match=r"^got mean=.*; wanted a brightness in \[0, 1\], or R"
-        ):
+        with pytest.raises(ValueError, match=r"^got mean=.*; wanted a brightness in \[0, 1\], or"):
             solve_channels(stored, mean=mean)
     with pytest.raises(ValueError, match="different numbers from 0 to 191"):
         solve_channels(stored, (0,) * 162)

@@ -10,6 +10,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -111,6 +112,7 @@ CHAINS = {  # the layers of each branch, as slim calls them
     "mixed_6a": (["1a_3x3"], ["0a_1x1", "0b_3x3", "1a_3x3"]),
     "mixed_7a": (["0a_1x1", "1a_3x3"], ["0a_1x1", "1a_3x3"], ["0a_1x1", "0b_3x3", "1a_3x3"]),
 }
+REPEATS = {"repeat_1": ("Repeat", 35), "repeat_2": ("Repeat_1", 17), "repeat_3": ("Repeat_2", 8)}
 STEMS = {
     "conv2d_1a": "1a_3x3", "conv2d_2a": "2a_3x3", "conv2d_2b": "2b_3x3",
     "conv2d_3b": "3b_1x1", "conv2d_4a": "4a_3x3", "conv2d_4b": "4b_3x3",
@@ -124,16 +126,10 @@ def slim(layer: str, keras: bool) -> str:
         return f"Conv2d_{STEMS[first]}"
     if first == "bottleneck":
         return "Bottleneck"
-    words = {
-        "repeat_1": ["Repeat", "block35_{}"],
-        "repeat_2": ["Repeat_1", "block17_{}"],
-        "repeat_3": ["Repeat_2", "block8_{}"],
-        "mixed_6a": ["Mixed_6a"],
-        "mixed_7a": ["Mixed_7a"],
-        "block8": ["Block8"],
-    }[first]
-    if first.startswith("repeat"):
-        words = [words[0], words[1].format(int(rest.pop(0)) + 1)]
+    words = [first.capitalize()]
+    if first in REPEATS:
+        block, size = REPEATS[first]
+        words = [block, f"block{size}_{int(rest.pop(0)) + 1}"]
     if keras:
         words = ["Block8_6"] if first == "block8" else [words[-1].capitalize()]
     if rest == ["up"]:
@@ -184,10 +180,8 @@ def torch_name(path: str) -> str:
 
 def numbered(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """An array for each path, filled with the path's number; it takes no memory."""
-    return {
-        path: np.broadcast_to(np.float32(i), shape)
-        for i, (path, shape) in enumerate(shapes.items())
-    }
+    places = enumerate(shapes.items())
+    return {path: np.broadcast_to(np.float32(i), shape) for i, (path, shape) in places}
 
 
 def back(array: np.ndarray) -> np.ndarray:
@@ -210,18 +204,15 @@ LEFT_OUT = {  # by the tables, besides batch norms' scales
         "total_loss/avg": np.array(1.0),
     },
     tables.keras: {"Bottleneck_BatchNorm/gamma:0": np.ones(2)},
-    tables.torch: {
-        "last_bn.weight": np.ones(2),
-        "conv2d_1a.bn.num_batches_tracked": np.array(0),
-    },
+    tables.torch: {"last_bn.weight": np.ones(2), "conv2d_1a.bn.num_batches_tracked": np.array(0)},
 }
 
 
 @pytest.mark.parametrize(
     ("rules", "name", "size", "classes", "layout"),
     [
-        (tables.tensorflow, slim_name, 512, 5, lambda array: array),
-        (tables.keras, keras_name, 128, None, lambda array: array),
+        (tables.tensorflow, slim_name, 512, 5, np.asarray),
+        (tables.keras, keras_name, 128, None, np.asarray),
         (tables.torch, torch_name, 512, 5, back),
     ],
     ids=["tensorflow", "keras", "torch"],
@@ -257,18 +248,15 @@ def archive(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def sum_of(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+SUM = hashlib.sha256(b"good").hexdigest()
 
 
 def test_only_the_weight_file_is_taken(tmp_path):
-    path = archive(
-        tmp_path / "a.tar.gz",
-        {"../../escape": b"x", "/absolute": b"x", "pkg-1/setup.py": b"x", "pkg-1/m/w.h5": b"good"},
-    )
+    evil = {"../../escape": b"x", "/absolute": b"x", "pkg-1/setup.py": b"x"}
+    path = archive(tmp_path / "a.tar.gz", evil | {"pkg-1/m/w.h5": b"good"})
     out = tmp_path / "out"
     out.mkdir()
-    fetch.take_member(path, "m/w.h5", sum_of(b"good"), out / "w.h5")
+    fetch.take_member(path, "m/w.h5", SUM, out / "w.h5")
     assert (out / "w.h5").read_bytes() == b"good"
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.tar.gz", "out", "w.h5"]
 
@@ -286,7 +274,7 @@ def test_another_or_a_damaged_archive_is_refused(members, end, complaint, tmp_pa
     path = archive(tmp_path / "a.tar.gz", members)
     path.write_bytes(path.read_bytes()[:end])
     with pytest.raises(ValueError, match=complaint):
-        fetch.take_member(path, "m/w.h5", sum_of(b"good"), tmp_path / "w.h5")
+        fetch.take_member(path, "m/w.h5", SUM, tmp_path / "w.h5")
     assert [p.name for p in tmp_path.iterdir()] == ["a.tar.gz"]
 
 
@@ -300,10 +288,7 @@ def test_what_hinders_a_download_is_explained(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="has no pip.*ensurepip"):
         fetch.fetch("facenet-512-q8", tmp_path)
 
-    def refuse(*_, **__):
-        raise OSError("no route")
-
-    monkeypatch.setattr(pooch, "retrieve", refuse)
+    monkeypatch.setattr(pooch, "retrieve", Mock(side_effect=OSError("no route")))
     with pytest.raises(ValueError, match="could not download.*no route.*give the file"):
         fetch.fetch("vggface2", tmp_path)
 
@@ -391,8 +376,7 @@ def test_facenet_512_q8_gives_the_reference_embeddings(facenet_512_q8, advface_d
         ]
     x = jnp.asarray(np.stack(images), jnp.float32) / 255  # (32, 160, 160, 3)
     z = network.extractor(x)  # (32, 77, 77, 64)
-    np.testing.assert_allclose(
-        z[0, :4, :4].transpose(2, 0, 1), reference["conv2b_first_image_4x4"], atol=1e-4
-    )
+    corner = z[0, :4, :4].transpose(2, 0, 1)
+    np.testing.assert_allclose(corner, reference["conv2b_first_image_4x4"], atol=1e-4)
     np.testing.assert_allclose(z.mean((0, 1, 2)), reference["conv2b_mean_per_channel"], atol=1e-4)
     np.testing.assert_allclose(np.asarray(network.server(z)), reference["emb"], atol=1e-4)

@@ -1,27 +1,19 @@
 """Defences: bounds, keys, moments, padding, compilations, SciPy's DCT, bad input."""
 
-import logging
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.fft
 import scipy.ndimage
-from flax import nnx
-from networks import Sampled, filled, small_decoder
+from networks import small_decoder, small_extractor
 
 from advface_jax import ProtectConfig, defenses, protect
 from advface_jax.defenses import channels
 
 KEY = jax.random.key(3)
 NOISE = {"ball": defenses.ball(2), "walk": defenses.walk(2), "laplace": defenses.laplace()}
-ON_IMAGES = {
-    "duetface": defenses.duetface(),
-    "partialface": defenses.partialface(),
-    "dctdp": defenses.dctdp(),
-}
+ON_IMAGES = {name: getattr(defenses, name)() for name in ("duetface", "partialface", "dctdp")}
 # Most calls have a mask: one compiled program then serves several tests.
 REAL, PADDED = np.array([1, 1]), np.array([1, 0])
 PLAIN = {"none": defenses.none(), **NOISE, **ON_IMAGES}
@@ -30,9 +22,7 @@ PLAIN = {"none": defenses.none(), **NOISE, **ON_IMAGES}
 @pytest.fixture(scope="module")
 def advface() -> defenses.Defense:
     return defenses.advface(
-        extractor=filled(lambda: Sampled(rngs=nnx.Rngs(0))),
-        shadow=small_decoder(),
-        config=ProtectConfig(steps=2),
+        extractor=small_extractor(), shadow=small_decoder(), config=ProtectConfig(steps=2)
     )
 
 
@@ -47,24 +37,9 @@ def images() -> np.ndarray:
     return np.random.default_rng(1).uniform(size=(2, 160, 160, 3)).astype("f4")
 
 
-@pytest.fixture
-def compilations(caplog):
-    """What XLA has compiled so far in this test, by name."""
-
-    def names() -> list[str]:
-        said = (re.match(r"Finished XLA compilation of (\S+)", r.message) for r in caplog.records)
-        return [match[1] for match in said if match]
-
-    with caplog.at_level(logging.WARNING), jax.log_compiles():
-        yield names
-
-
 def moved(stored, z) -> np.ndarray:
     """stored - z without rounding: floats of 32 bits and fewer subtract exactly in 64."""
     return np.asarray(stored, np.float64) - np.asarray(z, np.float64)
-
-
-# -- what holds for all -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*PLAIN, "advface"])
@@ -124,9 +99,6 @@ def test_a_defence_enters_the_callers_jit(advface, z):
     assert jax.eval_shape(mine, advface, z, KEY, 0.1).shape == z.shape
 
 
-# -- on the feature ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_the_ball_bounds_exactly(dtype, z):
     z = z.astype(dtype)
@@ -171,16 +143,11 @@ def test_advface_is_protect(advface, z):
     assert (advface.name, fgsm.name) == ("AdvFace", "AdvFace (FGSM)")
 
 
-# -- on frequencies ---------------------------------------------------------------------------
-
-
 def scipys_channels(image: np.ndarray) -> np.ndarray:
     """The 192 channels of (n,n,3), by SciPy's spline, the JFIF formulas, SciPy's DCT."""
     n = len(image)
-    red, green, blue = (
-        255 * np.asarray(scipy.ndimage.zoom(image[..., c].astype("f8"), 8, order=1))
-        for c in range(3)
-    )
+    colours = np.moveaxis(255 * image.astype("f8"), -1, 0)
+    red, green, blue = (np.asarray(scipy.ndimage.zoom(c, 8, order=1)) for c in colours)
     y = 0.299 * red + 0.587 * green + 0.114 * blue
     cb = 128 - 0.168736 * red - 0.331264 * green + 0.5 * blue
     cr = 128 + 0.5 * red - 0.418688 * green - 0.081312 * blue
@@ -192,10 +159,9 @@ def scipys_channels(image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("n", [1, 2, 7, 24, 160])
 def test_the_transform_is_scipys(n, images):
     small = images[:1, :n, :n]
+    ours, theirs = defenses.block_dct(small)[0], scipys_channels(small[0])
     # float32 at values of a thousand; the rounded coefficients of the formulas, times 255 × 8
-    np.testing.assert_allclose(
-        defenses.block_dct(small)[0], scipys_channels(small[0]), rtol=0, atol=3e-3
-    )
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-3)
 
 
 def test_duetface_splits_the_channels_and_loses_none(images):
@@ -239,17 +205,11 @@ def test_dctdp_drops_the_means_and_adds_noise_of_its_scale(images):
         np.testing.assert_allclose(np.abs(np.asarray(stored) - without).mean(), scale, rtol=5e-3)
 
 
-# -- what does not fit ------------------------------------------------------------------------
-
 BAD = {
     # name: (how z is changed, other arguments, what the message must say)
     "channels": (lambda z: z[..., :32], {}, r"shape \(2, 77, 77, 32\); wanted \(b, 77, 77, 64\)"),
-    "images": (lambda z: jnp.zeros((2, 160, 160, 3)), {}, r"shape \(2, 160, 160, 3\); wanted"),
-    "integers": (lambda z: z.astype(jnp.int32), {}, "dtype int32; wanted float32"),
     "NaN": (lambda z: z.at[0, 0, 0, 0].set(jnp.nan), {}, "NaN or infinite values; wanted finite"),
-    "no item": (lambda z: z[:0], {}, "empty batch"),
     "epsilon below 0": (None, {"epsilon": -0.1}, "epsilon=-0.1; wanted a finite bound, 0 or"),
-    "epsilon NaN": (None, {"epsilon": np.nan}, "epsilon=nan; wanted a finite bound"),
     "a short mask": (None, {"mask": [1]}, r"mask of shape \(1,\); wanted \(2,\)"),
     "no key": (None, {"key": None}, r"no key for .*at random; wanted one of jax.random.key\(seed"),
     "a number": (None, {"key": 3}, r"key=3 for .*wanted one of jax.random.key"),

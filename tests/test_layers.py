@@ -46,14 +46,8 @@ WINDOWS = {
 
 
 def plain(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (window.stride,) * 2,
-        window.padding,
-        lhs_dilation=(window.dilation,) * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    how = {"lhs_dilation": (window.dilation,) * 2, "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    return lax.conv_general_dilated(x, kernel, (window.stride,) * 2, window.padding, **how)
 
 
 @pytest.mark.parametrize("name", WINDOWS)
@@ -101,18 +95,11 @@ def test_many_channels_take_half_the_products_of_rows(name):
         np.testing.assert_allclose(a, b, rtol=0, atol=5e-6 * float(jnp.abs(b).max()))
 
 
-@pytest.mark.parametrize(
-    ("batch", "devices", "most", "part", "size"),
-    [
-        (6, 1, 6, 1, 6),
-        (6, 1, 5, 3.5, 3),
-        (6, 2, 2, 1.5, 2),
-        (6, 2, 3, 1.5, 6),
-        (6, 2, 0, 0, 2),
-        (7, 2, 3, 3.5, 1),
-        (2, 2, 0, 1, 2),
-    ],
-)
+PARTS = [(6, 1, 6, 1, 6), (6, 1, 5, 3.5, 3), (6, 2, 2, 1.5, 2), (6, 2, 3, 1.5, 6), (6, 2, 0, 0, 2)]
+PARTS += [(7, 2, 3, 3.5, 1), (2, 2, 0, 1, 2)]
+
+
+@pytest.mark.parametrize(("batch", "devices", "most", "part", "size"), PARTS)
 def test_a_cpu_takes_a_large_batch_in_parts_of_each_devices_examples(
     batch, devices, most, part, size, monkeypatch
 ):
@@ -158,9 +145,8 @@ def assert_plain(x, kernel, window):
 @pytest.mark.parametrize(("stride", "kernel_size"), [(1, 3), (1, (1, 3)), (2, 3), (2, 2)])
 def test_a_transposed_convolution_spreads_each_input_under_its_kernel(stride, kernel_size):
     """y[s·i + k] += x[i] w[k], written out."""
-    layer = filled(
-        lambda: Conv(2, 3, kernel_size, rngs=nnx.Rngs(0), stride=stride, transpose=True, bias=True)
-    )
+    how = {"stride": stride, "transpose": True, "bias": True}
+    layer = filled(lambda: Conv(2, 3, kernel_size, rngs=nnx.Rngs(0), **how))
     x, kernel = np.asarray(normal(0, 2, 4, 5, 2)), np.asarray(layer.kernel[...])
     kh, kw = kernel.shape[:2]
     assert layer.bias is not None
@@ -205,9 +191,8 @@ def test_a_tie_shares_the_gradient():
     x = jnp.ones((1, 4, 5, 2)).at[0, 0, 0].set(2)
     _, vjp = jax.vjp(lambda x: max_pool(x, 2, 2), x)
     (gradient,) = vjp(jnp.full((1, 2, 2, 2), 4.0))
-    np.testing.assert_array_equal(
-        gradient[0, ..., 0], [[4, 0, 1, 1, 0], [0, 0, 1, 1, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 0]]
-    )
+    shared = [[4, 0, 1, 1, 0], [0, 0, 1, 1, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 0]]
+    np.testing.assert_array_equal(gradient[0, ..., 0], shared)
 
 
 def norm(scale: bool = True) -> BatchNorm:
@@ -221,11 +206,9 @@ def norm(scale: bool = True) -> BatchNorm:
     return bn
 
 
-@pytest.mark.parametrize(
-    ("statistics", "scale"),
-    [("running", True), ("batch", False), ("example", True), ("train", True)],
-)
-def test_batch_norm_by_whose_statistics(statistics, scale):
+@pytest.mark.parametrize("statistics", ["running", "batch", "example", "train"])
+def test_batch_norm_by_whose_statistics(statistics):
+    scale = statistics != "batch"
     bn = norm(scale)
     x = np.asarray(3 + 2 * normal(0, 4, 6, 5, 3), np.float64)
     axes = (1, 2) if statistics == "example" else (0, 1, 2)
@@ -250,10 +233,9 @@ def test_what_is_masked_has_no_part_in_the_batch_statistics(mask):
     x = normal(0, 4, 6, 5, 3)
     real = np.asarray(mask, bool)
     padded = jnp.where(jnp.asarray(real)[:, None, None, None], x, 100.0)
-    y = norm()(padded, "batch", jnp.asarray(mask))
-    np.testing.assert_allclose(y[real], norm()(x[real], "batch"), rtol=1e-4, atol=1e-5)
-    y = norm()(padded, "example", jnp.asarray(mask))
-    np.testing.assert_allclose(y[real], norm()(x[real], "example"), rtol=1e-4, atol=1e-5)
+    for statistics in ("batch", "example"):
+        y = norm()(padded, statistics, jnp.asarray(mask))
+        np.testing.assert_allclose(y[real], norm()(x[real], statistics), rtol=1e-4, atol=1e-5)
 
 
 def test_the_scale_of_a_large_channel_fits_half_precision():

@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import jax
 import pytest
-from networks import filled, small_decoder
-from test_protect import Thin
+from networks import small_decoder, small_extractor
 
 from advface_jax import ProtectConfig, memory
 from advface_jax.protect import lowered
@@ -13,7 +12,7 @@ from advface_jax.protect import lowered
 
 @pytest.fixture(scope="module")
 def networks():
-    return {"extractor": filled(Thin), "shadow": small_decoder()}
+    return {"extractor": small_extractor(), "shadow": small_decoder()}
 
 
 CONFIG = ProtectConfig(steps=2)

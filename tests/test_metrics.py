@@ -25,15 +25,8 @@ def picture_pairs(height=40, width=56):
 
 
 def skimage_ssim(a, b):
-    return structural_similarity(
-        a,
-        b,
-        channel_axis=-1,
-        data_range=1,
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-    )
+    how = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return structural_similarity(a, b, channel_axis=-1, data_range=1, **how)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +40,7 @@ def skimage_ssim(a, b):
 def test_equal_to_scikit_image(ours, theirs, tolerance):
     a, b = picture_pairs()
     got = ours(a, b)
-    assert got.shape == (6,)
-    assert got.dtype == jnp.float32
+    assert got.shape == (6,) and got.dtype == jnp.float32
     wanted = [theirs(p, q) for p, q in zip(a, b, strict=True)]
     assert ours is not metrics.ssim or wanted[0] > 0.99 and wanted[5] < 0, "the whole range"
     np.testing.assert_allclose(got, wanted, atol=tolerance, rtol=0)
@@ -70,13 +62,6 @@ def test_equal_images_give_finite_values_and_gradients():
     np.testing.assert_allclose(metrics.ssim(black, black), np.ones(6), atol=1e-6)
     gradient = jax.grad(lambda q: metrics.psnr(a, q).sum())(jnp.asarray(a))
     assert np.isfinite(gradient).all()
-
-
-def test_psnr_is_exact_up_to_its_cap():
-    black = np.zeros((1, 11, 11, 3), np.float32)
-    for wanted in (0, 20, 60, 90):
-        grey = np.full_like(black, 10 ** (-wanted / 20))
-        assert float(metrics.psnr(black, grey)[0]) == pytest.approx(wanted, abs=1e-3)
 
 
 @pytest.mark.parametrize("metric", IMAGE_METRICS)
@@ -152,12 +137,8 @@ def slow_ten_fold(distances, same, folds):
     def rightly(pairs, threshold):
         return sum(1 for d, s, _ in pairs if (d < threshold) == s)
 
-    def chosen(pairs):
-        best, best_count = None, -1
-        for step in range(401):
-            if (count := rightly(pairs, step / 100)) > best_count:
-                best, best_count = step / 100, count
-        return best
+    def chosen(pairs):  # of several that are best, the first
+        return max((step / 100 for step in range(401)), key=lambda t: rightly(pairs, t))
 
     accuracies, thresholds = [], []
     for fold in sorted(set(folds)):

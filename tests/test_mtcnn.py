@@ -239,7 +239,7 @@ def test_the_wheel_is_fetched_once_and_its_sum_required(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "_download", download)
     with pytest.raises(ValueError, match="has sha256 .* wanted ecb82b27"):
         fetch.fetch("mtcnn", tmp_path / "cache")
-    known = fetch.Known(fetch.Wheel("facenet-pytorch==2.6.0", fetch.sha256(path)), None, "")
+    known = fetch.Known(fetch.Package("facenet-pytorch==2.6.0", fetch.sha256(path)), None, "")
     monkeypatch.setitem(fetch.KNOWN, "mtcnn", known)
     got = fetch.fetch("mtcnn", tmp_path / "cache")
     assert fetch.fetch("mtcnn", tmp_path / "cache") == got

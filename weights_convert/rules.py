@@ -4,6 +4,7 @@ A conversion is a table of rules. Exactly one rule must match each source key, a
 be filled once, with the right shape; otherwise one error names every offender.
 """
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,23 +14,9 @@ import numpy as np
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def identity(array: np.ndarray) -> np.ndarray:
-    return array
-
-
-def oihw_to_hwio(array: np.ndarray) -> np.ndarray:
-    """PyTorch's convolution kernels."""
-    return array.transpose(2, 3, 1, 0)
-
-
-def ohwi_to_hwio(array: np.ndarray) -> np.ndarray:
-    """TFLite's convolution kernels."""
-    return array.transpose(1, 2, 3, 0)
-
-
-def transposed(array: np.ndarray) -> np.ndarray:
-    """(out, in) matrices, as PyTorch and TFLite keep them."""
-    return array.T
+oihw_to_hwio = functools.partial(np.transpose, axes=(2, 3, 1, 0))  # PyTorch's kernels
+ohwi_to_hwio = functools.partial(np.transpose, axes=(1, 2, 3, 0))  # TFLite's kernels
+transposed = np.transpose  # (out, in) matrices, as PyTorch and TFLite keep them
 
 
 def ones(array: np.ndarray) -> None:
@@ -52,12 +39,9 @@ class Rule:
 
     pattern: str
     target: str | None
-    transform: Callable[[np.ndarray], np.ndarray | None] = identity
+    transform: Callable[[np.ndarray], np.ndarray | None] = np.asarray
     why: str = ""
     indices: Callable[[dict[str, str]], Mapping[str, object]] = dict
-
-    def path(self, match: re.Match[str]) -> str | None:
-        return self.target and self.target.format(**self.indices(match.groupdict()))
 
 
 def _rename(
@@ -69,16 +53,15 @@ def _rename(
     problems: list[str] = []
     for key, value in source.items():
         hits = [(rule, match) for regex, rule in compiled if (match := regex.fullmatch(key))]
-        if len(hits) != 1:
+        if not hits:
+            problems.append(f"{key}: no rule uses it (shape {value.shape})")
+            continue
+        if len(hits) > 1:
             patterns = ", ".join(repr(rule.pattern) for rule, _ in hits)
-            problems.append(
-                f"{key}: matched by {len(hits)} rules ({patterns})"
-                if hits
-                else f"{key}: no rule uses it (shape {value.shape})"
-            )
+            problems.append(f"{key}: matched by {len(hits)} rules ({patterns})")
             continue
         rule, match = hits[0]
-        path = rule.path(match)
+        path = rule.target and rule.target.format(**rule.indices(match.groupdict()))
         try:
             changed = rule.transform(value)
         except ValueError as error:  # a transpose of the wrong rank, or not ones
@@ -102,16 +85,11 @@ def convert(
     rules: Sequence[Rule],
     target_shapes: Shapes | Callable[[Mapping[str, np.ndarray]], Shapes],
 ) -> dict[str, np.ndarray]:
-    """Move every source array to its place in the network.
+    """A float32 array for every target path, from arrays by the source's own names.
 
     Args:
-      source: arrays by the source's own names.
-      rules: the table for this kind of source.
       target_shapes: shape of every target by its dotted path; or a function that derives them from
         the renamed arrays, for sources that determine the network's size.
-
-    Returns:
-      A float32 array for every target path.
 
     Raises:
       ValueError: with every source key that no rule or more than one rule matches, every target

@@ -97,11 +97,7 @@ def tensorflow() -> tuple[Rule, ...]:
         Rule("Logits/biases", "logits.bias"),
         Rule(r".*/ExponentialMovingAverage", None, why="a running copy of training"),
         Rule(rf".*/({optimisers})", None, why="optimiser state"),
-        Rule(
-            r"(.*/)?(global_step|beta1_power|beta2_power|centers)",
-            None,
-            why="training counters and class centres",
-        ),
+        Rule(r"(.*/)?(global_step|beta1_power|beta2_power|centers)", None, why="training's state"),
         Rule(r".*/avg(/biased|/local_step)?", None, why="averages of the losses"),
     )
 
@@ -126,22 +122,17 @@ def tflite() -> tuple[Rule, ...]:
         *rules,
         Rule(f"{_TOP}Bottleneck/weights/transpose", f"{_BOTTLENECK}.linear.kernel", transposed),
         Rule(f"{_TOP}Bottleneck/MatMul_bias", f"{_BOTTLENECK}.linear.bias"),
-        Rule(
-            f"{_TOP}Bottleneck/BatchNorm/(Reshape/shape|Shape)",
-            None,
-            why="shapes for the folded batch norm",
-        ),
+        Rule(f"{_TOP}Bottleneck/BatchNorm/(Reshape/shape|Shape)", None, why="shapes when folded"),
     )
 
 
 def torch() -> tuple[Rule, ...]:
     """facenet-pytorch's state dict."""
+    blocks = r"repeat_[123]\.\d+|mixed_[67]a|block8"
     places = {
         r"(?P<layer>conv2d_(1a|2a|2b))": "extractor.{layer}",
         r"(?P<layer>conv2d_(3b|4a|4b))": "server.{layer}",
-        r"(?P<layer>repeat_[123]\.\d+|mixed_[67]a|block8)\.branch(?P<branch>\d(\.\d)?)": (
-            "server.{layer}.branch_{branch}"
-        ),
+        rf"(?P<layer>{blocks})\.branch(?P<branch>\d(\.\d)?)": "server.{layer}.branch_{branch}",
     }
     words = ("bias", "running_mean", "running_var", "weight")
     up = r"(?P<layer>repeat_[123]\.\d+|block8)\.conv2d\."

@@ -6,7 +6,7 @@
 
 ``Defense`` states what a defence takes, what it stores (all that an attacker sees), and which
 network recognises that. Here are the paper's method and its baselines; none protects against an
-adaptive attacker.
+adaptive attacker. All raise ValueError for settings outside their range.
 """
 
 from advface_jax.defenses.adversarial import advface

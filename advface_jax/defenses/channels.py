@@ -6,6 +6,7 @@ determine the image up to one number a colour (``attacks.solve_channels``).
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,25 +49,13 @@ def duetface() -> Defense:
 
     Source: Mi et al., DuetFace, ACM MM 2022; a baseline of the AdvFace paper (section 5.1.3).
     """
-    return Defense(
-        "DuetFace",
-        _select,
-        SERVER_CHANNELS,
-        takes=IMAGES,
-        stores=_size(len(SERVER_CHANNELS)),
-        keeps=_size(len(CLIENT_CHANNELS)),
-    )
+    sizes: dict[str, Any] = {"takes": IMAGES, "stores": _size(162), "keeps": _size(30)}
+    return Defense("DuetFace", _select, SERVER_CHANNELS, **sizes)
 
 
 def duetface_split(images: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """DuetFace's two shares of images (b,160,160,3) in [0,1].
-
-    Returns:
-      The client's (b,160,160,30) and the server's (b,160,160,162).
-
-    Raises:
-      ValueError: as ``block_dct``.
-    """
+    """DuetFace's two shares of images (b,160,160,3) in [0,1]: the client's (b,160,160,30) and the
+    server's (b,160,160,162). Errors as for ``block_dct``."""
     x = checks.images(images)
     return _selected(x, CLIENT_CHANNELS), _selected(x, SERVER_CHANNELS)
 
@@ -80,9 +69,6 @@ def partialface(seed: int = 0) -> Defense:
     ε. In the published training an identity uses only three of the six subsets, by its label; that
     belongs to the training and is left out here.
 
-    Raises:
-      ValueError: ``seed`` is no whole number of 0 or more.
-
     Source: Mi et al., ICCV 2023; the numbers are those of its released code.
     """
     if not isinstance(seed, (int, np.integer)) or seed < 0:
@@ -91,10 +77,8 @@ def partialface(seed: int = 0) -> Defense:
     subsets = random.permutation(_others(PARTIALFACE_PRUNED)).reshape(6, 9)
     orders = np.stack([np.arange(9), *(random.permutation(9) for _ in range(2))])
     choices = subsets[:, orders].reshape(18, 9).tolist()  # each subset in each order
-    settings = tuple(map(tuple, choices))
-    return Defense(
-        "PartialFace", _partialface, settings, takes=IMAGES, stores=_size(27), takes_key=True
-    )
+    how: dict[str, Any] = {"takes": IMAGES, "stores": _size(27), "takes_key": True}
+    return Defense("PartialFace", _partialface, tuple(map(tuple, choices)), **how)
 
 
 def dctdp(budget: float = 4.0, sensitivity: float = 1.0) -> Defense:
@@ -106,9 +90,6 @@ def dctdp(budget: float = 4.0, sensitivity: float = 1.0) -> Defense:
     shares and zero centres used here, and measures each element's sensitivity on its training set.
     Its code's default is 1, where the noise is next to nothing. No ε, and **no guarantee of
     differential privacy**.
-
-    Raises:
-      ValueError: ``budget`` or ``sensitivity`` is not positive and finite.
 
     Source: Ji et al., ECCV 2022; the defaults are those of its released code.
     """

@@ -30,9 +30,6 @@ def ball(steps: int = STEPS) -> Defense:
 
     Of the two readings of "Random Perturbation" (section 5.1.3: 40 iterations, bound 0.2) this one
     keeps the paper's accuracy; ``walk`` is the other. White noise does not give the paper's row.
-
-    Raises:
-      ValueError: ``steps`` is no whole number of 1 or more.
     """
     return _random("Random (ball)", "total", steps)
 
@@ -42,9 +39,6 @@ def walk(steps: int = STEPS) -> Defense:
 
     z_{t+1} = z_t + u_t, u_t uniform in [-ε, ε): after 40 steps nearly normal noise of deviation
     ε sqrt(40/3) = 3.65 ε, which harms recognition. Section 5.1.3, read literally.
-
-    Raises:
-      ValueError: ``steps`` is no whole number of 1 or more.
     """
     return _random("Random (walk)", "step", steps)
 
@@ -61,9 +55,6 @@ def laplace(budget: float = 1.0) -> Defense:
     ε = 0.2 as the sensitivity the scale is 0.2 and the deviation 0.28. But E has no sensitivity
     bounded by ε, so nothing is guaranteed; and the noise has no bound: its mean magnitude is
     ε / budget.
-
-    Raises:
-      ValueError: ``budget`` is not positive and finite.
     """
     checks.above_zero(budget=budget)
     return Defense("Laplace", _laplace, float(budget), takes_key=True, takes_epsilon=True)

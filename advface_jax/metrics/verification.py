@@ -100,12 +100,9 @@ def ten_fold_accuracy(distances: ArrayLike, same: ArrayLike, folds: ArrayLike) -
         best = int(right[others].sum(axis=0).argmax())
         thresholds.append(float(THRESHOLDS[best]))
         accuracies.append(right[~others, best].mean())
-    return Verification(
-        accuracy=float(np.mean(accuracies)),
-        std=float(np.std(accuracies)),
-        thresholds=tuple(thresholds),
-        threshold=float(THRESHOLDS[right.sum(axis=0).argmax()]),
-    )
+    overall = float(THRESHOLDS[right.sum(axis=0).argmax()])
+    mean, std = float(np.mean(accuracies)), float(np.std(accuracies))
+    return Verification(mean, std, tuple(thresholds), overall)
 
 
 def threshold_at_far(distances_of_different_pairs: ArrayLike, far: float) -> float:

@@ -28,9 +28,8 @@ class Compact(nnx.Module):
         same = functools.partial(layer, padding="same")
         first, *others = WIDTHS
         self.stem = same(FEATURE_SHAPE[-1], first, 1)
-        self.down = nnx.List(
-            [layer(i, o, 3, stride=2) for i, o in zip(WIDTHS, others, strict=False)]
-        )
+        pairs = zip(WIDTHS, others, strict=False)
+        self.down = nnx.List([layer(i, o, 3, stride=2) for i, o in pairs])
         self.blocks = nnx.List([nnx.List([same(o, o, 3), same(o, o, 3)]) for o in others[:-1]])
         self.bottleneck = nnx.Linear(WIDTHS[-1], self.embedding_size, rngs=rngs)
 

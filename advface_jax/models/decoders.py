@@ -38,11 +38,8 @@ class DecoderConfig:
     @classmethod
     def of(cls, kind: Kind) -> "DecoderConfig":
         """The default size of each kind."""
-        return {
-            "transrec": cls("transrec", width=32, depth=0),
-            "resrec": cls("resrec", width=16, depth=1),
-            "urec": cls("urec", width=16, depth=2),
-        }[kind]
+        width, depth = {"transrec": (32, 0), "resrec": (16, 1), "urec": (16, 2)}[kind]
+        return cls(kind, width, depth)
 
 
 AnyConfig = DecoderConfig | ChannelDecoderConfig
@@ -121,9 +118,8 @@ class ResRec(Decoder):
         super().__init__(config, rngs=rngs)
         w = config.width
         self.stem = self._layer(FEATURE_SHAPE[-1], w, rngs)
-        self.blocks = nnx.List(
-            [nnx.List([self._layer(w, w, rngs) for _ in range(2)]) for _ in range(config.depth)]
-        )
+        pairs = [[self._layer(w, w, rngs) for _ in range(2)] for _ in range(config.depth)]
+        self.blocks = nnx.List(map(nnx.List, pairs))
 
     def body(self, z, *how):
         y = self.stem(z, *how)
@@ -141,9 +137,8 @@ class URec(Decoder):
         pairs = list(zip(widths, widths[1:], strict=False))
         self.stem = self._layer(FEATURE_SHAPE[-1], widths[0], rngs)
         self.down = nnx.List([self._layer(wide, deep, rngs) for wide, deep in pairs])
-        self.up = nnx.List(
-            [self._layer(deep, wide, rngs, stride=2, transpose=True) for wide, deep in pairs]
-        )
+        twice = {"stride": 2, "transpose": True}
+        self.up = nnx.List([self._layer(deep, wide, rngs, **twice) for wide, deep in pairs])
         self.merge = nnx.List([self._layer(2 * wide, wide, rngs) for wide, _ in pairs])
 
     def body(self, z, *how):

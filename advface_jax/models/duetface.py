@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from advface_jax import checks
+from advface_jax.models.channel_decoder import UNet
 from advface_jax.models.facenet import IMAGE_SIZE, InceptionResNetV1
-from advface_jax.models.layers import Conv, ConvBN, Mix, Statistics, max_pool, rectify
+from advface_jax.models.layers import Conv, ConvBN, Mix, Statistics, rectify
 
 STEM = 32  # channels of FaceNet's conv2d_1a
 
@@ -40,38 +41,22 @@ class DuetFaceConfig:
         checks.between(0, 5, depth=self.depth)
 
 
-class Stem(nnx.Module):
+class Stem(UNet):
     """The server's first layers: stored (b,160,160,162) to conv2d_1a's output, (b,79,79,32).
 
     A U-Net from 79 down, since brightness has to be summed up from slopes all over the image.
     """
 
     def __init__(self, config: DuetFaceConfig, *, rngs: nnx.Rngs):
-        w, levels = config.width, range(config.depth)
-        self.decay = config.bn_decay
-        self.mix = Mix(config.server_channels, config.mixed, decay=self.decay, rngs=rngs)
-        self.halve = self._layer(config.mixed, w, 3, rngs, stride=2, padding="valid")
-        self.down = nnx.List([self._layer(w, w, 3, rngs) for _ in levels])
-        self.up = nnx.List([self._layer(w, w, 1, rngs) for _ in levels])
-        self.merge = nnx.List([self._layer(w, w, 3, rngs) for _ in levels])
+        w, decay = config.width, config.bn_decay
+        self.mix = Mix(config.server_channels, config.mixed, decay=decay, rngs=rngs)
+        self.halve = ConvBN(config.mixed, w, 3, rngs=rngs, stride=2, scale=True, decay=decay)
+        self.levels([w] * (config.depth + 1), decay, rngs)
         self.out = Conv(w, STEM, 3, rngs=rngs, padding="same", bias=True)
-
-    def _layer(self, inputs: int, outputs: int, size: int, rngs: nnx.Rngs, **how) -> ConvBN:
-        how = {"padding": "same", "scale": True, "decay": self.decay} | how
-        return ConvBN(inputs, outputs, size, rngs=rngs, **how)
 
     def __call__(self, stored: jax.Array, statistics: Statistics = "running") -> jax.Array:
         y = self.halve(self.mix(stored, statistics), statistics)  # (b, 79, 79, w)
-        skips = []
-        for down in self.down:
-            skips.append(y)
-            y = down(max_pool(y, 2, 2), statistics)  # 39, 19, 9, 4
-        for up, merge, skip in reversed(list(zip(self.up, self.merge, skips, strict=True))):
-            y = up(y, statistics, relu=False).repeat(2, 1).repeat(2, 2)
-            short = skip.shape[1] - y.shape[1]  # an odd size lost its last row and column
-            y = jnp.pad(y, ((0, 0), (0, short), (0, short), (0, 0)), mode="edge")
-            y = merge(skip + y, statistics)
-        return rectify(self.out(y))  # (b, 79, 79, 32)
+        return rectify(self.out(self.through(y, statistics)))  # (b, 79, 79, 32)
 
 
 class Attention(nnx.Module):

@@ -150,47 +150,32 @@ class Server(nnx.Module):
             """Layers one after the other, each (outputs, size) or (outputs, size, stride)."""
             built = []
             for outputs, size, *stride in layers:
-                if stride:
-                    built.append(layer(inputs, outputs, size, stride=stride[0]))
-                else:
-                    built.append(layer(inputs, outputs, size, padding="same"))
+                how: dict[str, Any] = {"stride": stride[0]} if stride else {"padding": "same"}
+                built.append(layer(inputs, outputs, size, **how))
                 inputs = outputs
             return nnx.List(built)
+
+        def reduction(channels, *chains):
+            return Reduction([chain(channels, *layers) for layers in chains])
 
         def block(name, channels, *chains, relu=True):
             branches = [chain(channels, *layers) for layers in chains]
             scale = RESIDUAL_SCALES[name]
             return Block(branches, channels, scale, config, rngs=rngs, relu=relu)
 
-        def block35():
-            a, b = (32, 1), (32, 3)
-            return block("repeat_1", 256, [a], [a, b], [a, b, b])
-
-        def block17():
-            a, b, c = (128, 1), (128, (1, 7)), (128, (7, 1))
-            return block("repeat_2", 896, [a], [a, b, c])
-
-        def block8(name, relu=True):
-            a, b, c = (192, 1), (192, (1, 3)), (192, (3, 1))
-            return block(name, 1792, [a], [a, b, c], relu=relu)
-
+        block35 = [(32, 1)], [(32, 1), (32, 3)], [(32, 1), (32, 3), (32, 3)]
+        block17 = [(128, 1)], [(128, 1), (128, (1, 7)), (128, (7, 1))]
+        block8 = [(192, 1)], [(192, 1), (192, (1, 3)), (192, (3, 1))]
         self.conv2d_3b = layer(64, 80, 1)
         self.conv2d_4a = layer(80, 192, 3)
         self.conv2d_4b = layer(192, 256, 3, stride=2)
-        self.repeat_1 = nnx.List([block35() for _ in range(5)])
-        self.mixed_6a = Reduction(
-            [chain(256, (384, 3, 2)), chain(256, (192, 1), (192, 3), (256, 3, 2))]
-        )
-        self.repeat_2 = nnx.List([block17() for _ in range(10)])
-        self.mixed_7a = Reduction(
-            [
-                chain(896, (256, 1), (384, 3, 2)),
-                chain(896, (256, 1), (256, 3, 2)),
-                chain(896, (256, 1), (256, 3), (256, 3, 2)),
-            ]
-        )
-        self.repeat_3 = nnx.List([block8("repeat_3") for _ in range(5)])
-        self.block8 = block8("block8", relu=False)
+        self.repeat_1 = nnx.List([block("repeat_1", 256, *block35) for _ in range(5)])
+        self.mixed_6a = reduction(256, [(384, 3, 2)], [(192, 1), (192, 3), (256, 3, 2)])
+        self.repeat_2 = nnx.List([block("repeat_2", 896, *block17) for _ in range(10)])
+        first, last = (256, 1), (256, 3, 2)
+        self.mixed_7a = reduction(896, [first, (384, 3, 2)], [first, last], [first, (256, 3), last])
+        self.repeat_3 = nnx.List([block("repeat_3", 1792, *block8) for _ in range(5)])
+        self.block8 = block("block8", 1792, *block8, relu=False)
         self.bottleneck = Bottleneck(config, rngs=rngs)
 
     def stages(self, z: jax.Array, *how: Any) -> Iterator[tuple[str, jax.Array]]:
@@ -231,9 +216,8 @@ class InceptionResNetV1(nnx.Module):
         self.config = config
         self.extractor = Extractor(config, rngs=rngs)
         self.server = Server(config, rngs=rngs)
-        self.logits = (
-            nnx.Linear(config.embedding_size, config.classes, rngs=rngs) if config.classes else None
-        )
+        size, n = config.embedding_size, config.classes
+        self.logits = nnx.Linear(size, n, rngs=rngs) if n else None
 
     def __call__(self, images: jax.Array, statistics: Statistics = "running") -> jax.Array:
         return self.server(self.extractor(images, statistics), statistics)

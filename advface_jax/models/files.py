@@ -24,8 +24,7 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {k: np.asarray(v).astype(dtype) for k, v in state.flatten(module).items()}
     safetensors.numpy.save_file(arrays, path)
-    text = json.dumps({**card, "dtype": dtype}, indent=2) + "\n"
-    path.with_suffix(".json").write_text(text)
+    path.with_suffix(".json").write_text(json.dumps({**card, "dtype": dtype}, indent=2) + "\n")
 
 
 def read(
@@ -42,9 +41,8 @@ def read(
     path = Path(path)
     for file in (path, path.with_suffix(".json")):
         if not file.is_file():
-            raise ValueError(
-                f"no {what} at {file}: wanted NAME.safetensors beside NAME.json{written_by}"
-            )
+            wanted = f"wanted NAME.safetensors beside NAME.json{written_by}"
+            raise ValueError(f"no {what} at {file}: {wanted}")
     try:
         card = json.loads(path.with_suffix(".json").read_text())
         arrays = safetensors.numpy.load_file(path)

@@ -52,8 +52,7 @@ def ceil_max_pool(x: jax.Array, size: int) -> jax.Array:
     h, w = (2 * m - 1 for m in outputs)
     # Slices, as in layers.max_pool: reduce_window is slower on a CPU.
     return functools.reduce(
-        jnp.maximum,
-        [x[:, i : i + h : 2, j : j + w : 2] for i in range(size) for j in range(size)],
+        jnp.maximum, [x[:, i : i + h : 2, j : j + w : 2] for i in range(size) for j in range(size)]
     )
 
 

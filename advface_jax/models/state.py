@@ -11,18 +11,19 @@ from flax import nnx
 M = TypeVar("M", bound=nnx.Module)
 
 
+def _variables(state: nnx.State) -> dict[str, nnx.Variable]:
+    return {".".join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
+
+
 def flatten(module: nnx.Module) -> dict[str, jax.Array]:
     """Every array of ``module`` under its dotted path, as ``repeat_1.0.up.kernel``."""
-    return {
-        ".".join(map(str, path)): variable[...]
-        for path, variable in nnx.to_flat_state(nnx.state(module))
-    }
+    return {name: variable[...] for name, variable in _variables(nnx.state(module)).items()}
 
 
 def shapes(build: Callable[[], nnx.Module]) -> dict[str, tuple[int, ...]]:
     """The dotted names and shapes that ``fill(build, …)`` needs; nothing is allocated."""
-    state = nnx.state(nnx.eval_shape(build))
-    return {".".join(map(str, p)): v.get_value().shape for p, v in nnx.to_flat_state(state)}
+    variables = _variables(nnx.state(nnx.eval_shape(build)))
+    return {name: variable.get_value().shape for name, variable in variables.items()}
 
 
 def fill(build: Callable[[], M], weights: Mapping[str, np.ndarray | jax.Array]) -> M:
@@ -31,7 +32,10 @@ def fill(build: Callable[[], M], weights: Mapping[str, np.ndarray | jax.Array]) 
     Raises:
       ValueError: naming every missing, unknown and wrongly shaped array together.
     """
-    wanted = shapes(build)
+    module = nnx.eval_shape(build)
+    state = nnx.state(module)
+    variables = _variables(state)
+    wanted = {name: variable.get_value().shape for name, variable in variables.items()}
     complaints = [f"missing {name} {wanted[name]}" for name in wanted.keys() - weights.keys()]
     complaints += [f"unknown {name}" for name in weights.keys() - wanted.keys()]
     complaints += [
@@ -41,10 +45,7 @@ def fill(build: Callable[[], M], weights: Mapping[str, np.ndarray | jax.Array]) 
     ]
     if complaints:
         raise ValueError("the weights do not fit the model: " + "; ".join(sorted(complaints)))
-
-    module = nnx.eval_shape(build)
-    state = nnx.state(module)
-    for path, variable in nnx.to_flat_state(state):
-        variable.set_value(jnp.asarray(weights[".".join(map(str, path))], jnp.float32))
+    for name, variable in variables.items():
+        variable.set_value(jnp.asarray(weights[name], jnp.float32))
     nnx.update(module, state)
     return module

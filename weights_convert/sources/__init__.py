@@ -1,4 +1,7 @@
-"""Readers of weight files: each turns one format into arrays by the file's own names."""
+"""Readers of weight files: each turns one format into arrays by the file's own names.
+
+Each raises ValueError for a file of another kind, without weights, or damaged.
+"""
 
 import contextlib
 import struct

@@ -15,22 +15,15 @@ _LARGEST = 1 << 26  # elements: a damaged shape must not take all the memory
 
 def _tensor(data: memoryview) -> np.ndarray | None:
     """TensorProto as an array; None for what is not a number (text, resources)."""
-    values: list[Any] = []
-    content, kind, dimensions = None, 0, ()
-    parts = list(wire.fields(data))
-    for number, value in parts:
-        if number == 1:
-            kind = value
-        elif number == 2:
-            dimensions = wire.shape(value)
-        elif number == 4:
-            content = value
+    single = wire.message(data)
+    kind = single.get(1, 0)
     if kind not in wire.DTYPES:
         return None
-    dtype = wire.DTYPES[kind]
-    if content is not None:
-        return np.frombuffer(content, dtype).reshape(dimensions)
-    for number, value in parts:
+    dtype, dimensions = wire.DTYPES[kind], wire.shape(single[2]) if 2 in single else ()
+    if 4 in single:
+        return np.frombuffer(single[4], dtype).reshape(dimensions)
+    values: list[Any] = []
+    for number, value in wire.fields(data):
         if number == _VALUE_FIELDS.get(kind):
             values += wire.packed(value, dtype)
     size = math.prod(dimensions)
@@ -46,24 +39,15 @@ def _nodes(data: memoryview) -> tuple[dict[str, memoryview], set[str]]:
     """The constants (TensorProto), and the names that an Identity node reads."""
     constants: dict[str, memoryview] = {}
     read_by_identity: set[str] = set()
-    for number, node in wire.fields(data):
-        if number != 1:
-            continue
-        name, op, inputs, attributes = "", "", [], {}
-        for part, value in wire.fields(node):
-            if part == 1:
-                name = wire.text(value)
-            elif part == 2:
-                op = wire.text(value)
-            elif part == 3:
-                inputs.append(wire.text(value))
-            elif part == 5:
-                entry = wire.message(value)
-                attributes[wire.text(entry[1])] = entry[2]
+    for node in (value for number, value in wire.fields(data) if number == 1):
+        single, parts = wire.message(node), list(wire.fields(node))
+        op = wire.text(single.get(2, b""))
         if op == "Const":
-            constants[name] = wire.message(attributes["value"])[8]
+            entries = [wire.message(value) for number, value in parts if number == 5]
+            attributes = {wire.text(entry[1]): entry[2] for entry in entries}
+            constants[wire.text(single.get(1, b""))] = wire.message(attributes["value"])[8]
         elif op == "Identity":
-            read_by_identity.update(inputs)
+            read_by_identity.update(wire.text(value) for number, value in parts if number == 3)
     return constants, read_by_identity
 
 
@@ -73,9 +57,6 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     Freezing turns each variable into a constant read by an Identity node; other constants (shapes,
     epsilons) have no such reader and are no weights. A graph without such readers gives all its
     constants. Convolution kernels are (height, width, in, out).
-
-    Raises:
-      ValueError: not a GraphDef, one without constants, or a damaged file.
     """
     data = memoryview(Path(path).read_bytes())
     with explained(path, "a TensorFlow GraphDef", "give a frozen .pb"):

@@ -13,9 +13,6 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
     The state of an optimiser, which a whole model may contain, is left out. Convolution kernels are
     (height, width, in, out).
-
-    Raises:
-      ValueError: not an HDF5 file, one without weights, or a damaged one.
     """
     import h5py
 

@@ -59,9 +59,8 @@ def _block(data: memoryview, offset: int, size: int) -> Iterator[tuple[bytes, me
     kind = data[offset + size]
     if kind > 1:
         raise ValueError(f"block compression {kind}")
-    block = data[offset : offset + size]
-    if kind == 1:
-        block = _unsnappy(block)
+    stored = data[offset : offset + size]
+    block = _unsnappy(stored) if kind else stored
     (restarts,) = struct.unpack_from("<I", block, len(block) - 4)
     end = len(block) - 4 - 4 * restarts
     if end < 0:
@@ -83,11 +82,9 @@ def _entries(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     if len(data) < _FOOTER or struct.unpack_from("<Q", data, len(data) - 8)[0] != _MAGIC:
         raise ValueError("it does not end as a TensorFlow index does")
     footer = data[-_FOOTER:]
-    _, _, position = _handle(footer, 0)
-    offset, size, _ = _handle(footer, position)
-    for _, value in _block(data, offset, size):
-        start, length, _ = _handle(value, 0)
-        yield from _block(data, start, length)
+    *_, position = _handle(footer, 0)
+    for _, value in _block(data, *_handle(footer, position)[:2]):
+        yield from _block(data, *_handle(value, 0)[:2])
 
 
 def files(path: str | Path) -> list[Path]:
@@ -97,14 +94,7 @@ def files(path: str | Path) -> list[Path]:
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Every numeric variable of a checkpoint by its own name.
-
-    Args:
-      path: the ``.index`` file; its data files lie beside it.
-
-    Raises:
-      ValueError: not an index, a missing or short data file, a partitioned variable.
-    """
+    """Every numeric variable of a checkpoint by its own name, from its ``.index`` file."""
     path = Path(path)
     data = memoryview(path.read_bytes())
     remedy = "give the .index file, with its .data file beside it"

@@ -15,15 +15,7 @@ import numpy as np
 
 from weights_convert.sources import explained
 
-_DTYPES = {
-    0: np.dtype("<f4"),
-    1: np.dtype("<f2"),
-    2: np.dtype("<i4"),
-    3: np.dtype("u1"),
-    4: np.dtype("<i8"),
-    7: np.dtype("<i2"),
-    9: np.dtype("i1"),
-}
+_DTYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 7: "<i2", 9: "i1"}
 
 
 class _Table:
@@ -47,50 +39,43 @@ class _Table:
         offset = self._unpack("<H", self.vtable + slot)
         return self.position + offset if offset else None
 
-    def _target(self, position: int) -> int:
-        return position + self._unpack("<I", position)
+    def _target(self, number: int) -> int | None:
+        """Where the child of a field begins."""
+        where = self._field(number)
+        return None if where is None else where + self._unpack("<I", where)
 
     def scalar(self, number: int, form: str, default: int = 0) -> int:
         where = self._field(number)
         return default if where is None else self._unpack(form, where)
 
     def table(self, number: int) -> _Table | None:
-        where = self._field(number)
-        return None if where is None else _Table(self.data, self._target(where))
+        start = self._target(number)
+        return None if start is None else _Table(self.data, start)
 
     def tables(self, number: int) -> list[_Table]:
-        where = self._field(number)
-        if where is None:
-            return []
-        start = self._target(where)
-        count = self._unpack("<I", start)
-        if start + 4 + 4 * count > len(self.data):
-            raise IndexError(count)
-        return [_Table(self.data, self._target(start + 4 + 4 * index)) for index in range(count)]
+        start = (self._target(number) or 0) + 4
+        steps = self.vector(number, "<u4").tolist()
+        return [_Table(self.data, start + 4 * i + step) for i, step in enumerate(steps)]
 
-    def vector(self, number: int, dtype: np.dtype) -> np.ndarray:
-        where = self._field(number)
-        if where is None:
+    def vector(self, number: int, dtype: str) -> np.ndarray:
+        start = self._target(number)
+        if start is None:
             return np.zeros(0, dtype)
-        start = self._target(where)
-        count = self._unpack("<I", start)
-        return np.frombuffer(self.data, dtype, count, start + 4)
+        return np.frombuffer(self.data, dtype, self._unpack("<I", start), start + 4)
 
 
 def _dequantised(values: np.ndarray, tensor: _Table, name: str) -> np.ndarray:
     """``(q - zero_point) * scale`` as float32, for one scale per tensor."""
     quantisation = tensor.table(4)
-    scale = quantisation.vector(2, np.dtype("<f4")) if quantisation else np.zeros(0, np.float32)
-    zero = quantisation.vector(3, np.dtype("<i8")) if quantisation else np.zeros(0, np.int64)
-    if scale.size == 0:
+    if quantisation is None or (scale := quantisation.vector(2, "<f4")).size == 0:
         return values  # a plain integer tensor, such as a shape
+    zero = quantisation.vector(3, "<i8")
     if scale.size != 1 or zero.size > 1:
         raise ValueError(
             f"tensor {name!r} is quantised with {scale.size} scales; "
             "only one scale per tensor is supported"
         )
-    shift = int(zero[0]) if zero.size else 0
-    return (values.astype(np.float32) - np.float32(shift)) * scale[0]
+    return (values.astype(np.float32) - np.float32(zero.sum())) * scale[0]
 
 
 def _constants(data: bytes) -> dict[str, np.ndarray]:
@@ -99,8 +84,8 @@ def _constants(data: bytes) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for subgraph in model.tables(2):
         for tensor in subgraph.tables(0):
-            name = bytes(tensor.vector(3, np.dtype("u1"))).decode("utf-8")
-            contents = buffers[tensor.scalar(2, "<I")].vector(0, np.dtype("u1"))
+            name = bytes(tensor.vector(3, "u1")).decode("utf-8")
+            contents = buffers[tensor.scalar(2, "<I")].vector(0, "u1")
             if contents.size == 0:
                 continue  # an activation, computed at run time
             kind = tensor.scalar(1, "<b")
@@ -108,8 +93,7 @@ def _constants(data: bytes) -> dict[str, np.ndarray]:
                 raise ValueError(f"tensor {name!r} has TFLite type {kind}, which is not a number")
             if name in arrays:
                 raise ValueError(f"two constant tensors are called {name!r}")
-            shape = tuple(int(n) for n in tensor.vector(0, np.dtype("<i4")))
-            values = contents.view(_DTYPES[kind]).reshape(shape)
+            values = contents.view(_DTYPES[kind]).reshape(tensor.vector(0, "<i4").tolist())
             if values.dtype.kind in "iu":
                 values = _dequantised(values, tensor, name)
             arrays[name] = values
@@ -121,9 +105,6 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
     8-bit and 16-bit tensors with one scale come back as float32 ``(q - zero_point) * scale``, all
     others as they are stored. Convolution kernels are (out, height, width, in).
-
-    Raises:
-      ValueError: no TFLite file, or a damaged one.
     """
     data = Path(path).read_bytes()
     with explained(path, "a TFLite file", "give a .tflite file, or fetch it again"):

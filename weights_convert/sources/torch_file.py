@@ -19,17 +19,11 @@ import numpy as np
 
 from weights_convert.sources import explained
 
-_DTYPES = {
-    "torch FloatStorage": np.dtype("<f4"),
-    "torch DoubleStorage": np.dtype("<f8"),
-    "torch HalfStorage": np.dtype("<f2"),
-    "torch LongStorage": np.dtype("<i8"),
-    "torch IntStorage": np.dtype("<i4"),
-    "torch ShortStorage": np.dtype("<i2"),
-    "torch CharStorage": np.dtype("i1"),
-    "torch ByteStorage": np.dtype("u1"),
-    "torch BoolStorage": np.dtype("?"),
+_NAMES = {
+    **{"Float": "<f4", "Double": "<f8", "Half": "<f2", "Long": "<i8", "Int": "<i4", "Short": "<i2"},
+    **{"Char": "i1", "Byte": "u1", "Bool": "?"},
 }
+_DTYPES = {f"torch {kind}Storage": np.dtype(name) for kind, name in _NAMES.items()}
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -62,10 +56,8 @@ class _Tensor:
         reach = sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
         if self.offset + reach >= values.size:
             raise ValueError(f"tensor of shape {self.shape} reaches beyond its storage")
-        size = values.itemsize
-        view = np.lib.stride_tricks.as_strided(
-            values[self.offset :], self.shape, [step * size for step in self.strides]
-        )
+        steps = [step * values.itemsize for step in self.strides]
+        view = np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, steps)
         return view.copy()
 
 
@@ -117,9 +109,8 @@ def _understand(file: BinaryIO) -> Any:
                 return stack.pop()
             case "MARK":
                 marks.append(len(stack))
-            case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE" as name:
-                constants = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-                stack.append(constants[name])
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode.name])
             case (
                 "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT"
                 | "BINUNICODE" | "SHORT_BINUNICODE" | "SHORT_BINSTRING" | "BINSTRING"
@@ -135,8 +126,9 @@ def _understand(file: BinaryIO) -> Any:
                 stack[-count:] = [tuple(stack[-count:])]
             case "TUPLE":
                 stack.append(tuple(since_mark()))
-            case "EMPTY_LIST" | "EMPTY_DICT":
-                stack.append([] if opcode.name == "EMPTY_LIST" else {})
+            case "EMPTY_TUPLE" | "EMPTY_LIST" | "EMPTY_DICT":
+                kinds = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
+                stack.append(kinds[opcode.name]())
             case "APPEND" | "APPENDS":
                 items = [stack.pop()] if opcode.name == "APPEND" else since_mark()
                 stack[-1].extend(items)
@@ -152,8 +144,8 @@ def _understand(file: BinaryIO) -> Any:
             case "BINPERSID":
                 stack.append(_storage(stack.pop()))
             case "REDUCE":
-                arguments, function = stack.pop(), stack.pop()
-                stack.append(_build(function, arguments))
+                arguments = stack.pop()
+                stack.append(_build(stack.pop(), arguments))
             case "BUILD":
                 stack.pop()  # an OrderedDict's attributes: version numbers of modules
                 target = stack[-1]
@@ -183,10 +175,9 @@ def _from_legacy(data: bytes) -> dict[str, np.ndarray]:
     if version != 1001 or system.get("little_endian") is not True:
         raise ValueError(f"torch.save version {version}, system {system}")
     described = _understand(file)
-    keys = [str(key) for key in _understand(file)]
     dtypes = {t.storage.key: t.storage.dtype for t in _tensors(described).values()}
     contents: dict[str, bytes] = {}
-    for key in keys:
+    for key in map(str, _understand(file)):
         (count,) = struct.unpack("<q", file.read(8))
         if count < 0:
             raise ValueError(f"storage {key} has {count} elements")
@@ -211,9 +202,6 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     """Every tensor of a state dict by its own name.
 
     Both forms of ``torch.save`` are read. Convolution kernels are (out, in, height, width).
-
-    Raises:
-      ValueError: not a state dict, a pickle with anything else in it, or a damaged file.
     """
     return parse(Path(path).read_bytes(), str(path))
 

@@ -19,11 +19,7 @@ LICENCE = "MIT, Copyright (c) 2019 Timothy Esler (facenet-pytorch)"
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Every tensor of the three networks, as ``pnet.conv1.weight``.
-
-    Raises:
-      ValueError: not a zip, or one without facenet-pytorch's own networks.
-    """
+    """Every tensor of the three networks, as ``pnet.conv1.weight``."""
     arrays: dict[str, np.ndarray] = {}
     remedy = "give facenet_pytorch-2.6.0-py3-none-any.whl, or the name mtcnn to fetch it"
     with explained(path, "facenet-pytorch's wheel", remedy), zipfile.ZipFile(path) as archive:

@@ -5,17 +5,8 @@ from typing import Any
 
 import numpy as np
 
-DTYPES = {
-    1: np.dtype("<f4"),
-    2: np.dtype("<f8"),
-    3: np.dtype("<i4"),
-    4: np.dtype("u1"),
-    5: np.dtype("<i2"),
-    6: np.dtype("i1"),
-    9: np.dtype("<i8"),
-    10: np.dtype("?"),
-    19: np.dtype("<f2"),
-}
+_NAMES = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", 10: "?", 19: "<f2"}
+DTYPES = {number: np.dtype(name) for number, name in _NAMES.items()}
 """TensorFlow's ``DataType`` numbers."""
 
 
@@ -58,7 +49,7 @@ def message(data: memoryview) -> dict[int, Any]:
     return dict(fields(data))
 
 
-def text(data: memoryview) -> str:
+def text(data: bytes | memoryview) -> str:
     return bytes(data).decode("utf-8")
 
 

@@ -22,7 +22,7 @@ from advface_jax import sharding
 from advface_jax.models.fast import winograd
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
-
+LAYOUTS = ("NHWC", "HWIO", "NHWC")
 FEW_ROWS = 32
 """Below this height, neither several cores nor Winograd's sums pay."""
 MOST_BYTES = 24 * 2**20
@@ -110,14 +110,8 @@ def _multiply(x: jax.Array, kernel: jax.Array, window: Window, *, alone: bool = 
     padding = window.padding
     if jax.default_backend() == "cpu":
         x, kernel, padding = _fast_on_cpu(x, kernel, window, alone)
-    y = lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(window.stride,) * 2,
-        padding=padding,
-        lhs_dilation=(window.dilation,) * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    strides, dilation = (window.stride,) * 2, (window.dilation,) * 2
+    y = lax.conv_general_dilated(x, kernel, strides, padding, dilation, dimension_numbers=LAYOUTS)
     return y[:, :h, :w]
 
 
@@ -146,17 +140,14 @@ def _fast_on_cpu(
     if not any(map(any, window.padding)):
         rows, columns = ((0, int(k > 1)) for k in kernel.shape[:2])
         return x, kernel, (rows, columns)
-    grown = [
-        max(0, lo + hi - k + 1)
-        for (lo, hi), k in zip(window.padding, kernel.shape[:2], strict=True)
-    ]
+    sides = zip(window.padding, kernel.shape[:2], strict=True)
+    grown = [max(0, lo + hi - k + 1) for (lo, hi), k in sides]
     if not any(grown) or max(kernel.shape[2:]) <= 16:
         return x, kernel, window.padding
     before = [(n // 2, n - n // 2) for n in grown]
     x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *before, (0, 0))))
-    rows, columns = (
-        (lo - a, hi - b) for (lo, hi), (a, b) in zip(window.padding, before, strict=True)
-    )
+    pairs = zip(window.padding, before, strict=True)
+    rows, columns = ((lo - a, hi - b) for (lo, hi), (a, b) in pairs)
     return x, kernel, (rows, columns)
 
 
@@ -196,20 +187,14 @@ def _mirrored(kernel: jax.Array) -> jax.Array:
 
 def _way_back(x: jax.Array, kernel: jax.Array, window: Window, dy: jax.Array) -> Window:
     """The window in which the mirrored kernel over the outputs is the transposed convolution."""
-    padding = tuple(
-        _transposed_padding(n, m, k, before, window)
-        for n, m, k, (before, _) in zip(
-            x.shape[1:3], dy.shape[1:3], kernel.shape[:2], window.padding, strict=True
-        )
-    )
-    return Window(window.dilation, padding, window.stride)  # type: ignore[arg-type]
 
+    def along(n: int, m: int, k: int, padding: tuple[int, int]) -> tuple[int, int]:
+        """Of one axis, where n inputs gave m outputs under a kernel of k."""
+        lo = k - 1 - padding[0]
+        return lo, (n - 1) * window.dilation + k - 1 - (m - 1) * window.stride - lo
 
-def _transposed_padding(n: int, m: int, k: int, before: int, window: Window) -> tuple[int, int]:
-    """Padding of the input gradient, where n inputs gave m outputs under a kernel of k."""
-    dilated_n, dilated_m = (n - 1) * window.dilation + 1, (m - 1) * window.stride + 1
-    lo = k - 1 - before
-    return lo, dilated_n + k - 1 - dilated_m - lo
+    rows, columns = map(along, x.shape[1:3], dy.shape[1:3], kernel.shape[:2], window.padding)
+    return Window(window.dilation, (rows, columns), window.stride)
 
 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, window: Window, dy: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from advface_jax.models.fast.convolution import Padding, Window, conv
+from advface_jax.models.fast.convolution import LAYOUTS, Padding, Window, conv
 from advface_jax.models.layers import BatchNorm, Conv, Statistics, in_full
 
 
@@ -162,17 +162,15 @@ class PackedKernel(NamedTuple):
         else:
             stride, shift = 1, size - 1 - layer.window.padding[0][0]
             kernel = kernel[::-1, ::-1]
-        rows, columns = (
-            taps(a, b, size, stride, shift) for a, b in zip(source, target, strict=True)
-        )
+        axes = zip(source, target, strict=True)
+        rows, columns = (taps(a, b, size, stride, shift) for a, b in axes)
         kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))  # zero where there is no tap
         kernel = kernel[rows.index][:, :, :, columns.index]  # (t, p, q, u, r, s, i, o)
         kernel = kernel.transpose(0, 1, 3, 4, 6, 2, 5, 7)  # (t, p, u, r, i, q, s, o)
         t, p, u, r = kernel.shape[:4]
         kernel = kernel.reshape(t * p, u * r, parts, inputs // parts, target.area * outputs)
-        return cls(
-            kernel, (t, u), (rows.padding, columns.padding), (rows.dilation, columns.dilation)
-        )
+        padding, dilation = (rows.padding, columns.padding), (rows.dilation, columns.dilation)
+        return cls(kernel, (t, u), padding, dilation)
 
     def repeating(self, axis: int) -> "PackedKernel":
         """The kernel of the last output cell along ``axis``, if the last input pixel repeats the
@@ -198,8 +196,7 @@ def convolve(
     """A plain convolution with a derivative that is fast on this platform."""
     if jax.default_backend() == "cpu" and dilation[0] == dilation[1]:
         return conv(x, kernel, Window(1, padding, dilation[0]))  # type: ignore[return-value]
-    layouts = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dilation, dimension_numbers=layouts)
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dilation, dimension_numbers=LAYOUTS)
 
 
 def normalise(

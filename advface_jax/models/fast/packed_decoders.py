@@ -107,14 +107,7 @@ def packed(decoder: Decoder, dtype, cell: Cell | None = None) -> Form:
 
 
 def _layer(
-    layer: ConvBN,
-    source: Grid,
-    target: Grid,
-    *,
-    dtype,
-    relu: bool = True,
-    parts: int = 1,
-    size: int | None = None,
+    layer: ConvBN, source: Grid, target: Grid, *, dtype, relu=True, parts=1, size: int | None = None
 ) -> Apply:
     """``layer`` between packed maps; ``size`` is that of its result, if smaller than target's."""
     rewritten = PackedKernel.of(layer.conv, source, target, dtype, parts)

@@ -29,12 +29,7 @@ OF_KERNELS = (
     (1 / 24, -1 / 12, 1 / 6),
     (0, 0, 1),
 )
-OF_OUTPUTS = (
-    (1, 1, 1, 1, 1, 0),
-    (0, 1, -1, 2, -2, 0),
-    (0, 1, 1, 4, 4, 0),
-    (0, 1, -1, 8, -8, 1),
-)
+OF_OUTPUTS = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
 """B^T, G and A^T of the paper, for the points 0, ±1, ±2 and infinity."""
 
 
@@ -59,18 +54,13 @@ def convolve(
     tiles = -(-outputs // 4)
     x = jnp.pad(x, ((0, 0), (rows[0], 4 * tiles + 2 - x.shape[1] - rows[0]), (0, 0), (0, 0)))
     inputs = [lax.slice_in_dim(x, i, i + 4 * tiles - 3, 4, axis=1) for i in range(6)]
-    products = [
-        across(_sum(weights, inputs), kernel)
-        for weights, kernel in zip(OF_INPUTS, kernels, strict=True)
-    ]
+    pairs = zip(OF_INPUTS, kernels, strict=True)
+    products = [across(_sum(weights, inputs), kernel) for weights, kernel in pairs]
     y = jnp.stack([_sum(weights, products) for weights in OF_OUTPUTS], 2)
     return y.reshape(x.shape[0], 4 * tiles, *y.shape[3:])[:, :outputs]
 
 
 def _sum(weights: Sequence[float], terms: Sequence[jax.Array]) -> jax.Array:
-    parts = [
-        term if weight == 1 else term * jnp.asarray(weight, term.dtype)
-        for weight, term in zip(weights, terms, strict=True)
-        if weight
-    ]
+    pairs = [(w, term) for w, term in zip(weights, terms, strict=True) if w]
+    parts = [term if w == 1 else term * jnp.asarray(w, term.dtype) for w, term in pairs]
     return functools.reduce(operator.add, parts)
