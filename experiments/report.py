@@ -26,10 +26,7 @@ TABLES = (
 )
 
 
-def main(
-    results: Path = Path("docs/results"),
-    to: Path = Path("RESULTS.md"),
-) -> None:
+def main(results: Path = Path("docs/results"), to: Path = Path("RESULTS.md")) -> None:
     """Write RESULTS.md from results files: all tables of the paper with our numbers.
 
     The ledger, every number that the paper prints, goes into a file beside it (RESULTS-ledger.md).

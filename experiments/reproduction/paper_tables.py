@@ -102,10 +102,7 @@ def _over(ours: Ours) -> str:
 def table_1(name: Set, runs: Sequence[Run]) -> str | None:
     """SSIM, PSNR, MSE, SRRA by method, and the mean face."""
     rows = [
-        (
-            [NAMES.get(ours, ours)],
-            [(n, ours) for n in _numbers(table="1", method=theirs, set=name)],
-        )
+        ([NAMES.get(ours, ours)], [(n, ours) for n in _numbers(table="1", method=theirs, set=name)])
         for theirs, ours in READINGS
         if _numbers(table="1", method=theirs)
     ]
