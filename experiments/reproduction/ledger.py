@@ -148,9 +148,9 @@ def answers(number: Number, runs: Iterable[Run], method: str | None = None) -> l
     )
 
 
-def over_seeds(number: Number, runs: Iterable[Run]) -> list[tuple[str, Mapping[str, Any], Run]]:
+def over_seeds(number: Number, runs: Iterable[Run]) -> list[tuple[str, Mapping[str, Any]]]:
     """How a number varies with the seeds of S and R, by the first run of transfer over several:
-    (S or R, the spread as of ``intervals.spread``, the run)."""
+    (S or R, the spread as of ``intervals.spread``)."""
     if number.table not in ("1", "2", "4") or number.method not in ("Unprotected", "AdvFace"):
         return []
     kinds = number.shadow, number.attacker or number.shadow
@@ -163,7 +163,7 @@ def over_seeds(number: Number, runs: Iterable[Run]) -> list[tuple[str, Mapping[s
         of = found["protected" if number.method == "AdvFace" else "unprotected"].get(number.metric)
         by = {"over_shadows": "S", "over_attackers": "R"}
         return [
-            (name, of[key], run)
+            (name, of[key])
             for key, name in by.items()
             if of and key in of and (number.metric != "acc" or name == "S")
         ]

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from experiments.measure import paper
 from experiments.measure.evaluation_sets import TITLES
 from experiments.measure.paper import Number, Set
+from experiments.measure.results_file import markdown
 from experiments.reproduction import ledger
 from experiments.reproduction.ledger import Run
-from experiments.reproduction.paper_tables import KINDS, METRICS, NAMES, shown, table
+from experiments.reproduction.paper_tables import KINDS, METRICS, NAMES, shown
 from experiments.reproduction.readings import notes
 
 HEADER = ("table", "method", "S → R", "set", "metric", "paper", "ours", "95 %", "seeds", "over")
@@ -33,7 +34,7 @@ def render(runs: Sequence[Run], report: str) -> str:
         "An interval of no width means that no measured pair changed sides; up to 3 in as many "
         f"still may. Run: a number of [these]({report}#runs); readings: of "
         f"[these]({report}#readings).",
-        *([table((*HEADER, "run", "readings"), lines, left=5)] if lines else []),
+        *([markdown((*HEADER, "run", "readings"), lines, left=5)] if lines else []),
     ]
     if missing:
         parts += [
@@ -67,7 +68,7 @@ def _line(number: Number, method: str, runs: Sequence[Run]) -> list[str]:
 def _seeds(number: Number, runs: Sequence[Run]) -> str:
     """The means over S and over R, each with its interval."""
     parts = []
-    for name, spread, _ in ledger.over_seeds(number, runs):
+    for name, spread in ledger.over_seeds(number, runs):
         mean = shown(number.metric, spread["mean"], ours=True)
         if spread["ci"]:
             low, high = (shown(number.metric, x, ours=True) for x in spread["ci"])
@@ -93,4 +94,4 @@ def _papers_alone(name: Set) -> str:
             line = lines.setdefault(tuple(_names(n, n.method)), dict.fromkeys(METRICS, NONE))
             line[n.metric] = shown(n.metric, n.value)
     cells = [[*names, *numbers.values()] for names, numbers in lines.items()]
-    return table((*HEADER[:3], *METRICS.values()), cells, left=3)
+    return markdown((*HEADER[:3], *METRICS.values()), cells, left=3)

@@ -6,7 +6,7 @@ from typing import Any
 from experiments.measure import paper
 from experiments.measure.paper import Number, Set
 from experiments.measure.results_file import Row, markdown
-from experiments.reproduction.ledger import OURS, Ours, Run, answers, set_of
+from experiments.reproduction.ledger import OURS, Run, answers, set_of
 
 READINGS: list[tuple[str, str]] = [
     (theirs, ours) for theirs, readings in OURS.items() for ours in readings
@@ -46,11 +46,6 @@ def shown(metric: str, value: float, ours: bool = False) -> str:
     return f"{value:.{ {'ssim': 2, 'psnr': 2, 'mse': 3}[metric] + (ours and metric != 'psnr') }f}"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """``markdown`` with the first ``left`` columns as text."""
-    return markdown(header, rows).replace("---:", "---", left - 1)
-
-
 def values(row: Row, keys: Sequence[str]) -> list[str]:
     """Our numbers of a row, or –."""
     found = ((key.split("_")[0], row.get(key)) for key in keys)
@@ -84,19 +79,17 @@ def _grid(
             ours = answers(number, runs, method)[:1]
             lines[-1] += [shown(number.metric, number.value)]
             lines[-1] += [shown(number.metric, o.value, ours=True) for o in ours] or ["–"]
-            behind |= {runs.index(o.run): _over(o) for o in ours}
+            for o in ours:
+                pairs = int(o.row["pairs"])
+                one = f"of which one is {100 / pairs:.2g} points of ACC"
+                over = f"{int(o.row['n']):,} faces, {pairs:,} pairs, {one}"
+                behind[runs.index(o.run)] = over
     if not behind:
         return None
     full = [*header, *(title for m in metrics for title in (f"{METRICS[m]}, paper", "ours"))]
     filled = [[*line, *["–"] * (len(full) - len(line))] for line in (*lines, *more)]
     by = "; ".join(f"run {i + 1}: {over}" for i, over in sorted(behind.items()))
-    return f"{table(full, filled, left=len(header))}\n\nOurs by {by}."
-
-
-def _over(ours: Ours) -> str:
-    """The sample of a value."""
-    faces, pairs = int(ours.row["n"]), int(ours.row["pairs"])
-    return f"{faces:,} faces, {pairs:,} pairs, of which one is {100 / pairs:.2g} points of ACC"
+    return f"{markdown(full, filled, left=len(header))}\n\nOurs by {by}."
 
 
 def table_1(name: Set, runs: Sequence[Run]) -> str | None:
@@ -166,7 +159,7 @@ def table_4(name: Set, runs: Sequence[Run]) -> str | None:
 def figures() -> str:
     """The paper's figures, and the files with ours."""
     lines = [[f"Fig. {n}", what, PICTURES[n]] for n, what in paper.FIGURES.items()]
-    text = table(("", "the paper's", "ours"), lines, left=3)
+    text = markdown(("", "the paper's", "ours"), lines, left=3)
     return f"{text}\n\nThe repository contains no picture of a real person."
 
 
@@ -200,4 +193,4 @@ def runs(found: Sequence[Run]) -> str:
             ]
         )
     header = "run|file|command|faces|pairs|seed|S → R|Ψ|batch|hardware|date|min"
-    return table(header.split("|"), lines, left=3)
+    return markdown(header.split("|"), lines, left=3)
