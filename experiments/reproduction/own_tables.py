@@ -59,17 +59,13 @@ def _random(run: Run) -> str:
     lines = [[r["method"], *values(r, keys)] for r in run.rows]
     lines += [
         [f"*{name} in the paper*", *values(numbers, keys)]
-        for name, numbers in run.document["notes"].get("paper", {}).items()
+        for name, numbers in run.document["notes"]["paper"].items()
     ]
-    reached = dict(run.document["notes"].get("at_the_paper_s_psnr", {}))
-    goal = reached.pop("psnr", None)
-    found = [
-        f"{kind}: " + (f"SSIM {at['ssim']:.3f}" if at else "never") for kind, at in reached.items()
-    ]
+    reached = dict(run.document["notes"]["at_the_paper_s_psnr"])
+    goal = f"At the paper's {reached.pop('psnr'):g} dB (interpolated)"
+    found = [f"{k}: SSIM {at['ssim']:.3f}" if at else f"{k}: never" for k, at in reached.items()]
     text = markdown(("", "SSIM", "PSNR dB", "ACC %", "SRRA %"), lines)
-    if goal is not None:
-        text += f"\n\nAt the paper's {goal:g} dB (interpolated): {'; '.join(found)}."
-    return _of(run, text)
+    return _of(run, f"{text}\n\n{goal}: {'; '.join(found)}.")
 
 
 def _of(run: Run, text: str) -> str:

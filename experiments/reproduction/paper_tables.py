@@ -1,6 +1,7 @@
 """The paper's tables in RESULTS.md, one function each."""
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.measure import paper
@@ -8,9 +9,7 @@ from experiments.measure.paper import Number, Set
 from experiments.measure.results_file import Row, markdown
 from experiments.reproduction.ledger import OURS, Run, answers, set_of
 
-READINGS: list[tuple[str, str]] = [
-    (theirs, ours) for theirs, readings in OURS.items() for ours in readings
-]
+READINGS = [(theirs, ours) for theirs, readings in OURS.items() for ours in readings]
 Build = Callable[[Set, Sequence[Run]], str | None]
 
 METRICS = {
@@ -21,6 +20,7 @@ METRICS = {
     "acc": "ACC %",
     "drop": "ACC lost, points",
 }
+ROLES = ("shadow", "attacker")
 KINDS = {"transrec": "TransRec", "resrec": "ResRec", "urec": "URec"}
 NAMES = {
     "Random (ball)": "Random, ball",
@@ -48,7 +48,7 @@ def shown(metric: str, value: float, ours: bool = False) -> str:
 
 def values(row: Row, keys: Sequence[str]) -> list[str]:
     """Our numbers of a row, or –."""
-    found = ((key.split("_")[0], row.get(key)) for key in keys)
+    found = [(key.split("_")[0], row.get(key)) for key in keys]
     return ["–" if x is None else shown(metric, x, ours=True) for metric, x in found]
 
 
@@ -63,15 +63,9 @@ def _grid(
     runs: Sequence[Run],
     more: Sequence[Sequence[str]] = (),
 ) -> str | None:
-    """The paper's numbers and ours, side by side; None if none of ours is measured.
-
-    Args:
-      rows: The beginning of a line, under ``header``, and its numbers, under ``metrics``.
-      header: Of the columns before the numbers.
-      metrics: Each takes two columns.
-      runs: The results files.
-      more: Whole lines below.
-    """
+    """The paper's numbers and ours, side by side; None if none of ours is measured. A row is the
+    beginning of a line, under ``header``, and its numbers, two columns for each of ``metrics``;
+    ``more`` are whole lines below."""
     lines, behind = [], {}
     for names, numbers in rows:
         lines.append([*names])
@@ -80,10 +74,9 @@ def _grid(
             lines[-1] += [shown(number.metric, number.value)]
             lines[-1] += [shown(number.metric, o.value, ours=True) for o in ours] or ["–"]
             for o in ours:
-                pairs = int(o.row["pairs"])
-                one = f"of which one is {100 / pairs:.2g} points of ACC"
-                over = f"{int(o.row['n']):,} faces, {pairs:,} pairs, {one}"
-                behind[runs.index(o.run)] = over
+                faces, pairs = int(o.row["n"]), int(o.row["pairs"])
+                over = f"{faces:,} faces, {pairs:,} pairs, of which one is {100 / pairs:.2g}"
+                behind[runs.index(o.run)] = f"{over} points of ACC"
     if not behind:
         return None
     full = [*header, *(title for m in metrics for title in (f"{METRICS[m]}, paper", "ours"))]
@@ -145,14 +138,10 @@ def table_3(name: Set, runs: Sequence[Run]) -> str | None:
 
 def table_4(name: Set, runs: Sequence[Run]) -> str | None:
     """SSIM and PSNR by shadow and attacker."""
-    rows = [
-        (
-            [KINDS[shadow], KINDS[attacker]],
-            [(n, None) for n in _numbers(table="4", shadow=shadow, attacker=attacker, set=name)],
-        )
-        for shadow in paper.KINDS
-        for attacker in paper.KINDS
-    ]
+    rows = []
+    for shadow, attacker in itertools.product(paper.KINDS, repeat=2):
+        numbers = _numbers(table="4", shadow=shadow, attacker=attacker, set=name)
+        rows.append(([KINDS[shadow], KINDS[attacker]], [(n, None) for n in numbers]))
     return _grid(rows, ("S", "R"), ("ssim", "psnr"), runs)
 
 
@@ -163,19 +152,14 @@ def figures() -> str:
     return f"{text}\n\nThe repository contains no picture of a real person."
 
 
-def _decoders(config: Mapping[str, Any], role: str) -> str:
-    """The decoder of that role, or all of them."""
-    several = config.get(f"{role}s", ())
-    return str(config.get(role) or "; ".join(one["name"] for one in several))
-
-
 def runs(found: Sequence[Run]) -> str:
     """Every results file, numbered as the ledger refers to it."""
     lines = []
     for number, run in enumerate(found, 1):
         document, config = run.document, run.config
         most = {k: max((r.get(k) or 0 for r in run.rows), default=0) for k in ("n", "pairs")}
-        decoders = " → ".join(_decoders(config, role) for role in ("shadow", "attacker"))
+        named = {k: "; ".join(d["name"] for d in config.get(f"{k}s", ())) for k in ROLES}
+        decoders = " → ".join(str(config.get(role) or named[role]) for role in ROLES)
         lines.append(
             [
                 str(number),
@@ -185,10 +169,8 @@ def runs(found: Sequence[Run]) -> str:
                 f"{most['pairs']:,}" if most["pairs"] else "–",
                 str(config.get("seed", "–")),
                 decoders.removeprefix(" → ").removesuffix(" → ") or "–",
-                str(config.get("weights", "–")),
-                str(config.get("batch", "–")),
-                document["hardware"],
-                document["date"],
+                *(str(config.get(key, "–")) for key in ("weights", "batch")),
+                *(document[key] for key in ("hardware", "date")),
                 f"{document.get('seconds', 0) / 60:.1f}",
             ]
         )
