@@ -204,7 +204,7 @@ def test_a_tiny_run_leaves_rows_a_table_and_pictures(flags, monkeypatch, capsys)
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"batch": ("0",)}, "got --batch 0; wanted numbers of 1 or more, or auto"),
+        ({"batch": ("0",)}, "got --batch 0; wanted numbers from 1, or auto"),
         ({"batch": ("many",)}, "got --batch many"),
         ({"batch": ("auto",), "aot": ("v5e:1x1",)}, r"got --batch auto; .*\(without --aot\)"),
         ({"devices": (1000,)}, "got --devices 1000; here are"),

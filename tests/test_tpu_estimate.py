@@ -50,8 +50,7 @@ def test_cycles_are_those_of_the_loop_and_of_the_rest():
 
 
 def test_collectives_are_counted_once_each():
-    counted = tpu_estimate.collectives(COMPILED)
-    assert counted["all-reduce"] == 2 and not counted["all-gather"]
+    assert tpu_estimate.collectives(COMPILED) == {"all-reduce": 2}
 
 
 @pytest.mark.parametrize("spoilt", ["", COMPILED.replace("estimated_cycles", "other_cycles")])
