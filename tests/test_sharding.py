@@ -1,20 +1,13 @@
 """Eight devices or two hosts compute what one device does; they are simulated on a CPU."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from processes import answer, free_port, start
 
 from advface_jax import sharding
-
-TESTS = Path(__file__).parent
 
 # Prints how far the results of eight devices are from those of one, and on how many they lie.
 COMPARE = """
@@ -153,27 +146,6 @@ print(json.dumps(found))
 """
 
 
-def start(code, *arguments, devices: int | None = 8):
-    flags = os.environ.get("XLA_FLAGS", "")
-    if devices is not None:
-        flags += f" --xla_force_host_platform_device_count={devices}"
-    surroundings = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=TESTS,
-        env={**surroundings, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
-    )
-
-
-def answer(process):
-    told, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error
-    return json.loads(told.splitlines()[-1])
-
-
 def with_devices(code, *arguments, devices=8):
     return answer(start(code, *arguments, devices=devices))
 
@@ -197,9 +169,7 @@ def test_eight_devices_learn_what_one_does():
 
 @pytest.mark.slow
 def test_two_hosts_compute_what_one_device_does():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     hosts = [start(COMPARE, f"127.0.0.1:{port},2,{i}", devices=2) for i in range(2)]
     found = [answer(host) for host in hosts]
     assert [f["hosts"] for f in found] == [2, 2] and [f["leads"] for f in found] == [True, False]

@@ -5,7 +5,6 @@ import functools
 import importlib.metadata
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +16,9 @@ import numpy as np
 import pytest
 from flax import nnx
 from networks import filled, small_decoder, system_of
-from PIL import Image
+from processes import free_port, start
 from reference import weights
+from tables import is_picture
 
 import advface_jax
 from advface_jax import memory, sharding
@@ -196,9 +196,7 @@ def test_a_tiny_run_leaves_rows_a_table_and_pictures(flags, monkeypatch, capsys)
     for shown in (f"{rates[0]:.2f}", "p95", f"{rates[1]:.2f}"):
         assert shown in text
     assert text.splitlines()[0] in capsys.readouterr().out
-    for name in ("throughput.png", "roofline.png"):
-        with Image.open(flags["out"] / name) as picture:
-            assert np.asarray(picture.convert("L")).std() > 5, "an empty picture"
+    assert all(is_picture(flags["out"] / f"{name}.png") for name in ("throughput", "roofline"))
 
 
 @pytest.mark.parametrize(
@@ -262,21 +260,10 @@ cli.start(throughput.main, "experiments.throughput")
 
 @pytest.mark.slow
 def test_two_hosts_share_a_batch_and_the_first_writes(flags):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     given = f"--decoder {flags['decoder'][0]} --batch 1 4 --steps 2 --repeats 1 --latency 1"
+    given += f" --hosts 127.0.0.1:{free_port()},2,"
     hosts = [
-        subprocess.Popen(
-            [sys.executable, "-c", HOST, *given.split(), "--out", f"{flags['out']}{i}"]
-            + ["--hosts", f"127.0.0.1:{port},2,{i}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parent,
-            env={**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"},
-        )
-        for i in range(2)
+        start(HOST, *f"{given}{i} --out {flags['out']}{i}".split(), devices=2) for i in range(2)
     ]
     told = [host.communicate(timeout=300) for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], told

@@ -23,7 +23,7 @@ from .cases import (
     sample,
     signs,
 )
-from .torch_decoders import build
+from .torch_decoders import Decoder, build
 from .torch_facenet import InceptionResNetV1
 
 
@@ -41,28 +41,29 @@ def stages(name: str, dtype: torch.dtype = torch.float64) -> dict[str, np.ndarra
         return {key: value.numpy() for key, value in facenet(name, dtype).stages(x).items()}
 
 
+def decoder(name: str, dtype: torch.dtype) -> Decoder:
+    kind, size, seed = DECODERS[name]
+    flat = weights.fill(seed, weights.decoder_shapes(kind, **size))
+    return build(kind, **size).load(flat).to(dtype)
+
+
 def reconstructions(name: str, dtype: torch.dtype = torch.float64) -> dict[str, np.ndarray]:
     """S(z) under each kind of batch-norm statistics."""
-    kind, size, seed = DECODERS[name]
-    decoder = build(kind, **size).load(weights.fill(seed, weights.decoder_shapes(kind, **size)))
-    decoder = decoder.to(dtype)
-    z = torch.from_numpy(weights.features(seed, BATCH)).to(dtype)
+    z = torch.from_numpy(weights.features(DECODERS[name][2], BATCH)).to(dtype)
+    shadow = decoder(name, dtype)
     with torch.no_grad():
-        return {mode: decoder.set_statistics(mode)(z).numpy() for mode in STATISTICS}
+        return {mode: shadow.set_statistics(mode)(z).numpy() for mode in STATISTICS}
 
 
 def first_gradient(name: str, dtype: torch.dtype = torch.float64) -> np.ndarray:
     """Eq. 5 at t = 0: the gradient of ||S(q) - x~||_1 at q = z~, S on statistics of the batch."""
-    kind, size, seed = DECODERS[name]
-    decoder = build(kind, **size).load(weights.fill(seed, weights.decoder_shapes(kind, **size)))
-    decoder = decoder.to(dtype).set_statistics("batch")
-    network = facenet("facenet_512", dtype)
+    shadow, network = decoder(name, dtype).set_statistics("batch"), facenet("facenet_512", dtype)
     with torch.no_grad():
-        x = torch.from_numpy(weights.images(seed, BATCH)).to(dtype)
-        x_tilde = decoder(network.extract(x))
+        x = torch.from_numpy(weights.images(DECODERS[name][2], BATCH)).to(dtype)
+        x_tilde = shadow(network.extract(x))
         z_tilde = network.extract(x_tilde)
     q = z_tilde.requires_grad_()
-    (gradient,) = torch.autograd.grad((decoder(q) - x_tilde).abs().sum(), q)
+    (gradient,) = torch.autograd.grad((shadow(q) - x_tilde).abs().sum(), q)
     return gradient.numpy()
 
 
