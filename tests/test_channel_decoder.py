@@ -139,16 +139,8 @@ def trained(tmp_path_factory):
 
 
 def run(out, **changes):
-    settings = {
-        "defense": "partialface",
-        "role": "attacker",
-        "width": 4,
-        "depth": 1,
-        "batch": 2,
-        "epochs": 1,
-        "limit": 6,
-    }
-    train_decoder.main(out, **settings | changes)
+    settings = {"defense": "partialface", "role": "attacker", "width": 4, "depth": 1}
+    train_decoder.main(out, **settings | {"batch": 2, "epochs": 1, "limit": 6} | changes)
 
 
 @pytest.mark.slow
@@ -162,9 +154,7 @@ def test_the_card_says_whose_channels_are_decoded(trained, stored):
     with pytest.raises(ValueError, match="decodes what the defence partialface stores; wanted a "):
         read_decoder(path, "duetface")
     system = advface_jax.System(None, {"source": "random", "sha256": "00"})  # type: ignore[arg-type]
-    with pytest.raises(
-        ValueError, match="wanted a decoder of unprotected features: train one with"
-    ):
+    with pytest.raises(ValueError, match="wanted a decoder of unprotected features: train one"):
         system.read_decoder(path)
 
 
@@ -177,9 +167,7 @@ def test_a_decoder_of_features_reads_no_channels():
 
 
 def test_a_decoder_that_cannot_read_what_is_stored_is_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match="got --decoder urec with --defense dctdp; wanted channelr"
-    ):
+    with pytest.raises(ValueError, match="--decoder urec with --defense dctdp; wanted channelr"):
         run(tmp_path, decoder="urec", defense="dctdp")
     with pytest.raises(ValueError, match="--decoder channelrec with --defense none; wanted transr"):
         run(tmp_path, decoder="channelrec", defense="none")

@@ -36,6 +36,10 @@ def full_float32():
         yield
 
 
+def pictures(of: tuple) -> np.ndarray:
+    return weights.images(of[2], BATCH)
+
+
 def network(name: str) -> facenet.InceptionResNetV1:
     embedding_size, standardization, seed = FACENETS[name]
     config = facenet.FaceNetConfig(embedding_size, standardization, classes=CLASSES)  # type: ignore[arg-type]
@@ -78,7 +82,7 @@ def test_every_stage_and_the_embedding(name, networks, goldens):
         client = dict(model.extractor.stages(x))
         return client | dict(model.server.stages(client["conv2d_2b"]))
 
-    found = stages(networks(name), weights.images(FACENETS[name][2], BATCH))
+    found = stages(networks(name), pictures(FACENETS[name]))
     assert set(found) == set(STAGES)
     worst = {s: np.abs(sample(found[s]) - goldens(name)[s]).max() for s in STAGES}
     assert max(worst.values()) <= 1e-4, worst
@@ -90,7 +94,7 @@ def test_every_stage_and_the_embedding(name, networks, goldens):
 def test_the_folded_network_embeds_alike(networks, goldens):
     name = "facenet_512"
     folded = facenet.fold_batch_norm(networks(name))
-    embedding = apply(folded, weights.images(FACENETS[name][2], BATCH))
+    embedding = apply(folded, pictures(FACENETS[name]))
     assert np.abs(sample(embedding) - goldens(name)["embedding"]).max() <= 1e-5
 
 
@@ -142,15 +146,14 @@ FLOAT32_L2 = {"transrec": 1e-3, "resrec_w32_b1": 1e-3, "resrec_w64_b2": 2e-2, "u
 def test_first_gradient(name, networks, goldens):
     """At q = z~: autodiff's gradient in L2, and the signs that `protect` itself steps by."""
     extractor, shadow = networks("facenet_512").extractor, decoder(name)
-    z = apply(extractor, weights.images(DECODERS[name][2], BATCH))
+    z = apply(extractor, pictures(DECODERS[name]))
     x_tilde, z_tilde = shadow_round_trip(z, extractor=extractor, shadow=shadow)
     gradient = first_gradient(shadow, x_tilde, z_tilde)
     assert relative_l2(gradient, goldens(name)) <= FLOAT32_L2[name]
     norm = np.linalg.norm(np.asarray(gradient, np.float64))
     np.testing.assert_allclose(norm, goldens(name)["gradient_norm"], rtol=1e-3)
-    z_adv = protect(
-        z, extractor=extractor, shadow=shadow, epsilon=0.1, config=ProtectConfig(method="fgsm")
-    )
+    how = {"epsilon": 0.1, "config": ProtectConfig(method="fgsm")}
+    z_adv = protect(z, extractor=extractor, shadow=shadow, **how)
     assert share_of_equal_signs(z_adv - z_tilde, goldens(name)) >= 0.999
 
 
@@ -159,14 +162,8 @@ def test_first_gradient(name, networks, goldens):
 def test_first_gradient_in_float64(name, networks, goldens):
     """Without float32's rounding nothing falls on the wrong side: the same gradient, all of it."""
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        extractor, shadow, x = jax.tree.map(
-            lambda a: jnp.asarray(np.asarray(a), jnp.float64),
-            (
-                networks("facenet_512").extractor,
-                decoder(name),
-                weights.images(DECODERS[name][2], BATCH),
-            ),
-        )
+        given = networks("facenet_512").extractor, decoder(name), pictures(DECODERS[name])
+        extractor, shadow, x = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), "f8"), given)
         x_tilde = shadow(apply(extractor, x), "batch")
         gradient = first_gradient(shadow, x_tilde, apply(extractor, x_tilde))
     assert gradient.dtype == np.float64

@@ -4,7 +4,9 @@ The twins compute in float64, so the goldens are the truth that float32 is measu
 """
 
 import argparse
+import functools
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -23,47 +25,46 @@ from .cases import (
     sample,
     signs,
 )
-from .torch_decoders import Decoder, build
+from .torch_decoders import decode, load
 from .torch_facenet import InceptionResNetV1
 
 
-def facenet(name: str, dtype: torch.dtype) -> InceptionResNetV1:
+def facenet(name: str) -> InceptionResNetV1:
     embedding_size, standardization, seed = FACENETS[name]
     network = InceptionResNetV1(embedding_size, standardization, CLASSES)
     flat = weights.fill(seed, weights.facenet_shapes(embedding_size, CLASSES))
     network.load_state_dict({k: torch.from_numpy(v) for k, v in flat.items()}, strict=True)
-    return network.eval().to(dtype)
+    return network.eval().double()
 
 
-def stages(name: str, dtype: torch.dtype = torch.float64) -> dict[str, np.ndarray]:
-    x = torch.from_numpy(weights.images(FACENETS[name][2], BATCH)).to(dtype)
+def stages(name: str) -> dict[str, np.ndarray]:
+    x = torch.from_numpy(weights.images(FACENETS[name][2], BATCH)).double()
     with torch.no_grad():
-        return {key: value.numpy() for key, value in facenet(name, dtype).stages(x).items()}
+        return {key: value.numpy() for key, value in facenet(name).stages(x).items()}
 
 
-def decoder(name: str, dtype: torch.dtype) -> Decoder:
+def decoder(name: str) -> Callable[[torch.Tensor, str], torch.Tensor]:
     kind, size, seed = DECODERS[name]
     flat = weights.fill(seed, weights.decoder_shapes(kind, **size))
-    return build(kind, **size).load(flat).to(dtype)
+    return functools.partial(decode, kind, load(flat, torch.float64))
 
 
-def reconstructions(name: str, dtype: torch.dtype = torch.float64) -> dict[str, np.ndarray]:
+def reconstructions(name: str) -> dict[str, np.ndarray]:
     """S(z) under each kind of batch-norm statistics."""
-    z = torch.from_numpy(weights.features(DECODERS[name][2], BATCH)).to(dtype)
-    shadow = decoder(name, dtype)
-    with torch.no_grad():
-        return {mode: shadow.set_statistics(mode)(z).numpy() for mode in STATISTICS}
+    z = torch.from_numpy(weights.features(DECODERS[name][2], BATCH)).double()
+    shadow = decoder(name)
+    return {mode: shadow(z, mode).numpy() for mode in STATISTICS}
 
 
-def first_gradient(name: str, dtype: torch.dtype = torch.float64) -> np.ndarray:
+def first_gradient(name: str) -> np.ndarray:
     """Eq. 5 at t = 0: the gradient of ||S(q) - x~||_1 at q = z~, S on statistics of the batch."""
-    shadow, network = decoder(name, dtype).set_statistics("batch"), facenet("facenet_512", dtype)
+    shadow, network = decoder(name), facenet("facenet_512")
     with torch.no_grad():
-        x = torch.from_numpy(weights.images(DECODERS[name][2], BATCH)).to(dtype)
-        x_tilde = shadow(network.extract(x))
+        x = torch.from_numpy(weights.images(DECODERS[name][2], BATCH)).double()
+        x_tilde = shadow(network.extract(x), "batch")
         z_tilde = network.extract(x_tilde)
     q = z_tilde.requires_grad_()
-    (gradient,) = torch.autograd.grad((shadow(q) - x_tilde).abs().sum(), q)
+    (gradient,) = torch.autograd.grad((shadow(q, "batch") - x_tilde).abs().sum(), q)
     return gradient.numpy()
 
 
@@ -111,9 +112,9 @@ def state_dict() -> OrderedDict[str, torch.Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m reference.make_goldens",
-        description="Write tests/goldens/*. Run it in tests/, in an environment of its own "
-        "with `pip install torch==2.13.0 numpy` (the CPU build serves); it takes about a minute. "
-        "The tests themselves need no torch.",
+        description="Write tests/goldens/*. Run it in tests/ with PYTHONPATH=.., in an environment "
+        "of its own with `pip install torch==2.13.0 numpy` (the CPU build serves); it takes about "
+        "a minute. The tests themselves need no torch.",
     )
     parser.parse_args()
     GOLDENS.mkdir(exist_ok=True)
