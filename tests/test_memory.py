@@ -10,13 +10,12 @@ from test_protect import Thin
 from advface_jax import ProtectConfig, memory
 from advface_jax.protect import lowered
 
+CONFIG = ProtectConfig(steps=2)
+
 
 @pytest.fixture(scope="module")
 def networks():
     return {"extractor": filled(Thin), "shadow": small_decoder()}
-
-
-CONFIG = ProtectConfig(steps=2)
 
 
 @pytest.fixture(scope="module")
