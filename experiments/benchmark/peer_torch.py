@@ -139,7 +139,7 @@ class Given:
         found = {}
         for name, array in ((n, a) for n, a in self.arrays.items() if n.startswith(prefix)):
             weight = tensor(name, array)
-            if array.ndim == 4:
+            if weight.ndim == 4:
                 weight = weight.contiguous(memory_format=self.format)
             # Batch norm's parameters stay in float32, as ours do.
             dtype = torch.float32 if ".bn." in name else self.dtype

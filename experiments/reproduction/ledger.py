@@ -145,12 +145,8 @@ def over_seeds(number: Number, runs: Iterable[Run]) -> list[tuple[str, Mapping[s
         if run.config.get("set") != number.set or (found["shadow"], found["attacker"]) != kinds:
             continue
         of = found["protected" if number.method == "AdvFace" else "unprotected"].get(number.metric)
-        by = {"over_shadows": "S", "over_attackers": "R"}
-        return [
-            (name, of[key])
-            for key, name in by.items()
-            if of and key in of and (number.metric != "acc" or name == "S")
-        ]
+        by = {"over_shadows": "S"} | ({"over_attackers": "R"} if number.metric != "acc" else {})
+        return [(name, of[key]) for key, name in by.items() if of and key in of]
     return []
 
 

@@ -8,7 +8,7 @@ from experiments.measure.paper import Number, Set
 from experiments.measure.results_file import markdown
 from experiments.reproduction import ledger
 from experiments.reproduction.ledger import Run
-from experiments.reproduction.paper_tables import KINDS, METRICS, NAMES, shown
+from experiments.reproduction.paper_tables import KINDS, METRICS, NAMES, mean_of, shown
 from experiments.reproduction.readings import notes
 
 HEADER = ("table", "method", "S → R", "set", "metric", "paper", "ours", "95 %", "seeds", "over")
@@ -18,12 +18,8 @@ NONE = "–"
 def render(runs: Sequence[Run], report: str) -> str:
     """The text, with links to the ``report`` beside it."""
     missing = ledger.unmeasured(runs)
-    lines = [
-        _line(n, method, runs)
-        for n in paper.NUMBERS
-        if n.set not in missing
-        for method in ledger.OURS[n.method]
-    ]
+    given = [n for n in paper.NUMBERS if n.set not in missing]
+    lines = [_line(n, method, runs) for n in given for method in ledger.OURS[n.method]]
     parts = [
         "# The ledger",
         f"Every number that the paper prints, beside ours; the tables are in [{report}]({report}). "
@@ -67,13 +63,10 @@ def _line(number: Number, method: str, runs: Sequence[Run]) -> list[str]:
 
 def _seeds(number: Number, runs: Sequence[Run]) -> str:
     """The means over S and over R, each with its interval."""
-    parts = []
-    for name, spread in ledger.over_seeds(number, runs):
-        mean = shown(number.metric, spread["mean"], ours=True)
-        if spread["ci"]:
-            low, high = (shown(number.metric, x, ours=True) for x in spread["ci"])
-            parts.append(f"{spread['n']} {name}: {mean} ({low} to {high})")
-    return "; ".join(parts) or NONE
+    found = [(name, of) for name, of in ledger.over_seeds(number, runs) if of["ci"]]
+    return (
+        "; ".join(f"{of['n']} {name}: {mean_of(number.metric, of)}" for name, of in found) or NONE
+    )
 
 
 def _reason(number: Number, runs: Sequence[Run]) -> str:

@@ -1,11 +1,10 @@
 """The tables of RESULTS.md that the paper does not have, one function each."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from experiments.measure.results_file import markdown
 from experiments.reproduction.ledger import Run
-from experiments.reproduction.paper_tables import METRICS, shown, values
+from experiments.reproduction.paper_tables import METRICS, mean_of, shown, values
 
 LFW_FACES = 7701  # in the 6,000 pairs
 
@@ -93,15 +92,11 @@ def _spread(run: Run) -> str | None:
     if not found:
         return None
 
-    def cell(metric: str, spread: Mapping[str, Any]) -> str:
-        mean, *ends = (shown(metric, x, ours=True) for x in (spread["mean"], *(spread["ci"] or ())))
-        return f"{mean} ({' to '.join(ends)})" if ends else mean
-
     lines = []
     for metric in ("ssim", "psnr", "mse", "acc", "srra"):
         protected, bare = found["protected"][metric], found["unprotected"][metric]
         cells = [bare["over_attackers"], protected["over_shadows"], protected["over_attackers"]]
-        lines.append([METRICS[metric], *(cell(metric, of) for of in cells)])
+        lines.append([METRICS[metric], *(mean_of(metric, spread) for spread in cells)])
     header = ("", "unprotected, over R", "AdvFace over S, R averaged", "AdvFace over R, S averaged")
     several = f"S: {'; '.join(found['shadows'])}. R: {'; '.join(found['attackers'])}."
     t = "Mean (95 % of Student's t, which may exceed 0 or 100 %)."

@@ -1,7 +1,7 @@
 """The paper's tables in RESULTS.md, one function each."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.measure import paper
@@ -44,6 +44,12 @@ def shown(metric: str, value: float, ours: bool = False) -> str:
     if metric in ("acc", "srra", "drop"):
         return f"{100 * value:.2f}"
     return f"{value:.{ {'ssim': 2, 'psnr': 2, 'mse': 3}[metric] + (ours and metric != 'psnr') }f}"
+
+
+def mean_of(metric: str, spread: Mapping[str, Any]) -> str:
+    """The mean over seeds, with its interval if it has one."""
+    mean, *ends = (shown(metric, x, ours=True) for x in (spread["mean"], *(spread["ci"] or ())))
+    return f"{mean} ({' to '.join(ends)})" if ends else mean
 
 
 def values(row: Row, keys: Sequence[str]) -> list[str]:

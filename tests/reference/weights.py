@@ -186,15 +186,13 @@ def decoder_shapes(kind: str, **size: int) -> dict[str, tuple[int, ...]]:
         for n in range(size["blocks"]):
             conv(f"blocks.{n}.0", w, w)
             conv(f"blocks.{n}.1", w, w)
-    elif kind == "urec":
+    else:  # urec
         conv("stem", 64, w)
         for level in range(size["depth"]):  # between level and level + 1
             fine, coarse = w * 2**level, w * 2 ** (level + 1)
             conv(f"down.{level}", fine, coarse)
             conv(f"up.{level}", coarse, fine)
             conv(f"merge.{level}", 2 * fine, fine)
-    else:
-        raise ValueError(f"unknown decoder {kind!r}; known: transrec, resrec, urec")
     conv("conv_2a", w, w)
     shapes["conv_1a.kernel"] = (3, 3, w, 3)
     shapes["conv_1a.bias"] = (3,)
