@@ -279,13 +279,13 @@ def script(tmp_path, monkeypatch):
 
 def test_a_python_without_torch_is_refused(script):
     script.write_text("raise ImportError('No module named torch')")
-    with (
-        pytest.raises(ValueError, match=r"ended: .*No module named torch.*--peer-python"),
-        peer.start(None),
-    ):
-        pass
-    with pytest.raises(ValueError, match="cannot start --peer-python"), peer.start(script / "no"):
-        pass
+    ended, no_python = (
+        r"ended: .*No module named torch.*--peer-python",
+        "cannot start --peer-python",
+    )
+    for python, message in ((None, ended), (script / "no", no_python)):
+        with pytest.raises(ValueError, match=message), peer.start(python):
+            pass
 
 
 def test_the_answers_of_the_other_side_become_an_entry(script):

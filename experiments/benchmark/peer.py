@@ -31,11 +31,8 @@ is near zero its last digit decides. Networks of other weights share half."""
 ERROR = {"float32": 0.05, "bfloat16": 0.2}
 """The largest difference of the gradients, relative to the norm of ours."""
 
-KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-    "MALLOC_TOP_PAD_": str(2**28),
-}
+LIMITS = {"MMAP_THRESHOLD": 2**30, "TRIM_THRESHOLD": 2**31 - 1, "TOP_PAD": 2**28}
+KEEP_MEMORY = {f"MALLOC_{name}_": str(limit) for name, limit in LIMITS.items()}
 """As ``cli`` sets for our own commands: PyTorch is faster with it, too."""
 
 

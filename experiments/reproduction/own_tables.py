@@ -98,9 +98,9 @@ def _spread(run: Run) -> str | None:
         cells = [bare["over_attackers"], protected["over_shadows"], protected["over_attackers"]]
         lines.append([METRICS[metric], *(mean_of(metric, spread) for spread in cells)])
     header = ("", "unprotected, over R", "AdvFace over S, R averaged", "AdvFace over R, S averaged")
-    several = f"S: {'; '.join(found['shadows'])}. R: {'; '.join(found['attackers'])}."
-    t = "Mean (95 % of Student's t, which may exceed 0 or 100 %)."
-    return _of(run, f"{markdown(header, lines)}\n\n{t} {several}")
+    told = "Mean (95 % of Student's t, which may exceed 0 or 100 %). "
+    told += f"S: {'; '.join(found['shadows'])}. R: {'; '.join(found['attackers'])}."
+    return _of(run, f"{markdown(header, lines)}\n\n{told}")
 
 
 OTHERS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (

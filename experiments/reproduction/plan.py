@@ -24,10 +24,9 @@ STRANGERS = ("--where", "lfw_lookalike=-")
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One command.
+    """One command, of a unique name.
 
     Attributes:
-      name: Unique.
       module: For ``python -m``, with a subcommand if it has one.
       words: The flags.
       result: A JSON file that exists when the step is done. If it has a ``command``, that must be
