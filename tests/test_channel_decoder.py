@@ -2,6 +2,7 @@
 
 import functools
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -139,8 +140,14 @@ def trained(tmp_path_factory):
 
 
 def run(out, **changes):
-    settings = {"defense": "partialface", "role": "attacker", "width": 4, "depth": 1}
-    train_decoder.main(out, **settings | {"batch": 2, "epochs": 1, "limit": 6} | changes)
+    settings: dict[str, Any] = {
+        "defense": "partialface",
+        "role": "attacker",
+        "width": 4,
+        "depth": 1,
+    }
+    settings |= {"batch": 2, "epochs": 1, "limit": 6}
+    train_decoder.main(out, **settings | changes)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from experiments.measure.paper import Number, Set
 from experiments.measure.results_file import Row, markdown
 from experiments.reproduction.ledger import OURS, Run, answers, set_of
 
-READINGS = [(theirs, ours) for theirs, readings in OURS.items() for ours in readings]
+READINGS: list[tuple[str, str]] = [(name, ours) for name, some in OURS.items() for ours in some]
 Build = Callable[[Set, Sequence[Run]], str | None]
 
 METRICS = {
