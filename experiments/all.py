@@ -54,7 +54,11 @@ def main(
     """
     if limit is not None:
         checks.positive(limit=limit)
-    steps = _chosen(plan.steps(preset, out, limit), only)
+    steps = plan.steps(preset, out, limit)
+    names = [step.name for step in steps]
+    if unknown := [name for name in only if name not in names]:
+        raise ValueError(f"got --only {', '.join(unknown)}; the steps are {', '.join(names)}")
+    steps = [step for step in steps if not only or step.name in only]
     outcomes = follow(steps, dry_run)
     _show(outcomes, dry_run)
     failed = [o.step.name for o in outcomes if o.verdict == "failed"]
@@ -104,24 +108,14 @@ def _run(step: Step) -> Outcome:
     return Outcome(step, "made")
 
 
-def _chosen(steps: list[Step], only: Sequence[str]) -> list[Step]:
-    names = [step.name for step in steps]
-    if unknown := [name for name in only if name not in names]:
-        raise ValueError(f"got --only {', '.join(unknown)}; the steps are {', '.join(names)}")
-    return [step for step in steps if not only or step.name in only]
-
-
 def _show(outcomes: Sequence[Outcome], dry_run: bool) -> None:
-    shown = Table(title="The plan" if dry_run else "Outcomes")
-    for name in ("step", "", "why", "result"):
-        shown.add_column(name)
+    shown = Table("step", "", "why", "result", title="The plan" if dry_run else "Outcomes")
     for step, verdict, why in outcomes:
         shown.add_row(step.name, verdict, why, str(step.result))
     cli.answer.print(shown)
-    if dry_run:
-        for step, verdict, _ in outcomes:
-            if verdict in ("to do", "waits"):
-                cli.answer.print(step.command, markup=False, highlight=False, soft_wrap=True)
+    for step, verdict, _ in outcomes if dry_run else ():
+        if verdict in ("to do", "waits"):
+            cli.answer.print(step.command, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

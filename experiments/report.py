@@ -17,7 +17,6 @@ from experiments.reproduction import ledger, ledger_page, own_tables, paper_tabl
 from experiments.reproduction.ledger import Run
 from experiments.reproduction.readings import NUMBERED, READINGS, WARNING
 
-REMARKS = "remarks.md"  # in the folder of results, written by hand: why ours differs
 TABLES = (
     ("Table 1: pictures and replay by defence (S = R = ResRec)", paper_tables.table_1),
     ("Table 2: recognition by defence, ACC %", paper_tables.table_2),
@@ -26,10 +25,7 @@ TABLES = (
 )
 
 
-def main(
-    results: Path = Path("docs/results"),
-    to: Path = Path("RESULTS.md"),
-) -> None:
+def main(results: Path = Path("docs/results"), to: Path = Path("RESULTS.md")) -> None:
     """Write RESULTS.md from results files: all tables of the paper with our numbers.
 
     The ledger, every number that the paper prints, goes into a file beside it (RESULTS-ledger.md).
@@ -56,7 +52,7 @@ def main(
 def render(results: Path, runs: Sequence[Run], beside: str) -> str:
     """The text of RESULTS.md, with links to the ledger ``beside`` it."""
     place = results.name if results.is_absolute() else results.as_posix()
-    remarks = results / REMARKS
+    remarks = results / "remarks.md"  # written by hand: why ours differs
     why = remarks.read_text(encoding="utf-8").strip() if remarks.is_file() else ""
     numbered = "\n".join(f"{NUMBERED[name]}. {text}" for name, text in READINGS.items())
     sections = [

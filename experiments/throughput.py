@@ -10,10 +10,10 @@ Writes throughput.json, throughput.md, throughput.png and roofline.png into --ou
 import contextlib
 import dataclasses
 import importlib.metadata
-import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,16 +109,15 @@ def main(
     if hosts is not None:
         if devices is not None or peer is not None or "auto" in batch:
             raise ValueError(
-                "got --hosts with --devices, --peer or --batch auto; wanted none of these"
+                "got --hosts with --devices, --peer or --batch auto; wanted none of them"
             )
         sharding.join(hosts)
         cli.console.quiet = not sharding.leads()  # one bar and one answer are enough
     if peer:  # two programs may share the device: ours must not allocate all of its memory
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if devices is not None and not 1 <= min(devices) <= max(devices) <= len(jax.devices()):
-        raise ValueError(
-            f"got --devices {' '.join(map(str, devices))}; here are {len(jax.devices())}"
-        )
+        given = " ".join(map(str, devices))
+        raise ValueError(f"got --devices {given}; here are {len(jax.devices())}")
     if len({Path(d).stem for d in decoder}) < len(decoder):
         raise ValueError(f"got --decoder {' '.join(decoder)}; wanted each name once")
     system = advface_jax.load(weights)
@@ -126,7 +125,7 @@ def main(
     pictures = jnp.asarray(data.synthetic_faces(8, 1).images / 255, jnp.float32)
     z = np.asarray(jax.jit(lambda e, x: e(x))(system.extractor, pictures))
     bench = Bench(system, shadows, z, checks.epsilon(epsilon).item())
-    lists = itertools.product(shadows, batch, steps, dtype, precision, devices or (0,), n_epsilon)
+    lists = product(shadows, batch, steps, dtype, precision, devices or (0,), n_epsilon)
     chosen = [_sized(bench, size, Case(kind, 0, *how)) for kind, size, *how in lists]  # type: ignore[arg-type]
 
     with contextlib.ExitStack() as stack:
@@ -135,7 +134,7 @@ def main(
         if side:
             on_a_cpu = jax.devices()[0].platform == "cpu"  # torch, too, takes all cores
             alike = [c for c in chosen if c.n_epsilon == 1 and (on_a_cpu or c.devices == 1)]
-            pairs = list(itertools.product(alike, peer_variants))
+            pairs = [*product(alike, peer_variants)]
             entries += [
                 cases.theirs(bench, case, variant, *side)
                 for case, variant in _shown(pairs, "torch: compile, compare")
@@ -143,7 +142,7 @@ def main(
         rows, notes = cases.rows(bench, entries, repeats)
         lessons = [
             entry
-            for kind, size in _shown([*itertools.product(shadows, training)], "compile trainings")
+            for kind, size in _shown([*product(shadows, training)], "compile trainings")
             for entry in trainings.entries(bench, kind, size, peer_variants, side)
         ]
         trained = trainings.rows(lessons, repeats)
@@ -186,22 +185,17 @@ def _ahead(topologies, decoder, batch, steps, dtype, out: Path) -> None:
     lists = topologies, configs, steps, map(_number, batch), dtype, ("plain", "packed")
     rows = [
         tpu_estimate.row(topology, config, size, dtype=kind, steps=n, formulation=how)
-        for topology, config, n, size, kind, how in _shown(
-            [*itertools.product(*lists)], "compile for TPUs"
-        )
+        for topology, config, n, size, kind, how in _shown([*product(*lists)], "compile for TPUs")
     ]
     versions = f"jax {jax.__version__}, libtpu {importlib.metadata.version('libtpu')}"
-    call = cli.command("experiments.throughput")
-    told = f"{tpu_estimate.table(rows)}\n\n`{call}`\n\n{versions}."
+    told = f"{tpu_estimate.table(rows)}\n\n`{cli.command('experiments.throughput')}`\n\n{versions}."
     seconds, config = time.monotonic() - began, {"topologies": list(topologies)}
     _write(out, "throughput_aot", rows, told, config, seconds=seconds)
 
 
 def _number(size: str) -> int:
     if not size.isdecimal() or size == "0":
-        raise ValueError(
-            f"got --batch {size}; wanted numbers of 1 or more, or auto (without --aot)"
-        )
+        raise ValueError(f"got --batch {size}; wanted numbers from 1, or auto (without --aot)")
     return int(size)
 
 
@@ -221,9 +215,7 @@ def _sized(bench: Bench, size: str, case: Case) -> Case:
         return dataclasses.replace(case, batch=fitting)
     batch = int(size)
     if case.devices and batch % case.devices:
-        raise ValueError(
-            f"got --batch {batch} for --devices {case.devices}; wanted a multiple of it"
-        )
+        raise ValueError(f"got --batch {batch} for --devices {case.devices}; wanted a multiple")
     shared = case.devices or sharding.most(batch, len(jax.devices()))
     if jax.process_count() > 1 and shared < len(jax.devices()):
         shared = 1  # else some hosts would own none of them

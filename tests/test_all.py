@@ -5,6 +5,7 @@ import importlib
 import inspect
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import tyro
@@ -19,10 +20,8 @@ import json, pathlib, shlex, sys
 name, fate, out = sys.argv[1:4]
 log = pathlib.Path(out).parent.parent / "log"
 log.write_text((log.read_text() if log.exists() else "") + name + "\\n")
-if fate == "fails":
-    sys.exit(3)
-if fate == "forgets":
-    sys.exit(0)
+if fate in ("fails", "forgets"):
+    sys.exit(3 * (fate == "fails"))
 pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
 command = shlex.join(["python", "-m", "writer", *sys.argv[1:3], pathlib.Path(out).name])
 pathlib.Path(out).write_text(json.dumps({"command": command}))
@@ -122,10 +121,8 @@ def test_failures_are_in_the_exit_status(folder, monkeypatch, capsys):
 
 
 def test_a_stopped_step_stops_the_plan(folder, monkeypatch):
-    class Done:
-        returncode = 130
-
-    monkeypatch.setattr(everything.subprocess, "run", lambda *a, **k: Done)
+    done = SimpleNamespace(returncode=130)
+    monkeypatch.setattr(everything.subprocess, "run", lambda *a, **k: done)
     with pytest.raises(KeyboardInterrupt):
         everything.follow([step(folder, "a"), step(folder, "b")])
 
@@ -156,8 +153,9 @@ def test_every_step_is_an_existing_command(tmp_path, monkeypatch, preset):
         place.write_bytes(b"")
     monkeypatch.setenv("ADVFACE_DATA", str(tmp_path))
     steps = plan.steps(preset, tmp_path / "out", 40)
-    names = [s.name for s in steps]
-    assert len(set(names)) == len(names) and names[-1] == "report"
+    by_name = {s.name: s for s in steps}
+    names = [*by_name]
+    assert len(names) == len(steps) and names[-1] == "report"
     for number, one in enumerate(steps):
         taken = parses(one)
         assert set(one.needs) <= set(names[:number]), "needs come first"
@@ -174,11 +172,9 @@ def test_every_step_is_an_existing_command(tmp_path, monkeypatch, preset):
         for before in ("", *(f"{name}-" for name in paper.SETS[1:])):
             kinds = ("tradeoff", "defenses", "accuracy", "transfer")
             assert {before + kind for kind in kinds} <= {*names}
-        (spread,) = [s for s in steps if s.name == "spread"]
-        seeds = {f"resrec-{role}-{n}" for role in ("shadow", "attacker") for n in plan.SEEDS}
-        assert set(spread.needs) == seeds
-        (accuracy,) = [s for s in steps if s.name == "accuracy"]
-        (table,) = [s for s in steps if s.name == "defenses"]
+        seeds = {f"resrec-{role}-{n}" for role in plan.ROLES for n in plan.SEEDS}
+        assert set(by_name["spread"].needs) == seeds
+        accuracy, table = by_name["accuracy"], by_name["defenses"]
         assert "--duetface-attacker" in table.words and "duetface-attacker" in table.needs
         assert "--offline" in accuracy.words and set(accuracy.needs) == {"offline", "duetface"}
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -140,15 +141,13 @@ def trained(tmp_path_factory):
 
 
 def run(out, **changes):
-    settings = {
+    settings: dict[str, Any] = {
         "defense": "partialface",
         "role": "attacker",
         "width": 4,
         "depth": 1,
-        "batch": 2,
-        "epochs": 1,
-        "limit": 6,
     }
+    settings |= {"batch": 2, "epochs": 1, "limit": 6}
     call(train_decoder.main, out=out, **settings | changes)
 
 
@@ -163,9 +162,7 @@ def test_the_card_says_whose_channels_are_decoded(trained, stored):
     with pytest.raises(ValueError, match="decodes what the defence partialface stores; wanted a "):
         read_decoder(path, "duetface")
     system = advface_jax.System(None, {"source": "random", "sha256": "00"})  # type: ignore[arg-type]
-    with pytest.raises(
-        ValueError, match="wanted a decoder of unprotected features: train one with"
-    ):
+    with pytest.raises(ValueError, match="wanted a decoder of unprotected features: train one"):
         system.read_decoder(path)
 
 
@@ -178,9 +175,7 @@ def test_a_decoder_of_features_reads_no_channels():
 
 
 def test_a_decoder_that_cannot_read_what_is_stored_is_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match="got --decoder urec with --defense dctdp; wanted channelr"
-    ):
+    with pytest.raises(ValueError, match="--decoder urec with --defense dctdp; wanted channelr"):
         run(tmp_path, decoder="urec", defense="dctdp")
     with pytest.raises(ValueError, match="--decoder channelrec with --defense none; wanted transr"):
         run(tmp_path, decoder="channelrec", defense="none")

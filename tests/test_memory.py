@@ -9,13 +9,12 @@ from networks import small_decoder, small_extractor
 from advface_jax import ProtectConfig, memory
 from advface_jax.protect import lowered
 
+CONFIG = ProtectConfig(steps=2)
+
 
 @pytest.fixture(scope="module")
 def networks():
     return {"extractor": small_extractor(), "shadow": small_decoder()}
-
-
-CONFIG = ProtectConfig(steps=2)
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,8 @@ from experiments.measure import paper
 
 TABLES = Path(__file__).parent / "reference" / "paper_tables.tsv"
 METHODS = {"Ours": "AdvFace", "Ours(online)": "AdvFace", "Ours(offline)": "AdvFace (offline)"}
-SHADOWS = {"Trans": "transrec", "transpose": "transrec", "Res": "resrec", "resnet": "resrec"}
-SHADOWS |= {"Unet": "urec"}
-ATTACKERS = {"TransRec": "transrec", "ResRec": "resrec", "UReC": "urec"}
+KINDS = {"Trans": "transrec", "transpose": "transrec", "TransRec": "transrec", "Res": "resrec"}
+KINDS |= {"resnet": "resrec", "ResRec": "resrec", "Unet": "urec", "UReC": "urec"}
 
 
 def value(cell):
@@ -18,7 +17,7 @@ def value(cell):
 
 
 def shadow(cell):
-    return SHADOWS[cell.removeprefix("Ours(").removesuffix(")")]
+    return KINDS[cell.removeprefix("Ours(").removesuffix(")")]
 
 
 def of_the_text():
@@ -43,7 +42,7 @@ def of_the_text():
             names = "AdvFace", shadow(cells[0]), None, "acc"
         else:
             above = [new or old for new, old in zip(cells[:2], above, strict=True)]
-            names = "AdvFace", shadow(above[1]), ATTACKERS[cells[2]], above[0].lower()
+            names = "AdvFace", shadow(above[1]), KINDS[cells[2]], above[0].lower()
         for at, cell in zip(paper.SETS, cells[-3:], strict=True):
             yield table, *names[:3], at, names[3], value(cell)
 
@@ -60,9 +59,8 @@ def test_each_number_is_there_once_and_the_drops_are_differences_of_table_2():
     assert len(at) == len(paper.NUMBERS) == 147
     drops = [n for n in paper.NUMBERS if n.table == "§5.4"]
     for n in drops:
-        bare, kept = (
-            at["2", name, "resrec", None, n.set, "acc"] for name in ("Unprotected", n.method)
-        )
+        names = "Unprotected", n.method
+        bare, kept = (at["2", name, "resrec", None, n.set, "acc"] for name in names)
         assert bare - kept == pytest.approx(n.value, abs=1e-9)
     assert len(drops) == 6
 
@@ -70,11 +68,8 @@ def test_each_number_is_there_once_and_the_drops_are_differences_of_table_2():
 def test_the_numbers_beside_a_row_depend_on_its_set():
     beside = paper.beside("AdvFace", 0.2, "resrec", "resrec", set="cfp_fp")
     assert beside == {"ssim": 0.23, "psnr": 5.98, "mse": 0.261, "srra": 0.1843, "acc": 0.9059}
-    assert paper.beside("AdvFace", 0.2, "urec", "transrec", set="agedb_30") == {
-        "acc": 0.8458,
-        "ssim": 0.23,
-        "psnr": 5.88,
-    }
+    beside = paper.beside("AdvFace", 0.2, "urec", "transrec", set="agedb_30")
+    assert beside == {"acc": 0.8458, "ssim": 0.23, "psnr": 5.88}
     assert paper.beside("Laplace", 0.2, "resrec", "urec", set="agedb_30") == {"acc": 0.8512}
     assert paper.beside("AdvFace (offline)", 0.2, "resrec", "resrec") == {"acc": 0.9778}
     assert not paper.beside("AdvFace (offline)", 0.2, "urec", "resrec")

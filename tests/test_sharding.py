@@ -1,20 +1,13 @@
 """Eight devices or two hosts compute what one device does; they are simulated on a CPU."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from processes import answer, free_port, start
 
 from advface_jax import sharding
-
-TESTS = Path(__file__).parent
 
 # Prints how far the results of eight devices are from those of one, and on how many they lie.
 COMPARE = """
@@ -153,36 +146,11 @@ print(json.dumps(found))
 """
 
 
-def start(code, *arguments, devices: int | None = 8):
-    flags = os.environ.get("XLA_FLAGS", "")
-    if devices is not None:
-        flags += f" --xla_force_host_platform_device_count={devices}"
-    surroundings = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=TESTS,
-        env={**surroundings, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
-    )
-
-
-def answer(process):
-    told, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error
-    return json.loads(told.splitlines()[-1])
-
-
-def with_devices(code, *arguments, devices=8):
-    return answer(start(code, *arguments, devices=devices))
-
-
 @pytest.mark.slow
 def test_eight_devices_compute_what_one_does():
     """S on statistics of the whole batch: z~ and the first gradient (later ones follow its sign,
     which amplifies the last digit)."""
-    found = with_devices(COMPARE)
+    found = answer(start(COMPARE))
     assert found["devices"] == [1, 1, 8, 8] and found["whole"] == [False, False]
     assert max(found["apart"]) < 1e-5
     assert min(found["alone"]) > 1e-2, "parts of this batch have other statistics than the whole"
@@ -190,16 +158,14 @@ def test_eight_devices_compute_what_one_does():
 
 @pytest.mark.slow
 def test_eight_devices_learn_what_one_does():
-    found = with_devices(TRAIN)
+    found = answer(start(TRAIN))
     assert max(found["apart"]) < 1e-5
     assert found["gathers"] == 0 < found["sums"], "sums of statistics and of gradients"
 
 
 @pytest.mark.slow
 def test_two_hosts_compute_what_one_device_does():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     hosts = [start(COMPARE, f"127.0.0.1:{port},2,{i}", devices=2) for i in range(2)]
     found = [answer(host) for host in hosts]
     assert [f["hosts"] for f in found] == [2, 2] and [f["leads"] for f in found] == [True, False]
@@ -211,26 +177,18 @@ def test_two_hosts_compute_what_one_device_does():
 @pytest.mark.slow
 def test_devices_exchange_statistics_and_nothing_else():
     """Sums of as many numbers as a layer has channels; none if faces have their own statistics."""
-    for name, collectives in with_devices(COLLECTIVES).items():
-        if name.endswith("example"):
-            assert not collectives, name
-        else:
-            assert collectives, name
-            assert {what for what, _ in collectives} == {"all-reduce"}, name
-            assert max(numbers for _, numbers in collectives) <= 16, name  # two channels of URec
+    for name, collectives in answer(start(COLLECTIVES)).items():
+        wanted = set() if name.endswith("example") else {"all-reduce"}
+        assert {what for what, _ in collectives} == wanted, name
+        assert all(numbers <= 16 for _, numbers in collectives), name  # two channels of URec
 
 
 @pytest.mark.parametrize(
-    ("hosts", "message"),
-    [
-        ("here", "wanted 'auto', or ADDRESS:PORT,COUNT,INDEX"),
-        ("10.0.0.1,2,0", "wanted 'auto', or ADDRESS:PORT,COUNT,INDEX"),
-        ("10.0.0.1:80,2", "wanted 'auto', or ADDRESS:PORT,COUNT,INDEX"),
-        ("10.0.0.1:80,2,x", "wanted 'auto', or ADDRESS:PORT,COUNT,INDEX"),
-        ("10.0.0.1:80,2,2", "the last INDEX of 2 is 1"),
-    ],
+    "hosts", ["here", "10.0.0.1,2,0", "10.0.0.1:80,2", "10.0.0.1:80,2,x", "10.0.0.1:80,2,2"]
 )
-def test_hosts_of_another_form_are_refused(hosts, message):
+def test_hosts_of_another_form_are_refused(hosts):
+    last = hosts.endswith(",2,2")
+    message = "the last INDEX of 2 is 1" if last else "wanted 'auto', or ADDRESS:PORT,COUNT,INDEX"
     with pytest.raises(ValueError, match=message):
         sharding.join(hosts)
 
@@ -243,7 +201,7 @@ def test_hosts_join_before_anything_else_of_jax():
 
 @pytest.mark.slow
 def test_tables_are_judged_on_all_devices(tmp_path):
-    found = with_devices(JUDGE, tmp_path)
+    found = answer(start(JUDGE, tmp_path))
     assert [set(batch) for batch in found["devices"]] == [{8}, {8}, {1}, {1}], "two batches each"
     assert max(found["apart"]) < 1e-3
 
@@ -274,7 +232,7 @@ cli.start(main, "here")
 
 def test_a_command_shares_a_batch_among_all_cores():
     assert answer(start(COMMAND, devices=None)) == [4, 4, 3, 3, 1]
-    assert with_devices(COMMAND, devices=2) == [2, 2, 2, 1, 1], "the user's number stands"
+    assert answer(start(COMMAND, devices=2)) == [2, 2, 2, 1, 1], "the user's number stands"
 
 
 def test_one_device_needs_no_mesh():

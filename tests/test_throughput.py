@@ -5,7 +5,6 @@ import functools
 import importlib.metadata
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +16,9 @@ import numpy as np
 import pytest
 from flax import nnx
 from networks import filled, small_decoder, system_of
-from PIL import Image
+from processes import free_port, start
 from reference import weights
+from tables import is_picture
 
 import advface_jax
 from advface_jax import memory, sharding
@@ -36,7 +36,6 @@ FIELDS |= {"device", "faces_per_s", "core_ms_per_iteration_face", "roofline_shar
 
 
 # -- the arithmetic of a row --------------------------------------------------------------------
-
 
 WHOLE, ITERATION = [Sample(2.0, 3.0)], [Sample(0.04, 0.06)]
 
@@ -84,12 +83,7 @@ def test_an_iteration_is_the_difference_of_two_runs():
 
 def test_runs_take_turns_there_and_back_after_a_warm_up():
     said = []
-
-    def run(name):
-        said.append(name)
-        return Sample(len(said), 0)
-
-    runs = {name: functools.partial(run, name) for name in "abc"}
+    runs = {k: lambda k=k: said.append(k) or Sample(len(said), 0) for k in "abc"}
     found = timing.interleaved(runs, 2, "time")
     assert "".join(said) == "abc" + "abc" + "cba"
     assert [s.wall for s in found["a"]] == [4, 9], "the warm-up does not count"
@@ -112,11 +106,8 @@ def test_the_work_of_an_iteration_is_what_xla_counts(kind):
 def test_a_convolution_is_counted_by_hand():
     """3×3 of 2 channels over 4×4 places, padded: 16·9 products less those on the edge's zeros; and
     the mirror of stride 2, where each of 3×3 inputs meets each of 9 taps."""
-    conv = functools.partial(
-        jax.lax.conv_general_dilated,
-        window_strides=(1, 1),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    how = {"window_strides": (1, 1), "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    conv = functools.partial(jax.lax.conv_general_dilated, **how)
 
     def both(x, k):
         same = conv(x, k, padding=((1, 1), (1, 1)))
@@ -196,15 +187,13 @@ def test_a_tiny_run_leaves_rows_a_table_and_pictures(flags, monkeypatch, capsys)
     for shown in (f"{rates[0]:.2f}", "p95", f"{rates[1]:.2f}"):
         assert shown in text
     assert text.splitlines()[0] in capsys.readouterr().out
-    for name in ("throughput.png", "roofline.png"):
-        with Image.open(flags["out"] / name) as picture:
-            assert np.asarray(picture.convert("L")).std() > 5, "an empty picture"
+    assert all(is_picture(flags["out"] / f"{name}.png") for name in ("throughput", "roofline"))
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"batch": ("0",)}, "got --batch 0; wanted numbers of 1 or more, or auto"),
+        ({"batch": ("0",)}, "got --batch 0; wanted numbers from 1, or auto"),
         ({"batch": ("many",)}, "got --batch many"),
         ({"batch": ("auto",), "aot": ("v5e:1x1",)}, r"got --batch auto; .*\(without --aot\)"),
         ({"devices": (1000,)}, "got --devices 1000; here are"),
@@ -221,12 +210,7 @@ def test_wrong_flags_are_refused_before_anything_is_loaded(monkeypatch, wrong, m
 
 def test_estimates_for_tpus_need_no_run(tmp_path, monkeypatch):
     asked = []
-
-    def row(*what, **how):
-        asked.append((*what, how))
-        return {"impl": "jax-packed"}
-
-    monkeypatch.setattr(tpu_estimate, "row", row)
+    monkeypatch.setattr(tpu_estimate, "row", lambda *what, **how: asked.append((*what, how)) or {})
     monkeypatch.setattr(tpu_estimate, "table", lambda rows: f"{len(rows)} rows")
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "9")
     monkeypatch.setattr(advface_jax, "load", None)  # no weights either
@@ -262,21 +246,10 @@ cli.start(throughput.main, "experiments.throughput")
 
 @pytest.mark.slow
 def test_two_hosts_share_a_batch_and_the_first_writes(flags):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     given = f"--decoder {flags['decoder'][0]} --batch 1 4 --steps 2 --repeats 1 --latency 1"
+    given += f" --hosts 127.0.0.1:{free_port()},2,"
     hosts = [
-        subprocess.Popen(
-            [sys.executable, "-c", HOST, *given.split(), "--out", f"{flags['out']}{i}"]
-            + ["--hosts", f"127.0.0.1:{port},2,{i}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parent,
-            env={**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"},
-        )
-        for i in range(2)
+        start(HOST, *f"{given}{i} --out {flags['out']}{i}".split(), devices=2) for i in range(2)
     ]
     told = [host.communicate(timeout=300) for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], told
@@ -306,23 +279,22 @@ def script(tmp_path, monkeypatch):
 
 def test_a_python_without_torch_is_refused(script):
     script.write_text("raise ImportError('No module named torch')")
-    with (
-        pytest.raises(ValueError, match=r"ended: .*No module named torch.*--peer-python"),
-        peer.start(None),
-    ):
-        pass
-    with pytest.raises(ValueError, match="cannot start --peer-python"), peer.start(script / "no"):
-        pass
+    ended, no_python = (
+        r"ended: .*No module named torch.*--peer-python",
+        "cannot start --peer-python",
+    )
+    for python, message in ((None, ended), (script / "no", no_python)):
+        with pytest.raises(ValueError, match=message), peer.start(python):
+            pass
 
 
 def test_the_answers_of_the_other_side_become_an_entry(script):
     script.write_text(
         "import json, sys\nprint(json.dumps({'torch': '9'}), flush=True)\n"
         "for line in sys.stdin:\n"
-        "    asked = json.loads(line)\n"
-        "    answer = {'equal_signs': 1, 'gradient_error': 0}\n"
-        "    if asked['do'] == 'run': answer = {'wall': asked['steps'], 'cpu': 2}\n"
-        "    if asked.get('steps') == 1: answer = {'error': 'out of luck'}\n"
+        "    steps = json.loads(line).get('steps', 0)\n"
+        "    answer = {'equal_signs': 1, 'gradient_error': 0, 'wall': steps, 'cpu': 2}\n"
+        "    if steps == 1: answer = {'error': 'out of luck'}\n"
         "    print(json.dumps({'peak_bytes': 3e6, **answer}), flush=True)\n"
     )
     with peer.start(Path(sys.executable)) as (other, folder):
@@ -344,13 +316,12 @@ def test_other_work_is_not_timed(signs, error):
 @pytest.fixture
 def torch_python():
     """A Python with torch: ADVFACE_TORCH_PYTHON, or this one."""
-    python = os.environ.get("ADVFACE_TORCH_PYTHON")
-    found = subprocess.run([python or sys.executable, "-c", "import torch"], capture_output=True)
-    if found.returncode and python:
-        pytest.fail(f"ADVFACE_TORCH_PYTHON={python} has no torch: correct it or unset it")
-    if found.returncode:
-        pytest.skip("no torch here; ADVFACE_TORCH_PYTHON may name a Python that has it")
-    return Path(python or sys.executable)
+    named = os.environ.get("ADVFACE_TORCH_PYTHON")
+    python = named or sys.executable
+    if subprocess.run([python, "-c", "import torch"], capture_output=True).returncode:
+        give_up = pytest.fail if named else pytest.skip
+        give_up(f"no torch in {python}; ADVFACE_TORCH_PYTHON may name a Python that has it")
+    return Path(python)
 
 
 @pytest.mark.slow
@@ -358,13 +329,13 @@ def test_torch_computes_what_we_compute(torch_python, tmp_path):
     extractor = plain_system().extractor
     z = jax.jit(lambda e, x: e(x))(extractor, weights.images(1, 2))
     file = tmp_path / "case.npz"
-    how = {"precision": "highest", "alpha": 0.2, "epsilon": 0.2}
+    how = {"precision": "highest", "alpha": 0.2, "epsilon": 0.2, "dtype": "float32"}
     with peer.start(torch_python) as (other, _):
         for kind in decoders.KINDS:
             case = dataclasses.replace(CASE, decoder=kind)
             shadow = small_decoder(kind, depth=int(kind != "transrec"))
             peer.write(file, z, extractor=extractor, shadow=shadow)
-            how |= {"kind": kind, "dtype": "float32"}
+            how["kind"] = kind
             for variant in ("eager", "step+channels_last"):
                 entry = other.entry("protect", variant, case, file, variant=variant, **how)
                 found = entry.figures

@@ -91,9 +91,8 @@ class Bench:
 
 def multiplying(precision: Precision) -> contextlib.AbstractContextManager[Any]:
     """Matrix products at that precision; "default" leaves JAX's own."""
-    if precision == "default":
-        return contextlib.nullcontext()
-    return jax.default_matmul_precision(precision)
+    is_set = precision != "default"
+    return jax.default_matmul_precision(precision) if is_set else contextlib.nullcontext()
 
 
 def ours(bench: Bench, case: Case) -> Entry:
@@ -128,41 +127,33 @@ def rows(bench: Bench, entries: Sequence[Entry], repeats: int) -> tuple[list[Row
         with multiplying("default" if kind == "copy" else kind[1]):
             return timed(ceilings[kind].run)
 
-    runs: dict[Any, Callable[[], Sample]] = {
-        (i, steps): functools.partial(warm, entry, steps)
-        for i, entry in enumerate(entries)
-        for steps in filter(None, (entry.case.steps, entry.case.few))
-    }
+    runs: dict[Any, Callable[[], Sample]] = {}
+    work = {}
+    for i, entry in enumerate(entries):
+        case: Case = entry.case
+        for steps in filter(None, (case.steps, case.few)):
+            runs[i, steps] = functools.partial(warm, entry, steps)
+        shadow = bench.decoders[case.decoder]
+        work[case.decoder, case.dtype] = roofline.iteration(shadow, case.dtype)
     runs |= {kind: functools.partial(ceiling, kind) for kind in ceilings}
     found = interleaved(runs, repeats, "time")
     rates = {k: Spread.of([c.amount / s.wall for s in found[k]]) for k, c in ceilings.items()}
-    work = {
-        (c.decoder, c.dtype): roofline.iteration(bench.decoders[c.decoder], c.dtype)
-        for c in (e.case for e in entries)
-    }
     made = []
     for i, entry in enumerate(entries):
-        case: Case = entry.case
+        case = entry.case
         whole = iteration = found[i, case.steps]
         if case.few:
             iteration = marginal(whole, found[i, case.few], case.steps - case.few)
         speeds = rates[case.dtype, case.precision].median, rates["copy"].median
         its_work = work[case.decoder, case.dtype]
         made.append(row(entry, whole, iteration, its_work, *speeds, jax.devices()[0]))
-    notes = {
-        "ceilings": {
-            "matmul_flop_per_s": {" ".join(k): rates[k] for k in kinds},
-            "copy_bytes_per_s": rates["copy"],
-        },
-        "work_of_an_iteration": {
-            f"{kind} {dtype}": {
-                **w._asdict(),
-                "flops_counted_by_xla": roofline.counted(bench.decoders[kind]),
-            }
-            for (kind, dtype), w in work.items()
-        },
-    }
-    return made, notes
+    products = {" ".join(kind): rates[kind] for kind in kinds}
+    counts = {}
+    for (decoder, dtype), w in work.items():
+        by_xla = roofline.counted(bench.decoders[decoder])
+        counts[f"{decoder} {dtype}"] = {**w._asdict(), "flops_counted_by_xla": by_xla}
+    ceiling_rates = {"matmul_flop_per_s": products, "copy_bytes_per_s": rates["copy"]}
+    return made, {"ceilings": ceiling_rates, "work_of_an_iteration": counts}
 
 
 def warm(entry: Entry, steps: int) -> Sample:
@@ -185,24 +176,21 @@ def row(
     exceeds the measured difference. ``peak``, ``copy``: a device's FLOP/s and bytes/s."""
     case = entry.case
     share = case.batch * case.n_epsilon  # what one iteration of the program does
-    clock = Spread.of([s.wall / share for s in iteration])
-    core = Spread.of([s.cpu / share for s in iteration])
+    clock = Spread.of([1e3 * s.wall / share for s in iteration])
+    core = Spread.of([1e3 * s.cpu / share for s in iteration])
     faces = Spread.of([case.batch / s.wall for s in whole])
     # A CPU divided into devices has the same ceilings.
     several = 1 if device.platform == "cpu" else case.devices
     peak, copy = several * peak, several * copy
-    seconds = clock.median if clock.median > 0 else None
+    seconds = clock.median / 1e3 if clock.median > 0 else None
     return {
         "impl": entry.impl,
         **dataclasses.asdict(case),
         "device": device.device_kind,
         "n": len(whole),
-        "faces_per_s": faces.median,
-        "faces_per_s_quartiles": [faces.low, faces.high],
-        "core_ms_per_iteration_face": 1e3 * core.median,
-        "core_ms_quartiles": [1e3 * core.low, 1e3 * core.high],
-        "wall_ms_per_iteration_face": 1e3 * clock.median,
-        "wall_ms_quartiles": [1e3 * clock.low, 1e3 * clock.high],
+        **faces.fields("faces_per_s"),
+        **core.fields("core_ms_per_iteration_face", "core_ms"),
+        **clock.fields("wall_ms_per_iteration_face", "wall_ms"),
         "iteration_from_steps": [case.few, case.steps] if case.few else None,
         "flop_per_s": seconds and work.flops / seconds,
         "bytes_per_s": seconds and work.bytes / seconds,
@@ -218,8 +206,8 @@ def latency(bench: Bench, cases: Sequence[Case], runs: int) -> list[Row]:
     turns = {case: functools.partial(timed, call) for case, call in calls.items()}
     rows = []
     for case, samples in interleaved(turns, runs, "one face").items():
-        p50, p95 = np.quantile([1e3 * s.wall for s in samples], (0.5, 0.95))
+        p50, p95 = np.quantile([1e3 * s.wall for s in samples], (0.5, 0.95)).tolist()
         figures = {"device": jax.devices()[0].device_kind, "n": len(samples)}
-        milliseconds = {"latency_ms_p50": float(p50), "latency_ms_p95": float(p95)}
-        rows.append({"impl": OURS, **dataclasses.asdict(case), **figures, **milliseconds})
+        figures |= {"latency_ms_p50": p50, "latency_ms_p95": p95}
+        rows.append({"impl": OURS, **dataclasses.asdict(case), **figures})
     return rows

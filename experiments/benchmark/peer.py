@@ -31,11 +31,8 @@ is near zero its last digit decides. Networks of other weights share half."""
 ERROR = {"float32": 0.05, "bfloat16": 0.2}
 """The largest difference of the gradients, relative to the norm of ours."""
 
-KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-    "MALLOC_TOP_PAD_": str(2**28),
-}
+LIMITS = {"MMAP_THRESHOLD": 2**30, "TRIM_THRESHOLD": 2**31 - 1, "TOP_PAD": 2**28}
+KEEP_MEMORY = {f"MALLOC_{name}_": str(limit) for name, limit in LIMITS.items()}
 """As ``cli`` sets for our own commands: PyTorch is faster with it, too."""
 
 
@@ -86,22 +83,17 @@ class Peer:
 
 @contextlib.contextmanager
 def start(python: Path | None) -> Iterator[tuple[Peer, Path]]:
-    """A peer in that Python (by default this one), and a folder for the files it reads.
-
-    Raises:
-      ValueError: no such Python, or one without torch.
-    """
+    """A peer in that Python (by default this one), and a folder for the files it reads. ValueError
+    for no such Python, or one without torch."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        # Its own folder must stay off its path: our modules have names that others have, too.
-        surroundings = {**os.environ, **KEEP_MEMORY, "PYTHONSAFEPATH": "1"}
         command = [str(python or sys.executable), str(SCRIPT)]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        # Its own folder must stay off its path: our modules have names that others have, too.
+        how: dict[str, Any] = {"env": {**os.environ, **KEEP_MEMORY, "PYTHONSAFEPATH": "1"}}
+        how |= {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         try:
             with open(log, "w") as errors:
-                process = subprocess.Popen(
-                    command, **pipes, stderr=errors, env=surroundings, text=True
-                )
+                process = subprocess.Popen(command, stderr=errors, **how)
         except OSError as error:
             raise ValueError(f"cannot start --peer-python {python}: {error}") from error
         with process:  # closes its pipes and waits for its end
@@ -127,11 +119,8 @@ def write(path: Path, z: jax.Array, *, extractor: facenet.Extractor, shadow: Dec
 def write_arrays(
     path: Path, extractor: facenet.Extractor, shadow: Mapping[str, Any], **arrays: Any
 ) -> None:
-    """An .npz file of float32: both networks' weights, and further arrays.
-
-    Raises:
-      ValueError: the other side does not have this E (other standardisation, separate batch norm).
-    """
+    """An .npz file of float32: both networks' weights, and further arrays. ValueError for an E that
+    the other side does not have (other standardisation, separate batch norm)."""
     weights = state.flatten(extractor)
     if extractor.standardization != "fixed" or "conv2d_1a.conv.bias" not in weights:
         raise ValueError(

@@ -86,6 +86,15 @@ def extractor(w, x):
     return F.relu(conv(w, "conv2d_2b.conv", x, 1))
 
 
+def tensor(name, array):
+    """A weight as PyTorch has it: kernels (h,w,in,out) as (out,in,h,w), of transposed convolutions
+    as (in,out,h,w)."""
+    if array.ndim < 4:
+        return torch.from_numpy(array)
+    mirrored = any(part in name for part in ("conv_2a", "conv_1a", "up."))
+    return torch.from_numpy(array).permute((2, 3, 0, 1) if mirrored else (3, 2, 0, 1))
+
+
 def gradient(decode, x_tilde, q):
     """The gradient of |S(q) - x~|_1 in q; traceable as a whole."""
     image, vjp = torch.func.vjp(decode, q)
@@ -128,17 +137,13 @@ class Given:
     def weights(self, prefix):
         """A network's, or its gradient, by the names behind ``prefix``."""
         found = {}
-        for name in (name for name in self.arrays if name.startswith(prefix)):
-            array = self.arrays[name]
-            tensor = torch.from_numpy(array)
-            if array.ndim == 4:
-                # (h,w,in,out) to (out,in,h,w), of a transposed convolution to (in,out,h,w).
-                mirrored = any(part in name for part in ("conv_2a", "conv_1a", "up."))
-                order = (2, 3, 0, 1) if mirrored and prefix != "extractor." else (3, 2, 0, 1)
-                tensor = tensor.permute(order).contiguous(memory_format=self.format)
+        for name, array in ((n, a) for n, a in self.arrays.items() if n.startswith(prefix)):
+            weight = tensor(name, array)
+            if weight.ndim == 4:
+                weight = weight.contiguous(memory_format=self.format)
             # Batch norm's parameters stay in float32, as ours do.
             dtype = torch.float32 if ".bn." in name else self.dtype
-            found[name.removeprefix(prefix)] = tensor.to(DEVICE, dtype)
+            found[name.removeprefix(prefix)] = weight.to(DEVICE, dtype)
         return found
 
 

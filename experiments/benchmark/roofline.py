@@ -72,8 +72,8 @@ def iteration(decoder: Decoder, dtype: str = "float32") -> Work:
 def counted(decoder: Decoder) -> float:
     """The same FLOPs by XLA's count of the lowered program, with the small operations: a check on
     ``iteration``."""
-    image = jax.ShapeDtypeStruct((1, 160, 160, 3), "float32")
-    z = jax.ShapeDtypeStruct((1, *FEATURE_SHAPE), "float32")
+    shapes = (1, *FEATURE_SHAPE), (1, 160, 160, 3)
+    z, image = (jax.ShapeDtypeStruct(shape, "float32") for shape in shapes)
     gradient = jax.jit(lambda z, x_tilde, decoder: ascent(decoder, x_tilde, "batch", None)(z))
     with as_on_a_tpu():
         cost = gradient.lower(z, image, decoder).cost_analysis()

@@ -14,16 +14,19 @@ from experiments.measure.results_file import Row, markdown
 HEADER = "decoder, impl|batch|faces/s|quartiles|core-ms / iteration / face|quartiles|clock, ms"
 HEADER += "|GFLOP/s|share of roofline %|compile s|temporary MB / face"
 LATENCY = "one face online (its own statistics)|p50, ms|p95, ms|runs"
-TRAINING = "a training step: decoder, impl|batch|faces/s|quartiles|core-ms / face|quartiles"
-TRAINING += "|compile s"
+TRAINING = (
+    "a training step: decoder, impl|batch|faces/s|quartiles|core-ms / face|quartiles|compile s"
+)
 
 
 def text(rows: Sequence[Row], notes: Mapping[str, Any], call: str, seconds: float) -> str:
     """The whole of throughput.md."""
     where, ceilings = results_file.surroundings(), notes["ceilings"]
+    keys, online = ("latency_ms_p50", "latency_ms_p95"), [r for r in rows if "latency_ms_p50" in r]
+    alone = [[label(r), *(f"{r[key]:.1f}" for key in keys), str(r["n"])] for r in online]
     tables = [
         (HEADER, [_cells(r) for r in rows if "faces_per_s" in r]),
-        (LATENCY, [_latency(r) for r in rows if "latency_ms_p50" in r]),
+        (LATENCY, alone),
         (TRAINING, [_training(r) for r in rows if "trained_faces_per_s" in r]),
     ]
     products = ", ".join(
@@ -78,10 +81,6 @@ def _cells(r: Row) -> list[str]:
     ]
 
 
-def _latency(r: Row) -> list[str]:
-    return [label(r), *(f"{r[f'latency_ms_{p}']:.1f}" for p in ("p50", "p95")), str(r["n"])]
-
-
 def _training(r: Row) -> list[str]:
     devices = f", {r['devices']} devices" if r["devices"] > 1 else ""
     return [
@@ -103,9 +102,8 @@ def plots(rows: Sequence[Row], notes: Mapping[str, Any], out: Path) -> None:
 def _faces(rows: Sequence[Row], path: Path) -> None:
     plt = pyplot()
     kinds = list(dict.fromkeys(r["decoder"] for r in rows))
-    figure, panels = plt.subplots(
-        1, len(kinds), figsize=(4.8 * len(kinds), 4.2), squeeze=False, layout="constrained"
-    )
+    size = 4.8 * len(kinds), 4.2
+    figure, panels = plt.subplots(1, len(kinds), figsize=size, squeeze=False, layout="constrained")
     for axes, kind in zip(panels[0], kinds, strict=True):
         some = sorted((r for r in rows if r["decoder"] == kind), key=lambda r: r["batch"])
         # One line for all numbers of devices, unless they compete at a batch.
@@ -150,13 +148,9 @@ def _roofline(rows: Sequence[Row], notes: Mapping[str, Any], path: Path) -> None
         axes.plot(at, roof, "-", color="black", alpha=1 / (1 + i), label=f"ceiling, {kind}")
     for name, line in places.items():
         axes.plot(*np.transpose(line), "o" if name.startswith(OURS) else "x", label=name)
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="FLOP per byte that an iteration must move (a mark for each batch)",
-        ylabel="FLOP/s",
-        ylim=(min([*peaks.values(), *(y for _, y in every)]) / 4, 2 * max(peaks.values())),
-    )
+    between = min([*peaks.values(), *(y for _, y in every)]) / 4, 2 * max(peaks.values())
+    moved = "FLOP per byte that an iteration must move (a mark for each batch)"
+    axes.set(xscale="log", yscale="log", xlabel=moved, ylabel="FLOP/s", ylim=between)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=6, loc="lower left")
     figure.savefig(path, dpi=130)

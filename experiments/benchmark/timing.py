@@ -29,7 +29,11 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        return cls(*(float(v) for v in np.quantile(values, (0.5, 0.25, 0.75))))
+        return cls(*np.quantile(values, (0.5, 0.25, 0.75)).tolist())
+
+    def fields(self, name: str, quartiles: str = "") -> dict[str, Any]:
+        """Of a row: the median under ``name``, the others under ``quartiles`` or that name."""
+        return {name: self.median, f"{quartiles or name}_quartiles": [self.low, self.high]}
 
 
 class Entry(NamedTuple):

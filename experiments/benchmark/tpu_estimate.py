@@ -11,6 +11,7 @@ import math
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -45,11 +46,8 @@ SURROUNDINGS = {
 
 
 def devices(topology: str) -> Sequence[Any]:
-    """The devices of a topology such as "v5e:1x1", "v5e:2x2", "v6e:2x2" or "v5p:2x2x1".
-
-    Raises:
-      ValueError: without libtpu, or for a topology it does not have.
-    """
+    """The devices of a topology such as "v5e:1x1", "v5e:2x2", "v6e:2x2" or "v5p:2x2x1". ValueError
+    without libtpu, or for a topology it does not have."""
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             f"got --aot {topology} without libtpu, the TPU's compiler; wanted it installed: "
@@ -78,16 +76,11 @@ def devices(topology: str) -> Sequence[Any]:
 def cycles(compiled: str) -> tuple[int, int]:
     """The compiler's estimates of one iteration, and of everything that runs once: sums of
     ``estimated_cycles`` over the text of an optimised HLO module. The loop with the largest sum is
-    that of the iterations; any other counts once.
-
-    Raises:
-      ValueError: where no loop has an estimate.
-    """
+    that of the iterations; any other counts once. ValueError where no loop has an estimate."""
     found: dict[str, int] = {}
     name = ""
     for line in compiled.splitlines():
-        opened = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line)
-        if opened:
+        if opened := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
             name = opened[1]
         for estimate in re.findall(r'"estimated_cycles":"(\d+)"', line):
             found[name] = found.get(name, 0) + int(estimate)
@@ -102,9 +95,9 @@ def cycles(compiled: str) -> tuple[int, int]:
 
 
 def collectives(compiled: str) -> dict[str, int]:
-    """The number of collective operations in a compiled program, by name."""
-    names = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
-    return {name: len(re.findall(rf" {name}(?:-start)?\(", compiled)) for name in names}
+    """The collective operations in a compiled program: how many of each name."""
+    names = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+    return dict(Counter(re.findall(rf" ({names})(?:-start)?\(", compiled)))
 
 
 def row(
@@ -116,13 +109,10 @@ def row(
     steps: int,
     formulation: Literal["plain", "packed"],
 ) -> Row:
-    """Compile ``protect`` for ``topology``, its batch shared by all devices: one row.
-
-    Raises:
-      ValueError: as ``devices``; a batch that the devices cannot share.
-    """
+    """Compile ``protect`` for ``topology``, its batch shared by all devices: one row. ValueError as
+    ``devices``, and for a batch that the devices cannot share."""
     chips = devices(topology)
-    if batch < 1 or batch % len(chips):
+    if batch % len(chips):
         raise ValueError(
             f"got a batch of {batch} for the {len(chips)} devices of {topology}; wanted a multiple"
         )
@@ -163,7 +153,7 @@ def row(
         "gflop_per_iteration": flops(shadow, z, formulation) / 1e9,
         "temporary_mb": getattr(memory, "temp_size_in_bytes", 0) / 1e6,
         "arguments_mb": getattr(memory, "argument_size_in_bytes", 0) / 1e6,
-        "collectives": {name: n for name, n in collectives(text).items() if n},
+        "collectives": collectives(text),
         "compile_s": seconds,
     }
 

@@ -16,7 +16,7 @@ from advface_jax.models.state import flatten
 from advface_jax.training import step, train
 from experiments.benchmark import peer
 from experiments.benchmark.cases import Bench, multiplying
-from experiments.benchmark.timing import OURS, Entry, Sample, Spread, interleaved, timed
+from experiments.benchmark.timing import OURS, Entry, Spread, interleaved, timed
 from experiments.measure.results_file import Row
 
 STEPS = 4  # of one run
@@ -68,10 +68,9 @@ def _ours(bench: Bench, case: Training) -> Entry:
 
     def run(steps: int) -> Any:
         nonlocal state
-        loss = None
         for _ in range(steps):
-            state, loss = program(state, pixels, front)
-        return loss
+            state, _ = program(state, pixels, front)
+        return state
 
     return Entry(OURS, case, lambda steps: timed(functools.partial(run, steps)), figures)
 
@@ -111,22 +110,13 @@ def _weights(trainer: train.Trainer, state: step.TrainState) -> dict[str, np.nda
 def rows(entries: Sequence[Entry], repeats: int) -> list[Row]:
     """All entries in turn, and a row each."""
     runs = {i: functools.partial(entry.run, STEPS) for i, entry in enumerate(entries)}
-    found = interleaved(runs, repeats, "training steps")
-    return [_row(entry, found[i]) for i, entry in enumerate(entries)]
-
-
-def _row(entry: Entry, samples: Sequence[Sample]) -> Row:
-    share = STEPS * entry.case.batch
-    faces = Spread.of([share / s.wall for s in samples])
-    core = Spread.of([1e3 * s.cpu / share for s in samples])
-    return {
-        "impl": entry.impl,
-        **dataclasses.asdict(entry.case),
-        "device": jax.devices()[0].device_kind,
-        "n": len(samples),
-        "trained_faces_per_s": faces.median,
-        "trained_faces_per_s_quartiles": [faces.low, faces.high],
-        "core_ms_per_face": core.median,
-        "core_ms_quartiles": [core.low, core.high],
-        **entry.figures,
-    }
+    made = []
+    for i, samples in interleaved(runs, repeats, "training steps").items():
+        share = STEPS * entries[i].case.batch
+        faces = Spread.of([share / s.wall for s in samples])
+        core = Spread.of([1e3 * s.cpu / share for s in samples])
+        row = {"impl": entries[i].impl, **dataclasses.asdict(entries[i].case)}
+        row |= {"device": jax.devices()[0].device_kind, "n": len(samples)}
+        row |= faces.fields("trained_faces_per_s")
+        made.append(row | core.fields("core_ms_per_face", "core_ms") | entries[i].figures)
+    return made

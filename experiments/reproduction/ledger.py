@@ -69,11 +69,8 @@ class Ours(NamedTuple):
 
 
 def read(folder: Path) -> list[Run]:
-    """The results files under a folder, by name; a warning counts other JSON files.
-
-    Raises:
-      ValueError: there is no such folder.
-    """
+    """The results files under a folder, by name; a warning counts other JSON files. ValueError if
+    there is no such folder."""
     if not folder.is_dir():
         raise ValueError(f"got {folder}, which is no folder; wanted one with results files (.json)")
     runs, others = [], []
@@ -106,21 +103,10 @@ def set_of(row: Row, run: Run) -> str | None:
     return row.get("set") or run.config.get("set") or old
 
 
-def kind_of(name: str | None) -> str | None:
-    """The kind of a decoder by its name: resrec of resrec-shadow-1."""
-    found = (name or "").split("-")[0]
-    return found if found in paper.KINDS else None
-
-
 def answers(number: Number, runs: Iterable[Run], method: str | None = None) -> list[Ours]:
     """All our values for a number of the paper, the one that stands beside it first: that of the
-    experiment made for the table, so that a table's rows are over the same faces.
-
-    Args:
-      number: The paper's.
-      runs: The results files.
-      method: One of our readings of the paper's method; by default the first.
-    """
+    experiment made for the table, so that a table's rows are over the same faces. ``method`` is
+    one of our readings of the paper's; by default the first."""
     wanted = method or OURS[number.method][0]
     order = ANSWERS[number.table]
     found = []
@@ -129,10 +115,8 @@ def answers(number: Number, runs: Iterable[Run], method: str | None = None) -> l
             continue
         for row in run.rows:
             if row["method"] == wanted and _fits(row, run, number):
-                value = _value(number.metric, row, run)
-                if value is not None:
-                    interval = row.get(f"{number.metric}_ci")
-                    found.append(Ours(value, interval, row, run))
+                value, interval = _value(number.metric, row, run), row.get(f"{number.metric}_ci")
+                found += [Ours(value, interval, row, run)] if value is not None else []
     return sorted(
         found,
         key=lambda ours: (
@@ -148,9 +132,9 @@ def answers(number: Number, runs: Iterable[Run], method: str | None = None) -> l
     )
 
 
-def over_seeds(number: Number, runs: Iterable[Run]) -> list[tuple[str, Mapping[str, Any], Run]]:
+def over_seeds(number: Number, runs: Iterable[Run]) -> list[tuple[str, Mapping[str, Any]]]:
     """How a number varies with the seeds of S and R, by the first run of transfer over several:
-    (S or R, the spread as of ``intervals.spread``, the run)."""
+    (S or R, the spread as of ``intervals.spread``)."""
     if number.table not in ("1", "2", "4") or number.method not in ("Unprotected", "AdvFace"):
         return []
     kinds = number.shadow, number.attacker or number.shadow
@@ -161,12 +145,8 @@ def over_seeds(number: Number, runs: Iterable[Run]) -> list[tuple[str, Mapping[s
         if run.config.get("set") != number.set or (found["shadow"], found["attacker"]) != kinds:
             continue
         of = found["protected" if number.method == "AdvFace" else "unprotected"].get(number.metric)
-        by = {"over_shadows": "S", "over_attackers": "R"}
-        return [
-            (name, of[key], run)
-            for key, name in by.items()
-            if of and key in of and (number.metric != "acc" or name == "S")
-        ]
+        by = {"over_shadows": "S"} | ({"over_attackers": "R"} if number.metric != "acc" else {})
+        return [(name, of[key]) for key, name in by.items() if of and key in of]
     return []
 
 
@@ -194,7 +174,8 @@ def _fits(row: Row, run: Run, number: Number) -> bool:
     bounded = number.method not in ("Unprotected", "DuetFace")
     if bounded and row.get("epsilon") is not None and abs(row["epsilon"] - paper.EPSILON) > 1e-6:
         return False
-    shadow, attacker = (kind_of(row.get(k) or run.config.get(k)) for k in ("shadow", "attacker"))
+    names = (row.get(role) or run.config.get(role) or "" for role in ("shadow", "attacker"))
+    shadow, attacker = (name.split("-")[0] for name in names)  # resrec of resrec-shadow-1
     if number.method.startswith("AdvFace") and shadow != number.shadow:
         return False
     # Recognition alone has no attacker; DuetFace's is a decoder of its own.

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from experiments.measure import paper
 from experiments.measure.evaluation_sets import TITLES
 from experiments.measure.paper import Number, Set
+from experiments.measure.results_file import markdown
 from experiments.reproduction import ledger
 from experiments.reproduction.ledger import Run
-from experiments.reproduction.paper_tables import KINDS, METRICS, NAMES, shown, table
+from experiments.reproduction.paper_tables import KINDS, METRICS, NAMES, mean_of, shown
 from experiments.reproduction.readings import notes
 
 HEADER = ("table", "method", "S → R", "set", "metric", "paper", "ours", "95 %", "seeds", "over")
@@ -17,12 +18,8 @@ NONE = "–"
 def render(runs: Sequence[Run], report: str) -> str:
     """The text, with links to the ``report`` beside it."""
     missing = ledger.unmeasured(runs)
-    lines = [
-        _line(n, method, runs)
-        for n in paper.NUMBERS
-        if n.set not in missing
-        for method in ledger.OURS[n.method]
-    ]
+    given = [n for n in paper.NUMBERS if n.set not in missing]
+    lines = [_line(n, method, runs) for n in given for method in ledger.OURS[n.method]]
     parts = [
         "# The ledger",
         f"Every number that the paper prints, beside ours; the tables are in [{report}]({report}). "
@@ -33,7 +30,7 @@ def render(runs: Sequence[Run], report: str) -> str:
         "An interval of no width means that no measured pair changed sides; up to 3 in as many "
         f"still may. Run: a number of [these]({report}#runs); readings: of "
         f"[these]({report}#readings).",
-        *([table((*HEADER, "run", "readings"), lines, left=5)] if lines else []),
+        *([markdown((*HEADER, "run", "readings"), lines, left=5)] if lines else []),
     ]
     if missing:
         parts += [
@@ -66,13 +63,10 @@ def _line(number: Number, method: str, runs: Sequence[Run]) -> list[str]:
 
 def _seeds(number: Number, runs: Sequence[Run]) -> str:
     """The means over S and over R, each with its interval."""
-    parts = []
-    for name, spread, _ in ledger.over_seeds(number, runs):
-        mean = shown(number.metric, spread["mean"], ours=True)
-        if spread["ci"]:
-            low, high = (shown(number.metric, x, ours=True) for x in spread["ci"])
-            parts.append(f"{spread['n']} {name}: {mean} ({low} to {high})")
-    return "; ".join(parts) or NONE
+    found = [(name, of) for name, of in ledger.over_seeds(number, runs) if of["ci"]]
+    return (
+        "; ".join(f"{of['n']} {name}: {mean_of(number.metric, of)}" for name, of in found) or NONE
+    )
 
 
 def _reason(number: Number, runs: Sequence[Run]) -> str:
@@ -93,4 +87,4 @@ def _papers_alone(name: Set) -> str:
             line = lines.setdefault(tuple(_names(n, n.method)), dict.fromkeys(METRICS, NONE))
             line[n.metric] = shown(n.metric, n.value)
     cells = [[*names, *numbers.values()] for names, numbers in lines.items()]
-    return table((*HEADER[:3], *METRICS.values()), cells, left=3)
+    return markdown((*HEADER[:3], *METRICS.values()), cells, left=3)

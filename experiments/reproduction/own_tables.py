@@ -1,11 +1,10 @@
 """The tables of RESULTS.md that the paper does not have, one function each."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from experiments.measure.results_file import markdown
 from experiments.reproduction.ledger import Run
-from experiments.reproduction.paper_tables import METRICS, shown, values
+from experiments.reproduction.paper_tables import METRICS, mean_of, shown, values
 
 LFW_FACES = 7701  # in the 6,000 pairs
 
@@ -59,17 +58,13 @@ def _random(run: Run) -> str:
     lines = [[r["method"], *values(r, keys)] for r in run.rows]
     lines += [
         [f"*{name} in the paper*", *values(numbers, keys)]
-        for name, numbers in run.document["notes"].get("paper", {}).items()
+        for name, numbers in run.document["notes"]["paper"].items()
     ]
-    reached = dict(run.document["notes"].get("at_the_paper_s_psnr", {}))
-    goal = reached.pop("psnr", None)
-    found = [
-        f"{kind}: " + (f"SSIM {at['ssim']:.3f}" if at else "never") for kind, at in reached.items()
-    ]
+    reached = dict(run.document["notes"]["at_the_paper_s_psnr"])
+    goal = f"At the paper's {reached.pop('psnr'):g} dB (interpolated)"
+    found = [f"{k}: SSIM {at['ssim']:.3f}" if at else f"{k}: never" for k, at in reached.items()]
     text = markdown(("", "SSIM", "PSNR dB", "ACC %", "SRRA %"), lines)
-    if goal is not None:
-        text += f"\n\nAt the paper's {goal:g} dB (interpolated): {'; '.join(found)}."
-    return _of(run, text)
+    return _of(run, f"{text}\n\n{goal}: {'; '.join(found)}.")
 
 
 def _of(run: Run, text: str) -> str:
@@ -97,19 +92,15 @@ def _spread(run: Run) -> str | None:
     if not found:
         return None
 
-    def cell(metric: str, spread: Mapping[str, Any]) -> str:
-        mean, *ends = (shown(metric, x, ours=True) for x in (spread["mean"], *(spread["ci"] or ())))
-        return f"{mean} ({' to '.join(ends)})" if ends else mean
-
     lines = []
     for metric in ("ssim", "psnr", "mse", "acc", "srra"):
         protected, bare = found["protected"][metric], found["unprotected"][metric]
         cells = [bare["over_attackers"], protected["over_shadows"], protected["over_attackers"]]
-        lines.append([METRICS[metric], *(cell(metric, of) for of in cells)])
+        lines.append([METRICS[metric], *(mean_of(metric, spread) for spread in cells)])
     header = ("", "unprotected, over R", "AdvFace over S, R averaged", "AdvFace over R, S averaged")
-    several = f"S: {'; '.join(found['shadows'])}. R: {'; '.join(found['attackers'])}."
-    t = "Mean (95 % of Student's t, which may exceed 0 or 100 %)."
-    return _of(run, f"{markdown(header, lines)}\n\n{t} {several}")
+    told = "Mean (95 % of Student's t, which may exceed 0 or 100 %). "
+    told += f"S: {'; '.join(found['shadows'])}. R: {'; '.join(found['attackers'])}."
+    return _of(run, f"{markdown(header, lines)}\n\n{told}")
 
 
 OTHERS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (

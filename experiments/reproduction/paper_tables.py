@@ -1,16 +1,15 @@
 """The paper's tables in RESULTS.md, one function each."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.measure import paper
 from experiments.measure.paper import Number, Set
 from experiments.measure.results_file import Row, markdown
-from experiments.reproduction.ledger import OURS, Ours, Run, answers, set_of
+from experiments.reproduction.ledger import OURS, Run, answers, set_of
 
-READINGS: list[tuple[str, str]] = [
-    (theirs, ours) for theirs, readings in OURS.items() for ours in readings
-]
+READINGS: list[tuple[str, str]] = [(name, ours) for name, some in OURS.items() for ours in some]
 Build = Callable[[Set, Sequence[Run]], str | None]
 
 METRICS = {
@@ -21,6 +20,7 @@ METRICS = {
     "acc": "ACC %",
     "drop": "ACC lost, points",
 }
+ROLES = ("shadow", "attacker")
 KINDS = {"transrec": "TransRec", "resrec": "ResRec", "urec": "URec"}
 NAMES = {
     "Random (ball)": "Random, ball",
@@ -46,14 +46,15 @@ def shown(metric: str, value: float, ours: bool = False) -> str:
     return f"{value:.{ {'ssim': 2, 'psnr': 2, 'mse': 3}[metric] + (ours and metric != 'psnr') }f}"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """``markdown`` with the first ``left`` columns as text."""
-    return markdown(header, rows).replace("---:", "---", left - 1)
+def mean_of(metric: str, spread: Mapping[str, Any]) -> str:
+    """The mean over seeds, with its interval if it has one."""
+    mean, *ends = (shown(metric, x, ours=True) for x in (spread["mean"], *(spread["ci"] or ())))
+    return f"{mean} ({' to '.join(ends)})" if ends else mean
 
 
 def values(row: Row, keys: Sequence[str]) -> list[str]:
     """Our numbers of a row, or –."""
-    found = ((key.split("_")[0], row.get(key)) for key in keys)
+    found = [(key.split("_")[0], row.get(key)) for key in keys]
     return ["–" if x is None else shown(metric, x, ours=True) for metric, x in found]
 
 
@@ -68,15 +69,9 @@ def _grid(
     runs: Sequence[Run],
     more: Sequence[Sequence[str]] = (),
 ) -> str | None:
-    """The paper's numbers and ours, side by side; None if none of ours is measured.
-
-    Args:
-      rows: The beginning of a line, under ``header``, and its numbers, under ``metrics``.
-      header: Of the columns before the numbers.
-      metrics: Each takes two columns.
-      runs: The results files.
-      more: Whole lines below.
-    """
+    """The paper's numbers and ours, side by side; None if none of ours is measured. A row is the
+    beginning of a line, under ``header``, and its numbers, two columns for each of ``metrics``;
+    ``more`` are whole lines below."""
     lines, behind = [], {}
     for names, numbers in rows:
         lines.append([*names])
@@ -84,28 +79,22 @@ def _grid(
             ours = answers(number, runs, method)[:1]
             lines[-1] += [shown(number.metric, number.value)]
             lines[-1] += [shown(number.metric, o.value, ours=True) for o in ours] or ["–"]
-            behind |= {runs.index(o.run): _over(o) for o in ours}
+            for o in ours:
+                faces, pairs = int(o.row["n"]), int(o.row["pairs"])
+                over = f"{faces:,} faces, {pairs:,} pairs, of which one is {100 / pairs:.2g}"
+                behind[runs.index(o.run)] = f"{over} points of ACC"
     if not behind:
         return None
     full = [*header, *(title for m in metrics for title in (f"{METRICS[m]}, paper", "ours"))]
     filled = [[*line, *["–"] * (len(full) - len(line))] for line in (*lines, *more)]
     by = "; ".join(f"run {i + 1}: {over}" for i, over in sorted(behind.items()))
-    return f"{table(full, filled, left=len(header))}\n\nOurs by {by}."
-
-
-def _over(ours: Ours) -> str:
-    """The sample of a value."""
-    faces, pairs = int(ours.row["n"]), int(ours.row["pairs"])
-    return f"{faces:,} faces, {pairs:,} pairs, of which one is {100 / pairs:.2g} points of ACC"
+    return f"{markdown(full, filled, left=len(header))}\n\nOurs by {by}."
 
 
 def table_1(name: Set, runs: Sequence[Run]) -> str | None:
     """SSIM, PSNR, MSE, SRRA by method, and the mean face."""
     rows = [
-        (
-            [NAMES.get(ours, ours)],
-            [(n, ours) for n in _numbers(table="1", method=theirs, set=name)],
-        )
+        ([NAMES.get(ours, ours)], [(n, ours) for n in _numbers(table="1", method=theirs, set=name)])
         for theirs, ours in READINGS
         if _numbers(table="1", method=theirs)
     ]
@@ -155,28 +144,18 @@ def table_3(name: Set, runs: Sequence[Run]) -> str | None:
 
 def table_4(name: Set, runs: Sequence[Run]) -> str | None:
     """SSIM and PSNR by shadow and attacker."""
-    rows = [
-        (
-            [KINDS[shadow], KINDS[attacker]],
-            [(n, None) for n in _numbers(table="4", shadow=shadow, attacker=attacker, set=name)],
-        )
-        for shadow in paper.KINDS
-        for attacker in paper.KINDS
-    ]
+    rows = []
+    for shadow, attacker in itertools.product(paper.KINDS, repeat=2):
+        numbers = _numbers(table="4", shadow=shadow, attacker=attacker, set=name)
+        rows.append(([KINDS[shadow], KINDS[attacker]], [(n, None) for n in numbers]))
     return _grid(rows, ("S", "R"), ("ssim", "psnr"), runs)
 
 
 def figures() -> str:
     """The paper's figures, and the files with ours."""
     lines = [[f"Fig. {n}", what, PICTURES[n]] for n, what in paper.FIGURES.items()]
-    text = table(("", "the paper's", "ours"), lines, left=3)
+    text = markdown(("", "the paper's", "ours"), lines, left=3)
     return f"{text}\n\nThe repository contains no picture of a real person."
-
-
-def _decoders(config: Mapping[str, Any], role: str) -> str:
-    """The decoder of that role, or all of them."""
-    several = config.get(f"{role}s", ())
-    return str(config.get(role) or "; ".join(one["name"] for one in several))
 
 
 def runs(found: Sequence[Run]) -> str:
@@ -185,7 +164,8 @@ def runs(found: Sequence[Run]) -> str:
     for number, run in enumerate(found, 1):
         document, config = run.document, run.config
         most = {k: max((r.get(k) or 0 for r in run.rows), default=0) for k in ("n", "pairs")}
-        decoders = " → ".join(_decoders(config, role) for role in ("shadow", "attacker"))
+        named = {k: "; ".join(d["name"] for d in config.get(f"{k}s", ())) for k in ROLES}
+        decoders = " → ".join(str(config.get(role) or named[role]) for role in ROLES)
         lines.append(
             [
                 str(number),
@@ -195,12 +175,10 @@ def runs(found: Sequence[Run]) -> str:
                 f"{most['pairs']:,}" if most["pairs"] else "–",
                 str(config.get("seed", "–")),
                 decoders.removeprefix(" → ").removesuffix(" → ") or "–",
-                str(config.get("weights", "–")),
-                str(config.get("batch", "–")),
-                document["hardware"],
-                document["date"],
+                *(str(config.get(key, "–")) for key in ("weights", "batch")),
+                *(document[key] for key in ("hardware", "date")),
                 f"{document.get('seconds', 0) / 60:.1f}",
             ]
         )
     header = "run|file|command|faces|pairs|seed|S → R|Ψ|batch|hardware|date|min"
-    return table(header.split("|"), lines, left=3)
+    return markdown(header.split("|"), lines, left=3)

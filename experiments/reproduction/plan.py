@@ -12,6 +12,7 @@ from experiments.measure import evaluation_sets, paper
 from experiments.measure.inputs import Preset
 
 SHADOW, ATTACK = "celeba_A_shadow_160", "celeba_B_attack_160"
+ROLES = ("shadow", "attacker")
 SEEDS = (1, 2)  # of further S and R, beside the shipped ones of seed 0
 WIDE = 32  # channels of the stronger S and R
 CHANNELS = "duetface-attacker"
@@ -23,10 +24,9 @@ STRANGERS = ("--where", "lfw_lookalike=-")
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One command.
+    """One command, of a unique name.
 
     Attributes:
-      name: Unique.
       module: For ``python -m``, with a subcommand if it has one.
       words: The flags.
       result: A JSON file that exists when the step is done. If it has a ``command``, that must be
@@ -50,7 +50,6 @@ class Step:
 
     @property
     def command(self) -> str:
-        """The command line."""
         return shlex.join(["python", "-m", *self.module.split(), *self.words])
 
 
@@ -58,10 +57,8 @@ def lacks(step: Step) -> str | None:
     """The data that a step lacks, in words; None if it can run."""
     if step.set and not evaluation_sets.available(step.set):
         return f"{evaluation_sets.TITLES[step.set]}'s data are not available"
-    missing = [path.name for path in step.data if not path.exists()]
-    if missing:
-        return f"not available under ADVFACE_DATA: {', '.join(missing)}"
-    return None
+    missing = ", ".join(path.name for path in step.data if not path.exists())
+    return f"not available under ADVFACE_DATA: {missing}" if missing else None
 
 
 def is_done(step: Step, after: tuple[Path, ...] = ()) -> bool:
@@ -83,18 +80,19 @@ def _same(one: str, other: str) -> bool:
     """Whether two commands are the same: equal flags in any order, except ``--out``, with equal
     values. A path equals its last name, because results keep only that of an absolute one."""
     ours, theirs = _flags(one), _flags(other)
-    if [*ours] != [*theirs] or any(len(ours[flag]) != len(theirs[flag]) for flag in ours):
+    if len(ours) != len(theirs):
         return False
-    pairs = [pair for flag in ours for pair in zip(ours[flag], theirs[flag], strict=True)]
+    pairs = zip(ours, theirs, strict=True)
     return all(a == b or Path(a).name == b or a == Path(b).name for a, b in pairs)
 
 
-def _flags(command: str) -> dict[str, list[str]]:
+def _flags(command: str) -> list[str]:
+    """The words, sorted by flag."""
     flag, groups = "", {}
     for word in shlex.split(command):
         flag = word if word.startswith("--") else flag
         groups.setdefault(flag, []).append(word)
-    return {flag: groups[flag] for flag in sorted(groups) if flag != "--out"}
+    return [word for flag in sorted(groups) if flag != "--out" for word in groups[flag]]
 
 
 def steps(preset: Preset, out: Path, limit: int | None) -> list[Step]:
@@ -121,27 +119,20 @@ def _decoders(out: Path, place: Path) -> list[Step]:
     and DuetFace's attacker."""
     found = []
 
-    def train(name: str, people: str, *words: str) -> None:
-        flags, files = _people(place, people)
+    def train(name: str, role: str, *words: str) -> None:
+        flags, files = _people(place, {"shadow": SHADOW, "attacker": ATTACK}[role])
         folder = out / "decoders" / name
-        full = (*flags, *words, "--out", str(folder))
+        full = (*flags, "--role", role, *words, "--out", str(folder))
         result = folder / "train_decoder.json"
         found.append(Step(name, "experiments.train_decoder", full, result, data=files))
 
-    for role, people in (("shadow", SHADOW), ("attacker", ATTACK)):
-        for seed in SEEDS:
-            words = ("--role", role, *resrec(16), *EPOCHS, "--epochs", "5", "--seed", str(seed))
-            train(f"resrec-{role}-{seed}", people, *words)
-        words = ("--role", role, *resrec(WIDE), *EPOCHS, "--epochs", "5", "--seed", "0")
-        train(f"resrec{WIDE}-{role}", people, *words)
-    channels = ("--role", "attacker", "--defense", "duetface", *EPOCHS, "--epochs", "3")
-    train(CHANNELS, ATTACK, *channels)
+    for role in ROLES:
+        sizes = [(f"resrec-{role}-{seed}", 16, seed) for seed in SEEDS]
+        for name, width, seed in (*sizes, (f"resrec{WIDE}-{role}", WIDE, 0)):
+            size = ("--decoder", "resrec", "--width", str(width), "--depth", "1")
+            train(name, role, *size, *EPOCHS, "--epochs", "5", "--seed", str(seed))
+    train(CHANNELS, "attacker", "--defense", "duetface", *EPOCHS, "--epochs", "3")
     return found
-
-
-def resrec(width: int) -> tuple[str, ...]:
-    """The shipped ResRec's size with another width."""
-    return ("--decoder", "resrec", "--width", str(width), "--depth", "1")
 
 
 def _recognisers(out: Path, place: Path, limit: int | None) -> list[Step]:
@@ -188,9 +179,8 @@ def _measurements(
 
     def step(kind: str, *words: str, title: str = "", needs: Sequence[str] = ()) -> Step:
         folder = out / (before + (title or kind.replace("_", "-")))
+        module, result = f"experiments.{kind}", folder / f"{kind}.json"
         words = (*common, *words, "--out", str(folder))
-        result = folder / f"{kind}.json"
-        module = f"experiments.{kind}"
         return Step(folder.name, module, words, result, needs=tuple(needs), set=name)
 
     def decoders(role: str, names: Sequence[str]) -> list[str]:
@@ -209,18 +199,12 @@ def _measurements(
         step("transfer"),
     ]
     if name in (None, "lfw"):
-        shadows, attackers = (
-            [n for n in ready if n.startswith(f"resrec-{role}")] for role in ("shadow", "attacker")
-        )
-        if shadows and attackers:
-            words = ("--shadows", "resrec", *decoders("shadow", shadows))
-            words += ("--attackers", "resrec", *decoders("attacker", attackers))
-            needs = (*shadows, *attackers)
+        names = {role: [n for n in ready if n.startswith(f"resrec-{role}")] for role in ROLES}
+        if all(names.values()):
+            words = [w for r in ROLES for w in (f"--{r}s", "resrec", *decoders(r, names[r]))]
+            needs = [n for some in names.values() for n in some]
             found.append(step("transfer", *words, title="spread", needs=needs))
-        wide = [n for n in ready if n.startswith(f"resrec{WIDE}")]
-        words = []
-        for n in wide:  # the shadow comes first
-            role = n.rpartition("-")[2]
-            words += [f"--{role}-files", *decoders(role, [n])]
-        found += [step("ablations", *words, needs=wide), step("random_row")]
+        wide = {role: f"resrec{WIDE}-{role}" for role in ROLES if f"resrec{WIDE}-{role}" in ready}
+        words = [w for role, n in wide.items() for w in (f"--{role}-files", *decoders(role, [n]))]
+        found += [step("ablations", *words, needs=list(wide.values())), step("random_row")]
     return found

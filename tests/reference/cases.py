@@ -19,10 +19,7 @@ STAGES = (
 )
 
 # golden name -> (embedding size, standardisation, seed)
-FACENETS = {
-    "facenet_512": (512, "fixed", 512),
-    "facenet_128": (128, "whiten", 128),
-}
+FACENETS = {"facenet_512": (512, "fixed", 512), "facenet_128": (128, "whiten", 128)}
 
 # golden name -> (decoder, its size, seed). The first gradient jumps where an output meets its
 # target or a ReLU its zero; of 40 seeds tried, these are among the furthest from it in float32.

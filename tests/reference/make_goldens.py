@@ -4,70 +4,59 @@ The twins compute in float64, so the goldens are the truth that float32 is measu
 """
 
 import argparse
+import functools
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from . import torch_mtcnn, weights
-from .cases import (
-    BATCH,
-    CLASSES,
-    DECODERS,
-    FACENETS,
-    GOLDENS,
-    MTCNN_PATCHES,
-    MTCNN_SEED,
-    PHOTOS,
-    STATISTICS,
-    sample,
-    signs,
-)
-from .torch_decoders import build
+from . import cases, torch_mtcnn, weights
+from .torch_decoders import decode, load
 from .torch_facenet import InceptionResNetV1
 
 
-def facenet(name: str, dtype: torch.dtype) -> InceptionResNetV1:
-    embedding_size, standardization, seed = FACENETS[name]
-    network = InceptionResNetV1(embedding_size, standardization, CLASSES)
-    flat = weights.fill(seed, weights.facenet_shapes(embedding_size, CLASSES))
+def facenet(name: str) -> InceptionResNetV1:
+    embedding_size, standardization, seed = cases.FACENETS[name]
+    network = InceptionResNetV1(embedding_size, standardization, cases.CLASSES)
+    flat = weights.fill(seed, weights.facenet_shapes(embedding_size, cases.CLASSES))
     network.load_state_dict({k: torch.from_numpy(v) for k, v in flat.items()}, strict=True)
-    return network.eval().to(dtype)
+    return network.eval().double()
 
 
-def stages(name: str, dtype: torch.dtype = torch.float64) -> dict[str, np.ndarray]:
-    x = torch.from_numpy(weights.images(FACENETS[name][2], BATCH)).to(dtype)
+def stages(name: str) -> dict[str, np.ndarray]:
+    x = torch.from_numpy(weights.images(cases.FACENETS[name][2], cases.BATCH)).double()
     with torch.no_grad():
-        return {key: value.numpy() for key, value in facenet(name, dtype).stages(x).items()}
+        return {key: value.numpy() for key, value in facenet(name).stages(x).items()}
 
 
-def reconstructions(name: str, dtype: torch.dtype = torch.float64) -> dict[str, np.ndarray]:
+def decoder(name: str) -> Callable[[torch.Tensor, str], torch.Tensor]:
+    kind, size, seed = cases.DECODERS[name]
+    flat = weights.fill(seed, weights.decoder_shapes(kind, **size))
+    return functools.partial(decode, kind, load(flat, torch.float64))
+
+
+def reconstructions(name: str) -> dict[str, np.ndarray]:
     """S(z) under each kind of batch-norm statistics."""
-    kind, size, seed = DECODERS[name]
-    decoder = build(kind, **size).load(weights.fill(seed, weights.decoder_shapes(kind, **size)))
-    decoder = decoder.to(dtype)
-    z = torch.from_numpy(weights.features(seed, BATCH)).to(dtype)
-    with torch.no_grad():
-        return {mode: decoder.set_statistics(mode)(z).numpy() for mode in STATISTICS}
+    z = torch.from_numpy(weights.features(cases.DECODERS[name][2], cases.BATCH)).double()
+    shadow = decoder(name)
+    return {mode: shadow(z, mode).numpy() for mode in cases.STATISTICS}
 
 
-def first_gradient(name: str, dtype: torch.dtype = torch.float64) -> np.ndarray:
+def first_gradient(name: str) -> np.ndarray:
     """Eq. 5 at t = 0: the gradient of ||S(q) - x~||_1 at q = z~, S on statistics of the batch."""
-    kind, size, seed = DECODERS[name]
-    decoder = build(kind, **size).load(weights.fill(seed, weights.decoder_shapes(kind, **size)))
-    decoder = decoder.to(dtype).set_statistics("batch")
-    network = facenet("facenet_512", dtype)
+    shadow, network = decoder(name), facenet("facenet_512")
     with torch.no_grad():
-        x = torch.from_numpy(weights.images(seed, BATCH)).to(dtype)
-        x_tilde = decoder(network.extract(x))
+        x = torch.from_numpy(weights.images(cases.DECODERS[name][2], cases.BATCH)).double()
+        x_tilde = shadow(network.extract(x), "batch")
         z_tilde = network.extract(x_tilde)
     q = z_tilde.requires_grad_()
-    (gradient,) = torch.autograd.grad((decoder(q) - x_tilde).abs().sum(), q)
+    (gradient,) = torch.autograd.grad((shadow(q, "batch") - x_tilde).abs().sum(), q)
     return gradient.numpy()
 
 
 def mtcnn_weights(dtype: torch.dtype) -> torch_mtcnn.Weights:
-    flat = weights.mtcnn(MTCNN_SEED)
+    flat = weights.mtcnn(cases.MTCNN_SEED)
     return {name: torch.from_numpy(value).to(dtype) for name, value in flat.items()}
 
 
@@ -75,13 +64,13 @@ def mtcnn_weights(dtype: torch.dtype) -> torch_mtcnn.Weights:
 def mtcnn() -> dict[str, np.ndarray]:
     """Each network's probabilities, moves and landmarks, channels last; the faces in each photo."""
     w, arrays = mtcnn_weights(torch.float64), {}
-    for name, shape in MTCNN_PATCHES.items():
+    for name, shape in cases.MTCNN_PATCHES.items():
         pixels = torch.from_numpy(weights.patches(name, *shape)).double().permute(0, 3, 1, 2)
         parts = getattr(torch_mtcnn, name)(w, (pixels - 127.5) * 0.0078125)
         for part, value in zip(("probability", "moves", "landmarks"), parts, strict=False):
             value = value.movedim(1, -1) if value.ndim == 4 else value
             arrays[f"{name}.{part}"] = value.numpy().astype(np.float32)
-    for name, (seed, height, width, thresholds) in PHOTOS.items():
+    for name, (seed, height, width, thresholds) in cases.PHOTOS.items():
         photo = torch.from_numpy(weights.photo(seed, height, width)).permute(2, 0, 1)[None]
         narrow, wide = (
             torch_mtcnn.detect(mtcnn_weights(dtype), photo.to(dtype), thresholds)
@@ -110,25 +99,25 @@ def state_dict() -> OrderedDict[str, torch.Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m reference.make_goldens",
-        description="Write tests/goldens/*. Run it in tests/, in an environment of its own "
-        "with `pip install torch==2.13.0 numpy` (the CPU build serves); it takes about a minute. "
-        "The tests themselves need no torch.",
+        description="Write tests/goldens/*. Run it in tests/ with PYTHONPATH=.., in an environment "
+        "of its own with `pip install torch==2.13.0 numpy` (the CPU build serves); it takes about "
+        "a minute. The tests themselves need no torch.",
     )
     parser.parse_args()
-    GOLDENS.mkdir(exist_ok=True)
-    for name in FACENETS:
-        arrays = {key: sample(value) for key, value in stages(name).items()}
-        np.savez_compressed(GOLDENS / f"{name}.npz", **arrays)
-    for name in DECODERS:
-        arrays = {key: sample(value) for key, value in reconstructions(name).items()}
+    cases.GOLDENS.mkdir(exist_ok=True)
+    for name in cases.FACENETS:
+        arrays = {key: cases.sample(value) for key, value in stages(name).items()}
+        np.savez_compressed(cases.GOLDENS / f"{name}.npz", **arrays)
+    for name in cases.DECODERS:
+        arrays = {key: cases.sample(value) for key, value in reconstructions(name).items()}
         gradient = first_gradient(name)
-        arrays["gradient"] = sample(gradient)
+        arrays["gradient"] = cases.sample(gradient)
         arrays["gradient_norm"] = np.asarray(np.linalg.norm(gradient))
-        arrays["gradient_signs"] = signs(gradient)
-        np.savez_compressed(GOLDENS / f"{name}.npz", **arrays)
-    np.savez_compressed(GOLDENS / "mtcnn.npz", **mtcnn())
-    torch.save(state_dict(), GOLDENS / "tiny_zip.pt")  # both forms of torch.save
-    torch.save(state_dict(), GOLDENS / "tiny_legacy.pt", _use_new_zipfile_serialization=False)
+        arrays["gradient_signs"] = cases.signs(gradient)
+        np.savez_compressed(cases.GOLDENS / f"{name}.npz", **arrays)
+    np.savez_compressed(cases.GOLDENS / "mtcnn.npz", **mtcnn())
+    torch.save(state_dict(), cases.GOLDENS / "tiny_zip.pt")  # both forms of torch.save
+    torch.save(state_dict(), cases.GOLDENS / "tiny_legacy.pt", _use_new_zipfile_serialization=False)
 
 
 if __name__ == "__main__":

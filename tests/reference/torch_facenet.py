@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cases import STAGES
+
 
 class ConvBN(nn.Module):
     def __init__(self, i: int, o: int, k: int | tuple[int, int], stride=1, padding=0):
@@ -108,9 +110,7 @@ class InceptionResNetV1(nn.Module):
         """Every stage by name, in order, NHWC; `bottleneck` is after its batch norm."""
         out: dict[str, Tensor] = {}
         x = self.standardize(images.permute(0, 3, 1, 2))
-        for name in ("conv2d_1a", "conv2d_2a", "conv2d_2b", "maxpool_3a", "conv2d_3b", "conv2d_4a",
-                     "conv2d_4b", "repeat_1", "mixed_6a", "repeat_2", "mixed_7a", "repeat_3",
-                     "block8"):  # fmt: skip
+        for name in STAGES[: STAGES.index("pool")]:
             x = F.max_pool2d(x, 3, 2) if name == "maxpool_3a" else getattr(self, name)(x)
             out[name] = x.permute(0, 2, 3, 1)
         out["pool"] = x.mean(dim=(2, 3))

@@ -104,7 +104,7 @@ def detect(w: Weights, picture: Tensor, thresholds: tuple[float, float, float], 
     height, width = picture.shape[2:]
     scale = 12.0 / min_face
     least = min(height, width) * scale
-    found, sureness, shifts = [], [], []
+    levels = []
     while least >= 12:
         level = resized(picture, int(height * scale + 1), int(width * scale + 1))
         probability, moves = pnet(w, level)
@@ -115,13 +115,11 @@ def detect(w: Weights, picture: Tensor, thresholds: tuple[float, float, float], 
             scores.append(probability[0, y, x])
             steps.append(moves[0, :, y, x])
         if boxes:
-            table = torch.stack(boxes).to(picture.dtype)
-            kept = suppressed(table, torch.stack(scores), 0.5)
-            found.append(table[kept])
-            sureness.append(torch.stack(scores)[kept])
-            shifts.append(torch.stack(steps)[kept])
+            table, sureness = torch.stack(boxes).to(picture.dtype), torch.stack(scores)
+            kept = suppressed(table, sureness, 0.5)
+            levels.append((table[kept], sureness[kept], torch.stack(steps)[kept]))
         scale, least = scale * 0.709, least * 0.709
-    boxes, scores, moves = torch.cat(found), torch.cat(sureness), torch.cat(shifts)
+    boxes, scores, moves = map(torch.cat, zip(*levels, strict=True))
     kept = suppressed(boxes, scores, 0.7)
     boxes = squared(moved(boxes[kept], moves[kept], 0))
 

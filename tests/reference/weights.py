@@ -89,19 +89,17 @@ def facenet_shapes(embedding_size: int, classes: int | None = None) -> dict[str,
         shapes[f"{name}.conv.weight"] = (o, i, kh, kw)
         bn(f"{name}.bn", o)
 
-    def chain(name: str, i: int, *layers: tuple[int, int, int]) -> None:
-        for n, (o, kh, kw) in enumerate(layers):
-            conv(f"{name}.{n}", i, o, kh, kw)
-            i = o
-
-    def up(name: str, i: int, o: int) -> None:
-        shapes[f"{name}.conv2d.weight"] = (o, i, 1, 1)
-        shapes[f"{name}.conv2d.bias"] = (o,)
-
-    def block8(name: str) -> None:
-        conv(f"{name}.branch0", 1792, 192, 1, 1)
-        chain(f"{name}.branch1", 1792, (192, 1, 1), (192, 1, 3), (192, 3, 1))
-        up(name, 384, 1792)
+    def block(name: str, i: int, *branches: list[tuple[int, ...]], residual: bool = True) -> None:
+        """Layers of (channels, height, width); a residual has a 1x1 convolution behind them."""
+        for b, layers in enumerate(branches):
+            inputs = [i, *(o for o, _, _ in layers)]
+            for n, (o, *size) in enumerate(layers):
+                number = f".{n}" if len(layers) > 1 else ""
+                conv(f"{name}.branch{b}{number}", inputs[n], o, *size)
+        if residual:
+            joined = sum(layers[-1][0] for layers in branches)
+            shapes[f"{name}.conv2d.weight"] = (i, joined, 1, 1)
+            shapes[f"{name}.conv2d.bias"] = (i,)
 
     conv("conv2d_1a", 3, 32, 3, 3)
     conv("conv2d_2a", 32, 32, 3, 3)
@@ -109,23 +107,19 @@ def facenet_shapes(embedding_size: int, classes: int | None = None) -> dict[str,
     conv("conv2d_3b", 64, 80, 1, 1)
     conv("conv2d_4a", 80, 192, 3, 3)
     conv("conv2d_4b", 192, 256, 3, 3)
+    a, b = (32, 1, 1), (32, 3, 3)
     for n in range(5):
-        conv(f"repeat_1.{n}.branch0", 256, 32, 1, 1)
-        chain(f"repeat_1.{n}.branch1", 256, (32, 1, 1), (32, 3, 3))
-        chain(f"repeat_1.{n}.branch2", 256, (32, 1, 1), (32, 3, 3), (32, 3, 3))
-        up(f"repeat_1.{n}", 96, 256)
-    conv("mixed_6a.branch0", 256, 384, 3, 3)
-    chain("mixed_6a.branch1", 256, (192, 1, 1), (192, 3, 3), (256, 3, 3))
+        block(f"repeat_1.{n}", 256, [a], [a, b], [a, b, b])
+    chain = [(192, 1, 1), (192, 3, 3), (256, 3, 3)]
+    block("mixed_6a", 256, [(384, 3, 3)], chain, residual=False)
+    a, b, c = (128, 1, 1), (128, 1, 7), (128, 7, 1)
     for n in range(10):
-        conv(f"repeat_2.{n}.branch0", 896, 128, 1, 1)
-        chain(f"repeat_2.{n}.branch1", 896, (128, 1, 1), (128, 1, 7), (128, 7, 1))
-        up(f"repeat_2.{n}", 256, 896)
-    chain("mixed_7a.branch0", 896, (256, 1, 1), (384, 3, 3))
-    chain("mixed_7a.branch1", 896, (256, 1, 1), (256, 3, 3))
-    chain("mixed_7a.branch2", 896, (256, 1, 1), (256, 3, 3), (256, 3, 3))
-    for n in range(5):
-        block8(f"repeat_3.{n}")
-    block8("block8")
+        block(f"repeat_2.{n}", 896, [a], [a, b, c])
+    a, b = (256, 1, 1), (256, 3, 3)
+    block("mixed_7a", 896, [a, (384, 3, 3)], [a, b], [a, b, b], residual=False)
+    a, b, c = (192, 1, 1), (192, 1, 3), (192, 3, 1)
+    for name in (*(f"repeat_3.{n}" for n in range(5)), "block8"):
+        block(name, 1792, [a], [a, b, c])
     shapes["last_linear.weight"] = (embedding_size, 1792)
     bn("last_bn", embedding_size)
     if classes is not None:
@@ -192,15 +186,13 @@ def decoder_shapes(kind: str, **size: int) -> dict[str, tuple[int, ...]]:
         for n in range(size["blocks"]):
             conv(f"blocks.{n}.0", w, w)
             conv(f"blocks.{n}.1", w, w)
-    elif kind == "urec":
+    else:  # urec
         conv("stem", 64, w)
         for level in range(size["depth"]):  # between level and level + 1
             fine, coarse = w * 2**level, w * 2 ** (level + 1)
             conv(f"down.{level}", fine, coarse)
             conv(f"up.{level}", coarse, fine)
             conv(f"merge.{level}", 2 * fine, fine)
-    else:
-        raise ValueError(f"unknown decoder {kind!r}; known: transrec, resrec, urec")
     conv("conv_2a", w, w)
     shapes["conv_1a.kernel"] = (3, 3, w, 3)
     shapes["conv_1a.bias"] = (3,)
