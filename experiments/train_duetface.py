@@ -22,6 +22,7 @@ import advface_jax
 from advface_jax import cli
 from advface_jax.models.duetface import DuetFaceConfig
 from advface_jax.training.duetface import DistillConfig
+from experiments.measure.decoders import of_system
 from experiments.train.duetface import PEOPLE, DuetFaceTraining, hold_out
 from experiments.train.faces import OfTraining, names_sum
 from experiments.train.run import Place
@@ -56,16 +57,14 @@ def main(
     settings = {
         "duetface": dataclasses.asdict(DuetFaceConfig()),
         "train": dataclasses.asdict(config),
-        "weights": system.card["source"],
-        "weights_sha256": system.card["sha256"],
+        **of_system(system),
         **chosen.settings(crops),
         "names_sha256": names_sum(crops),
         "identities": len(set(crops.identities)),
         "held_out_people": PEOPLE,
         "held_out_faces": len(held),
     }
-    place = Place(out, settings, save_every)
-    run = DuetFaceTraining(system.network, training, held, config, place)
+    run = DuetFaceTraining(system.network, training, held, config, Place(out, settings, save_every))
     if not restart:
         run.resume()
     if not run.is_finished("duetface.safetensors", "recogniser"):
