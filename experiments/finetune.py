@@ -83,11 +83,8 @@ def main(
         "measure_every": measure_every,
     }
     network = system.network
-    learner = finetune.Learner(
-        network.server,
-        finetune.classifier(network.config.embedding_size, pupils.classes, config.seed),
-        network.extractor if part == "all" else None,
-    )
+    inputs, trained = network.config.embedding_size, network.extractor if part == "all" else None
+    learner = finetune.Learner(network.server, inputs, pupils.classes, config.seed, trained)
     client = network.extractor if part == "server" and features is None else None
     place = Place(out, settings, save_every, measure_every, 0 if in_memory(items) else workers)
     run = RecogniserTraining(learner, client, pupils, config, place)

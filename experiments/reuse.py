@@ -149,8 +149,7 @@ def main(
         place = Place(out / name, settings, save_every, measure_every=5, workers=ahead)
         pupils = hold_out(items, held_people, seed)
         server = Compact(rngs=nnx.Rngs(seed))
-        logits = finetune.classifier(Compact.embedding_size, pupils.classes, seed)
-        learner = finetune.Learner(server, logits)
+        learner = finetune.Learner(server, Compact.embedding_size, pupils.classes, seed)
         taught[name] = run = RecogniserTraining(learner, extractor, pupils, config, place)
         if not restart:
             run.resume()
@@ -174,16 +173,10 @@ def table(
     precision: str,
     began: float,
 ) -> Table:
-    """Each network on raw and on protected features.
+    """Each network on raw and on protected features of ``given``, beside FaceNet's own Ψ.
 
-    Args:
-      system, given, sample: What is measured, beside FaceNet's own Ψ.
-      found, crops: The feature set, and the pictures that it was made from.
-      taught: The training on "protected" features and the one on "raw" ones.
-      training: Their common settings.
-      shadow: The set's S.
-      precision: Of the protection.
-      began: When the trainings began, by ``time.monotonic``.
+    ``taught`` has the training on "protected" features and the one on "raw" ones, ``training``
+    their common settings; ``began`` is by ``time.monotonic``.
     """
     faces, over, origin = given
     how, epsilon = protection(found)

@@ -3,10 +3,6 @@
     python -m experiments.train_duetface --faces celeba_A_shadow_160.zip \\
         --listing celeba_A_shadow_160.tsv --where lfw_lookalike=- --out runs/duetface
 
-The published recogniser is trained from scratch, by labels, on millions of faces. This one learns,
-in front of FaceNet's frozen layers, to give them what they would have seen of the image: its
-accuracy is what DuetFace's channels allow, not what DuetFace's own training would reach.
-
 Writes duetface.safetensors with its card (.json) and the fingerprints of the people it saw
 (.identities), and train_duetface.json and .md into --out, and a checkpoint after every epoch and
 every --save-every steps: the same command resumes it.

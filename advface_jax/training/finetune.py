@@ -85,9 +85,17 @@ class FinetuneConfig:
 class Learner(nnx.Module):
     """What is trained: Ψ and the classifier, and E where it is to change."""
 
-    def __init__(self, server: Recogniser, logits: nnx.Linear, extractor: Extractor | None = None):
+    def __init__(
+        self,
+        server: Recogniser,
+        inputs: int,
+        classes: int,
+        seed: int,
+        extractor: Extractor | None = None,
+    ):
+        """``inputs`` is the width of the bottleneck, ``seed`` of the classifier."""
         self.server = server
-        self.logits = logits
+        self.logits = nnx.Linear(inputs, classes, rngs=nnx.Rngs(seed))
         self.extractor = extractor
 
 
@@ -102,11 +110,6 @@ def rate(start: float, decay: float, per_epoch: int) -> optax.Schedule:
 @functools.lru_cache(maxsize=8)  # the same one for the same numbers: one compilation serves both
 def _adam(start: float, decay: float, per_epoch: int) -> optax.GradientTransformation:
     return optax.adam(rate(start, decay, per_epoch))
-
-
-def classifier(inputs: int, classes: int, seed: int) -> nnx.Linear:
-    """A fresh layer from bottlenecks (b,inputs) to logits (b,classes)."""
-    return nnx.Linear(inputs, classes, rngs=nnx.Rngs(seed))
 
 
 def start(
@@ -196,11 +199,10 @@ class ClassifierTraining:
     BATCH = 256  # faces a step: a single matrix product each, of which larger ones are cheaper
 
     def __init__(
-        self, bottlenecks: ArrayLike, labels: np.ndarray, classes: int, config: FinetuneConfig
+        self, bottlenecks: ArrayLike, labels: np.ndarray, fresh: nnx.Linear, config: FinetuneConfig
     ):
         self.bottlenecks, self.labels = jnp.asarray(bottlenecks), jnp.asarray(labels)
         self.batch = min(self.BATCH, len(labels))
-        fresh = classifier(self.bottlenecks.shape[1], classes, config.seed)
         optimizer = _adam(config.classifier_rate, config.decay, len(labels) // self.batch)
         self.trainer, self.state = step.begin(fresh, optimizer, config)
         self.epoch = 0

@@ -202,7 +202,7 @@ def train_classifier(run: RecogniserTraining, learner: finetune.Learner, keep: P
     run.keep_refused(refused, run.pupils.training)
     good = np.setdiff1d(np.arange(len(outputs)), [*refused])
     training = finetune.ClassifierTraining(
-        outputs[good], run.pupils.labels[good], run.pupils.classes, run.config
+        outputs[good], run.pupils.labels[good], learner.logits, run.config
     )
     place = keep / key / "classifier"
     if checkpoint.exists(place):
