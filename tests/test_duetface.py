@@ -23,6 +23,7 @@ from experiments.measure import channels as channel_rows
 from experiments.train import duetface as training
 
 SMALL = DuetFaceConfig(mixed=4, width=4, depth=2, client=2)
+masks, features = jax.jit(DuetFace.mask), jax.jit(DuetFace.features)
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +42,6 @@ def model() -> DuetFace:
 def shares() -> tuple[jax.Array, jax.Array]:
     images = data.read_faces("synthetic", limit=2).images / 255
     return defenses.duetface_split(jnp.asarray(images, jnp.float32))
-
-
-@jax.jit
-def masks(model, kept):
-    return model.mask(kept)
-
-
-@jax.jit
-def features(model, stored, mask, body):
-    return model.features(stored, mask, body)
 
 
 def test_client_and_server_give_one_embedding(model, body, shares):

@@ -1,5 +1,7 @@
 """The losses of a recogniser, against hand-made cases and loops written out."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,14 +110,12 @@ def test_cross_entropy_is_that_of_the_formula():
 
 
 def test_what_does_not_fit_is_refused():
-    u = jnp.asarray(unit([0, 10]))
-    with pytest.raises(ValueError, match=r"wanted \(b, n\) and \(b,\)"):
-        triplet_loss(u, [1, 2, 3])
-    with pytest.raises(ValueError, match="wanted whole numbers"):
-        cross_entropy(u, np.array([0.0, 1.0]))
-    with pytest.raises(ValueError, match="got margin=0; wanted"):
-        triplet_loss(u, [1, 2], margin=0)
-    with pytest.raises(ValueError, match="wanted 'semi-hard' or 'batch-hard'"):
-        triplet_loss(u, [1, 2], mining="hard")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"a mask of shape \(3,\); wanted \(2,\)"):
-        triplet_loss(u, [1, 2], mask=[1, 1, 1])
+    def refused(match, labels=(1, 2), loss: Any = triplet_loss, **options):
+        with pytest.raises(ValueError, match=match):
+            loss(jnp.asarray(unit([0, 10])), np.array(labels), **options)
+
+    refused(r"wanted \(b, n\) and \(b,\)", (1, 2, 3))
+    refused("wanted whole numbers", (0.0, 1.0), cross_entropy)
+    refused("got margin=0; wanted", margin=0)
+    refused("wanted 'semi-hard' or 'batch-hard'", mining="hard")
+    refused(r"a mask of shape \(3,\); wanted \(2,\)", mask=np.ones(3))

@@ -65,11 +65,8 @@ class FinetuneConfig:
     def __post_init__(self):
         checks.positive(epochs=self.epochs, people=self.people, images=self.images)
         checks.choice(self.mining, "mining", ("semi-hard", "batch-hard"))
-        checks.above_zero(
-            classifier_rate=self.classifier_rate,
-            learning_rate=self.learning_rate,
-            margin=self.margin,
-        )
+        checks.above_zero(classifier_rate=self.classifier_rate, learning_rate=self.learning_rate)
+        checks.above_zero(margin=self.margin)
         if self.classifier_epochs < 0 or self.seed < 0:
             given = f"classifier_epochs={self.classifier_epochs}, seed={self.seed}"
             raise ValueError(f"got {given}; wanted 0 or more")

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.typing import ArrayLike
 
 from advface_jax import checks
 from advface_jax.defenses import Defense
@@ -80,17 +79,11 @@ def see(front: Front, images: jax.Array, key: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _reconstruct(
-    pixels: jax.Array, front: Front, decoder: decoders.AnyDecoder, key: jax.Array
-) -> jax.Array:
-    return decoder(see(front, pixels.astype(jnp.float32) / 255, key))
-
-
 def reconstruct(
-    pixels: ArrayLike, front: Front, decoder: decoders.AnyDecoder, *, seed: int = 0
+    pixels: jax.Array, front: Front, decoder: decoders.AnyDecoder, seed: int = 0
 ) -> jax.Array:
     """R(E(x)) in [0,1] for pixels x (b,160,160,3) uint8, with the decoder's own statistics.
 
     ``seed`` is of the noise, if ``front`` is a defence with noise.
     """
-    return _reconstruct(jnp.asarray(pixels), front, decoder, jax.random.key(seed))
+    return decoder(see(front, pixels.astype(jnp.float32) / 255, jax.random.key(seed)))

@@ -53,7 +53,7 @@ class DecoderTraining(Run):
     def held_out(self) -> np.ndarray:
         """The pixels of the faces held out, without those that cannot be read."""
         parts = []
-        for one in data.batches(self.held, batch=min(16, len(self.held)), workers=0):
+        for one in data.batches(self.held, batch=16, workers=0):
             self.refused |= {self.held.names[i]: reason for i, reason in one.refused}
             parts.append(one.values[one.mask])
         return np.concatenate(parts)

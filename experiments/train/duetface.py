@@ -73,11 +73,8 @@ class DuetFaceTraining(Run):
         """The held-out people: how near to FaceNet's, and the accuracy of both on their pairs."""
         model = Recogniser(step.finished(self.distiller, self.state), self.body)
         parts = []
-        for start in range(0, len(self.held), 16):
-            chosen = np.arange(start, min(start + 16, len(self.held)))
-            padded = np.resize(chosen, 16)
-            outcome = _both(model, self.held.batch(padded))
-            parts.append([np.asarray(a)[: len(chosen)] for a in outcome])
+        for one in data.batches(self.held, batch=16, workers=0):
+            parts.append([np.asarray(a)[one.mask] for a in _both(model, one.values)])
         ours, theirs, errors = map(np.concatenate, zip(*parts, strict=True))
         return {
             "epoch": self.step // self.per_epoch,
