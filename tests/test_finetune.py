@@ -211,7 +211,7 @@ def test_bad_input_is_one_sentence(small, features, crops, tmp_path):
     refused(r"12 faces of 4 people, 4 of .* --held-people 4; wanted", faces=str(crops), limit=12)
     refused("of 1 people", faces=str(crops), limit=1)
     refused("wanted 2 or more, else there is no triplet", features=given, people=1)
-    refused("wanted a positive number", features=given, learning_rate=0)
+    refused("got learning_rate=0; wanted a positive", features=given, learning_rate=0)
     with pytest.raises(ValueError, match="holds features of random; these weights are x"):
         experiment.features_with_labels(system_of(None, "1", "x"), given)
     checkpoint.save(tmp_path / "else", {"a": np.ones(1)}, {})
