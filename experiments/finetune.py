@@ -19,6 +19,7 @@ from tyro.conf import OmitArgPrefixes
 import advface_jax
 from advface_jax import cli, data
 from advface_jax.training import finetune
+from experiments.measure.decoders import of_system
 from experiments.train.faces import OfSelection, Selection, TrainingFaces, in_memory, names_sum
 from experiments.train.labelled_features import features_with_labels
 from experiments.train.recogniser import RecogniserTraining, hold_out, train_classifier
@@ -74,8 +75,7 @@ def main(
         **origin,
         "part": part,
         "finetune": dataclasses.asdict(config),
-        "weights": system.card["source"],
-        "weights_sha256": system.card["sha256"],
+        **of_system(system),
         "people": pupils.classes,
         "held_people": held_people,
         "faces_trained": len(pupils.training),
@@ -83,11 +83,8 @@ def main(
         "measure_every": measure_every,
     }
     network = system.network
-    learner = finetune.Learner(
-        network.server,
-        finetune.classifier(network.config.embedding_size, pupils.classes, config.seed),
-        network.extractor if part == "all" else None,
-    )
+    inputs, trained = network.config.embedding_size, network.extractor if part == "all" else None
+    learner = finetune.Learner(network.server, inputs, pupils.classes, config.seed, trained)
     client = network.extractor if part == "server" and features is None else None
     place = Place(out, settings, save_every, measure_every, 0 if in_memory(items) else workers)
     run = RecogniserTraining(learner, client, pupils, config, place)
@@ -96,7 +93,7 @@ def main(
         shutil.rmtree(stage_one, ignore_errors=True)
     if restart or not run.resume():
         if config.classifier_epochs:
-            run.classifier = train_classifier(run, learner, stage_one)
+            train_classifier(run, learner, stage_one)
         run.measure()
         run.save()
         shutil.rmtree(stage_one, ignore_errors=True)  # embeddings of every face: not for keeping

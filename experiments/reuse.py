@@ -23,7 +23,6 @@ from advface_jax import cli, data, defenses
 from advface_jax.data import leaks
 from advface_jax.data.listing import parse_where
 from advface_jax.models.compact import Compact
-from advface_jax.models.facenet import Extractor
 from advface_jax.training import finetune
 from experiments.measure import decoders, inputs, judging, paper
 from experiments.measure.inputs import Inputs
@@ -131,7 +130,7 @@ def main(
         flip=False,  # features cannot be mirrored, and both trainings are to be alike
         seed=seed,
     )
-    run_settings = {
+    common = {
         "finetune": dataclasses.asdict(config),
         "weights_sha256": system.features_sha256,
         "held_people": held_people,
@@ -141,19 +140,25 @@ def main(
         **dataclasses.asdict(how),
         **{k: found.card.get(k) for k in ("dtype", "shadow_sha256")},
     }
-    taught = {
-        name: _train(name, items, extractor, config, settings, out, workers, save_every, restart)
-        for name, items, extractor, settings in (
-            ("protected", found, None, {**run_settings, "protection": protected}),
-            ("raw", crops, system.extractor, run_settings),
-        )
-    }
+    taught = {}
+    for name, items, extractor, special, ahead in (
+        ("protected", found, None, {"protection": protected}, workers),
+        ("raw", crops, system.extractor, {}, 0),
+    ):
+        settings = {**common, **special, "trained_on": name, "names_sha256": names_sum(items)}
+        place = Place(out / name, settings, save_every, measure_every=5, workers=ahead)
+        pupils = hold_out(items, held_people, seed)
+        server = Compact(rngs=nnx.Rngs(seed))
+        learner = finetune.Learner(server, Compact.embedding_size, pupils.classes, seed)
+        taught[name] = run = RecogniserTraining(learner, extractor, pupils, config, place)
+        if not restart:
+            run.resume()
+        if run.step < run.total:
+            run.to_the_end(f"on {name} features")
     sample = Sample(preset, set, out, weights, measured, None, pairs, limit, batch, seed, on_leak)
     given = sample.read()
-    publish(
-        table(system, given, sample, found, crops, taught, run_settings, shadow, precision, began),
-        out,
-    )
+    result = table(system, given, sample, found, crops, taught, common, shadow, precision, began)
+    publish(result, out)
 
 
 def table(
@@ -164,27 +169,21 @@ def table(
     crops: data.Faces,
     taught: Mapping[str, RecogniserTraining],
     training: Mapping[str, Any],
-    shadow: str = "resrec",
-    precision: str = "float32",
-    began: float | None = None,
+    shadow: str,
+    precision: str,
+    began: float,
 ) -> Table:
-    """Each network on raw and on protected features.
+    """Each network on raw and on protected features of ``given``, beside FaceNet's own Ψ.
 
-    Args:
-      system, given, sample: What is measured, beside FaceNet's own Ψ.
-      found, crops: The feature set, and the pictures that it was made from.
-      taught: The training on "protected" features and the one on "raw" ones.
-      training: Their common settings.
-      shadow: The set's S.
-      precision: Of the protection.
-      began: When the trainings began, by ``time.monotonic``; None counts the measuring alone.
+    ``taught`` has the training on "protected" features and the one on "raw" ones, ``training``
+    their common settings; ``began`` is by ``time.monotonic``.
     """
-    began = began or time.monotonic()
     faces, over, origin = given
     how, epsilon = protection(found)
     shared = leaks.find_leaks(crops, faces)
     leaks.settle(shared, "the training", sample.on_leak)
     decoder = decoders.decoder(system, shadow, "shadow")
+    servers: dict[str, Any] = {name: run.learner.server for name, run in taught.items()}
     settings = {
         "experiment": "reuse",
         **origin,
@@ -196,12 +195,11 @@ def table(
         "epsilon": epsilon,
         **dataclasses.asdict(how),
         "training": training,
-        "networks": {name: decoders.digest(_server(run)) for name, run in taught.items()},
+        "networks": {name: decoders.digest(server) for name, server in servers.items()},
         "batch": sample.batch,
         "precision": precision,
         "versions": surroundings()["versions"],
     }
-    servers = {name: _server(run) for name, run in taught.items()}
     defence = defenses.advface(extractor=system.extractor, shadow=decoder, config=how)
     store = Each((defence,), jnp.float32(epsilon), precision)
     recognise = SideBySide((*servers.values(), system.server))
@@ -210,15 +208,17 @@ def table(
         judged, _, earlier, rate, folder = judging.measure(
             faces, subject, settings=settings, **sample.how
         )
-    sizes = [s.embedding_size for s in servers.values()] + [system.network.config.embedding_size]
+    parts = np.split(
+        judged.stored, np.cumsum([s.embedding_size for s in servers.values()]), axis=-1
+    )
     rows = []
-    parts = np.split(judged.stored, np.cumsum(sizes)[:-1], axis=-1)
     for name, stored in zip((*servers, "facenet"), parts, strict=True):
         one = judged._replace(stored=stored)
         for i, condition in enumerate(CONDITIONS):
             extra = {"set": origin["set"], "trained_on": name, "measured_on": condition}
             rows.append(row(NAMES[name], epsilon if i else None, one, i, over, extra=extra))
     run = taught["protected"]
+    weights = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(servers["protected"], nnx.Param)))
     return Table(
         "reuse",
         "A recogniser trained from a packaged set of protected features",
@@ -236,7 +236,7 @@ def table(
         },
         spent=Spent(earlier, time.monotonic() - began),
         remarks=(
-            f"Compact network: {_size(run):,} weights, trained from scratch on "
+            f"Compact network: {weights:,} weights, trained from scratch on "
             f"{len(run.pupils.training):,} faces of {run.pupils.classes} people, {run.total:,} "
             f"steps of {run.config.batch}: far too little for a good recogniser, so compare its "
             "rows with each other and not with FaceNet's. In brackets: 95 % bootstrap over the "
@@ -247,35 +247,6 @@ def table(
         kept=(folder,),
         caption="A recogniser from features alone",
     )
-
-
-def _train(
-    name: str,
-    items: data.Faces | data.FeatureSet,
-    extractor: Extractor | None,
-    config: finetune.FinetuneConfig,
-    settings: dict[str, Any],
-    out: Path,
-    workers: int,
-    save_every: int,
-    restart: bool,
-) -> RecogniserTraining:
-    pupils = hold_out(items, settings["held_people"], config.seed)
-    server = Compact(rngs=nnx.Rngs(config.seed))
-    logits = finetune.classifier(Compact.embedding_size, pupils.classes, config.seed)
-    settings = {**settings, "trained_on": name, "names_sha256": names_sum(items)}
-    ahead = workers if extractor is None else 0
-    place = Place(out / name, settings, save_every, measure_every=5, workers=ahead)
-    run = RecogniserTraining(finetune.Learner(server, logits), extractor, pupils, config, place)
-    if not restart:
-        run.resume()
-    if run.step < run.total:
-        run.to_the_end(f"on {name} features")
-    return run
-
-
-def _server(run: RecogniserTraining) -> Any:
-    return run.learner.server
 
 
 def _training(run: RecogniserTraining) -> dict[str, Any]:
@@ -295,11 +266,6 @@ def _cell(rows: list[Row], trained: str, measured: str) -> str:
     (r,) = (r for r in rows if (r["trained_on"], r["measured_on"]) == (trained, measured))
     low, high = (f"{100 * x:.1f}" for x in r["acc_ci"])
     return f"{100 * r['acc']:.2f} ({low} to {high})"
-
-
-def _size(run: RecogniserTraining) -> int:
-    """How many weights the network has, without its classifier."""
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(run.learner.server, nnx.Param)))
 
 
 if __name__ == "__main__":

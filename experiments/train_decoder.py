@@ -71,11 +71,8 @@ def main(
       restart: Throw an earlier run in --out away.
     """
     front, origin, base = _front(defense, decoder, weights)
-    size = dataclasses.replace(
-        base,
-        width=base.width if width is None else width,
-        depth=base.depth if depth is None else depth,
-    )
+    asked = {"width": width, "depth": depth}
+    size = dataclasses.replace(base, **{k: v for k, v in asked.items() if v is not None})
     crops = chosen.open(read)
     settings = {
         "decoder": dataclasses.asdict(size),

@@ -3,10 +3,6 @@
     python -m experiments.train_duetface --faces celeba_A_shadow_160.zip \\
         --listing celeba_A_shadow_160.tsv --where lfw_lookalike=- --out runs/duetface
 
-The published recogniser is trained from scratch, by labels, on millions of faces. This one learns,
-in front of FaceNet's frozen layers, to give them what they would have seen of the image: its
-accuracy is what DuetFace's channels allow, not what DuetFace's own training would reach.
-
 Writes duetface.safetensors with its card (.json) and the fingerprints of the people it saw
 (.identities), and train_duetface.json and .md into --out, and a checkpoint after every epoch and
 every --save-every steps: the same command resumes it.
@@ -22,6 +18,7 @@ import advface_jax
 from advface_jax import cli
 from advface_jax.models.duetface import DuetFaceConfig
 from advface_jax.training.duetface import DistillConfig
+from experiments.measure.decoders import of_system
 from experiments.train.duetface import PEOPLE, DuetFaceTraining, hold_out
 from experiments.train.faces import OfTraining, names_sum
 from experiments.train.run import Place
@@ -56,16 +53,14 @@ def main(
     settings = {
         "duetface": dataclasses.asdict(DuetFaceConfig()),
         "train": dataclasses.asdict(config),
-        "weights": system.card["source"],
-        "weights_sha256": system.card["sha256"],
+        **of_system(system),
         **chosen.settings(crops),
         "names_sha256": names_sum(crops),
         "identities": len(set(crops.identities)),
         "held_out_people": PEOPLE,
         "held_out_faces": len(held),
     }
-    place = Place(out, settings, save_every)
-    run = DuetFaceTraining(system.network, training, held, config, place)
+    run = DuetFaceTraining(system.network, training, held, config, Place(out, settings, save_every))
     if not restart:
         run.resume()
     if not run.is_finished("duetface.safetensors", "recogniser"):

@@ -1,22 +1,37 @@
-"""Call an experiment's main with flat keywords, as the command line has its flags."""
+"""What tests of trainings and commands share: mains with flat keywords, calls that die."""
 
 import dataclasses
-import inspect
 import typing
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def promotion():
+    """Optax's Adam raises a float to the power of an integer step count."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def mortal(function: Callable[..., Any], survived: int) -> Callable[..., Any]:
+    """``function``, interrupted at the call after so many."""
+    calls = iter(range(survived))
+
+    def called(*arguments):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return called
+
 
 def call(main: Callable[..., None], **flags: Any) -> None:
     """``main`` with each keyword in the group of flags (a dataclass) that has such a field."""
-    hints = typing.get_type_hints(main)
-    groups = {
-        name: hints[name]
-        for name in inspect.signature(main).parameters
-        if dataclasses.is_dataclass(hints[name])
-    }
-    built = {}
-    for name, group in groups.items():
-        fields = {field.name for field in dataclasses.fields(group)}
-        built[name] = group(**{key: flags.pop(key) for key in fields & flags.keys()})
-    main(**built, **flags)
+    for name, group in typing.get_type_hints(main).items():
+        if dataclasses.is_dataclass(group):
+            fields = {field.name for field in dataclasses.fields(group)}
+            flags[name] = group(**{key: flags.pop(key) for key in fields & flags.keys()})  # type: ignore[operator]
+    main(**flags)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from flat import call
+from flat import call, mortal, promotion  # noqa: F401
 from flax import nnx
 from networks import Pooled, filled, system_of
 
@@ -23,13 +23,7 @@ from experiments.measure import channels as channel_rows
 from experiments.train import duetface as training
 
 SMALL = DuetFaceConfig(mixed=4, width=4, depth=2, client=2)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def promotion():
-    """Optax's Adam raises a float to the power of an integer step count."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+masks, features = jax.jit(DuetFace.mask), jax.jit(DuetFace.features)
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +44,6 @@ def shares() -> tuple[jax.Array, jax.Array]:
     return defenses.duetface_split(jnp.asarray(images, jnp.float32))
 
 
-@jax.jit
-def masks(model, kept):
-    return model.mask(kept)
-
-
-@jax.jit
-def features(model, stored, mask, body):
-    return model.features(stored, mask, body)
-
-
 def test_client_and_server_give_one_embedding(model, body, shares):
     kept, stored = shares
     embeddings = jax.jit(lambda r, *x: r(*x))(Recogniser(model, body), stored, kept)
@@ -73,31 +57,18 @@ def test_client_and_server_give_one_embedding(model, body, shares):
     np.testing.assert_allclose(embeddings, expected, atol=1e-5)
 
 
-def test_the_mask_changes_the_servers_features_where_it_looks(model, body, shares):
-    kept, stored = shares
-    mask = masks(model, kept)
-    guided = features(model, stored, mask, body)
-    blind = features(model, stored, jnp.zeros_like(mask), body)
-    np.testing.assert_allclose(guided, blind * (1 + 0.5 * mask), rtol=1e-4, atol=1e-5)
-    assert np.abs(guided - blind).max() > 0.1
-
-
-def test_each_side_sees_its_own_channels_alone(model, body, shares):
-    """Another face's share at the client changes the mask only, and no channel is on both sides."""
+def test_the_clients_share_changes_the_servers_features_by_the_mask_alone(model, body, shares):
+    """No channel is on both sides, and no item depends on its batch."""
     kept, stored = shares
     assert not set(channels.CLIENT_CHANNELS) & set(channels.SERVER_CHANNELS)
-    swapped = features(model, stored, masks(model, kept[::-1]), body)
     blind = features(model, stored, jnp.zeros((2, 77, 77, 1)), body)
-    apart = np.asarray(swapped)[np.asarray(blind) > 1e-3] / np.asarray(blind)[blind > 1e-3]
-    assert apart.min() > 1 - 1e-3 and apart.max() < 1.5 + 1e-3  # 1 + weight · mask
-    assert np.abs(swapped - features(model, stored, masks(model, kept), body)).max() > 1e-3
-
-
-def test_an_item_does_not_depend_on_its_batch(model, body, shares):
-    kept, stored = shares
-    both = features(model, stored, masks(model, kept), body)
+    own, other = masks(model, kept), masks(model, kept[::-1])
+    guided, swapped = (features(model, stored, mask, body) for mask in (own, other))
+    for found, mask in ((guided, own), (swapped, other)):
+        np.testing.assert_allclose(found, blind * (1 + 0.5 * mask), rtol=1e-4, atol=1e-5)
+    assert np.abs(guided - blind).max() > 0.1 and np.abs(swapped - guided).max() > 1e-3
     alone = features(model, stored[1:], masks(model, kept[1:]), body)
-    np.testing.assert_allclose(both[1:], alone, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(guided[1:], alone, rtol=1e-4, atol=1e-4)
 
 
 def test_shares_that_do_not_fit_are_refused(model, body, shares):
@@ -186,16 +157,8 @@ def test_a_killed_run_leaves_the_same_recogniser_and_its_card(
     losses = json.loads((trained / "checkpoint" / "card.json").read_text())["losses"]
     assert losses[0][1] == 0 != losses[-1][1]
 
-    real, steps = duetface.distill_step, []
-
-    def mortal(*arguments):
-        if len(steps) == 3:
-            raise KeyboardInterrupt
-        steps.append(1)
-        return real(*arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(duetface, "distill_step", mortal)
+        patch.setattr(duetface, "distill_step", mortal(duetface.distill_step, 3))
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path)
     run(tmp_path)

@@ -1,8 +1,8 @@
 """Fine-tuning: what changes and what does not, a killed run, the weights that it leaves."""
 
-import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flat import call
+from face_files import encoded, folder
+from flat import call, mortal, promotion  # noqa: F401
 from flax import nnx
 from networks import Tiny, small_decoder, small_system, system_of
 from PIL import Image
 
 import advface_jax
-from advface_jax import checkpoint, data
-from advface_jax.data.feature_sets import writing
+from advface_jax import checkpoint, data, sharding
+from advface_jax.data.feature_sets.writing import write_features
 from advface_jax.data.leaks import find_leaks, read_identities
 from advface_jax.models import compact, facenet, state
 from advface_jax.system import load, write_decoder
@@ -29,13 +30,6 @@ from experiments.train import faces, recogniser
 from experiments.train.recogniser_weights import publish, weights_sum
 
 SHAPE = (77, 77, 64)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def promotion():
-    """Optax's Adam raises a float to the power of an integer step count."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -55,34 +49,27 @@ def features(tmp_path_factory):
             z.append(person + np.random.default_rng(number).random(SHAPE, np.float32))
         return np.stack(z)
 
+    how: dict[str, Any] = {"batch": 13, "dtype": "bf16", "seed": 0, "shard_size": 13, "workers": 0}
     for name, labels in (("set", "original"), ("unlabelled", "none")):
-        writing.write_features(
+        write_features(
             folder / name,
             crops,
             protect,
-            card={"epsilon": 0.2, "weights": "random", "weights_sha256": "00"},
-            batch=13,
-            dtype="bf16",
             labels=labels,  # type: ignore[arg-type]
-            names=False,
-            seed=0,
-            shard_size=13,
-            workers=0,
+            card={"epsilon": 0.2, "weights": "random", "weights_sha256": "00"},
+            **how,
         )
     return folder
 
 
 SETTINGS: dict[str, Any] = {
-    "classifier_epochs": 3,
-    "epochs": 3,
-    "classifier_rate": 0.05,
-    "learning_rate": 0.02,
     "people": 4,
     "images": 3,
     "held_people": 4,
     "workers": 0,
     "save_every": 1,
 }
+SETTINGS |= {"classifier_epochs": 3, "epochs": 3, "classifier_rate": 0.05, "learning_rate": 0.02}
 
 
 @pytest.fixture(scope="module")
@@ -144,25 +131,16 @@ def test_what_a_run_reports_and_that_it_is_not_trained_again(unbroken, features,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("where", "survived"), [("bottleneck", 1), ("advance", 2), ("train_step", 3)]
-)
+@pytest.mark.parametrize("where, survived", [("bottleneck", 1), ("advance", 2), ("train_step", 3)])
 def test_a_killed_run_resumes(where, survived, unbroken, features, tmp_path, monkeypatch):
     """Killed while the frozen network is run, in the classifier's epochs, in the steps."""
     of = finetune.ClassifierTraining if where == "advance" else finetune
-    calls, original = [], getattr(of, where)
-
-    def mortal(*arguments):
-        if len(calls) == survived:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return original(*arguments)
-
+    original = getattr(of, where)
     monkeypatch.setattr(recogniser, "EMBEDDED", 20)  # two batches
     monkeypatch.setattr(recogniser, "SAVE_SECONDS", -1)
     out = tmp_path / "offline"
     with monkeypatch.context() as patch:
-        patch.setattr(of, where, mortal)
+        patch.setattr(of, where, mortal(original, survived))
         with pytest.raises(KeyboardInterrupt):
             run(out, features=features / "set")
     assert not (out / "card.json").exists()
@@ -182,15 +160,13 @@ def test_a_killed_run_resumes(where, survived, unbroken, features, tmp_path, mon
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("faces")
-    rng = np.random.default_rng(0)
+    rng, files = np.random.default_rng(0), {}
     for person in range(8):
         base = rng.integers(0, 200, (8, 8, 3))
-        (folder / f"p{person}").mkdir()
         for i in range(3):
             pixels = (base + rng.integers(0, 50, (8, 8, 3))).repeat(20, 0).repeat(20, 1)
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"p{person}" / f"{i}.png")
-    return folder
+            files[f"p{person}/{i}.png"] = encoded(Image.fromarray(pixels.astype(np.uint8)))
+    return folder(tmp_path_factory.mktemp("faces"), files)
 
 
 SMALLER = {"classifier_epochs": 0, "epochs": 1, "people": 2, "images": 2}
@@ -210,14 +186,10 @@ def test_pictures_train_the_server_or_e_too(part, small, crops, tmp_path):
 @pytest.mark.slow
 def test_a_broken_picture_is_listed_and_has_no_part(small, crops, tmp_path, monkeypatch):
     monkeypatch.setattr(faces, "IN_MEMORY", 0)  # read from the disk as they are needed
-    folder = tmp_path / "faces"
-    for path in crops.rglob("*.png"):
-        (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
-        (folder / path.parent.name / path.name).write_bytes(path.read_bytes())
+    place = shutil.copytree(crops, tmp_path / "faces")
     broken = [f"p{i}/1.png" for i in range(8)]  # of those held out and of the others
-    for name in broken:
-        (folder / name).write_bytes(b"broken")
-    run(tmp_path / "out", faces=str(folder), **SMALLER | {"classifier_epochs": 1})
+    folder(place, dict.fromkeys(broken, b"broken"))
+    run(tmp_path / "out", faces=str(place), **SMALLER | {"classifier_epochs": 1})
     document = json.loads((tmp_path / "out" / "finetune.json").read_text())
     assert document["notes"]["refused"].keys() == set(broken)
     assert document["rows"][0]["pairs"] < 24
@@ -237,12 +209,9 @@ def test_bad_input_is_one_sentence(small, features, crops, tmp_path):
     refused("cannot be trained on them: give --part server", features=given, part="all")
     refused("choose pictures: leave them out", features=given, where=("a=b",))
     refused(r"12 faces of 4 people, 4 of .* --held-people 4; wanted", faces=str(crops), limit=12)
-    one = tmp_path / "one"
-    one.mkdir()
-    (one / "p0").symlink_to(crops / "p0")
-    refused("of 1 people", faces=str(one / "p0"), limit=1)
+    refused("of 1 people", faces=str(crops), limit=1)
     refused("wanted 2 or more, else there is no triplet", features=given, people=1)
-    refused("wanted a positive number", features=given, learning_rate=0)
+    refused("got learning_rate=0; wanted a positive", features=given, learning_rate=0)
     with pytest.raises(ValueError, match="holds features of random; these weights are x"):
         experiment.features_with_labels(system_of(None, "1", "x"), given)
     checkpoint.save(tmp_path / "else", {"a": np.ones(1)}, {})
@@ -253,25 +222,25 @@ def test_bad_input_is_one_sentence(small, features, crops, tmp_path):
 
 def test_the_rate_falls_by_the_factor_after_each_epoch():
     rate = finetune.rate(2.0, 0.94, 7)
-    assert [float(np.asarray(rate(step))) for step in (0, 6, 7, 13, 14)] == pytest.approx(
-        [2, 2, 2 * 0.94, 2 * 0.94, 2 * 0.94**2]
-    )
+    rates = [float(np.asarray(rate(step))) for step in (0, 6, 7, 13, 14)]
+    assert rates == pytest.approx([2, 2, 2 * 0.94, 2 * 0.94, 2 * 0.94**2])
+
+
+def tiny_step(mesh, z, labels, mask):
+    """The losses of one step, and the weights after it."""
+    learner = finetune.Learner(Tiny(rngs=nnx.Rngs(0)), 8, 2, 0)  # type: ignore[arg-type]
+    tuner, now = finetune.start(learner, finetune.FinetuneConfig(), 1)
+    now, given = sharding.replicate(now, mesh), sharding.split((z, labels, mask), mesh)
+    now, told = finetune.train_step(now, *given, None, tuner)
+    return [float(x) for x in told], jax.tree.leaves((now.params, now.statistics))
 
 
 def test_features_of_a_stand_in_change_nothing():
     """Neither its loss counts, nor what it is in batch norm: the step is that of the others."""
-    rng = np.random.default_rng(0)
-    z = rng.random((6, *SHAPE), np.float32)
+    z = np.random.default_rng(0).random((6, *SHAPE), np.float32)
     labels, mask = np.array([0, 0, 1, 1, 0, 1]), np.array([1, 1, 1, 1, 0, 0], np.float32)
-
-    def losses(z, labels, mask):
-        learner = finetune.Learner(Tiny(rngs=nnx.Rngs(0)), finetune.classifier(8, 2, 0))  # type: ignore[arg-type]
-        tuner, now = finetune.start(learner, finetune.FinetuneConfig(), 1)
-        now, told = finetune.train_step(now, z, labels, mask, None, tuner)
-        return np.array([float(x) for x in told]), jax.tree.leaves((now.params, now.statistics))
-
-    ours, params = losses(z, labels, mask)
-    theirs, expected = losses(z[:4], labels[:4], mask[:4])
+    ours, params = tiny_step(None, z, labels, mask)
+    theirs, expected = tiny_step(None, z[:4], labels[:4], mask[:4])
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
     for a, b in zip(params, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
@@ -279,24 +248,14 @@ def test_features_of_a_stand_in_change_nothing():
 
 ACROSS = """
 import jax, numpy as np
-from flax import nnx
-from networks import Tiny
 from advface_jax import sharding
-from advface_jax.training import finetune
+from test_finetune import SHAPE, tiny_step
 
 rng = np.random.default_rng(0)
-given = rng.random((4, 77, 77, 64), np.float32), np.array([0, 1, 0, 1]), np.ones(4, np.float32)
-
-def step(mesh):
-    learner = finetune.Learner(Tiny(rngs=nnx.Rngs(0)), finetune.classifier(8, 2, 0))
-    tuner, now = finetune.start(learner, finetune.FinetuneConfig(), 1)
-    now = sharding.replicate(now, mesh)
-    now, told = finetune.train_step(now, *sharding.split(given, mesh), None, tuner)
-    return [float(x) for x in told], jax.tree.leaves((now.params, now.statistics))
-
+given = rng.random((4, *SHAPE), np.float32), np.array([0, 1, 0, 1]), np.ones(4, np.float32)
 mesh = sharding.across(4)
 assert mesh is not None and len(mesh.devices) == 4
-(one, params), (four, split) = step(None), step(mesh)
+(one, params), (four, split) = (tiny_step(place, *given) for place in (None, mesh))
 np.testing.assert_allclose(four, one, rtol=1e-4)
 assert one[0] > 0, "people of the batch's ends make triplets"
 for a, b in zip(split, params, strict=True):
@@ -308,12 +267,8 @@ for a, b in zip(split, params, strict=True):
 @pytest.mark.slow
 def test_a_batch_across_devices_is_one_batch():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    subprocess.run(
-        [sys.executable, "-c", ACROSS],
-        check=True,
-        cwd=Path(__file__).parent,
-        env={**os.environ, **flags},
-    )
+    here, env = Path(__file__).parent, {**os.environ, **flags}
+    subprocess.run([sys.executable, "-c", ACROSS], check=True, cwd=here, env=env)
 
 
 @pytest.mark.slow
@@ -335,7 +290,6 @@ def test_the_sum_knows_names_and_numbers():
     a = {"x": np.ones(2, np.float32), "y": np.zeros(2, np.float32)}
     assert weights_sum(a) == weights_sum(dict(reversed(a.items())))
     assert weights_sum(a) != weights_sum({"x": a["y"], "y": a["x"]})
-    assert len(weights_sum(a)) == len(hashlib.sha256().hexdigest())
 
 
 @pytest.mark.slow
@@ -343,7 +297,7 @@ def test_the_compact_network_is_small_and_its_gradients_are_fast():
     server = compact.Compact(rngs=nnx.Rngs(0))
     count = sum(np.size(v) for k, v in state.flatten(server).items() if ".bn." not in k)
     assert 6e5 < count < 8e5
-    learner = finetune.Learner(server, finetune.classifier(128, 2, 0))
+    learner = finetune.Learner(server, 128, 2, 0)
     tuner, now = finetune.start(learner, finetune.FinetuneConfig(learning_rate=3e-3), 1)
     rng = np.random.default_rng(0)
     labels = np.array([0, 0, 1, 1])

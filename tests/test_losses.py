@@ -1,5 +1,7 @@
 """The losses of a recogniser, against hand-made cases and loops written out."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,28 +57,26 @@ def test_triplets_are_those_of_the_loops(seed, mining):
     mask = np.random.default_rng(seed).random(len(labels)) < 0.8
     for some in (np.ones(len(labels)), mask):
         ours = triplet_loss(embeddings, labels, margin=0.3, mining=mining, mask=some)
-        assert float(ours) == pytest.approx(
-            by_loops(embeddings, labels, 0.3, mining, some), abs=1e-5
-        )
+        theirs = by_loops(embeddings, labels, 0.3, mining, some)
+        assert float(ours) == pytest.approx(theirs, abs=1e-5)
 
 
-def test_by_hand():
-    """Two images of one person 60° apart (|a - p|² = 1), one of another at 90° from the first."""
-    embeddings, labels = unit([0, 60, 90]), np.array([7, 7, 9])
-    to_negative = [2.0, 2 - 2 * np.cos(np.pi / 6)]  # from the first, from the second
-    first = max(0, 1 - to_negative[0] + 0.2)  # 0: farther than the positive by the margin
-    second = 1 - to_negative[1] + 0.2  # nothing is farther than the positive: the farthest there is
-    assert float(triplet_loss(embeddings, labels)) == pytest.approx((first + second) / 2, abs=1e-6)
-    hard = triplet_loss(embeddings, labels, mining="batch-hard")
-    assert float(hard) == pytest.approx((first + second) / 2, abs=1e-6)
-
-
-def test_semi_hard_takes_the_nearest_beyond_the_positive_and_no_nearer_one():
-    embeddings, labels = unit([0, 60, 30, -65, 180]), np.array([1, 1, 2, 3, 4])
-    far = 2 - 2 * np.cos(np.deg2rad([60, 65, 120]))
-    first = far[0] - far[1] + 0.2  # not the one at 30°, which is nearer than the positive
-    second = 0  # from 60° the nearest beyond 60° away is at 120°
-    assert float(triplet_loss(embeddings, labels)) == pytest.approx((first + second) / 2, abs=1e-6)
+@pytest.mark.parametrize(
+    ("angles", "mining", "against"),
+    [
+        # From the second nothing is farther than the positive: the farthest there is.
+        ([0, 60, 90], "semi-hard", (90, 30)),
+        ([0, 60, 90], "batch-hard", (90, 30)),
+        # Not the one at 30°, which is nearer than the positive.
+        ([0, 60, 30, -65, 180], "semi-hard", (65, 120)),
+    ],
+)
+def test_by_hand(angles, mining, against):
+    """Two images of one person 60° apart, and which negatives they are held against."""
+    loss = triplet_loss(unit(angles), np.array([1, 1, 2, 3, 4])[: len(angles)], mining=mining)
+    far = 2 - 2 * np.cos(np.deg2rad([60, *against]))
+    expected = np.maximum(far[0] - far[1:] + 0.2, 0).mean()
+    assert float(loss) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("mining", ["semi-hard", "batch-hard"])
@@ -103,22 +103,19 @@ def test_cross_entropy_is_that_of_the_formula():
     p = np.exp(logits.astype(np.float64))
     p /= p.sum(1, keepdims=True)
     each = -np.log(p[np.arange(5), labels])
-    assert float(cross_entropy(jnp.asarray(logits), labels)) == pytest.approx(each.mean(), rel=1e-5)
-    mask = np.array([1, 0, 1, 0, 1])
-    assert float(cross_entropy(jnp.asarray(logits), labels, mask)) == pytest.approx(
-        each[mask > 0].mean(), rel=1e-5
-    )
+    for mask in (None, np.array([1, 0, 1, 0, 1])):
+        ours = float(cross_entropy(jnp.asarray(logits), labels, mask))
+        expected = each.mean() if mask is None else each[mask > 0].mean()
+        assert ours == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_does_not_fit_is_refused():
-    u = jnp.asarray(unit([0, 10]))
-    with pytest.raises(ValueError, match=r"wanted \(b, n\) and \(b,\)"):
-        triplet_loss(u, [1, 2, 3])
-    with pytest.raises(ValueError, match="wanted whole numbers"):
-        cross_entropy(u, np.array([0.0, 1.0]))
-    with pytest.raises(ValueError, match="got margin=0; wanted"):
-        triplet_loss(u, [1, 2], margin=0)
-    with pytest.raises(ValueError, match="wanted 'semi-hard' or 'batch-hard'"):
-        triplet_loss(u, [1, 2], mining="hard")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"a mask of shape \(3,\); wanted \(2,\)"):
-        triplet_loss(u, [1, 2], mask=[1, 1, 1])
+    def refused(match, labels=(1, 2), loss: Any = triplet_loss, **options):
+        with pytest.raises(ValueError, match=match):
+            loss(jnp.asarray(unit([0, 10])), np.array(labels), **options)
+
+    refused(r"wanted \(b, n\) and \(b,\)", (1, 2, 3))
+    refused("wanted whole numbers", (0.0, 1.0), cross_entropy)
+    refused("got margin=0; wanted", margin=0)
+    refused("wanted 'semi-hard' or 'batch-hard'", mining="hard")
+    refused(r"a mask of shape \(3,\); wanted \(2,\)", mask=np.ones(3))

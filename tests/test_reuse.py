@@ -3,8 +3,11 @@
 import json
 import shutil
 
-import jax
+import face_files
+import numpy as np
 import pytest
+from face_files import encoded
+from flat import promotion  # noqa: F401
 from networks import Tiny, small_decoder, small_system
 from PIL import Image
 
@@ -23,39 +26,20 @@ def place(tmp_path_factory):
     system = small_system()
     shadow = folder / "transrec-shadow.safetensors"
     write_decoder(shadow, small_decoder(), {"weights": "random", "weights_sha256": "00"})
-    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(advface_jax, "load", lambda weights: system)
         patch.setattr(reuse, "Compact", Tiny)
         patch.setattr(inputs, "DEMO_PEOPLE", 4)
         patch.setattr(inputs, "DEMO_PICTURES", 2)
         faces = data.read_faces("synthetic")
-        for name in sorted(faces.names)[-28:]:  # seven people that demo does not measure
-            (folder / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
-            pixels = faces.images[faces.names.index(name)]
-            Image.fromarray(pixels).save((folder / "faces" / name).with_suffix(".png"))
-        features.main(
-            str(folder / "faces"),
-            folder / "set",
-            steps=1,
-            shadow=str(shadow),
-            labels="original",
-            batch=8,
-            seed=0,
-            shard_size=32,
-            workers=0,
-        )
-        yield {
-            "out": folder / "out",
-            "features": folder / "set",
-            "faces": str(folder / "faces"),
-            "shadow": str(shadow),
-            "epochs": 2,
-            "people": 4,
-            "images": 2,
-            "held_people": 4,
-            "batch": 8,
-            "workers": 0,
-        }
+        seven = np.argsort(faces.names)[-28:]  # seven people that demo does not measure
+        files = {faces.names[i]: encoded(Image.fromarray(faces.images[i])) for i in seven}
+        pictures = str(face_files.folder(folder / "faces", files))
+        common = {"shadow": str(shadow), "batch": 8, "workers": 0}
+        given = {"steps": 1, "labels": "original", "seed": 0, "shard_size": 32}
+        features.main(pictures, folder / "set", **common, **given)  # type: ignore[arg-type]
+        flags = {"epochs": 2, "people": 4, "images": 2, "held_people": 4, "faces": pictures}
+        yield {"out": folder / "out", "features": folder / "set", **common, **flags}
 
 
 @pytest.mark.slow
@@ -73,11 +57,7 @@ def test_both_networks_are_measured_on_both_kinds_of_features(place, monkeypatch
     assert document["config"]["steps"] == 1, "protected as the set was"
     trainings = document["notes"]["trainings"]
     ours, raw = trainings["protected"], trainings["raw"]
-    assert (ours["faces"], ours["people"], ours["steps"]) == (
-        raw["faces"],
-        raw["people"],
-        raw["steps"],
-    )
+    assert all(ours[k] == raw[k] for k in ("faces", "people", "steps"))
     losses = [training["losses_of_every_tenth_step"] for training in (ours, raw)]
     assert losses[0] != losses[1] and len(losses[0]) == -(-ours["steps"] // 10)
     assert [q["epoch"] for q in ours["held_out"]] == [0, 2]
@@ -121,9 +101,7 @@ def test_other_faces_or_another_s_are_refused(place, tmp_path):
     file = tmp_path / "other-shadow.safetensors"
     write_decoder(file, small_decoder(width=2), {"weights": "random", "weights_sha256": "00"})
     refused("protected with another S", shadow=str(file))
-    folder = tmp_path / "faces" / "somebody"
-    folder.mkdir(parents=True)
-    Image.fromarray(data.read_faces("synthetic", limit=1).images[0]).save(folder / "1.png")
-    refused("wanted the same faces", faces=str(folder.parent))
+    faces = face_files.folder(tmp_path / "faces", {"somebody/1.png": face_files.picture()})
+    refused("wanted the same faces", faces=str(faces))
     refused("holds no set of features", features=tmp_path)
     assert not (tmp_path / "out").exists()

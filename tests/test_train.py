@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from flat import call
+from face_files import encoded, folder
+from flat import call, mortal, promotion  # noqa: F401
 from networks import pooled_system
 from PIL import Image
 
@@ -22,13 +23,6 @@ from experiments.train import faces
 from experiments.train.run import Place, Run
 
 SMALL = decoders.DecoderConfig("transrec", width=4, depth=0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def promotion():
-    """Optax's Adam raises a float to the power of an integer step count."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def test_a_step_is_that_of_the_releases_decoders():
@@ -72,7 +66,7 @@ def test_half_of_the_images_are_mirrored_and_the_key_is_of_the_step():
 
 
 def test_fewer_faces_than_a_batch_are_refused():
-    assert train.steps_per_epoch(11, train.TrainConfig(batch=3)) == 3
+    assert step.steps_per_epoch(11, 3) == 3
     with pytest.raises(ValueError, match="got 3 faces for batches of 4; wanted at least one batch"):
         train.start(SMALL, train.TrainConfig(batch=4), 3)
 
@@ -156,16 +150,8 @@ def test_another_run_is_refused_and_a_finished_one_is_left_alone(tmp_path, capsy
 
 # -- the experiment: nine faces, two held out, three steps an epoch ---------------------------
 
-SETTINGS: dict[str, Any] = {
-    "decoder": "transrec",
-    "width": 4,
-    "batch": 2,
-    "epochs": 2,
-    "limit": 9,
-    "learning_rate": 1e-2,
-    "schedule": "cosine",
-    "save_every": 2,
-}
+SETTINGS: dict[str, Any] = {"decoder": "transrec", "width": 4, "batch": 2, "epochs": 2, "limit": 9}
+SETTINGS |= {"learning_rate": 1e-2, "schedule": "cosine", "save_every": 2}
 NAME = "transrec-shadow.safetensors"
 
 
@@ -199,10 +185,8 @@ def history(out):
 def crops(tmp_path):
     """The unbroken run's faces as files."""
     chosen = read_faces("synthetic", limit=9)
-    for name, image in zip(chosen.names, chosen.images, strict=True):
-        (tmp_path / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save((tmp_path / "faces" / name).with_suffix(".png"))
-    return tmp_path / "faces"
+    files = [encoded(Image.fromarray(image)) for image in chosen.images]
+    return folder(tmp_path / "faces", dict(zip(chosen.names, files, strict=True)))
 
 
 @pytest.mark.slow
@@ -217,16 +201,8 @@ def test_a_killed_training_leaves_the_same_decoder(small, unbroken, tmp_path, mo
     assert loading["loader_alone_faces_per_s"] > 0 and loading["read"] == "memory"
     assert history(unbroken)[0] == len(history(unbroken)[1]) == 6
 
-    steps, train_step = [], train.train_step
-
-    def mortal(*arguments):
-        if len(steps) == 5:
-            raise KeyboardInterrupt
-        steps.append(1)
-        return train_step(*arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_step", mortal)
+        patch.setattr(train, "train_step", mortal(train.train_step, 5))
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path)
     assert not (tmp_path / NAME).exists()

@@ -49,10 +49,9 @@ class DistillConfig:
 
     def __post_init__(self):
         checks.positive(batch=self.batch, feature_epochs=self.feature_epochs)
+        checks.above_zero(learning_rate=self.learning_rate)
         if self.embedding_epochs < 0:
             raise ValueError(f"got embedding_epochs={self.embedding_epochs}; wanted 0 or more")
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"got learning_rate={self.learning_rate}; wanted a positive number")
 
 
 Distiller = step.Trainer[DuetFace, DistillConfig]

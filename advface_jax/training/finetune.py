@@ -10,7 +10,7 @@ A batch holds several images of several people (``data.Grouped``), so that it ho
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,12 +65,11 @@ class FinetuneConfig:
     def __post_init__(self):
         checks.positive(epochs=self.epochs, people=self.people, images=self.images)
         checks.choice(self.mining, "mining", ("semi-hard", "batch-hard"))
+        checks.above_zero(classifier_rate=self.classifier_rate, learning_rate=self.learning_rate)
+        checks.above_zero(margin=self.margin)
         if self.classifier_epochs < 0 or self.seed < 0:
             given = f"classifier_epochs={self.classifier_epochs}, seed={self.seed}"
             raise ValueError(f"got {given}; wanted 0 or more")
-        for name in ("classifier_rate", "learning_rate", "margin"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"got {name}={getattr(self, name)}; wanted a positive number")
         if self.people < 2:
             raise ValueError("got people=1 in a batch; wanted 2 or more, else there is no triplet")
 
@@ -83,9 +82,17 @@ class FinetuneConfig:
 class Learner(nnx.Module):
     """What is trained: Ψ and the classifier, and E where it is to change."""
 
-    def __init__(self, server: Recogniser, logits: nnx.Linear, extractor: Extractor | None = None):
+    def __init__(
+        self,
+        server: Recogniser,
+        inputs: int,
+        classes: int,
+        seed: int,
+        extractor: Extractor | None = None,
+    ):
+        """``inputs`` is the width of the bottleneck, ``seed`` of the classifier."""
         self.server = server
-        self.logits = logits
+        self.logits = nnx.Linear(inputs, classes, rngs=nnx.Rngs(seed))
         self.extractor = extractor
 
 
@@ -100,11 +107,6 @@ def rate(start: float, decay: float, per_epoch: int) -> optax.Schedule:
 @functools.lru_cache(maxsize=8)  # the same one for the same numbers: one compilation serves both
 def _adam(start: float, decay: float, per_epoch: int) -> optax.GradientTransformation:
     return optax.adam(rate(start, decay, per_epoch))
-
-
-def classifier(inputs: int, classes: int, seed: int) -> nnx.Linear:
-    """A fresh layer from bottlenecks (b,inputs) to logits (b,classes)."""
-    return nnx.Linear(inputs, classes, rngs=nnx.Rngs(seed))
 
 
 def start(
@@ -131,7 +133,7 @@ def train_step(
     extractor: Extractor | None,
     tuner: Tuner,
 ) -> tuple[step.TrainState, Losses]:
-    """One Adam step.
+    """One Adam step: the new state, and the losses before the step.
 
     Args:
       state: before the step.
@@ -140,9 +142,6 @@ def train_step(
       mask: (b,), 0 for padding, which counts neither in a loss nor in batch norm.
       extractor: the frozen E for pixels, if the learner has none of its own; else None.
       tuner: the static part.
-
-    Returns:
-      The new state and the losses before the step.
     """
     config = tuner.config
     if batch.dtype == jnp.uint8:
@@ -166,37 +165,25 @@ def train_step(
 
 @jax.jit
 def bottleneck(batch: jax.Array, server: Recogniser, extractor: Extractor | None) -> jax.Array:
-    """The classifier's input (b,e), by stored statistics.
-
-    Args:
-      batch: pixels (b,160,160,3) uint8, which need E, or features (b,77,77,64) float32.
-      server: Ψ.
-      extractor: E, or None.
-    """
+    """The classifier's input (b,e), by stored statistics, from pixels (b,160,160,3) uint8, which
+    need E, or features (b,77,77,64) float32."""
     if batch.dtype == jnp.uint8 and extractor is not None:
         batch = extractor(batch.astype(jnp.float32) / 255)
     return dict(server.stages(checks.features(batch)))["bottleneck"]
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "optimizer"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")
 def _classifier_epoch(
-    state: tuple[nnx.State, Any],
-    bottlenecks: jax.Array,
-    labels: jax.Array,
-    order: jax.Array,
-    graph: nnx.GraphDef[nnx.Linear],
-    optimizer: optax.GradientTransformation,
-) -> tuple[tuple[nnx.State, Any], jax.Array]:
+    state: step.TrainState, bottlenecks: jax.Array, labels: jax.Array, order: jax.Array, trainer
+) -> tuple[step.TrainState, jax.Array]:
     def one(state, rows):
-        def loss(params):
-            logits = nnx.merge(graph, params)(bottlenecks[rows])
-            return losses.cross_entropy(logits, labels[rows])
+        def loss(logits):
+            value = losses.cross_entropy(logits(bottlenecks[rows]), labels[rows])
+            return value, value
 
-        value, gradient = jax.value_and_grad(loss)(state[0])
-        updates, memory = optimizer.update(gradient, state[1], state[0])
-        return (optax.apply_updates(state[0], updates), memory), value
+        return step.descend(state, trainer, loss)
 
-    state, values = jax.lax.scan(one, state, order)  # type: ignore[assignment]
+    state, values = jax.lax.scan(one, state, order)
     return state, values.mean()
 
 
@@ -209,28 +196,21 @@ class ClassifierTraining:
     BATCH = 256  # faces a step: a single matrix product each, of which larger ones are cheaper
 
     def __init__(
-        self, bottlenecks: ArrayLike, labels: np.ndarray, classes: int, config: FinetuneConfig
+        self, bottlenecks: ArrayLike, labels: np.ndarray, fresh: nnx.Linear, config: FinetuneConfig
     ):
         self.bottlenecks, self.labels = jnp.asarray(bottlenecks), jnp.asarray(labels)
-        self.config, self.n = config, len(labels)
-        self.batch = min(self.BATCH, self.n)
-        fresh = classifier(self.bottlenecks.shape[1], classes, config.seed)
-        self.graph, params = nnx.split(fresh)
-        steps = self.n // self.batch
-        self.optimizer = _adam(config.classifier_rate, config.decay, steps)
-        self.state: tuple[Any, Any] = params, self.optimizer.init(params)
+        self.batch = min(self.BATCH, len(labels))
+        optimizer = _adam(config.classifier_rate, config.decay, len(labels) // self.batch)
+        self.trainer, self.state = step.begin(fresh, optimizer, config)
         self.epoch = 0
 
     def advance(self) -> float:
         """One epoch; its mean cross-entropy."""
-        order = epoch_order(self.n, self.config.seed, self.epoch)
-        order = order[: self.n // self.batch * self.batch].reshape(-1, self.batch)
+        n = len(self.labels)
+        order = epoch_order(n, self.trainer.config.seed, self.epoch)
+        order = order[: n // self.batch * self.batch].reshape(-1, self.batch)
         self.state, value = _classifier_epoch(
-            self.state, self.bottlenecks, self.labels, order, self.graph, self.optimizer
+            self.state, self.bottlenecks, self.labels, order, self.trainer
         )
         self.epoch += 1
         return float(value)
-
-    @property
-    def logits(self) -> nnx.Linear:
-        return nnx.merge(self.graph, jax.tree.map(jnp.copy, self.state[0]))

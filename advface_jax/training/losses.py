@@ -12,17 +12,20 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from advface_jax import checks
+
 Mining = Literal["semi-hard", "batch-hard"]
+Rows = ArrayLike | Sequence[int]
 MARGIN = 0.2  # FaceNet's α
 
 
 def triplet_loss(
     embeddings: jax.Array,
-    labels: ArrayLike | Sequence[int],
+    labels: Rows,
     *,
     margin: float = MARGIN,
     mining: Mining = "semi-hard",
-    mask: ArrayLike | Sequence[int] | None = None,
+    mask: Rows | None = None,
 ) -> jax.Array:
     """Mean of max(0, |a - p|² - |a - n|² + margin) over triplets found within the batch.
 
@@ -42,14 +45,10 @@ def triplet_loss(
 
     Returns:
       A scalar; 0 where the batch holds no triplet.
-
-    Raises:
-      ValueError: shapes that do not fit, labels that are not whole numbers, a margin that is not
-        positive, or an unknown mining.
     """
     labels = _labels(embeddings, labels, "embeddings")
-    if not 0 < margin < float("inf"):
-        raise ValueError(f"got margin={margin}; wanted a positive squared distance, as 0.2")
+    checks.above_zero(margin=margin)
+    checks.choice(mining, "mining", ("semi-hard", "batch-hard"))
     real = _mask(mask, len(labels)).astype(bool)
     lengths = jnp.square(embeddings).sum(-1)
     products = jnp.matmul(embeddings, embeddings.T, precision="highest")
@@ -65,26 +64,20 @@ def triplet_loss(
         against = jnp.where(farther.any(-1), nearest, farthest)
         counted = positive & negative.any(-1)[:, None]
         to = distances
-    elif mining == "batch-hard":
+    else:
         to = jnp.max(jnp.where(positive, distances, -jnp.inf), -1)  # (a,)
         against = jnp.min(jnp.where(negative, distances, jnp.inf), -1)
         counted = positive.any(-1) & negative.any(-1)
-    else:
-        raise ValueError(f"got mining={mining!r}; wanted 'semi-hard' or 'batch-hard'")
     # Where nothing counts there may be an infinity, whose gradient would be NaN.
     excess = jnp.where(counted, to, 0) - jnp.where(counted, against, 0) + margin
     losses = jnp.where(counted, jnp.maximum(excess, 0), 0)
     return losses.sum() / jnp.maximum(counted.sum(), 1).astype(losses.dtype)
 
 
-def cross_entropy(
-    logits: jax.Array,
-    labels: ArrayLike | Sequence[int],
-    mask: ArrayLike | Sequence[int] | None = None,
-) -> jax.Array:
+def cross_entropy(logits: jax.Array, labels: Rows, mask: Rows | None = None) -> jax.Array:
     """Mean cross-entropy of logits (b,c) with labels (b,) in 0..c-1; a scalar, in nats.
 
-    ``mask`` (b,) is 0 for rows that do not count. Raises ValueError for shapes that do not fit.
+    ``mask`` (b,) is 0 for rows that do not count.
     """
     labels = _labels(logits, labels, "logits")
     weights = _mask(mask, len(labels)).astype(logits.dtype)
@@ -92,7 +85,7 @@ def cross_entropy(
     return (losses * weights).sum() / jnp.maximum(weights.sum(), 1)
 
 
-def _labels(rows: jax.Array, labels: ArrayLike | Sequence[int], name: str) -> jax.Array:
+def _labels(rows: jax.Array, labels: Rows, name: str) -> jax.Array:
     labels = jnp.asarray(labels)
     if rows.ndim != 2 or labels.shape != rows.shape[:1] or not len(labels):
         raise ValueError(
@@ -104,10 +97,6 @@ def _labels(rows: jax.Array, labels: ArrayLike | Sequence[int], name: str) -> ja
     return labels
 
 
-def _mask(mask: ArrayLike | Sequence[int] | None, batch: int) -> jax.Array:
-    if mask is None:
-        return jnp.ones(batch)
-    mask = jnp.asarray(mask)
-    if mask.shape != (batch,):
-        raise ValueError(f"got a mask of shape {mask.shape}; wanted ({batch},), one entry a row")
-    return mask
+def _mask(mask: Rows | None, batch: int) -> jax.Array:
+    given = checks.mask(mask, batch)  # type: ignore[arg-type]
+    return jnp.ones(batch) if given is None else given

@@ -53,13 +53,21 @@ def cosine(peak: float, steps: int) -> optax.Schedule:
     )
 
 
+def steps_per_epoch(faces: int, batch: int) -> int:
+    """Whole batches in an epoch; the order is new in each, so other faces are left over."""
+    if faces < batch:
+        raise ValueError(
+            f"got {faces} faces for batches of {batch}; wanted at least one batch: give more faces "
+            "or a smaller batch"
+        )
+    return faces // batch
+
+
 def images_of(
     pixels: jax.Array, flip: bool, seed: int, step: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Pixels (b,160,160,3) uint8 as images in [0,1], and the key of this step.
-
-    With ``flip`` each image is mirrored with probability 1/2.
-    """
+    """Pixels (b,160,160,3) uint8 as images in [0,1], with ``flip`` each mirrored with probability
+    1/2, and the key of this step."""
     images = pixels.astype(jnp.float32) / 255
     key = jax.random.fold_in(jax.random.key(seed), step)
     if flip:
@@ -71,15 +79,9 @@ def images_of(
 def descend(
     state: TrainState, trainer: Trainer[Model, Any], loss: Callable[[Model], tuple[jax.Array, Any]]
 ) -> tuple[TrainState, Any]:
-    """One step of the optimiser.
+    """One step of the optimiser: the new state, and what ``loss`` reported before the step.
 
-    Args:
-      state: before the step.
-      trainer: its static part.
-      loss: of the model, the scalar to lower and anything to report.
-
-    Returns:
-      The new state, and what ``loss`` reported before the step.
+    ``loss`` gives, of the model, the scalar to lower and anything to report.
     """
 
     def of(params: nnx.State):

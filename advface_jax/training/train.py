@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.typing import ArrayLike
 
 from advface_jax import checks
 from advface_jax.defenses import Defense
@@ -41,8 +40,7 @@ class TrainConfig:
 
     def __post_init__(self):
         checks.positive(batch=self.batch, epochs=self.epochs)
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"got learning_rate={self.learning_rate}; wanted a positive number")
+        checks.above_zero(learning_rate=self.learning_rate)
 
 
 Trainer = step.Trainer[decoders.AnyDecoder, TrainConfig]
@@ -51,26 +49,12 @@ Trainer = step.Trainer[decoders.AnyDecoder, TrainConfig]
 def start(
     decoder_config: decoders.AnyConfig, config: TrainConfig, faces: int
 ) -> tuple[Trainer, step.TrainState]:
-    """A fresh decoder and the optimiser for a training set of so many ``faces``.
-
-    Raises:
-      ValueError: when there are fewer faces than one batch.
-    """
-    total = config.epochs * steps_per_epoch(faces, config)
+    """A fresh decoder and the optimiser for a training set of so many ``faces``."""
+    total = config.epochs * step.steps_per_epoch(faces, config.batch)
     rate = config.learning_rate
     schedule = step.cosine(rate, total) if config.schedule == "cosine" else rate
     decoder = decoders.decoder(decoder_config, rngs=nnx.Rngs(config.seed))
     return step.begin(decoder, optax.adam(schedule), config)
-
-
-def steps_per_epoch(faces: int, config: TrainConfig) -> int:
-    """Whole batches in an epoch; the order is new in each, so other faces are left over."""
-    if faces < config.batch:
-        raise ValueError(
-            f"got {faces} faces for batches of {config.batch}; wanted at least one batch: give "
-            "more faces or a smaller batch"
-        )
-    return faces // config.batch
 
 
 @functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")
@@ -95,24 +79,11 @@ def see(front: Front, images: jax.Array, key: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _reconstruct(
-    pixels: jax.Array, front: Front, decoder: decoders.AnyDecoder, key: jax.Array
-) -> jax.Array:
-    return decoder(see(front, pixels.astype(jnp.float32) / 255, key))
-
-
 def reconstruct(
-    pixels: ArrayLike, front: Front, decoder: decoders.AnyDecoder, *, seed: int = 0
+    pixels: jax.Array, front: Front, decoder: decoders.AnyDecoder, seed: int = 0
 ) -> jax.Array:
-    """R(E(x)) for pixels x (b,160,160,3) uint8, with the decoder's own statistics.
+    """R(E(x)) in [0,1] for pixels x (b,160,160,3) uint8, with the decoder's own statistics.
 
-    Args:
-      pixels: x.
-      front: E, or a defence.
-      decoder: R.
-      seed: of the noise, if ``front`` is a defence with noise.
-
-    Returns:
-      Images (b,160,160,3) in [0,1].
+    ``seed`` is of the noise, if ``front`` is a defence with noise.
     """
-    return _reconstruct(jnp.asarray(pixels), front, decoder, jax.random.key(seed))
+    return decoder(see(front, pixels.astype(jnp.float32) / 255, jax.random.key(seed)))

@@ -12,11 +12,11 @@ from advface_jax.data.batches import loading_rate
 from advface_jax.models import decoders, facenet
 from advface_jax.system import write_decoder
 from advface_jax.training import step, train
-from experiments.measure import plots, results_file
+from experiments.measure import plots, table
 from experiments.train.faces import in_memory
 from experiments.train.run import Place, Run
 
-DIGITS = {"ssim": 3, "psnr": 2, "mse": 4}
+MEASURES = ("ssim", "psnr", "mse")
 
 
 class DecoderTraining(Run):
@@ -35,7 +35,7 @@ class DecoderTraining(Run):
     ):
         self.crops, self.held = crops, held
         self.trainer, state = train.start(size, config, len(crops))
-        per_epoch = train.steps_per_epoch(len(crops), config)
+        per_epoch = step.steps_per_epoch(len(crops), config.batch)
         super().__init__(state, crops, config.batch, per_epoch, config.epochs, config.seed, place)
         self.front = sharding.replicate(front, self.mesh)
         self.loading: dict[str, Any] = {}  # the rates of this sitting
@@ -53,7 +53,7 @@ class DecoderTraining(Run):
     def held_out(self) -> np.ndarray:
         """The pixels of the faces held out, without those that cannot be read."""
         parts = []
-        for one in data.batches(self.held, batch=min(16, len(self.held)), workers=0):
+        for one in data.batches(self.held, batch=16, workers=0):
             self.refused |= {self.held.names[i]: reason for i, reason in one.refused}
             parts.append(one.values[one.mask])
         return np.concatenate(parts)
@@ -79,14 +79,13 @@ class DecoderTraining(Run):
         """SSIM, PSNR and MSE of the held-out faces, with the decoder's own statistics."""
         decoder = step.finished(self.trainer, self.state)
         size = 64 if isinstance(self.front, facenet.Extractor) else 8  # of what is stored, 17 MB
-        pictures = np.concatenate(
-            [
-                train.reconstruct(self.held_out[at : at + size], self.front, decoder, seed=at)
-                for at in range(0, len(self.held_out), size)
-            ]
-        )
+        parts = []
+        for at in range(0, len(self.held_out), size):
+            pixels = self.held_out[at : at + size]
+            parts.append(train.reconstruct(pixels, self.front, decoder, seed=at))
+        pictures = np.concatenate(parts)
         truth = self.held_out.astype(np.float32) / 255
-        means = {k: float(getattr(metrics, k)(pictures, truth).mean()) for k in DIGITS}
+        means = {k: float(getattr(metrics, k)(pictures, truth).mean()) for k in MEASURES}
         return {"epoch": self.step // self.per_epoch, **means}
 
     def write(self, kind: str, role: str) -> None:
@@ -96,12 +95,12 @@ class DecoderTraining(Run):
         path = self.out / f"{kind}-{role}.safetensors"
         write_decoder(path, step.finished(self.trainer, self.state), card)
         leaks.write_identities(path.with_suffix(".identities"), self.crops.identities)
-        plots.training(self.losses, self.quality, self.per_epoch, self.out / "loss.png")
+        draw = functools.partial(plots.training, self.losses, self.quality, self.per_epoch)
         row = {"method": f"{kind} ({role})", "epsilon": None, "acc": None, "srra": None}
-        row |= {k: self.quality[-1][k] for k in DIGITS} | {"n": len(self.held_out)}
-        cells = [row["method"], *(f"{row[k]:.{d}f}" for k, d in DIGITS.items()), str(row["n"])]
-        text = results_file.markdown(("held-out faces", *DIGITS, "n"), [cells])
+        row |= {k: self.quality[-1][k] for k in MEASURES} | {"n": len(self.held_out)}
+        columns = [*table.COLUMNS[: len(MEASURES)], table.Column("held-out faces", "n", digits=0)]
         notes = {"loss": card["loss"], "loading": self.loading, "refused": self.refused}
-        self.write_results("train_decoder", [row], text, **notes)
+        more = {"notes": notes, "pictures": {"loss.png": draw}}
+        self.publish("train_decoder", "A decoder in training", [row], columns, **more)
         self.show_refused("train_decoder.json")
-        cli.console.print(f"written: {path} and its card, train_decoder.json and .md, loss.png")
+        cli.console.print(f"written: {path} and its card")

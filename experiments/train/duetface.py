@@ -10,20 +10,17 @@ from advface_jax.defenses import duetface_split
 from advface_jax.models.duetface import DuetFaceConfig, Recogniser
 from advface_jax.models.facenet import InceptionResNetV1
 from advface_jax.training import duetface, step
-from experiments.measure import inputs, results_file
+from experiments.measure import inputs
+from experiments.measure.table import Column
 from experiments.train.run import Place, Run
 
 PEOPLE = 16  # the last in the list, never trained on: the report is of them
 PAIRS = 600  # at most, of those people's faces
-DIGITS = {"cosine": 4, "acc": 4, "acc_facenet": 4, "z_error": 4}
+COLUMNS = [Column(k, k, digits=4) for k in ("cosine", "acc", "acc_facenet", "z_error")]
 
 
 def hold_out(crops: data.Faces) -> tuple[data.Faces, data.Faces]:
-    """The faces to train on, and those of the last people.
-
-    Raises:
-      ValueError: too few people.
-    """
+    """The faces to train on, and those of the last people."""
     people = list(dict.fromkeys(crops.identities))
     if len(people) < PEOPLE + 1:
         raise ValueError(
@@ -50,9 +47,7 @@ class DuetFaceTraining(Run):
         config: duetface.DistillConfig,
         place: Place,
     ):
-        if len(crops) < config.batch:
-            raise ValueError(f"got {len(crops)} faces for batches of {config.batch}; wanted more")
-        per_epoch = len(crops) // config.batch
+        per_epoch = step.steps_per_epoch(len(crops), config.batch)
         epochs = config.feature_epochs + config.embedding_epochs
         self.distiller, state = duetface.start(DuetFaceConfig(), config, per_epoch * epochs)
         super().__init__(state, crops, config.batch, per_epoch, epochs, config.seed, place)
@@ -77,20 +72,16 @@ class DuetFaceTraining(Run):
     def judge(self) -> dict[str, float]:
         """The held-out people: how near to FaceNet's, and the accuracy of both on their pairs."""
         model = Recogniser(step.finished(self.distiller, self.state), self.body)
-        ours, theirs, errors = [], [], []
-        for start in range(0, len(self.held), 16):
-            chosen = np.arange(start, min(start + 16, len(self.held)))
-            padded = np.resize(chosen, 16)
-            outcome = [np.asarray(a)[: len(chosen)] for a in _both(model, self.held.batch(padded))]
-            for kept, part in zip((ours, theirs, errors), outcome, strict=True):
-                kept.append(part)
-        a, b = np.concatenate(ours), np.concatenate(theirs)
+        parts = []
+        for one in data.batches(self.held, batch=16, workers=0):
+            parts.append([np.asarray(a)[one.mask] for a in _both(model, one.values)])
+        ours, theirs, errors = map(np.concatenate, zip(*parts, strict=True))
         return {
             "epoch": self.step // self.per_epoch,
-            "cosine": float((a * b).sum(-1).mean()),
-            "acc": self._accuracy(a),
-            "acc_facenet": self._accuracy(b),
-            "z_error": float(np.concatenate(errors).mean()),
+            "cosine": float((ours * theirs).sum(-1).mean()),
+            "acc": self._accuracy(ours),
+            "acc_facenet": self._accuracy(theirs),
+            "z_error": float(errors.mean()),
             "mask_weight": float(model.duetface.weight[...]),
         }
 
@@ -111,10 +102,9 @@ class DuetFaceTraining(Run):
         row = {"method": "DuetFace (distilled)", "epsilon": None, "acc": last["acc"]}
         row |= dict.fromkeys(("ssim", "psnr", "mse", "srra"))
         row |= {"n": len(self.held), "pairs": len(self.pairs), "cosine": last["cosine"]}
-        cells = [row["method"], *(f"{last[k]:.{d}f}" for k, d in DIGITS.items()), str(row["n"])]
-        text = results_file.markdown(("held-out people", *DIGITS, "n"), [cells])
-        self.write_results("train_duetface", [row], text)
-        cli.console.print(f"written: {path} and its card, train_duetface.json and .md")
+        columns = [*COLUMNS, Column("held-out faces", "n", digits=0)]
+        self.publish("train_duetface", "DuetFace's recogniser in training", [row], columns)
+        cli.console.print(f"written: {path} and its card")
 
 
 @jax.jit

@@ -45,19 +45,15 @@ class TrainingFaces(Selection):
     faces: str = "synthetic"
 
     def open(self, read: Read = "auto") -> data.Faces:
-        """The faces, in memory or to be read from the disk; ``auto`` decides by their number.
-
-        Raises:
-          ValueError: faces, listing or conditions that cannot be read.
-        """
-        choice: dict[str, Any] = {f.name: getattr(self, f.name) for f in FIELDS}
-        choice["where"] = parse_where(self.where)
+        """The faces, in memory or to be read from the disk; ``auto`` decides by their number."""
+        choice: dict[str, Any] = {**vars(self), "where": parse_where(self.where)}
+        faces = choice.pop("faces")
         if read == "auto":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the second reading says what was skipped
-                many = len(data.open_faces(self.faces, **choice)) > IN_MEMORY
+                many = len(data.open_faces(faces, **choice)) > IN_MEMORY
             read = "disk" if many else "memory"
-        return (data.open_faces if read == "disk" else data.read_faces)(self.faces, **choice)
+        return (data.open_faces if read == "disk" else data.read_faces)(faces, **choice)
 
     def settings(self, crops: data.Faces) -> dict[str, Any]:
         """What a training on these ``crops`` keeps of their choice."""
@@ -70,7 +66,6 @@ class TrainingFaces(Selection):
         }
 
 
-FIELDS = dataclasses.fields(Selection)
 OfSelection = Annotated[Selection, OmitArgPrefixes]
 OfTraining = Annotated[TrainingFaces, OmitArgPrefixes]
 

@@ -11,11 +11,7 @@ from experiments.measure import decoders
 
 
 def features_with_labels(system: advface_jax.System, folder: Path) -> data.FeatureSet:
-    """A set of this E's features with a label each.
-
-    Raises:
-      ValueError: a set without labels, or of other weights.
-    """
+    """A set of this E's features with a label each."""
     found = data.open_features(folder)
     if not found.identities:
         raise ValueError(

@@ -38,9 +38,6 @@ def hold_out(
     """Draw ``held_people`` people with two images or more, and keep them out of the training.
 
     Only the first ``limit`` items are used.
-
-    Raises:
-      ValueError: too few people.
     """
     checks.positive(held_people=held_people)
     identities = items.identities[:limit]
@@ -97,12 +94,8 @@ def bottlenecks(
                 keep.mkdir(parents=True, exist_ok=True)
                 unfinished = keep / ".unfinished.npz"
                 rows, reasons = zip(*one.refused, strict=True) if one.refused else ((), ())
-                np.savez(
-                    unfinished,
-                    values=values,
-                    refused=np.array(rows, np.int64),
-                    reasons=np.array(reasons, str),
-                )
+                why = {"refused": np.array(rows, np.int64), "reasons": np.array(reasons, str)}
+                np.savez(unfinished, values=values, **why)
                 unfinished.rename(keep / f"{one.step:06d}.npz")
             done += len(values)
             rate = (done - since) / max(time.monotonic() - began, 1e-9)
@@ -135,16 +128,11 @@ class RecogniserTraining(Run):
         self.pupils, self.config = pupils, config
         many = config.people, config.images, config.epochs, config.seed
         self.rows = data.Grouped(pupils.training, pupils.labels, *many)
-        self.tuner, state = finetune.start(learner, config, self.rows.per_epoch)
         epoch = self.rows.per_epoch
+        self.tuner, state = finetune.start(learner, config, epoch)
         super().__init__(state, self.rows, config.batch, epoch, config.epochs, None, place)
         self.extractor = sharding.replicate(extractor, self.mesh)
         self.classifier: list[float] = []
-
-    def begin(self, learner: finetune.Learner) -> None:
-        """Start from these weights."""
-        self.tuner, state = finetune.start(learner, self.config, self.per_epoch)
-        self.state = sharding.replicate(state, self.mesh)
 
     @property
     def learner(self) -> finetune.Learner:
@@ -201,13 +189,10 @@ class RecogniserTraining(Run):
         }
 
 
-def train_classifier(run: RecogniserTraining, learner: finetune.Learner, keep: Path) -> list[float]:
+def train_classifier(run: RecogniserTraining, learner: finetune.Learner, keep: Path) -> None:
     """Stage one: train the classifier alone over the frozen network, then begin ``run`` with it.
 
     Outputs of the network and state are kept in ``keep``, from which a stopped call goes on.
-
-    Returns:
-      Its mean loss in each epoch.
     """
     key = hashlib.sha256(repr(sorted(run.settings.items())).encode()).hexdigest()[:16]
     extractor = learner.extractor or run.extractor
@@ -217,23 +202,25 @@ def train_classifier(run: RecogniserTraining, learner: finetune.Learner, keep: P
     run.keep_refused(refused, run.pupils.training)
     good = np.setdiff1d(np.arange(len(outputs)), [*refused])
     training = finetune.ClassifierTraining(
-        outputs[good], run.pupils.labels[good], run.pupils.classes, run.config
+        outputs[good], run.pupils.labels[good], learner.logits, run.config
     )
-    place, losses = keep / key / "classifier", []
+    place = keep / key / "classifier"
     if checkpoint.exists(place):
         tree, card = checkpoint.restore(place)
-        training.state = refilled(training.state, tree)
-        training.epoch, losses = card["epoch"], card["losses"]
+        params, memory = refilled((training.state.params, training.state.optimizer), tree)
+        training.state = training.state._replace(params=params, optimizer=memory)
+        training.epoch, run.classifier = card["epoch"], card["losses"]
     total, saved = run.config.classifier_epochs, time.monotonic()
     with cli.bar("epochs") as bar:
         task = bar.add_task("classifier", total=total, completed=training.epoch, note="")
         while training.epoch < total:
-            losses.append(training.advance())
-            bar.update(task, advance=1, note=f"cross-entropy {losses[-1]:.3f}")
+            run.classifier.append(training.advance())
+            bar.update(task, advance=1, note=f"cross-entropy {run.classifier[-1]:.3f}")
             if time.monotonic() - saved > SAVE_SECONDS:
-                card = {"epoch": training.epoch, "losses": losses}
-                checkpoint.save(place, leaves(training.state), card)
+                card = {"epoch": training.epoch, "losses": run.classifier}
+                kept = leaves((training.state.params, training.state.optimizer))
+                checkpoint.save(place, kept, card)
                 saved = time.monotonic()
-    learner.logits = training.logits
-    run.begin(learner)
-    return losses
+    learner.logits = step.finished(training.trainer, training.state)
+    run.tuner, state = finetune.start(learner, run.config, run.per_epoch)
+    run.state = sharding.replicate(state, run.mesh)

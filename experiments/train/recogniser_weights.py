@@ -12,8 +12,15 @@ import advface_jax
 from advface_jax import checkpoint, cli
 from advface_jax.data import leaks
 from advface_jax.models import state
-from experiments.measure import results_file
+from experiments.measure.results_file import surroundings
+from experiments.measure.table import Column
 from experiments.train.recogniser import RecogniserTraining
+
+COLUMNS = [
+    Column("ACC %", "acc", 100),
+    Column("separation", "separation", digits=3),
+    Column("pairs", "pairs", digits=0),
+]
 
 
 def write(run: RecogniserTraining, system: advface_jax.System) -> None:
@@ -43,7 +50,7 @@ def write(run: RecogniserTraining, system: advface_jax.System) -> None:
         "held_out": {"before": before, "after": after},
         "seconds": round(run.seconds),
         "command": cli.command("experiments.finetune"),
-        **results_file.surroundings(),
+        **surroundings(),
     }
     leaks.write_identities(out / "weights.identities", pupils.training.identities)
     publish(out, arrays, card)
@@ -51,40 +58,26 @@ def write(run: RecogniserTraining, system: advface_jax.System) -> None:
         {
             "method": f"held-out people, {when}",
             **dict.fromkeys(("epsilon", "ssim", "psnr", "mse", "srra")),
-            "acc": q["acc"],
             "n": len(pupils.held),
-            "pairs": q["pairs"],
-            "separation": q["separation"],
+            **{k: quality[k] for k in ("acc", "pairs", "separation")},
         }
-        for when, q in (("before", before), ("after", after))
+        for when, quality in (("before", before), ("after", after))
     ]
-    cells = [
-        [r["method"], f"{100 * r['acc']:.2f}", f"{r['separation']:.3f}", str(r["pairs"])]
-        for r in rows
-    ]
-    text = results_file.markdown(("", "ACC %", "separation", "pairs"), cells)
-    text += (
-        f"\n\nMeasured on {run.settings['held_people']} people of the training set who were held "
-        "out. Separation: the distance of the means of same and different pairs' squared distances "
-        f"over their deviation.\n\n`{card['command']}`\n{card['hardware']}, "
-        f"{run.seconds / 60:.1f} min, {run.rate or 0:.1f} faces/s, {card['date']}."
+    remark = (
+        f"Measured on {run.settings['held_people']} people of the training set who were held out. "
+        "Separation: the distance of the means of same and different pairs' squared distances over "
+        f"their deviation. {run.rate or 0:.1f} faces/s."
     )
-    run.write_results(
-        "finetune",
-        rows,
-        text,
-        classifier_cross_entropy=run.classifier,
-        losses=run.losses,
-        faces_per_s=run.rate,
-        refused=run.refused,
-    )
+    notes = {
+        "classifier_cross_entropy": run.classifier,
+        "losses": run.losses,
+        "faces_per_s": run.rate,
+        "refused": run.refused,
+    }
+    title = "A recogniser fine-tuned"
+    run.publish("finetune", title, rows, COLUMNS, notes=notes, remarks=(remark,))
     run.show_refused("finetune.json")
-    cli.answer.print(
-        f"held-out ACC {before['acc']:.2%} -> {after['acc']:.2%}, separation "
-        f"{before['separation']:.3f} -> {after['separation']:.3f}; weights: {out}",
-        markup=False,
-        soft_wrap=True,
-    )
+    cli.console.print(f"weights: {out}", markup=False, soft_wrap=True)
 
 
 def weights_sum(arrays: dict[str, np.ndarray]) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 from advface_jax import checkpoint, checks, cli, data, sharding
 from advface_jax.data.batches import Readable
 from advface_jax.training.step import TrainState
-from experiments.measure import results_file
+from experiments.measure.results_file import Row, surroundings
+from experiments.measure.table import Column, Spent, Table, header, lines, publish
 
 READ = 10  # losses read at a time: reading one waits for its step
 
@@ -83,11 +84,7 @@ class Run(abc.ABC):
         """The latest losses, for the progress bar."""
 
     def resume(self) -> bool:
-        """Take up the checkpoint in the folder; whether there was one.
-
-        Raises:
-          ValueError: a checkpoint of other settings.
-        """
+        """Take up the checkpoint in the folder; whether there was one. Refuse other settings."""
         place = self.out / "checkpoint"
         if not checkpoint.exists(place):
             return False
@@ -179,21 +176,17 @@ class Run(abc.ABC):
             "quality": self.quality[-1],
             "seconds": round(self.seconds),
             "command": cli.command(f"experiments.{name}"),
-            **results_file.surroundings(),
+            **surroundings(),
         }
 
-    def write_results(self, name: str, rows: list[results_file.Row], text: str, **notes: Any):
-        """The results file of the command ``name``: JSON and Markdown."""
-        results_file.write_results(
-            self.out,
-            name,
-            rows,
-            command=cli.command(f"experiments.{name}"),
-            config=self.settings,
-            seconds=self.seconds,
-            notes={"quality": self.quality, **notes},
-            text=text,
-        )
+    def publish(self, name: str, title: str, rows: list[Row], columns: list[Column], **more: Any):
+        """Write and show the results of the command ``name``; ``more`` is of its ``Table``."""
+        shown = [{**self.quality[-1], **row} for row in rows]
+        cells = lines([row["method"] for row in rows], shown, [{}] * len(rows), columns)
+        notes = {"quality": self.quality, **more.pop("notes", {})}
+        spent = Spent(0.0, self.seconds)
+        some = (name, title, rows, header(columns), cells, self.settings, notes, spent)
+        publish(Table(*some, caption=title, **more), self.out)
 
     def show_refused(self, file: str) -> None:
         """Say how many items could not be read, and that ``file`` lists them."""
