@@ -23,15 +23,7 @@ from experiments.measure import decoders, inputs, judging, paper, plots
 from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, markdown, surroundings
 from experiments.measure.sample import OfSample, Sample
-from experiments.measure.table import (
-    FLOOR,
-    MEASURES,
-    Spent,
-    Table,
-    header,
-    lines,
-    publish,
-)
+from experiments.measure.table import FLOOR, MEASURES, Spent, Table, header, lines, publish
 from experiments.measure.table import sample as of_sample
 from experiments.measure.table_rows import floor, row
 

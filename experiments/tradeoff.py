@@ -18,16 +18,7 @@ from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, surroundings
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
 from experiments.measure.subjects import Sweep
-from experiments.measure.table import (
-    FLOOR,
-    MEASURES,
-    Spent,
-    Table,
-    header,
-    lines,
-    publish,
-    setting,
-)
+from experiments.measure.table import FLOOR, MEASURES, Spent, Table, header, lines, publish, setting
 from experiments.measure.table_rows import floor, row
 
 EPSILONS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)

@@ -28,16 +28,7 @@ from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, markdown, surroundings
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
 from experiments.measure.subjects import Each
-from experiments.measure.table import (
-    FLOOR,
-    MEASURES,
-    Spent,
-    Table,
-    header,
-    lines,
-    publish,
-    setting,
-)
+from experiments.measure.table import FLOOR, MEASURES, Spent, Table, header, lines, publish, setting
 from experiments.measure.table_rows import floor, row
 
 SPREAD = ("ssim", "psnr", "mse", "acc", "srra")

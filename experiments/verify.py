@@ -22,10 +22,7 @@ from experiments.measure.table import Spent, Table, publish
 
 
 def main(
-    sample: OfSample,
-    flip: bool = False,
-    resize: bool = False,
-    trained_on: Path | None = None,
+    sample: OfSample, flip: bool = False, resize: bool = False, trained_on: Path | None = None
 ) -> None:
     """Ten-fold verification accuracy of FaceNet weights on faces, or on shared features.
 

@@ -67,10 +67,7 @@ def rows_of(networks, faces, out, **changes):
 def test_duetface_has_two_rows_and_its_own_recogniser(system, folder, faces, tmp_path):
     networks = channel_rows.read_duetface(system, folder, folder / "duetface_attacker.safetensors")
     decoded, solved = (found := rows_of(networks, faces, tmp_path)).rows
-    assert (decoded["method"], solved["method"]) == (
-        "DuetFace",
-        "DuetFace (solved)",
-    )
+    assert (decoded["method"], solved["method"]) == ("DuetFace", "DuetFace (solved)")
     assert decoded["attacker"] == "channelrec" and solved["attacker"] == "solve_channels"
     assert decoded["shadow"] is None and decoded["n"] == 8 and decoded["epsilon"] is None
     assert solved["ssim"] > 0.85 > decoded["ssim"], "nothing trained, against nothing learnt"

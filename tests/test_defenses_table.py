@@ -149,8 +149,7 @@ def test_the_papers_numbers_stand_beside_ours(measured):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
-    [({"epsilon": -0.1}, "got epsilon=-0.1"), ({"steps": 0}, "got steps=0")],
+    ("wrong", "message"), [({"epsilon": -0.1}, "got epsilon=-0.1"), ({"steps": 0}, "got steps=0")]
 )
 def test_flags_that_make_no_sense_are_refused(tmp_path, wrong, message):
     with pytest.raises(ValueError, match=message):

@@ -190,8 +190,7 @@ def measure(
     )
     each = [0, *(i for i, f in enumerate(run.families) for _ in f.steps)]  # unprotected first
     diagnosis = Diagnosis(
-        tuple(shadows[i] for i in each),
-        tuple(run.families[i].config.statistics for i in each),
+        tuple(shadows[i] for i in each), tuple(run.families[i].config.statistics for i in each)
     )
     subject = dataclasses.replace(subject, diagnose=diagnosis)
     mine = {**settings, "rows": [settings_of(used, c) for c in run.rows]}

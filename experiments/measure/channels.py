@@ -153,10 +153,7 @@ def measure(
       settings: Of the table that the rows join, so that a stopped run resumes.
       extra: Further entries of each row; ``attacker`` becomes its own, ``shadow`` None.
     """
-    ours: dict[str, Any] = {
-        "defense": networks.defense,
-        "decoder_sha256": digest(networks.decoder),
-    }
+    ours: dict[str, Any] = {"defense": networks.defense, "decoder_sha256": digest(networks.decoder)}
     if networks.recogniser:
         ours["recogniser_sha256"] = digest(networks.recogniser.duetface)
     measured = judging.measure(

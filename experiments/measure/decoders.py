@@ -129,10 +129,7 @@ def identities(source: str, role: Role) -> Path:
 
 def lists(shadow: str, attacker: str) -> dict[str, Path]:
     """``identities`` of S and R, for ``inputs.seen_in_training``."""
-    return {
-        "shadow": identities(shadow, "shadow"),
-        "attacker": identities(attacker, "attacker"),
-    }
+    return {"shadow": identities(shadow, "shadow"), "attacker": identities(attacker, "attacker")}
 
 
 def digest(network: nnx.Module) -> str:

@@ -97,9 +97,7 @@ class Server:
 
 
 def of_features(
-    network: InceptionResNetV1,
-    store: Store,
-    attackers: Sequence[Callable[[jax.Array], jax.Array]],
+    network: InceptionResNetV1, store: Store, attackers: Sequence[Callable[[jax.Array], jax.Array]]
 ) -> Subject:
     """A defence of E's features: E at the client, Ψ at the server, and Ψ(E(·)) on what is shown."""
     server = Server(network)
