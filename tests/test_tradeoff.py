@@ -54,12 +54,12 @@ def test_every_bound_is_a_row_between_unprotected_and_the_floor(swept):
 
 def test_the_command_writes_draws_and_shows_the_table(tmp_path, files, monkeypatch, capsys):
     monkeypatch.setattr(advface_jax, "load", lambda weights: SYSTEM)
-    flags = {"out": tmp_path, "limit": 12, "batch": 3, "steps": 2, "epsilons": (0.0, 0.2)}
+    flags = {"out": tmp_path, "limit": 20, "batch": 3, "steps": 2, "epsilons": (0.0, 0.2)}
     flat.call(tradeoff.main, **flags, **files)
     document = json.loads((tmp_path / "tradeoff.json").read_text())
     rows = document["rows"]
     assert {"command", "date", "hardware", "versions", "seconds"} <= document.keys()
-    assert len(rows) == 4 and rows[0]["pairs"] == 12 and rows[0]["n"] < 96, "the limit's faces"
+    assert len(rows) == 4 and rows[0]["pairs"] == 20 and rows[0]["n"] < 96, "the limit's faces"
     text, said = (tmp_path / "tradeoff.md").read_text(), capsys.readouterr().out
     half = 50 * (rows[0]["acc_ci"][1] - rows[0]["acc_ci"][0])
     accuracy = f"{100 * rows[0]['acc']:.2f} ± {half:.2f}"

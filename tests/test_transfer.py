@@ -55,7 +55,10 @@ def test_every_shadow_meets_every_attacker(measured, files, tmp_path):
     assert lines[at + 5] == f"| TransRec | {cells[0]['ssim']:.3f} | {cells[1]['ssim']:.3f} |"
     assert is_picture(tmp_path / "transfer.png")
 
-    # a cell is what the sweep measures
+
+@pytest.mark.slow
+def test_a_cell_is_what_the_sweep_measures(measured, files, tmp_path):
+    rows = measured().rows
     sample, ascent = small_sample(tmp_path / "swept"), Ascent(steps=2)
     one = {"shadow": files["shadows"][1], "attacker": files["attackers"][0], "epsilons": (0.2,)}
     bare, swept, floor = tradeoff.table(SYSTEM, given(), sample, ascent, **one).rows
