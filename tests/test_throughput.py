@@ -166,6 +166,7 @@ def flags(tmp_path, monkeypatch, quick):
     return {**small, "out": tmp_path / "out"}
 
 
+@pytest.mark.slow
 def test_a_tiny_run_leaves_rows_a_table_and_pictures(flags, monkeypatch, capsys):
     monkeypatch.setattr(memory, "footprint", lambda **_: memory.Footprint(0, 1e6))
     monkeypatch.setattr(throughput, "MOST", 2)

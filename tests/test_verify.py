@@ -67,6 +67,7 @@ def test_verify_takes_the_pairs_that_the_faces_come_with(tmp_path):
     assert crops.names[over.right[1]] == carried[1].right
 
 
+@pytest.mark.slow
 def test_shared_features_verify_as_those_in_memory(tmp_path):
     """Written in batches of three and read back, they are recognised as what protect returns."""
     out, pairs = tmp_path / "features", tmp_path / "pairs.tsv"
