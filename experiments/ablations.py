@@ -36,17 +36,7 @@ from experiments.measure.ablation_runs import (
 from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, surroundings
 from experiments.measure.sample import OfSample, Sample
-from experiments.measure.table import (
-    COLUMNS,
-    FLOOR,
-    MEASURES,
-    Column,
-    Spent,
-    Table,
-    header,
-    lines,
-    publish,
-)
+from experiments.measure.table import COLUMNS, HOW_TO_READ, Column, Spent, Table, printed, publish
 from experiments.measure.table import sample as of_sample
 
 MORE = (
@@ -169,8 +159,7 @@ def table(
         "ablations",
         "What the paper leaves open, one change at a time",
         rows,
-        header(MORE),
-        lines([r["condition"] for r in rows], rows, beside, MORE),
+        *printed([r["condition"] for r in rows], rows, beside, MORE),
         {**settings, **settings_of(used, base), "only": list(only)},
         notes={
             "paper": {r["condition"]: b for r, b in zip(rows, beside, strict=True) if b},
@@ -209,9 +198,9 @@ def _remarks(
     return [
         f"Default: {base.steps} steps, α = {base.config.alpha:g}, ε = {base.epsilon:g} in total, "
         f"start z~, S on {base.config.statistics} statistics, batches of {base.batch}, both images "
-        f"of a pair, S {Path(base.shadow).stem}, R {Path(base.attacker).stem}. {MEASURES} z' < 0: "
-        f"the share of negative elements. S moved: mean |S(z') − x~|, what the ascent maximises. "
-        f"{FLOOR}",
+        f"of a pair, S {Path(base.shadow).stem}, R {Path(base.attacker).stem}. z' < 0: the "
+        "share of negative elements. S moved: mean |S(z') − x~|, what the ascent maximises. "
+        f"{HOW_TO_READ}",
         f"Intervals (95 %, bootstrap) of the default: SSIM {_interval(ci, 'ssim', 1, 3)}, PSNR "
         f"{_interval(ci, 'psnr', 1, 2)}, ACC {_interval(ci, 'acc', 100, 2)} %, SRRA "
         f"{_interval(ci, 'srra', 100, 2)} %; those of every row are in the JSON and the plot.",

@@ -21,10 +21,10 @@ from advface_jax.models.facenet import InceptionResNetV1
 from experiments.measure import channels, decoders, inputs, judging
 from experiments.measure.inputs import Inputs
 from experiments.measure.intervals import bootstrap
-from experiments.measure.judging import Judged, Subject
+from experiments.measure.judging import Judged, Servers, Subject
 from experiments.measure.results_file import Row, surroundings
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
-from experiments.measure.subjects import Each, SideBySide, of_duetface
+from experiments.measure.subjects import Each, of_duetface
 from experiments.measure.table import LAPLACE, NOISE, Spent, Table, publish, setting
 from experiments.measure.table_rows import not_measured, row, verdicts
 
@@ -139,7 +139,7 @@ def table(
     }
     networks = (system.network, *([retrained.network] if retrained else []))
     store = Each(compared, checked, ascent.precision)
-    servers = SideBySide(tuple(network.server for network in networks))
+    servers = Servers(tuple(network.server for network in networks))
     subject = Subject(system.extractor, store, (), servers, system.network)
     with judging.exactly(ascent.precision):
         measured = [judging.measure(crops, subject, settings=settings, **sample.how)]

@@ -17,7 +17,7 @@ import numpy as np
 
 from advface_jax import cli, detection
 from advface_jax.data import crops, open_source
-from experiments.measure.table import Column, Spent, Table, header, lines, publish
+from experiments.measure.table import Column, Spent, Table, printed, publish
 
 COLUMNS = (
     Column("n", "n", digits=0),
@@ -130,8 +130,8 @@ def main(
         name="crops",
         title="Faces found and cropped, against facenet-pytorch 2.6.0",
         rows=rows,
-        header=["photographs", *header(COLUMNS)[1:]],
-        lines=lines(labels, rows, [{}] * len(rows), COLUMNS),
+        header=["photographs", *(column.title for column in COLUMNS)],
+        lines=printed(labels, rows, [{}] * len(rows), COLUMNS)[1],
         settings=used,
         notes=notes,
         spent=Spent(0, time.monotonic() - began),

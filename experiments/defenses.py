@@ -25,14 +25,12 @@ from experiments.measure.results_file import Row, surroundings
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
 from experiments.measure.subjects import Each
 from experiments.measure.table import (
-    FLOOR,
+    HOW_TO_READ,
     LAPLACE,
-    MEASURES,
     NOISE,
     Spent,
     Table,
-    header,
-    lines,
+    printed,
     publish,
     setting,
 )
@@ -164,8 +162,7 @@ def table(
         "defenses",
         f"Defences of a feature at ε = {epsilon:g}",
         rows,
-        header(),
-        lines([_label(r) for r in rows], rows, beside),
+        *printed([_label(r) for r in rows], rows, beside),
         settings | {"channels": [found.settings for found in of_channels]},
         notes={
             "paper": {r["method"]: b for r, b in zip(rows, beside, strict=True) if b},
@@ -174,7 +171,7 @@ def table(
         },
         spent=Spent(sum(m.earlier for m in everything), time.monotonic() - began),
         remarks=(
-            f"{MEASURES} {FLOOR}",
+            HOW_TO_READ,
             NOISE,
             *([CHANNELS] if of_channels else []),
             setting(settings, rows[0]),

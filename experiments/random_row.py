@@ -23,7 +23,7 @@ from experiments.measure import decoders, inputs, judging, paper, plots
 from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, markdown, surroundings
 from experiments.measure.sample import OfSample, Sample
-from experiments.measure.table import FLOOR, MEASURES, Spent, Table, header, lines, publish
+from experiments.measure.table import HOW_TO_READ, Spent, Table, printed, publish
 from experiments.measure.table import sample as of_sample
 from experiments.measure.table_rows import floor, row
 
@@ -135,8 +135,7 @@ def table(
         "random_row",
         "Which noise gives the paper's Random row",
         rows,
-        header(),
-        lines(labels, shown, [{} for _ in shown]),
+        *printed(labels, shown, [{} for _ in shown]),
         settings,
         notes={
             "paper": theirs,
@@ -151,7 +150,7 @@ def table(
             "White noise (uniform, Gaussian) is even in both directions; the others go one way. "
             "Uniform draws from [0, 0.2) in 40 iterations, kept within 0.2 in total, are the shift "
             "by 0.2.",
-            f"{MEASURES} {FLOOR}",
+            HOW_TO_READ,
             f"R {settings['attacker']}, {of_sample(settings, rows[0])}",
         ),
         pictures={"random_row.png": functools.partial(plots.noises, rows, theirs=theirs)},

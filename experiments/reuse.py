@@ -26,10 +26,10 @@ from advface_jax.models.compact import Compact
 from advface_jax.training import finetune
 from experiments.measure import decoders, inputs, judging, paper
 from experiments.measure.inputs import Inputs
-from experiments.measure.judging import Subject
+from experiments.measure.judging import Servers, Subject
 from experiments.measure.results_file import Row, surroundings
 from experiments.measure.sample import Sample
-from experiments.measure.subjects import Each, SideBySide
+from experiments.measure.subjects import Each
 from experiments.measure.table import Spent, Table, publish
 from experiments.measure.table_rows import row
 from experiments.train.faces import names_sum
@@ -202,7 +202,7 @@ def table(
     }
     defence = defenses.advface(extractor=system.extractor, shadow=decoder, config=how)
     store = Each((defence,), jnp.float32(epsilon), precision)
-    recognise = SideBySide((*servers.values(), system.server))
+    recognise = Servers((*servers.values(), system.server))
     subject = Subject(system.extractor, store, (), recognise, system.network)
     with judging.exactly(precision):
         judged, _, earlier, rate, folder = judging.measure(

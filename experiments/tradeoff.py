@@ -18,7 +18,7 @@ from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, surroundings
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
 from experiments.measure.subjects import Sweep
-from experiments.measure.table import FLOOR, MEASURES, Spent, Table, header, lines, publish, setting
+from experiments.measure.table import HOW_TO_READ, Spent, Table, printed, publish, setting
 from experiments.measure.table_rows import floor, row
 
 EPSILONS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
@@ -99,8 +99,7 @@ def table(
         "tradeoff",
         "ε against reconstruction, accuracy and replay",
         rows,
-        header(),
-        lines(labels, rows, beside),
+        *printed(labels, rows, beside),
         settings,
         notes={
             "paper": {label: b for label, b in zip(labels, beside, strict=True) if b},
@@ -108,7 +107,7 @@ def table(
             "faces_per_s": round(rate, 3),
         },
         spent=Spent(earlier, time.monotonic() - began),
-        remarks=(f"{MEASURES} {FLOOR}", setting(settings, rows[0])),
+        remarks=(HOW_TO_READ, setting(settings, rows[0])),
         pictures={
             "tradeoff.png": functools.partial(plots.tradeoff, rows, theirs=beside),
             "reconstructions.png": functools.partial(

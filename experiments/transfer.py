@@ -28,7 +28,7 @@ from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, markdown, surroundings
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
 from experiments.measure.subjects import Each
-from experiments.measure.table import FLOOR, MEASURES, Spent, Table, header, lines, publish, setting
+from experiments.measure.table import HOW_TO_READ, Spent, Table, printed, publish, setting
 from experiments.measure.table_rows import floor, row
 
 SPREAD = ("ssim", "psnr", "mse", "acc", "srra")
@@ -127,8 +127,7 @@ def table(
         "transfer",
         f"AdvFace by one decoder against another, ε = {epsilon:g}",
         rows,
-        header(),
-        lines(labels, rows, beside),
+        *printed(labels, rows, beside),
         settings,
         notes={
             "paper": {label: b for label, b in zip(labels, beside, strict=True) if b},
@@ -142,7 +141,7 @@ def table(
             *(_grid(rows, metric, beside) for metric in ("ssim", "psnr")),
             *([_spread_text(over_seeds)] if over_seeds else []),
         ],
-        remarks=(f"{MEASURES} {FLOOR}", setting(settings, rows[0])),
+        remarks=(HOW_TO_READ, setting(settings, rows[0])),
         pictures={
             "transfer.png": functools.partial(
                 plots.transfer,
@@ -216,8 +215,8 @@ def _accuracies(rows: Sequence[Row], beside: Theirs) -> str:
     for r, theirs in zip(rows[:-1], beside, strict=False):
         low, high = (f"{100 * x:.2f}" for x in r["acc_ci"])
         name = r["shadow_name"] or r["method"]
-        printed = f"{100 * theirs['acc']:.2f}" if "acc" in theirs else "–"
-        lines.setdefault(name, [name, f"{100 * r['acc']:.2f}", f"{low} to {high}", printed])
+        paper = f"{100 * theirs['acc']:.2f}" if "acc" in theirs else "–"
+        lines.setdefault(name, [name, f"{100 * r['acc']:.2f}", f"{low} to {high}", paper])
     header = ("shadow", "ACC %", "95 % over pairs", "in the paper")
     return "Recognition (Table 3)\n\n" + markdown(header, list(lines.values()))
 
@@ -226,8 +225,8 @@ def _grid(rows: Sequence[Row], metric: str, beside: Theirs) -> str:
     """Table 4: shadows down, attackers across; the paper's number in parentheses."""
     digits = 3 if metric == "ssim" else 2
     lines: dict[str, list[str]] = {}
-    for r, printed in zip(rows[:-1], beside, strict=False):
-        theirs = printed.get(metric)
+    for r, numbers in zip(rows[:-1], beside, strict=False):
+        theirs = numbers.get(metric)
         cell = f"{r[metric]:.{digits}f}" + ("" if theirs is None else f" ({theirs:.2f})")
         lines.setdefault(r["shadow_name"] or r["method"], []).append(cell)
     names = list(dict.fromkeys(r["attacker_name"] for r in rows[:-1]))

@@ -38,6 +38,13 @@ def _programs_end_with_their_module():
     gc.collect()
 
 
+@pytest.fixture(scope="module")
+def full_float32():
+    """Accelerators multiply in fewer bits by default; equality is stated for float32."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def advface_data() -> Path:
     """The folder with the real faces (`faces/`, `lists/`); tests that want it skip without."""

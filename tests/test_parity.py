@@ -17,12 +17,7 @@ from advface_jax.models import decoders, facenet, state
 from advface_jax.protect import ProtectConfig, protect, shadow_round_trip
 from weights_convert import rules, tables
 
-
-@pytest.fixture(autouse=True)
-def full_float32():
-    """Accelerators multiply in fewer bits by default; parity is stated for float32."""
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("full_float32")
 
 
 def pictures(of: tuple) -> np.ndarray:

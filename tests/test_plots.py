@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from experiments.measure import plots
-from experiments.measure.plots import charts, pictures
+from experiments.measure.plots import charts, drawing, pictures
 from experiments.measure.plots.charts import _interval
 
 RESULTS = Path(__file__).parents[1] / "docs/results"
@@ -28,7 +28,7 @@ def drawn(monkeypatch):
     for module in (charts, pictures):
         monkeypatch.setattr(module, "save", keep)
     yield figures
-    plots.pyplot().close("all")
+    drawing.pyplot().close("all")
 
 
 def crowded():

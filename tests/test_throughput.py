@@ -89,9 +89,6 @@ def test_runs_take_turns_there_and_back_after_a_warm_up():
     assert [s.wall for s in found["a"]] == [4, 9], "the warm-up does not count"
 
 
-# -- the roofline -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", decoders.KINDS)
 def test_the_work_of_an_iteration_is_what_xla_counts(kind):
     config = decoders.DecoderConfig.of(kind)
@@ -140,9 +137,6 @@ def test_ceilings_are_of_what_runs(quick, monkeypatch):
     monkeypatch.setattr(roofline, "LONG_ENOUGH", 1e9)
     monkeypatch.setattr(roofline, "LARGEST_MATRIX", 256)
     assert roofline.matmul("float32").amount == 2 * 256**3, "doubled while it is too quick"
-
-
-# -- the whole ----------------------------------------------------------------------------------
 
 
 class Plain(nnx.Module):
@@ -265,9 +259,6 @@ def test_a_case_takes_the_devices_that_can_share_its_batch():
     assert throughput._sized(None, "3", alone).devices == sharding.most(3, len(jax.devices()))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="got --batch 3 for --devices 2; wanted a multiple"):
         throughput._sized(None, "3", two)  # type: ignore[arg-type]
-
-
-# -- PyTorch's side -----------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from advface_jax.data import leaks
 from experiments import tradeoff
 from experiments.measure import judging, paper
 from experiments.measure.sample import Ascent
-from experiments.measure.table import COLUMNS, Spent, lines, publish
+from experiments.measure.table import COLUMNS, Spent, printed, publish
 
 SYSTEM = pooled_system()
 
@@ -157,7 +157,7 @@ def test_the_paper_stands_beside_our_rows():
 
 def test_a_line_has_the_interval_and_the_paper_below():
     row = {"ssim": 0.33, "psnr": 9.6, "acc": 0.985, "acc_ci": [0.975, 0.995]}
-    ours, theirs = lines(["AdvFace"], [row], [{"ssim": 0.28, "acc": 0.9643}], COLUMNS[:4])
+    _, (ours, theirs) = printed(["AdvFace"], [row], [{"ssim": 0.28, "acc": 0.9643}], COLUMNS[:4])
     assert ours == ["AdvFace", "0.330", "9.60", "–", "98.50 ± 1.00"]
     assert theirs == ["  in the paper", "0.280", "–", "–", "96.43"]
     assert Spent(3.0, 4.5).total == 7.5

@@ -106,10 +106,9 @@ def conditions(
         if r != base.attacker
     ]
     still = dataclasses.replace(base, label="ε = 0 (z~)", steps=0)
-    new = [c for c in changed if dataclasses.replace(c, part="", label="") != _nameless(base)]
-    order = {part: i for i, part in enumerate(PARTS)}
+    new = [c for c in changed if _nameless(c) != _nameless(base)]
     wanted = [c for c in (*new, *others) if c.part in set(parts)]
-    return [bare, still, base, *sorted(wanted, key=lambda c: order[c.part])]  # type: ignore[index]
+    return [bare, still, base, *sorted(wanted, key=lambda c: PARTS.index(c.part))]  # type: ignore[arg-type]
 
 
 def _nameless(c: Condition) -> Condition:
@@ -119,9 +118,6 @@ def _nameless(c: Condition) -> Condition:
 def title(source: str) -> str:
     """A decoder's file as the table calls it: two parts, for seeds may share the file's name."""
     return "/".join(Path(source).with_suffix("").parts[-2:])
-
-
-# -- what is computed together ----------------------------------------------------------------
 
 
 class Family(NamedTuple):
@@ -160,20 +156,16 @@ def runs(rows: Sequence[Condition]) -> list[Run]:
     protected = [c for c in rows if c.epsilon is not None]
     attackers: dict[Any, list[tuple[str, bool]]] = {}
     for c in protected:
-        attackers.setdefault(_stored(c), []).append((c.attacker, c.clip))
+        attackers.setdefault((c.batch, _protection(c)), []).append((c.attacker, c.clip))
     together: dict[Any, list[Condition]] = {}
     for c in protected:
-        seen = tuple(dict.fromkeys(attackers[_stored(c)]))
+        seen = tuple(dict.fromkeys(attackers[c.batch, _protection(c)]))
         together.setdefault((c.batch, seen), []).append(c)
     for c in rows:
         if c.epsilon is None:  # every run has it: the first that has its attacker
             key = next((b, seen) for b, seen in together if (c.attacker, c.clip) in seen)
             together[key].append(c)
     return [Run(b, _families(some), seen, tuple(some)) for (b, seen), some in together.items()]
-
-
-def _stored(c: Condition) -> Any:
-    return c.batch, _protection(c)
 
 
 def _protection(c: Condition) -> Any:

@@ -23,14 +23,10 @@ from experiments.measure import decoders, judging
 from experiments.measure.ablation_conditions import Condition, Run
 from experiments.measure.judging import of_features
 from experiments.measure.results_file import Row
-from experiments.measure.subjects import Clipping
+from experiments.measure.subjects import Clipping, static
 from experiments.measure.table_rows import floor, row
 
 Decoders = Mapping[tuple[str, Role], Decoder]
-
-
-def _static() -> Any:
-    return dataclasses.field(metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -41,8 +37,8 @@ class Protections:
     extractor: Any
     shadows: tuple[Decoder, ...]  # a family's each
     epsilons: tuple[jax.Array, ...]
-    configs: tuple[ProtectConfig, ...] = _static()
-    steps: tuple[tuple[int, ...], ...] = _static()
+    configs: tuple[ProtectConfig, ...] = static()
+    steps: tuple[tuple[int, ...], ...] = static()
 
     def __call__(self, z: jax.Array, keys: jax.Array, mask: jax.Array) -> jax.Array:
         parts = zip(self.shadows, self.epsilons, self.configs, self.steps, strict=True)
@@ -92,7 +88,7 @@ class Diagnosis:
     """
 
     shadows: tuple[Decoder, ...]
-    statistics: tuple[Statistics, ...] = _static()
+    statistics: tuple[Statistics, ...] = static()
 
     NAMES = ("shadow_l1", "negative_share")
 
@@ -126,9 +122,6 @@ def feature_scale(extractor: Any, faces: Faces, batch: int = 16) -> dict[str, An
         "deviation_of_channels": [float(channels.min()), float(channels.max())],
         "zeros": zeros,
     }
-
-
-# -- rows ----------------------------------------------------------------------------------------
 
 
 def read_decoders(system: advface_jax.System, rows: Sequence[Condition]) -> Decoders:

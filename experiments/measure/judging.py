@@ -87,20 +87,20 @@ class Subject:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Server:
-    """Ψ over what is stored, and over nothing else."""
+class Servers:
+    """One Ψ or several over the same stored features, side by side: (b, e1 + e2 + …)."""
 
-    network: InceptionResNetV1
+    servers: tuple[Callable[[jax.Array], jax.Array], ...]
 
     def __call__(self, stored: jax.Array, images: jax.Array) -> jax.Array:
-        return self.network.server(stored)
+        return jnp.concatenate([server(stored) for server in self.servers], -1)
 
 
 def of_features(
     network: InceptionResNetV1, store: Store, attackers: Sequence[Callable[[jax.Array], jax.Array]]
 ) -> Subject:
     """A defence of E's features: E at the client, Ψ at the server, and Ψ(E(·)) on what is shown."""
-    server = Server(network)
+    server = Servers((network.server,))
     return Subject(
         network.extractor, store, tuple(attackers), server, Replay(network.extractor, server)
     )

@@ -20,7 +20,8 @@ MEAN_COLOUR = (0.595, 0.441, 0.365)
 """R, G, B of CelebA B (3,158 faces, no look-alikes of LFW's people): ``Solved``'s guess."""
 
 
-def _static() -> Any:
+def static() -> Any:
+    """A field that is no array: part of the compiled program."""
     return dataclasses.field(metadata={"static": True})
 
 
@@ -35,8 +36,8 @@ class Sweep:
     epsilons: jax.Array
     extractor: Any
     shadow: Decoder
-    config: ProtectConfig = _static()
-    precision: str = _static()
+    config: ProtectConfig = static()
+    precision: str = static()
 
     def __call__(self, z: jax.Array, keys: jax.Array, mask: jax.Array) -> jax.Array:
         return protect_sweep(
@@ -57,7 +58,7 @@ class Each:
 
     defenses: tuple[defenses.Defense, ...]
     epsilon: jax.Array
-    precision: str = _static()
+    precision: str = static()
 
     def __call__(self, z: jax.Array, keys: jax.Array, mask: jax.Array) -> jax.Array:
         client = z.astype(self.precision)
@@ -104,21 +105,10 @@ class Clipping:
 class Solved:
     """An attacker who solves for the image, and guesses its mean colour."""
 
-    present: tuple[int, ...] = _static()
+    present: tuple[int, ...] = static()
 
     def __call__(self, stored: jax.Array) -> jax.Array:
         return solve_channels(stored, self.present, MEAN_COLOUR)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class SideBySide:
-    """Several servers over the same stored features, (b, e1 + e2 + …)."""
-
-    servers: tuple[Callable[[jax.Array], jax.Array], ...]
-
-    def __call__(self, stored: jax.Array, images: jax.Array) -> jax.Array:
-        return jnp.concatenate([server(stored) for server in self.servers], -1)
 
 
 @jax.tree_util.register_dataclass

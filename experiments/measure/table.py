@@ -11,15 +11,13 @@ from advface_jax import cli
 from experiments.measure.judging import discard
 from experiments.measure.results_file import Row, markdown, surroundings, write_results
 
-MEASURES = (
+HOW_TO_READ = (
     "SSIM, PSNR and MSE compare R's picture with the face. ACC ±: half of a 95 % bootstrap "
     "interval over the pairs. SRRA: R's picture of one image accepted as another image of the same "
-    "person, at the threshold of the row's own pairs; same image: as the image itself."
-)
-FLOOR = (
-    "The mean of these faces stands for what an attacker has without any feature (theirs, of other "
-    "faces, is a little further off): a picture with a lower SSIM is wrecked, which is not yet "
-    "privacy. The attacker here does not know of the protection."
+    "person, at the threshold of the row's own pairs; same image: as the image itself. The mean of "
+    "these faces stands for what an attacker has without any feature (theirs, of other faces, is a "
+    "little further off): a picture with a lower SSIM is wrecked, which is not yet privacy. The "
+    "attacker here does not know of the protection."
 )
 NOISE = (
     "Random: two readings of the paper's one row: kept within ε in total (ball), or each step "
@@ -69,23 +67,19 @@ COLUMNS = (
 )
 
 
-def header(columns: Sequence[Column] = COLUMNS) -> list[str]:
-    return ["", *(column.title for column in columns)]
-
-
-def lines(
+def printed(
     labels: Sequence[str],
     rows: Sequence[Row],
     theirs: Sequence[Mapping[str, float]],
     columns: Sequence[Column] = COLUMNS,
-) -> list[list[str]]:
-    """The rows as text under ``header``, each followed by the paper's numbers where it has some."""
-    found = []
-    for label, ours, printed in zip(labels, rows, theirs, strict=True):
-        found.append([label, *(column.text(ours) for column in columns)])
-        if printed:
-            found.append(["  in the paper", *(column.text(printed) for column in columns)])
-    return found
+) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows as text, each followed by the paper's numbers if it has some."""
+    lines = []
+    for label, ours, numbers in zip(labels, rows, theirs, strict=True):
+        lines.append([label, *(column.text(ours) for column in columns)])
+        if numbers:
+            lines.append(["  in the paper", *(column.text(numbers) for column in columns)])
+    return ["", *(column.title for column in columns)], lines
 
 
 def setting(settings: Mapping[str, Any], first: Row) -> str:

@@ -12,7 +12,7 @@ from advface_jax import checkpoint, checks, cli, data, sharding
 from advface_jax.data.batches import Readable
 from advface_jax.training.step import TrainState
 from experiments.measure.results_file import Row, surroundings
-from experiments.measure.table import Column, Spent, Table, header, lines, publish
+from experiments.measure.table import Column, Spent, Table, printed, publish
 
 READ = 10  # losses read at a time: reading one waits for its step
 
@@ -182,10 +182,10 @@ class Run(abc.ABC):
     def publish(self, name: str, title: str, rows: list[Row], columns: list[Column], **more: Any):
         """Write and show the results of the command ``name``; ``more`` is of its ``Table``."""
         shown = [{**self.quality[-1], **row} for row in rows]
-        cells = lines([row["method"] for row in rows], shown, [{}] * len(rows), columns)
+        text = printed([row["method"] for row in rows], shown, [{}] * len(rows), columns)
         notes = {"quality": self.quality, **more.pop("notes", {})}
         spent = Spent(0.0, self.seconds)
-        some = (name, title, rows, header(columns), cells, self.settings, notes, spent)
+        some = (name, title, rows, *text, self.settings, notes, spent)
         publish(Table(*some, caption=title, **more), self.out)
 
     def show_refused(self, file: str) -> None:

@@ -1,17 +1,6 @@
 """The pictures that experiments leave beside their tables: charts of rows, and R's pictures."""
 
 from experiments.measure.plots.charts import ablations, noises, redraw, tradeoff, training
-from experiments.measure.plots.drawing import pyplot, save
 from experiments.measure.plots.pictures import reconstructions, transfer
 
-__all__ = [
-    "ablations",
-    "noises",
-    "pyplot",
-    "reconstructions",
-    "redraw",
-    "save",
-    "tradeoff",
-    "training",
-    "transfer",
-]
+__all__ = ["ablations", "noises", "reconstructions", "redraw", "tradeoff", "training", "transfer"]
