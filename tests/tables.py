@@ -33,7 +33,7 @@ def small_sample(out: Path, **changes: Any) -> sample.Sample:
 def written(folder: Path, kind: Kind, role: str, seed: int = 0) -> str:
     """A decoder's file, as a flag names it."""
     path = folder / f"{kind}-{role}-{seed}" / f"{kind}-{role}.safetensors"
-    number = seed + 10 * (role == "attacker") + 100 * ["transrec", "resrec", "urec"].index(kind)
+    number = 1 + 2 * seed + (role == "attacker") + 100 * ["transrec", "resrec", "urec"].index(kind)
     card = {"weights": "random", "weights_sha256": "00", "train": {"seed": seed}}
     write_decoder(path, small_decoder(kind, number), card)
     return str(path)
