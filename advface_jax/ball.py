@@ -2,6 +2,8 @@
 
 z0 ± ε can round to a number more than ε from z0. Such a bound moves one float inwards, so that in
 exact arithmetic, too, no difference exceeds ε.
+
+``project`` has the derivative of a clip: that of z inside the ball, on its surface that of z0 ± ε.
 """
 
 from collections.abc import Callable
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 
+@jax.custom_jvp
 def project(z: jax.Array, z0: jax.Array, epsilon: jax.Array | float) -> jax.Array:
     """Π: the float nearest to z within ε of z0, element by element, in z0's dtype."""
     exact: jax.Array = jnp.asarray(epsilon, jnp.float32)
@@ -28,6 +31,17 @@ def project(z: jax.Array, z0: jax.Array, epsilon: jax.Array | float) -> jax.Arra
     bits = lax.bitcast_convert_type(z, f"int{8 * z.dtype.itemsize}")
     bits += jnp.where(beyond, jnp.where(towards_zero, -1, 1), 0).astype(bits.dtype)
     return lax.bitcast_convert_type(bits, z.dtype)
+
+
+@project.defjvp
+def _project_jvp(primals, tangents):
+    (z, z0, epsilon), (dz, dz0, depsilon) = primals, tangents
+    end = project(z, z0, epsilon)
+    away = end - z0
+    inside = (end == z) & (jnp.abs(away) < jnp.asarray(epsilon, z0.dtype))
+    if jnp.issubdtype(jnp.result_type(epsilon), jnp.inexact):  # a whole number has no tangent
+        dz0 = dz0 + jnp.sign(away) * jnp.asarray(depsilon, z0.dtype)
+    return end, jnp.where(inside, dz, dz0)
 
 
 def projection(z0: jax.Array, epsilon: jax.Array | float) -> Callable[[jax.Array], jax.Array]:

@@ -4,14 +4,21 @@ Shapes and dtypes are always checked; values (NaN, range) only of concrete array
 unknown inside a caller's own ``jax.jit``.
 """
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def images(x: ArrayLike, size: int = 160) -> jax.Array:
@@ -34,8 +41,8 @@ def unit_range(images: jax.Array | np.ndarray) -> None:
         )
 
 
-def features(x: ArrayLike, shape: tuple[int, int, int] = (77, 77, 64)) -> jax.Array:
-    """Finite float features (b,77,77,64), b ≥ 1, or ValueError."""
+def features(x: ArrayLike, shape: tuple[int, ...] | None = (77, 77, 64)) -> jax.Array:
+    """Finite float features (b, *shape), b ≥ 1, or ValueError. None takes any shape (b, …)."""
     array = _floats(x, "features z", shape)
     if _concrete(array):
         with jax.ensure_compile_time_eval():  # a concrete z inside somebody's jit stays concrete
@@ -123,6 +130,34 @@ def between(low: int, high: int, **values: int) -> None:
             raise ValueError(f"got {name}={value}; wanted {low} to {high}")
 
 
+def whole(name: str, value: Any) -> int:
+    """A whole number of 1 or more, also one of NumPy or JAX, as an int, or ValueError."""
+    value = plain(value)
+    positive(**{name: value})
+    return value
+
+
+def plain(value: Any) -> Any:
+    """A scalar of NumPy or JAX as Python's own, which can be hashed; anything else as it is."""
+    single = isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.ndim == 0
+    return value.item() if single and _concrete(value) else value
+
+
+def config(value: Any, kind: type[Config]) -> Config:
+    """A dataclass of settings, also from a dict or from one of its base class, or ValueError."""
+    if isinstance(value, kind):
+        return value
+    names = [field.name for field in dataclasses.fields(kind)]
+    wanted = f"wanted a {kind.__name__}, or a dict with some of {', '.join(names)}"
+    if dataclasses.is_dataclass(value) and issubclass(kind, type(value)):  # type: ignore[arg-type]
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"got config of type {type(value).__name__}; {wanted}")
+    if unknown := [str(name) for name in value if name not in names]:
+        raise ValueError(f"got config with {', '.join(unknown)}; {wanted}")
+    return kind(**value)
+
+
 def _numbers(value: ArrayLike, name: str) -> jax.Array:
     try:
         return jnp.asarray(value, jnp.float32)
@@ -130,12 +165,14 @@ def _numbers(value: ArrayLike, name: str) -> jax.Array:
         raise ValueError(f"got {name}={value!r}; wanted numbers") from None
 
 
-def _floats(x: ArrayLike, name: str, shape: tuple[int, ...]) -> jax.Array:
+def _floats(x: ArrayLike, name: str, shape: tuple[int, ...] | None) -> jax.Array:
     array = x if isinstance(x, jax.Array) else np.asarray(x)
-    if array.ndim != 4 or array.shape[1:] != shape:
+    if shape is None and array.ndim < 2:
+        raise ValueError(f"got {name} of shape {array.shape}; wanted (b, …), a batch of items")
+    if shape is not None and array.shape[1:] != shape:
         raise ValueError(
             f"got {name} of shape {array.shape}; wanted (b, {', '.join(map(str, shape))})"
-            + (": a single one takes a leading axis, x[None]" if array.ndim == 3 else "")
+            + _forgotten(array.shape, shape)
         )
     if array.shape[0] == 0:
         raise ValueError(f"got an empty batch of {name}; wanted at least one")
@@ -147,6 +184,28 @@ def _floats(x: ArrayLike, name: str, shape: tuple[int, ...]) -> jax.Array:
     # NumPy's default is float64; the dtype of a JAX array was chosen.
     narrow = isinstance(array, np.ndarray) and array.dtype == np.float64
     return jnp.asarray(array, jnp.float32 if narrow else array.dtype)
+
+
+def _forgotten(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """The step that an array of another shape lacks, as the end of a message."""
+    item, image = got[1:], len(wanted) == 3 and wanted[-1] == 3
+    if got == wanted:
+        return ": a single one takes a leading axis, x[None]"
+    if len(wanted) == len(item) == 3:
+        if item == (wanted[-1], *wanted[:-1]):
+            return ": channels come last here, x.transpose(0, 2, 3, 1)"
+        if image and item[0] == 3 != item[-1]:
+            return ": channels come last here, x.transpose(0, 2, 3, 1), then crops of that size"
+        if image and item[-1] == 3:
+            return (
+                f": faces cropped to {wanted[0]}×{wanted[1]} (`python -m advface_jax crop`), or "
+                "crops of another size resized (data.read_faces(…, resize=True))"
+            )
+        if not image and 3 in (item[0], item[-1]):
+            return ": these look like images; the extractor E makes z of them, z = E(images)"
+    if not image and len(item) == 1:
+        return ": these look like embeddings; z is what E makes, before the server's Ψ"
+    return ""
 
 
 def _concrete(array: ArrayLike) -> bool:

@@ -1,6 +1,10 @@
 """Gradient-sign ascent within an L∞ bound: PGD, FGSM and MI-FGSM over any array and any loss.
 
 Everything here is traceable: ``epsilon`` may be a tracer, so one compilation serves every bound.
+
+All three have a derivative, forward and backward: the exact one of their arithmetic. Signs are
+constant almost everywhere, so the steps pass nothing on; an element inside the ball has the
+derivative of z0 (or ``start``) plus that of its steps' size, one on its surface that of z0 ± ε.
 """
 
 import dataclasses
@@ -38,7 +42,9 @@ class PGDConfig:
     momentum: float = 1.0
 
     def __post_init__(self):
-        checks.positive(steps=self.steps)
+        object.__setattr__(self, "steps", checks.whole("steps", self.steps))
+        for name in ("alpha", "momentum"):  # NumPy's and JAX's scalars cannot be hashed
+            object.__setattr__(self, name, checks.plain(getattr(self, name)))
         if self.alpha is not None and not 0 < self.alpha < math.inf:
             raise ValueError(f"got alpha={self.alpha}; wanted a positive step, or None for ε/10")
         if not 0 <= self.momentum < math.inf:
@@ -62,7 +68,7 @@ def pgd(
       loss_or_vjp: the loss to increase (returns a scalar) or its gradient (returns z's shape).
       z0: centre of the ball, and where the ascent starts; any shape, floating.
       epsilon: radius of the ball, a scalar ≥ 0; may be traced.
-      config: steps, step size and reading of the bound.
+      config: steps, step size and reading of the bound; or a dict of them.
       start: another start, of z0's shape and dtype, first moved to the nearest point of the ball.
         With bound "total" m steps from the result of n are n + m steps.
 
@@ -73,6 +79,7 @@ def pgd(
       ValueError: when ``loss_or_vjp`` returns neither a scalar nor an array of z0's shape, z0 is
         no floating array, or ε is negative or not finite.
     """
+    config = checks.config(config, PGDConfig)
     gradient = _gradient(loss_or_vjp, z0, epsilon)
     advance = _advance(z0, epsilon, config)
     first = _start(z0, epsilon, start)
@@ -107,6 +114,7 @@ def mifgsm(
 
     Arguments, result and errors as for ``pgd``; the first axis of z0 counts items.
     """
+    config = checks.config(config, PGDConfig)
     gradient = _gradient(loss_or_vjp, z0, epsilon)
     advance = _advance(z0, epsilon, config)
 
@@ -156,9 +164,14 @@ def _gradient(loss_or_vjp: Objective, z0: jax.Array, epsilon: jax.Array | float)
         )
     result = jax.eval_shape(loss_or_vjp, z0)
     if result.shape == z0.shape and z0.ndim:
-        return loss_or_vjp
-    if result.shape == ():
-        return jax.grad(lambda z: loss_or_vjp(z))
+        uphill = loss_or_vjp
+    elif result.shape == ():
+        uphill = jax.grad(lambda z: loss_or_vjp(z))
+    else:
+        uphill = None
+    if uphill is not None:
+        # Its sign has no derivative, so none of its own is taken: that would cost a second order.
+        return lambda z: lax.stop_gradient(uphill(lax.stop_gradient(z)))
     raise ValueError(
         f"the objective returned shape {result.shape} for z of shape {z0.shape}; wanted a scalar "
         "loss, or a gradient of z's shape"

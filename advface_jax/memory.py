@@ -13,12 +13,10 @@ import jax
 import numpy as np
 
 from advface_jax import checks
-from advface_jax.models.facenet import FEATURE_SHAPE
-from advface_jax.protect import Decoder, Extractor, ProtectConfig, lowered
+from advface_jax.protect import PAPER, Decoder, Extractor, ProtectConfig, lowered
 
 SHARE = 0.8
 """Of the free memory; the rest is for what the compiler does not count (libraries' scratch)."""
-PAPER = ProtectConfig()
 PROBES = (2, 4)  # one face alone is laid out differently
 
 
@@ -53,18 +51,32 @@ def footprint(
     config: ProtectConfig = PAPER,
     n_epsilon: int = 1,
     dtype: str = "float32",
+    shape: tuple[int, ...] | None = None,
 ) -> Footprint:
     """The memory of ``protect`` (``protect_sweep`` for several ε) on a device, from two programs
     compiled for a few faces.
 
+    Args:
+      extractor, shadow, config: as for ``protect``.
+      n_epsilon: the number of ε at once.
+      dtype: of z.
+      shape: of one z; this package's decoders state it themselves (``Decoder.takes``).
+
     Raises:
-      ValueError: n_epsilon is not 1 or more, or the compiler gives no estimate.
+      ValueError: n_epsilon is not 1 or more, z's shape is unknown, or the compiler gives no
+        estimate.
     """
     checks.positive(n_epsilon=n_epsilon)
+    shape = shape or getattr(shadow, "takes", None)
+    if shape is None:
+        raise ValueError(
+            f"got a decoder of type {type(shadow).__name__}, which does not state the shape of z; "
+            "wanted shape=z.shape[1:]"
+        )
     epsilon = np.zeros(() if n_epsilon == 1 else n_epsilon)
     sizes = []
     for batch in PROBES:
-        z = jax.ShapeDtypeStruct((batch, *FEATURE_SHAPE), dtype)
+        z = jax.ShapeDtypeStruct((batch, *shape), dtype)
         program = lowered(z, epsilon, extractor=extractor, shadow=shadow, config=config)
         size = needed(program.compile())
         if size is None:
@@ -118,6 +130,7 @@ def largest_batch(
     config: ProtectConfig = PAPER,
     n_epsilon: int = 1,
     dtype: str = "float32",
+    shape: tuple[int, ...] | None = None,
     devices: int = 1,
     room: float | None = None,
     most: int | None = None,
@@ -125,7 +138,7 @@ def largest_batch(
     """The largest batch of ``protect`` that fits: a multiple of ``devices``, which share it.
 
     Args:
-      extractor, shadow, config, n_epsilon, dtype: as for ``footprint``.
+      extractor, shadow, config, n_epsilon, dtype, shape: as for ``footprint``.
       room: bytes on each device; by default 0.8 of what is free now, which a CPU's devices share
         equally.
       most: an upper limit on the batch.
@@ -134,8 +147,8 @@ def largest_batch(
       ValueError: not one face fits on a device, or its free memory is unknown.
     """
     checks.positive(devices=devices, **({} if most is None else {"most": most}))
-    how = {"config": config, "n_epsilon": n_epsilon, "dtype": dtype}
-    size = footprint(extractor=extractor, shadow=shadow, **how)
+    how: dict[str, Any] = {"config": config, "n_epsilon": n_epsilon, "dtype": dtype}
+    size = footprint(extractor=extractor, shadow=shadow, shape=shape, **how)
     room = _room(devices) if room is None else room
     batch = devices * size.fitting(room)
     if not batch:

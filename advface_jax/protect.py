@@ -4,21 +4,24 @@ The server has the extractor E and its shadow decoder S. From the client's z it 
 image x~ = S(z), re-extracts z~ = E(x~), and ascends from z~ on ‖S(·) - x~‖₁ within ε. All of this
 is one compiled program for one batch shape and every ε.
 
+E and S may be any recogniser's: Flax NNX modules, Linen modules with their variables, other
+callable pytrees (Equinox), functions. docs/own-recogniser.md has an example.
+
 AdvFace does not protect against an adaptive attacker, who trains on protected features (README).
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
-from advface_jax import checks, gradient
+from advface_jax import checks, gradient, networks, sharding
 
 Extractor = Callable[[jax.Array], jax.Array]
 Decoder = Callable[..., jax.Array]
@@ -62,36 +65,50 @@ class ProtectConfig(gradient.PGDConfig):
         checks.choice(self.formulation, "formulation", FORMULATIONS)
 
 
+PAPER = ProtectConfig()
+
+
 def protect(
     z: ArrayLike,
     *,
     extractor: Extractor,
     shadow: Decoder,
     epsilon: ArrayLike = 0.2,
-    config: ProtectConfig = ProtectConfig(),
+    config: ProtectConfig | Mapping[str, Any] = PAPER,
     mask: ArrayLike | None = None,
 ) -> jax.Array:
     """Adversarial features z_adv for the client's features z (Eq. 4-6).
 
+    The derivative is the exact one of this arithmetic (``advface_jax.gradient``): to z it is that
+    of z~ = E(S(z)), since the signs of the ascent are constant almost everywhere. ``jax.grad`` and
+    ``jax.vjp`` work for all networks; ``jax.jvp`` where E and S have a forward derivative, which
+    this package's own, made for training, have not.
+
     Args:
-      z: features (b,77,77,64), floating, finite, b ≥ 1.
-      extractor: E, as ``advface_jax.load(…).extractor``.
-      shadow: S, as ``advface_jax.load(…).shadow``.
+      z: features (b, …), floating, finite, b ≥ 1; FaceNet's are (b,77,77,64). Sharded arrays stay
+        sharded.
+      extractor: E, images -> z, as ``advface_jax.load(…).extractor``. A Flax NNX module, a pair
+        (Linen module, variables), any callable pytree (Equinox, ``jax.tree_util.Partial``), or a
+        function; a function's own arrays become constants of the compiled program, which is
+        compiled anew for every new function.
+      shadow: S, z -> images that E takes, as ``advface_jax.load(…).shadow``; of the same kinds. It
+        is called as S(z), or, if it has parameters of these names, as S(z, statistics=…, mask=…).
       epsilon: the bound on |z_adv - z~|, a scalar ≥ 0 in units of z (paper: 0.2).
-      config: steps, step size, reading of the bound, method, batch statistics, start.
+      config: steps, step size, reading of the bound, method, batch statistics, start; or a dict of
+        them. Every new config compiles anew.
       mask: (b,) with 0 for padding, which then influences no other item; ignore its rows of the
-        result.
+        result. (A decoder without ``mask`` must treat each item by itself.)
 
     Returns:
-      z_adv (b,77,77,64), of z's dtype. With ``bound="total"`` no element is further than ε from
+      z_adv, of z's shape and dtype. With ``bound="total"`` no element is further than ε from
       z~ = E(S(z)), or from z with ``start="z"``; ε = 0 returns that centre.
 
     Raises:
       ValueError: for another shape or dtype, NaN or inf, an empty batch, ε < 0, a mask that does
         not fit, or an extractor and a decoder that do not fit z or each other.
     """
-    z, mask = _checked(z, mask, extractor, shadow)
-    return _protect(z, checks.epsilon(epsilon), mask, extractor, shadow, config)
+    z, mask, extractor, shadow, config = _checked(z, mask, extractor, shadow, config)
+    return _run(_protect, z, checks.epsilon(epsilon), mask, extractor, shadow, config)
 
 
 def protect_sweep(
@@ -100,18 +117,18 @@ def protect_sweep(
     *,
     extractor: Extractor,
     shadow: Decoder,
-    config: ProtectConfig = ProtectConfig(),
+    config: ProtectConfig | Mapping[str, Any] = PAPER,
     mask: ArrayLike | None = None,
 ) -> jax.Array:
-    """``protect`` at several ε, with one shadow round trip: (n_ε, b, 77, 77, 64).
+    """``protect`` at several ε, with one shadow round trip: (n_ε, *z.shape).
 
     One compiled program serves all lists of this length. On a CPU it computes one ε after the
     other, as fast as all together in a fifth of the memory; elsewhere all together.
 
     Arguments and errors as for ``protect``; ``epsilons`` has one ε or more.
     """
-    z, mask = _checked(z, mask, extractor, shadow)
-    return _sweep(z, checks.epsilons(epsilons), mask, extractor, shadow, config)
+    z, mask, extractor, shadow, config = _checked(z, mask, extractor, shadow, config)
+    return _run(_sweep, z, checks.epsilons(epsilons), mask, extractor, shadow, config)
 
 
 def lowered(
@@ -120,7 +137,7 @@ def lowered(
     *,
     extractor: Extractor,
     shadow: Decoder,
-    config: ProtectConfig = ProtectConfig(),
+    config: ProtectConfig | Mapping[str, Any] = PAPER,
     mask: jax.Array | jax.ShapeDtypeStruct | None = None,
 ) -> jax.stages.Lowered:
     """The program of ``protect``, or of ``protect_sweep`` for several ε, before compilation: for
@@ -130,6 +147,8 @@ def lowered(
     """
     bound = jnp.asarray(epsilon, jnp.float32)
     program = _sweep if bound.ndim else _protect
+    extractor, shadow = _networks(extractor, shadow)
+    config = checks.config(config, ProtectConfig)
     return program.lower(z, bound, mask, extractor, shadow, config)
 
 
@@ -141,55 +160,81 @@ def shadow_round_trip(
     statistics: Literal["batch", "running", "example"] = "batch",
     mask: ArrayLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The shadow image x~ = S(z) (b,160,160,3) and the shadow feature z~ = E(x~) (b,77,77,64)
-    (Eq. 4). Arguments and errors as for ``protect``."""
+    """The shadow image x~ = S(z) and the shadow feature z~ = E(x~), of z's shape (Eq. 4).
+    Arguments and errors as for ``protect``."""
     checks.choice(statistics, "statistics", STATISTICS)
-    z, mask = _checked(z, mask, extractor, shadow)
-    return _jitted_round_trip(z, mask, extractor, shadow, statistics)
+    config = ProtectConfig(statistics=statistics)
+    z, mask, extractor, shadow, _ = _checked(z, mask, extractor, shadow, config)
+    return _run(_round_trip, z, mask, extractor, shadow, statistics)
 
 
-def _checked(z: ArrayLike, mask: ArrayLike | None, extractor: Extractor, shadow: Decoder):
-    z = checks.features(z)
-    for name, model in (("extractor", extractor), ("shadow", shadow)):
-        strange = [x for x in jax.tree.leaves(model) if not isinstance(x, (jax.Array, np.ndarray))]
-        if strange:
-            raise ValueError(
-                f"got {name}={strange[0]!r}; wanted a Flax NNX module: the arrays of a plain "
-                "function would be constants in the compiled program"
-            )
+def _networks(extractor: Any, shadow: Any) -> tuple[Extractor, Decoder]:
+    return networks.network(extractor, "extractor"), networks.network(shadow, "shadow")
+
+
+def _checked(z: ArrayLike, mask: ArrayLike | None, extractor: Any, shadow: Any, config: Any):
+    config = checks.config(config, ProtectConfig)
+    extractor, shadow = _networks(extractor, shadow)
+    z = checks.features(z, getattr(shadow, "takes", None))
+    if config.statistics != "batch" and not networks.takes_statistics(shadow):
+        raise ValueError(
+            f"got statistics={config.statistics!r} for a decoder that has no such parameter; "
+            "wanted 'batch', the default, which is then without effect"
+        )
     leaves, structure = jax.tree.flatten((extractor, shadow))
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (z, *leaves))
-    try:
-        found = _round_trip_shape(structure, shapes)
-        got = f"E(S(z)) of shape {found}"
-        fits = found == z.shape
-    except (TypeError, ValueError) as error:
-        got, fits = f"({error})", False
-    if not fits:
+    problem = _misfit(structure, shapes, jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+    if problem:
         raise ValueError(
-            f"the extractor and the decoder do not fit z of shape {z.shape}: got {got}; wanted "
-            "z's own shape: take both from one advface_jax.load(…)"
+            f"the extractor and the decoder do not fit z of shape {z.shape}: got {problem}; wanted "
+            "E(S(z)) of z's own shape: take both from one advface_jax.load(…), or see "
+            "help(advface_jax.protect)"
         )
-    return z, checks.mask(mask, z.shape[0])
+    return z, checks.mask(mask, z.shape[0]), extractor, shadow, config
 
 
 @functools.lru_cache(maxsize=64)  # tracing E and S at every call would take 8 ms
-def _round_trip_shape(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> tuple[int, ...]:
-    """The shape of E(S(z)), from the shapes of z and of both networks' arrays."""
+def _misfit(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], x64: bool) -> str:
+    """Why E(S(z)) does not have z's shape, from the shapes of z and of both networks' arrays; empty
+    if it does."""
+    name, found = "S(z)", ""
 
     def again(z: jax.Array, *leaves: jax.Array) -> jax.Array:
+        nonlocal name, found
         extractor, shadow = jax.tree.unflatten(structure, leaves)
-        return _round_trip(z, None, extractor, shadow, "batch")[1]
+        x_tilde = networks.decoder(shadow)(z, "batch", None)
+        shape = getattr(x_tilde, "shape", type(x_tilde).__name__)
+        name, found = "E(S(z))", f" (S(z) has shape {shape})"
+        return extractor(x_tilde)
 
-    return jax.eval_shape(again, *shapes).shape
+    try:
+        result = jax.eval_shape(again, *shapes)
+    except Exception as error:  # somebody else's network may raise anything
+        return f"{type(error).__name__} from {name}{found}: {error}"
+    shape = getattr(result, "shape", type(result).__name__)
+    return "" if shape == shapes[0].shape else f"{name} of shape {shape}{found}"
 
 
+def _run(program: Callable[..., Any], z: jax.Array, *arguments: Any) -> Any:
+    try:
+        return program(z, *arguments)
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise ValueError(
+            "got a forward derivative (jax.jvp, jax.jacfwd, jax.linearize) of networks that have "
+            "only a backward one; wanted jax.grad, jax.vjp or jax.jacrev"
+        ) from error
+
+
+@functools.partial(jax.jit, static_argnames="statistics")
 def _round_trip(z, mask, extractor, shadow, statistics):
-    x_tilde = shadow(z, statistics, mask)  # (b, 160, 160, 3)
-    return x_tilde, extractor(x_tilde)  # (b, 77, 77, 64)
+    def again(z, mask, extractor, shadow):
+        x_tilde = networks.decoder(shadow)(z, statistics, mask)
+        return x_tilde, extractor(x_tilde)
 
-
-_jitted_round_trip = jax.jit(_round_trip, static_argnums=4)
+    both = sharding.automatic(again, lambda spec: PartitionSpec(spec[0]), lambda spec: spec)
+    return both(z, mask, extractor, shadow)
 
 
 def ascent(
@@ -202,11 +247,14 @@ def ascent(
         image, vjp = jax.vjp(lambda q: shadow(q, statistics, mask), q)
         residual = jax.tree.map(lambda a, b: jnp.sign(a - b), image, x_tilde)
         if mask is not None:
-            weight = mask.astype(q.dtype)[:, None, None, None]
-            residual = jax.tree.map(lambda r: r * weight, residual)
+            residual = jax.tree.map(functools.partial(_without_padding, mask), residual)
         return vjp(residual)[0]
 
     return gradient_at
+
+
+def _without_padding(mask: jax.Array, items: jax.Array) -> jax.Array:
+    return items * mask.astype(items.dtype).reshape(-1, *[1] * (items.ndim - 1))
 
 
 def _attack(z, mask, extractor, shadow, config) -> Callable[[jax.Array], jax.Array]:
@@ -214,9 +262,11 @@ def _attack(z, mask, extractor, shadow, config) -> Callable[[jax.Array], jax.Arr
     from advface_jax.models.fast import packed_decoders  # needs Flax, which is slow to import
 
     form = packed_decoders.form(shadow, config.formulation, z.dtype)
-    x_tilde = form.decode(form.pack(z), config.statistics, mask)
-    uphill = ascent(form.decode, x_tilde, config.statistics, mask)
-    centre = form.pack(extractor(form.image(x_tilde)) if config.start == "z_tilde" else z)
+    decode = networks.decoder(form.decode)
+    x_tilde = decode(form.pack(z), config.statistics, mask)
+    uphill = ascent(decode, x_tilde, config.statistics, mask)
+    z_tilde = extractor(form.image(x_tilde)) if config.start == "z_tilde" else z
+    centre = form.pack(z_tilde.astype(z.dtype))
 
     def begin(epsilon: jax.Array) -> jax.Array | None:
         if config.start == "z_tilde":
@@ -235,12 +285,19 @@ def _attack(z, mask, extractor, shadow, config) -> Callable[[jax.Array], jax.Arr
 
 @functools.partial(jax.jit, static_argnames="config")
 def _protect(z, epsilon, mask, extractor, shadow, config):
-    return _attack(z, mask, extractor, shadow, config)(epsilon)
+    def one(z, epsilon, mask, extractor, shadow):
+        return _attack(z, mask, extractor, shadow, config)(epsilon)
+
+    return sharding.automatic(one, lambda spec: spec)(z, epsilon, mask, extractor, shadow)
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def _sweep(z, epsilons, mask, extractor, shadow, config):
-    attack = _attack(z, mask, extractor, shadow, config)
-    if jax.default_backend() == "cpu":
-        return lax.map(attack, epsilons)
-    return jax.vmap(attack)(epsilons)
+    def several(z, epsilons, mask, extractor, shadow):
+        attack = _attack(z, mask, extractor, shadow, config)
+        if jax.default_backend() == "cpu":
+            return lax.map(attack, epsilons)
+        return jax.vmap(attack)(epsilons)
+
+    every = sharding.automatic(several, lambda spec: PartitionSpec(None, *spec))
+    return every(z, epsilons, mask, extractor, shadow)

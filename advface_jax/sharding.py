@@ -6,12 +6,12 @@ norm, are over all devices.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, auto_axes
 
 AXIS = "batch"
 Tree = TypeVar("Tree")
@@ -106,6 +106,26 @@ def whole(array: jax.Array) -> np.ndarray:
     from jax.experimental import multihost_utils  # for several hosts only
 
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def automatic(f: Callable[..., Any], *specs: Callable[[PartitionSpec], PartitionSpec]) -> Any:
+    """``f`` with the shardings inside left to the compiler, for a first argument that is explicitly
+    sharded (as ``jax.make_mesh`` makes it by default); under any other, ``f`` itself.
+
+    Args:
+      f: (x, …) -> an array, or a tuple of them.
+      specs: for each result, its spec from that of x.
+    """
+
+    def call(x: jax.Array, *rest: Any) -> Any:
+        place = jax.typeof(x).sharding
+        if AxisType.Explicit not in place.mesh.axis_types:
+            return f(x, *rest)
+        out = tuple(NamedSharding(place.mesh, spec(place.spec)) for spec in specs)
+        out = out if len(specs) > 1 else out[0]
+        return auto_axes(f, axes=place.mesh.axis_names, out_sharding=out)(x, *rest)
+
+    return call
 
 
 def _put(tree: Any, mesh: Mesh | None, spec: PartitionSpec) -> Any:

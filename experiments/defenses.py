@@ -104,7 +104,7 @@ def table(
     config = ascent.config()
     checked = checks.epsilon(epsilon)
     models = decoders.models(system, shadow, attacker)
-    lists = decoders.lists(shadow, attacker)
+    lists = decoders.lists(system, shadow, attacker)
     seen = inputs.seen_in_training(lists, crops, sample.on_leak)
     compared = of_features(models, config)
     apart, missing = [], None
@@ -141,7 +141,7 @@ def table(
         of_channels = [
             channel_rows.measure(networks, crops, over, extra=extra, **how) for networks in apart
         ]
-        last = floor(crops, judged, subject.replay, over, extra=extra)
+        last = floor(crops, judged, subject, over, extra=extra)
 
     shown = inputs.distinct(crops.identities[: measured.pictures.shape[2]])
     shots = [*_shots(measured, shown)]

@@ -99,7 +99,7 @@ def table(
     crops, over, origin = given
     swept = _checked(noises)
     decoder = decoders.decoder(system, attacker, "attacker")
-    lists = {"attacker": decoders.identities(attacker, "attacker")}
+    lists = {"attacker": decoders.identities(system, attacker, "attacker")}
     seen = inputs.seen_in_training(lists, crops, sample.on_leak)
     settings = {
         "experiment": "random_row",
@@ -124,7 +124,7 @@ def table(
                 at = {**extra, "noise": kind, "strength": strength}
                 label = _label(kind, strength)
                 rows.append(row(label, None, judged, len(rows), over, extra=at))
-        rows.append(floor(crops, judged, subject.replay, over, extra=extra))
+        rows.append(floor(crops, judged, subject, over, extra=extra))
     goal = paper.of("Random", sample.set)
     theirs = {name: paper.of(name, sample.set) for name in ("Random", "DP")}
     theirs = theirs if sample.preset == "paper" else {}

@@ -118,7 +118,7 @@ def main(
             f"{features} was written with labels {found.card.get('labels')!r}; wanted 'original', "
             "by which the same people are held out of both: make it anew with --labels original"
         )
-    same_shadow(found, shadow)
+    same_shadow(system, found, shadow)
     crops = data.read_faces(faces, listing=listing, where=parse_where(where))
     same_faces(found, crops)
     config = finetune.FinetuneConfig(

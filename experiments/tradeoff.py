@@ -27,8 +27,8 @@ EPSILONS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 def main(
     sample: OfSample,
     ascent: OfAscent,
-    shadow: str = "resrec",
-    attacker: str = "resrec",
+    shadow: str | None = None,
+    attacker: str | None = None,
     epsilons: tuple[float, ...] = EPSILONS,
     method: Literal["pgd", "fgsm", "mifgsm"] = ProtectConfig.method,
 ) -> None:
@@ -44,7 +44,8 @@ def main(
     Stopped? The same command resumes after the last finished batch.
 
     Args:
-      shadow: The server's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
+      shadow: The server's S: transrec, resrec (the default), urec, or a .safetensors file of
+        train_decoder. A system of your own (--weights module:function) has its own.
       attacker: The attacker's R: the same choices.
       epsilons: The bounds, in units of the feature.
       method: pgd (the paper), fgsm (one step of size ε) or mifgsm.
@@ -60,18 +61,19 @@ def table(
     given: Inputs,
     sample: Sample,
     ascent: Ascent,
-    shadow: str = "resrec",
-    attacker: str = "resrec",
+    shadow: str | None = None,
+    attacker: str | None = None,
     epsilons: tuple[float, ...] = EPSILONS,
     method: Literal["pgd", "fgsm", "mifgsm"] = ProtectConfig.method,
 ) -> Table:
     """The sweep over ``epsilons``; arguments as for ``main``."""
     began = time.monotonic()
+    shadow, attacker = (source or system.kinds[0] for source in (shadow, attacker))
     crops, over, origin = given
     config = ascent.config(method)
     bounds = checks.epsilons(epsilons)
     models = decoders.models(system, shadow, attacker)
-    lists = decoders.lists(shadow, attacker)
+    lists = decoders.lists(system, shadow, attacker)
     seen = inputs.seen_in_training(lists, crops, sample.on_leak)
     settings = {
         **origin,
@@ -83,7 +85,7 @@ def table(
         "versions": surroundings()["versions"],
     }
     store = Sweep(bounds, system.extractor, models.shadow, config, ascent.precision)
-    subject = judging.of_features(system.network, store, [models.attacker])
+    subject = judging.of_features(system.network, store, [models.attacker], system.image_size)
     with judging.exactly(ascent.precision):
         judged, pictures, earlier, rate, folder = judging.measure(
             crops, subject, settings=settings, **sample.how
@@ -91,7 +93,7 @@ def table(
         extra = {k: settings[k] for k in ("set", "shadow", "attacker")}
         rows = [row("Unprotected", None, judged, 0, over, extra=extra)]
         rows += [row("AdvFace", e, judged, i, over, extra=extra) for i, e in enumerate(epsilons, 1)]
-        rows.append(floor(crops, judged, subject.replay, over, extra=extra))
+        rows.append(floor(crops, judged, subject, over, extra=extra))
     labels = [_label(r) for r in rows]
     beside = [sample.beside(r, models.kinds, config) for r in rows]
     shown = inputs.distinct(crops.identities[: pictures.shape[2]])

@@ -109,7 +109,7 @@ def _front(
     if kind == "channelrec":
         front: defenses.Defense = getattr(defenses, defense)()
         origin = {"weights": None, "weights_sha256": None, "defense": defense}
-        return front, origin, channel_decoder.ChannelDecoderConfig(front.stores[-1])
+        return front, origin, channel_decoder.ChannelDecoderConfig(front.stores[-1])  # type: ignore[index]
     system = advface_jax.load(weights)
     origin = {"weights": system.card["source"], "weights_sha256": system.features_sha256}
     return system.extractor, origin, decoders.DecoderConfig.of(kind)

@@ -116,7 +116,7 @@ def table(
             for i, s in enumerate(protecting, 1)
             for j, r in enumerate(attacking)
         ]
-        rows.append(floor(crops, judged, subject.replay, over, extra={"set": origin["set"]}))
+        rows.append(floor(crops, judged, subject, over, extra={"set": origin["set"]}))
     labels = [_label(r) for r in rows]
     beside = [
         sample.beside(r, (r.get("shadow") or "", r.get("attacker") or ""), config) for r in rows

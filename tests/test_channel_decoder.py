@@ -157,7 +157,7 @@ def test_the_card_says_whose_channels_are_decoded(trained, stored):
 
 
 def test_a_decoder_of_features_reads_no_channels():
-    shipped = ASSETS / "resrec-shadow.safetensors"
+    shipped = ASSETS / "facenet-512-q8" / "resrec-shadow.safetensors"
     with pytest.raises(ValueError, match="decodes unprotected features; .*--defense duetface …"):
         read_decoder(shipped, "duetface")
     assert "defense" not in json.loads(shipped.with_suffix(".json").read_text())

@@ -132,7 +132,7 @@ def test_what_is_missing_or_wrong_is_said(system, folder, tmp_path, monkeypatch)
         ValueError, match="partialface stores; wanted a decoder of what the defence"
     ):
         channel_rows.read_duetface(system, folder, folder / "partialface.safetensors")
-    shipped = channel_rows.ASSETS / "resrec-attacker.safetensors"
+    shipped = channel_rows.ASSETS / "facenet-512-q8" / "resrec-attacker.safetensors"
     with pytest.raises(ValueError, match="decodes unprotected features; wanted .* channels"):
         channel_rows.read_channels(shipped)
 

@@ -46,9 +46,11 @@ def moved(stored, z) -> np.ndarray:
 def test_every_defence_stores_what_it_says(name, advface, z, images):
     defense = advface if name == "advface" else PLAIN[name]
     client = images if name in ON_IMAGES else z
-    assert client.shape[1:] == defense.takes
+    assert defense.takes is None or client.shape[1:] == defense.takes
     stored = defense(client, key=KEY, mask=REAL)
-    assert stored.shape == (2, *defense.stores) and stored.dtype == jnp.float32
+    assert (
+        stored.shape == (2, *(defense.stores or client.shape[1:])) and stored.dtype == jnp.float32
+    )
     assert bool(jnp.isfinite(stored).all())
     assert defense.for_server == (name not in ON_IMAGES)
     if name != "advface":  # which has a test of its own
@@ -207,7 +209,8 @@ def test_dctdp_drops_the_means_and_adds_noise_of_its_scale(images):
 
 BAD = {
     # name: (how z is changed, other arguments, what the message must say)
-    "channels": (lambda z: z[..., :32], {}, r"shape \(2, 77, 77, 32\); wanted \(b, 77, 77, 64\)"),
+    "no item": (lambda z: z[:0], {}, "an empty batch of features z; wanted at least one"),
+    "no batch": (lambda z: z[0, 0, 0], {}, r"features z of shape \(64,\); wanted \(b, …\)"),
     "NaN": (lambda z: z.at[0, 0, 0, 0].set(jnp.nan), {}, "NaN or infinite values; wanted finite"),
     "epsilon below 0": (None, {"epsilon": -0.1}, "epsilon=-0.1; wanted a finite bound, 0 or"),
     "a short mask": (None, {"mask": [1]}, r"mask of shape \(1,\); wanted \(2,\)"),

@@ -188,7 +188,7 @@ def test_too_few_people_other_weights_and_damage_are_refused(small, system, mode
 def test_what_is_shipped_fits_and_says_how_it_was_trained():
     path = channel_rows.SHIPPED / channel_rows.RECOGNISER
     assert path.stat().st_size < 300_000, "FaceNet is not in it"
-    beside = json.loads((ASSETS / "resrec-attacker.json").read_text())
+    beside = json.loads((ASSETS / "facenet-512-q8" / "resrec-attacker.json").read_text())
     shipped = system_of(None, beside["weights_sha256"], beside["weights"])
     recogniser, card = duetface.read_duetface(path, shipped)
     assert recogniser.duetface.weight[...] != 0, "the mask has a part"

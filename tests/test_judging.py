@@ -186,7 +186,7 @@ def test_spread_over_seeds_is_students():
 
 
 def test_the_mean_face_is_the_same_picture_for_all(judged):
-    line = table_rows.floor(faces(6), judged.judged, subject().replay, PAIRS)
+    line = table_rows.floor(faces(6), judged.judged, subject(), PAIRS)
     images = faces(6).images / np.float32(255)
     assert line["mse"] == pytest.approx(((images - images.mean(0)) ** 2).mean(), rel=1e-3)
     assert line["mse_ci"][0] < line["mse"] < line["mse_ci"][1] and line["acc"] is None

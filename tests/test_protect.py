@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jax import lax
 from networks import distance, new_extractor, small_decoder, small_extractor
 from reference import weights
 
-from advface_jax import ProtectConfig, protect, protect_sweep, shadow_round_trip
+from advface_jax import PGDConfig, ProtectConfig, protect, protect_sweep, shadow_round_trip
 from advface_jax.models import decoders, state
 from advface_jax.models.layers import ConvBN
 from advface_jax.protect import NUDGE, _protect, _sweep, ascent, lowered
@@ -178,6 +179,10 @@ BAD = {
     # name: (how z is changed, other arguments, what the message must say)
     "rank 3": (lambda z: z[0], {}, r"shape \(77, 77, 64\); wanted \(b, 77, 77, 64\).*x\[None\]"),
     "channels": (lambda z: z[..., :32], {}, r"shape \(2, 77, 77, 32\); wanted \(b, 77, 77, 64\)"),
+    "channels first": (lambda z: z.transpose(0, 3, 1, 2), {}, r"channels come last.*\(0, 2, 3, 1"),
+    "images": (lambda z: z[:, 0, :, :3, None] * np.ones(3), {}, r"like images; .*z = E\(images\)"),
+    "NCHW": (lambda z: jnp.zeros((2, 3, 160, 160)), {}, r"like images; .*z = E\(images\)"),
+    "embeddings": (lambda z: z[:, 0, 0], {}, "like embeddings; z is what E makes, before"),
     "integers": (lambda z: z.astype(jnp.int32), {}, r"dtype int32; wanted float32: use .astype"),
     "NaN": (lambda z: z.at[1, 2, 3, 4].set(jnp.nan), {}, "NaN or infinite values; wanted finite"),
     "infinity": (lambda z: z.at[1, 2, 3, 4].set(-jnp.inf), {}, "NaN or infinite values; wanted"),
@@ -207,15 +212,13 @@ def test_bad_epsilons_of_a_sweep_are_refused(epsilons, networks, z):
 
 def test_networks_that_do_not_fit_are_refused(networks, z):
     extractor, shadow = networks.values()
-    other = small_extractor()
-    other.kernel = nnx.Param(jnp.zeros((3, 48)))
-    misfits = [(extractor, narrow_decoder()), (other, shadow), (shadow, extractor)]
-    for other, decoder in [*misfits, (None, shadow)]:
-        call = shadow_round_trip if other is None else protect
+    narrow = small_extractor()
+    narrow.kernel = nnx.Param(jnp.zeros((3, 48)))
+    for other, decoder in [(extractor, narrow_decoder()), (narrow, shadow), (shadow, extractor)]:
         with pytest.raises(ValueError, match=r"(?s)do not fit z.*: got .*; wanted .*take both"):
-            call(z, extractor=other, shadow=decoder)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="got extractor=.*wanted a Flax NNX module"):
-        protect(z, extractor=lambda x: extractor(x), shadow=shadow)
+            protect(z, extractor=other, shadow=decoder)
+    with pytest.raises(ValueError, match="^got extractor of type NoneType, which cannot be called"):
+        shadow_round_trip(z, extractor=None, shadow=shadow)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -224,8 +227,23 @@ def test_networks_that_do_not_fit_are_refused(networks, z):
 def test_settings_that_make_no_sense_are_refused(settings, networks, z):
     with pytest.raises(ValueError, match=r"^got (method|statistics|steps|start)=.*; wanted "):
         ProtectConfig(**settings)
+    with pytest.raises(ValueError, match=r"^got (method|statistics|steps|start)=.*; wanted "):
+        protect(z, **networks, config=settings)
     with pytest.raises(ValueError, match=r"^got statistics=.*; wanted "):
         shadow_round_trip(z, **networks, statistics="train")  # type: ignore[arg-type]
+
+
+def test_settings_may_be_dicts_and_scalars_of_other_libraries(networks, z):
+    expected = protect(z, **networks, config=TWO_STEPS)
+    assert ProtectConfig(steps=np.int64(2), alpha=jnp.float32(0.5)) == ProtectConfig(2, 0.5)  # type: ignore[arg-type]
+    given: Any = {"steps": jnp.int32(2)}, {"steps": np.array(2)}, PGDConfig(steps=2)
+    for config in given:
+        np.testing.assert_array_equal(protect(z, **networks, config=config), expected)
+    for config, got in (({"step": 2}, "config with step"), (2, "config of type int")):
+        with pytest.raises(ValueError, match=f"^got {got}; wanted a ProtectConfig, or a dict"):
+            protect(z, **networks, config=config)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="^got steps=2.5; wanted a whole number"):
+        ProtectConfig(steps=2.5)  # type: ignore[arg-type]
 
 
 on_a_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the slow path is XLA:CPU's")

@@ -70,7 +70,7 @@ def main(
     import numpy as np
 
     import advface_jax
-    from advface_jax import checks, data, system
+    from advface_jax import checks, data
     from advface_jax.data.feature_sets import writing
     from advface_jax.data.listing import parse_where
     from advface_jax.models import decoders
@@ -81,7 +81,7 @@ def main(
     config = config if steps is None else dataclasses.replace(config, steps=steps)
     models = advface_jax.load(weights)
     is_kind = shadow in decoders.KINDS
-    file = system.ASSETS / f"{shadow}-shadow.safetensors" if is_kind else Path(shadow)
+    file = models.decoder_file(shadow, "shadow") if is_kind else Path(shadow)
     decoder = models.read_decoder(file)
     chosen = parse_where(where)
     crops = data.open_faces(faces, listing=listing, where=chosen, limit=limit, resize=resize)

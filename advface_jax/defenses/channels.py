@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from advface_jax import checks
 from advface_jax.defenses import frequency
-from advface_jax.defenses.defense import IMAGES, Defense
+from advface_jax.defenses.defense import IMAGES, Defense, Shape
 
 DUETFACE_CLIENT = (0, 1, 2, 3, 4, 5, 8, 9, 16, 24)
 """Raster numbers 8 u + v that DuetFace's client keeps of each colour, of 64."""
@@ -36,7 +36,7 @@ SERVER_CHANNELS = _of_each_colour(_others(DUETFACE_CLIENT))  # 162
 DCTDP_CHANNELS = _of_each_colour(tuple(range(1, 64)))  # 189: all but each colour's mean
 
 
-def _size(channels: int) -> tuple[int, int, int]:
+def _size(channels: int) -> Shape:
     return (*IMAGES[:2], channels)
 
 

@@ -10,9 +10,8 @@ from jax.typing import ArrayLike
 
 from advface_jax import checks
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 IMAGES: Shape = (160, 160, 3)
-FEATURES: Shape = (77, 77, 64)
 EPSILON = 0.2
 """The paper's bound (section 5.1.2), the default."""
 
@@ -35,8 +34,9 @@ class Defense:
         -> stored. A function of a module, so that equal defences share one compiled program.
       settings: hashable, a static argument of the method.
       networks: the arrays that the method uses, a pytree.
-      takes: the shape of one of the client's items: an image (160,160,3) or z (77,77,64).
-      stores: the shape of one stored item, which is all that an attacker sees.
+      takes: the shape of one of the client's items, (160,160,3) for an image; None for a z of any
+        shape, or of the shape that its networks take.
+      stores: the shape of one stored item, which is all that an attacker sees; None for z's own.
       keeps: the shape of what stays with the client and its recogniser needs beside the stored
         item; None where nothing stays.
       takes_key: whether it draws at random and needs a key.
@@ -47,8 +47,8 @@ class Defense:
     method: Callable[..., jax.Array] = _static()
     settings: Hashable = _static(default=None)
     networks: Any = None
-    takes: Shape = _static(default=FEATURES)
-    stores: Shape = _static(default=FEATURES)
+    takes: Shape | None = _static(default=None)
+    stores: Shape | None = _static(default=None)
     keeps: Shape | None = _static(default=None)
     takes_key: bool = _static(default=False)
     takes_epsilon: bool = _static(default=False)
@@ -56,7 +56,7 @@ class Defense:
     @property
     def for_server(self) -> bool:
         """Whether Ψ recognises what is stored, without a recogniser trained on stored items."""
-        return self.stores == FEATURES
+        return self.stores is None
 
     def __call__(
         self,
@@ -69,7 +69,7 @@ class Defense:
         """What the server stores for a batch of the client's items.
 
         Args:
-          client: (b, *takes): images in [0,1], or finite features; floating, b ≥ 1.
+          client: (b, *takes): images in [0,1], or finite features z (b, …); floating, b ≥ 1.
           key: of ``jax.random.key``. One key for the batch draws differently for each row; with
             (b,) keys, one for each item, an item's noise does not depend on its batch. Ignored by
             a defence that draws nothing.
@@ -79,14 +79,13 @@ class Defense:
             result mean nothing.
 
         Returns:
-          stored (b, *stores), of the client's dtype.
+          stored (b, *stores), of the client's dtype; of its shape where ``stores`` is None.
 
         Raises:
           ValueError: a wrong shape, dtype or range, NaN or inf, an empty batch, a wrong ε, a
             missing key, or a key or mask that does not fit.
         """
-        check = checks.features if self.takes == FEATURES else checks.images
-        items = check(client)
+        items = checks.features(client, None) if self.takes is None else checks.images(client)
         real = checks.mask(mask, items.shape[0])
         keys = self._keys(key, items.shape[0])
         return self.method(items, keys, self._epsilon(epsilon), real, self.settings, self.networks)

@@ -72,7 +72,7 @@ def _random_steps(z, keys, epsilon, mask, settings: tuple[Literal["total", "step
         def draw(key: jax.Array) -> jax.Array:
             return jax.random.uniform(jax.random.fold_in(key, t), z.shape[1:], minval=-1.0)
 
-        noise = noise + epsilon * jax.vmap(draw)(keys)  # (b, 77, 77, 64)
+        noise = noise + epsilon * jax.vmap(draw)(keys)  # (b, …)
         return jnp.clip(noise, -epsilon, epsilon) if bound == "total" else noise
 
     noise = lax.fori_loop(0, steps, step, jnp.zeros(z.shape, jnp.float32))

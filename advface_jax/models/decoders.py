@@ -68,6 +68,9 @@ def decoder(config: AnyConfig, *, rngs: nnx.Rngs) -> "AnyDecoder":
 class Decoder(nnx.Module):
     """What all decoders share: batch norm with gamma, and the tail up to the image."""
 
+    takes = FEATURE_SHAPE
+    """The shape of one z, which ``protect`` checks first and ``memory`` counts with."""
+
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.conv_2a = self._layer(config.width, config.width, rngs, transpose=True)

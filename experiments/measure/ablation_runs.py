@@ -208,5 +208,5 @@ def measure(
         lines[c] = row(method, bound, judged, condition, over, attacker, one_side, extra=notes)
         if method == "Unprotected":
             notes = {"set": settings["set"], "ablation": c.part, "condition": "Mean face (floor)"}
-            lines[c]["floor"] = floor(crops, judged, subject.replay, over, extra=notes)
+            lines[c]["floor"] = floor(crops, judged, subject, over, extra=notes)
     return lines, measured.folder

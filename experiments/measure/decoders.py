@@ -10,9 +10,9 @@ import numpy as np
 from flax import nnx
 
 import advface_jax
+from advface_jax import networks
 from advface_jax.models import decoders, state
-from advface_jax.models.facenet import InceptionResNetV1
-from advface_jax.system import ASSETS, Role
+from advface_jax.system import OWN, Role
 
 KIND_NAMES = {"transrec": "TransRec", "resrec": "ResRec", "urec": "URec"}
 
@@ -20,13 +20,17 @@ KIND_NAMES = {"transrec": "TransRec", "resrec": "ResRec", "urec": "URec"}
 class Models(NamedTuple):
     """Ψ(E(·)), the server's S, the attacker's R."""
 
-    network: InceptionResNetV1
-    shadow: decoders.Decoder
-    attacker: decoders.Decoder
+    network: Any
+    shadow: Any
+    attacker: Any
 
     @property
     def kinds(self) -> tuple[str, str]:
-        return self.shadow.config.kind, self.attacker.config.kind
+        return _kind(self.shadow), _kind(self.attacker)
+
+
+def _kind(one: Any) -> str:
+    return one.config.kind if isinstance(one, decoders.Decoder) else OWN
 
 
 def models(system: advface_jax.System, shadow: str, attacker: str) -> Models:
@@ -70,7 +74,7 @@ def trained(system: advface_jax.System, sources: Sequence[str], role: Role) -> t
         raise ValueError(f"got no {role}; wanted at least one: a kind or a .safetensors file")
     found = []
     for source in sources:
-        one, path = decoder(system, source, role), file(source, role)
+        one, path = decoder(system, source, role), file(system, source, role)
         seed = json.loads(path.with_suffix(".json").read_text()).get("train", {}).get("seed")
         found.append(Trained(one, role, path, seed, KIND_NAMES[one.config.kind]))
     sums = [digest(one.decoder) for one in found]
@@ -112,28 +116,33 @@ def of_system(system: advface_jax.System) -> dict[str, Any]:
 
 def decoder(system: advface_jax.System, source: str, role: Role) -> decoders.Decoder:
     """One decoder, by kind or by file. Errors as for ``System.decoder`` and ``read_decoder``."""
-    if source in decoders.KINDS:
+    if source in (*decoders.KINDS, *system.kinds):
         return system.decoder(source, role)
     return system.read_decoder(source)
 
 
-def file(source: str, role: Role) -> Path:
+def file(system: advface_jax.System, source: str, role: Role) -> Path:
     """Its file."""
-    return ASSETS / f"{source}-{role}.safetensors" if source in decoders.KINDS else Path(source)
+    return system.decoder_file(source, role) if source in decoders.KINDS else Path(source)
 
 
-def identities(source: str, role: Role) -> Path:
+def identities(system: advface_jax.System, source: str, role: Role) -> Path:
     """The list of the people in that decoder's training, which may be missing."""
-    return file(source, role).with_suffix(".identities")
+    return file(system, source, role).with_suffix(".identities")
 
 
-def lists(shadow: str, attacker: str) -> dict[str, Path]:
+def lists(system: advface_jax.System, shadow: str, attacker: str) -> dict[str, Path]:
     """``identities`` of S and R, for ``inputs.seen_in_training``."""
-    return {"shadow": identities(shadow, "shadow"), "attacker": identities(attacker, "attacker")}
+    return {
+        "shadow": identities(system, shadow, "shadow"),
+        "attacker": identities(system, attacker, "attacker"),
+    }
 
 
-def digest(network: nnx.Module) -> str:
+def digest(network: Any) -> str:
     """The sum of a network's weights."""
+    if not isinstance(network, nnx.Module):
+        return networks.digest(network)
     arrays = state.flatten(network)
     return hashlib.sha256(
         b"".join(np.asarray(arrays[k]).tobytes() for k in sorted(arrays))

@@ -18,7 +18,7 @@ from jax import lax
 
 from advface_jax import checks, cli, metrics, sharding
 from advface_jax.data import Faces
-from advface_jax.models.facenet import InceptionResNetV1
+from advface_jax.models.facenet import IMAGE_SIZE
 
 FACES = {
     "ssim": 2,
@@ -72,6 +72,7 @@ class Subject:
         that keeps a share of its own; others ignore them.
       replay: images -> embeddings (b,e) of what is shown to the client.
       unprotected: whether the item itself, stored as it is, comes first, as condition 0.
+      image_size: the side of the images that ``client`` takes; the crops are resized to it.
       diagnose: the item, all that is stored (c,b,*stored) and the mask (b,) -> (c,k,b), any k
         numbers about each stored item; or None.
     """
@@ -82,6 +83,7 @@ class Subject:
     recognise: Callable[[jax.Array, jax.Array], jax.Array]
     replay: Callable[[jax.Array], jax.Array]
     unprotected: bool = dataclasses.field(default=True, metadata={"static": True})
+    image_size: int = dataclasses.field(default=IMAGE_SIZE, metadata={"static": True})
     diagnose: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
 
 
@@ -97,13 +99,24 @@ class Servers:
 
 
 def of_features(
-    network: InceptionResNetV1, store: Store, attackers: Sequence[Callable[[jax.Array], jax.Array]]
+    network: Any,
+    store: Store,
+    attackers: Sequence[Callable[[jax.Array], jax.Array]],
+    image_size: int = IMAGE_SIZE,
 ) -> Subject:
     """A defence of E's features: E at the client, Ψ at the server, and Ψ(E(·)) on what is shown."""
     server = Servers((network.server,))
+    replay = Replay(network.extractor, server)
     return Subject(
-        network.extractor, store, tuple(attackers), server, Replay(network.extractor, server)
+        network.extractor, store, tuple(attackers), server, replay, image_size=image_size
     )
+
+
+def sized(images: jax.Array, size: int) -> jax.Array:
+    """Images (b,s,s,3) at the size that a recogniser takes."""
+    if images.shape[1] == size:
+        return images
+    return jax.image.resize(images, (len(images), size, size, 3), "linear")
 
 
 @jax.tree_util.register_dataclass
@@ -124,7 +137,7 @@ def judge_batch(
 ) -> tuple[Judged, jax.Array]:
     """One batch (b,160,160,3) uint8 through every condition, and every attacker's pictures
     (c,a,b,160,160,3) uint8. Conditions go one by one: memory does not grow with their number."""
-    images = pixels.astype(jnp.float32) / 255
+    images = sized(pixels.astype(jnp.float32) / 255, subject.image_size)
     item = subject.client(images)
     stored = subject.store(item, keys, mask).astype(jnp.float32)
     if subject.unprotected:

@@ -1,15 +1,16 @@
 """The rows of a table, from what was judged: means over faces, ACC and SRRA over pairs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from advface_jax import metrics
 from advface_jax.data import Faces, Pairs
 from experiments.measure.intervals import bootstrap
-from experiments.measure.judging import Judged
+from experiments.measure.judging import Judged, Subject, sized
 from experiments.measure.results_file import Row
 
 LIKENESS = ("ssim", "psnr", "mse")
@@ -131,25 +132,32 @@ def replays(
 def floor(
     faces: Faces,
     judged: Judged,
-    replay: Callable[[jax.Array], jax.Array],
+    subject: Subject,
     pairs: Pairs,
     condition: int = 0,
     extra: Mapping[str, Any] | None = None,
 ) -> Row:
     """The mean of the measured faces as every face's picture: an attacker without any feature.
 
-    It is shown (``replay``, as of the ``Subject``) to a server that stores as in ``condition``.
+    It is shown (``replay`` of the ``subject``) to a server that stores as in ``condition``.
     """
-    mean = (faces.images.mean(0) / 255).astype(np.float32)[None]
-    replayed = np.repeat(np.asarray(jax.jit(lambda r, x: r(x))(replay, mean)), len(faces), 0)
+    mean = jnp.asarray((faces.images.mean(0) / 255).astype(np.float32)[None])
+    mean = sized(mean, subject.image_size)
+    replayed = np.asarray(jax.jit(lambda r, x: r(x))(subject.replay, mean))
+    replayed = np.repeat(replayed, len(faces), 0)
     stored = judged.stored[condition]
     distances = metrics.squared_distance(stored[pairs.left], stored[pairs.right])
     threshold = metrics.ten_fold_accuracy(distances, pairs.same, pairs.fold).threshold
-    measure = jax.jit(lambda a, b: [getattr(metrics, name)(a, b) for name in LIKENESS])
+
+    @jax.jit
+    def measure(mean: jax.Array, images: jax.Array) -> list[jax.Array]:
+        images = sized(images, subject.image_size)
+        return [getattr(metrics, name)(mean, images) for name in LIKENESS]
+
     parts = []
     for start in range(0, len(faces), 64):
         some = (faces.images[start : start + 64] / 255).astype(np.float32)
-        parts.append(measure(np.repeat(mean, len(some), 0), some))
+        parts.append(measure(jnp.repeat(mean, len(some), 0), jnp.asarray(some)))
     likeness = {
         k: np.concatenate(p) for k, p in zip(LIKENESS, zip(*parts, strict=True), strict=True)
     }

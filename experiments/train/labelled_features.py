@@ -39,9 +39,9 @@ def protection(found: data.FeatureSet) -> tuple[ProtectConfig, float]:
         ) from error
 
 
-def same_shadow(found: data.FeatureSet, shadow: str) -> None:
+def same_shadow(system: advface_jax.System, found: data.FeatureSet, shadow: str) -> None:
     """Refuse (ValueError) an S other than that of the set."""
-    file = decoders.file(shadow, "shadow")
+    file = decoders.file(system, shadow, "shadow")
     if file_sum(file) != found.card.get("shadow_sha256"):
         raise ValueError(
             f"{found.folder} was protected with another S than {shadow}: give it with --shadow, so "

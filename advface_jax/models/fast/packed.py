@@ -134,7 +134,8 @@ def taps(source: Axis, target: Axis, size: int, stride: int, shift: int) -> Taps
             elif far % stride == 0:
                 links.append((*divmod(far // stride, source.cell), q, k))
     lowest, highest = min(links)[0], max(links)[0]
-    index = np.full((highest - lowest + 1, source.cell, target.cell), size)
+    shape = highest - lowest + 1, source.cell, target.cell
+    index = np.full(shape, size, np.int32)  # a width that x64 does not change
     for t, p, q, k in links:
         index[t - lowest, p, q] = k
     length = (source.cells - 1) * dilation + 1

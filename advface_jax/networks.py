@@ -1,0 +1,142 @@
+"""What a user gives as E, S or Ψ, in one form: a callable pytree whose leaves are arrays.
+
+``jax.jit`` then takes a network's arrays as arguments: new weights compile nothing, and no weight
+is a constant of the program. Flax is not imported here; its modules are known by what they can do.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.tree_util import Partial
+
+WANTED = (
+    "a callable: a Flax NNX module, a pair (Linen module, variables), a callable pytree such as an "
+    "Equinox module or jax.tree_util.Partial, or a function"
+)
+
+
+def network(model: Any, name: str) -> Callable[..., Any]:
+    """``model`` as a callable pytree of arrays; a model that is one already is returned as it is.
+
+    Args:
+      model: a Flax NNX module; a Linen module, bound or in a pair with its variables; any other
+        callable pytree (Equinox, ``jax.tree_util.Partial``), whose leaves that are no arrays become
+        static; a method of such an object; ``functools.partial``, whose arguments are treated
+        likewise; or a function, whose arrays become constants of the compiled program.
+      name: what the message calls it.
+
+    Raises:
+      ValueError: it cannot be called, or a part that is no array cannot be hashed.
+    """
+    model = _as_tree(model, name)
+    if not callable(model):
+        parts = [part for part in ("extractor", "shadow", "server") if hasattr(type(model), part)]
+        raise ValueError(
+            f"got {name} of type {type(model).__name__}, which cannot be called; wanted "
+            + (f"one of its parts: {', '.join('.' + part for part in parts)}" if parts else WANTED)
+        )
+    leaves, structure = jax.tree.flatten(model)
+    static = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
+    try:
+        hash((structure, static))
+    except TypeError as error:
+        raise ValueError(
+            f"got {name} of type {type(model).__name__} with a part that is neither an array nor "
+            f"hashable ({error}); wanted {WANTED}"
+        ) from error
+    if all(part is None for part in static):
+        return model
+    return Split(tuple(leaf for leaf in leaves if _is_array(leaf)), structure, static)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, repr=False)
+class Split:
+    """A callable pytree: its arrays, and apart from them what is static."""
+
+    arrays: tuple[Any, ...]
+    structure: Any = dataclasses.field(metadata={"static": True})
+    static: tuple[Any, ...] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def whole(self) -> Callable[..., Any]:
+        arrays = iter(self.arrays)
+        leaves = [next(arrays) if part is None else part for part in self.static]
+        return jax.tree.unflatten(self.structure, leaves)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.whole(*args, **kwargs)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Linen:
+    """A Flax Linen module with its variables."""
+
+    variables: Any
+    module: Any = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module.apply(self.variables, *args, **kwargs)
+
+
+def digest(tree: Any) -> str:
+    """The sha256 of a pytree's arrays with their places."""
+    total = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        total.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+    return total.hexdigest()
+
+
+def decoder(shadow: Callable[..., Any]) -> Callable[[Any, str, Any], Any]:
+    """How S is called: (z, statistics, mask) -> image. A decoder without those two parameters is
+    called as S(z)."""
+    if takes_statistics(shadow):
+        return lambda z, statistics, mask: shadow(z, statistics=statistics, mask=mask)
+    return lambda z, statistics, mask: shadow(z)
+
+
+def takes_statistics(shadow: Callable[..., Any]) -> bool:
+    """Whether a decoder has the parameters ``statistics`` and ``mask``."""
+    inside = shadow.whole if isinstance(shadow, Split) else shadow
+    inside = inside.module.__call__ if isinstance(inside, Linen) else inside
+    try:
+        return {"statistics", "mask"} <= inspect.signature(inside).parameters.keys()
+    except (TypeError, ValueError):  # a callable written in C has no signature
+        return False
+
+
+def _as_tree(model: Any, name: str) -> Any:
+    pair: Any = model
+    if isinstance(model, tuple) and len(model) == 2 and _is_linen(pair[0]):
+        return Linen(pair[1], pair[0])
+    if _is_linen(model):
+        if model.scope is None:
+            raise ValueError(
+                f"got {name}={type(model).__name__}(…), a Linen module without its variables; "
+                "wanted the pair (module, variables), or module.bind(variables)"
+            )
+        module, variables = model.unbind()
+        return Linen(variables, module)
+    if inspect.ismethod(model) and jax.tree.leaves(model.__self__) != [model.__self__]:
+        # As a function its arrays would be constants, even after they have changed.
+        return Partial(model.__func__, model.__self__)
+    if isinstance(model, functools.partial) and not isinstance(model, Partial):
+        return Partial(model.func, *model.args, **model.keywords)
+    return model
+
+
+def _is_linen(model: Any) -> bool:
+    return not isinstance(model, type) and all(
+        hasattr(model, part) for part in ("apply", "bind", "unbind", "scope")
+    )
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
