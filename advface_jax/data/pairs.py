@@ -1,17 +1,21 @@
-"""Pairs of faces by index: from names, honest subsets, or made from the identities."""
+"""Pairs of faces: read from any file, by index, honest subsets, or made from the identities."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 
 from advface_jax import checks
+from advface_jax.data.formats import pair_lists, prepared, protocols
 from advface_jax.data.records import Labelled, NamedPair
+from advface_jax.data.sources import open_source
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,33 @@ class Pairs:
 
 Rows = tuple[int, int]
 P = TypeVar("P", Pairs, Sequence[NamedPair])
+
+
+def read_pairs(path: str | os.PathLike[str]) -> list[NamedPair]:
+    """Read verification pairs, in the order of their file.
+
+    Args:
+      path: A list as ``formats.pair_lists`` reads it (tab-separated, or LFW's pairs.txt); CFP's
+        folder (its FP folds); AgeDB-30's .mat file; or a set of faces that carries its pairs
+        (insightface's .bin, a prepared data set).
+
+    Raises:
+      ValueError: with the line that does not fit, or where there are no pairs.
+    """
+    place = Path(path)
+    if (place / "Protocol").is_dir() or (place / "Pair_list_F.txt").is_file():
+        return protocols.read_cfp(place)
+    if place.suffix == ".mat":
+        return protocols.read_agedb(place)
+    if not (str(path).startswith(prepared.PREFIX) or place.is_dir() or place.suffix == ".bin"):
+        return pair_lists.read_list(place)
+    carried = open_source(path).pairs
+    if not carried:
+        raise ValueError(
+            f"{path} carries no pairs: give LFW's pairs.txt, a tab-separated list, CFP's "
+            "folder, AgeDB-30's .mat, an insightface .bin or a prepared data set with pairs"
+        )
+    return list(carried)
 
 
 def pair_names(named: Iterable[NamedPair]) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ from advface_jax import checks
 from advface_jax.data.drawn.faces import synthetic_faces, synthetic_names
 from advface_jax.data.faces import SIZE, Encoded, Faces
 from advface_jax.data.listing import read_listing, sound_rows
-from advface_jax.data.opening import open_source
 from advface_jax.data.records import counted
+from advface_jax.data.sources import open_source
 from advface_jax.data.threads import in_order
 
 _BAR_FROM = 500  # fewer faces are decoded within a second: no bar

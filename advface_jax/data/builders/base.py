@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,10 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
-from PIL import Image
 
+from advface_jax.data import pictures
 from advface_jax.data.formats.prepared import FACES, PAIRS, SKIPPED, write_table
-from advface_jax.data.records import FORMATS, NamedPair, Source, reason
+from advface_jax.data.records import NamedPair, Source
 from advface_jax.data.threads import in_order
 
 Report = Callable[[int, int], None]  # images done, images in all
@@ -106,16 +105,17 @@ def check(read: Callable[[str], bytes], name: str) -> bytes:
     """The encoded image, once it was decoded to the last pixel; ValueError with the reason."""
     if set(name) & {"\t", "\n", "\r"}:
         raise ValueError("a tab or a line break in its name")
+
+    def small(wide: int, high: int) -> None:
+        if wide * high > _LARGEST:
+            raise ValueError(f"too large: {wide}x{high}")
+
     try:
         data = read(name)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            wide, high = image.size
-            if wide * high <= _LARGEST:
-                image.load()
-                return data
-    except Exception as error:  # Pillow and the sources raise a dozen kinds; each costs one image
-        raise ValueError(reason(error)) from error
-    raise ValueError(f"too large: {wide}x{high}")
+    except Exception as error:  # the sources raise a dozen kinds; each costs one image
+        raise ValueError(pictures.reason(error)) from error
+    pictures.decode(data, small)
+    return data
 
 
 def fingerprint(source: Source) -> str:
