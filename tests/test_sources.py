@@ -46,6 +46,45 @@ def test_hidden_files_and_folders_do_not_count(tmp_path, pack):
         open_faces(empty)
 
 
+READ = ("photo.jpg", "A.JPG", "b.jpe", "c.jfif", "d.tif", "e.TIFF", "f.gif", "g.pgm", "h.mpo")
+NOT_READ = ("IMG_1.HEIC", "a.avif", "b.jp2", "c.dng", "d.npy")
+BARE = {"copy.jpg_large": noise(), "IMG 7": picture(), "e.bin2": b"\0\0\0\x18ftypmif1"}
+NO_PICTURES = {
+    "Thumbs.db": b"\xd0\xcf\x11\xe0", ".DS_Store": b"\0", "._photo.jpg": b"\0\5\x16\7",
+    "__MACOSX/a/1.jpg": b"1", "desktop.ini": b"[", "photo.jpg.tmp": b"", "list.txt": b"a 1",
+    "photo.jpg.json": b"{}", "clip.MOV": b"\0\0\0\x14ftypqt  ", "@eaDir/photo.jpg/S.jpg": noise(),
+    "$RECYCLE.BIN/x.jpg": noise(), "README": b"JPEG", "empty": b"",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pack", [folder, archive])
+def test_photographs_are_read_or_listed_and_nothing_else_is(tmp_path, pack):
+    files = dict.fromkeys((*READ, *NOT_READ), noise()) | BARE | NO_PICTURES
+    source = open_source(pack(tmp_path / "f.zip", files))
+    assert source.names == tuple(sorted(READ))
+    why = {name: f"not read as .{name[-4:].strip('.').lower()}: save it as" for name in NOT_READ}
+    why |= dict.fromkeys(BARE, "a picture without a picture's ending: rename it")
+    assert dict(source.skipped).keys() == why.keys() and len(source.skipped) == len(why)
+    assert all(reason.startswith(why[name]) for name, reason in source.skipped)
+
+
+def test_names_of_archives_made_on_a_mac_or_windows(tmp_path):
+    path = tmp_path / "f.zip"
+    members = ("Zoë/1.jpg", "M\u00fcller\\2.jpg", "Je\u0301/3.jpg")
+    with zipfile.ZipFile(path, "w") as out:
+        for name in members:
+            out.writestr(name, name.encode())
+    data = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\3\4", 7), (b"PK\1\2", 9)):  # the flag that the name is UTF-8
+        at = -1
+        while (at := data.find(mark, at + 1)) >= 0:
+            data[at + place] &= ~8
+    path.write_bytes(data)
+    source = open_source(path)
+    assert set(source.names) == {name.replace("\\", "/") for name in members}
+    assert [data.decode().replace("\\", "/") for data in contents(source)] == list(source.names)
+
+
 def test_views_that_cfp_keeps_apart_are_one_person():
     names = ("Data/Images/001/frontal/01.jpg", "001/profile/02.jpg", "frontal/01.jpg", "x.jpg")
     assert [identity_of(name) for name in names] == ["001", "001", "frontal", "x"]

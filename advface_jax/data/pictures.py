@@ -25,7 +25,8 @@ _ORIENTATION = 0x112
 _WHOLE = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # EXIF's types of whole numbers
 _XMP = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])\b")
 
-# How files begin, for the reason why Pillow did not identify one.
+BEGIN = 16  # bytes that tell a picture
+# How files begin, for the reason why one is not read.
 _OTHERS = {
     "HEIC or AVIF": rb".{4}ftyp(?:avi|hei|hev|mif|msf)",
     "JPEG 2000": rb".{4}jP  |\xff\x4f\xff\x51",
@@ -67,6 +68,11 @@ def decode(data: bytes, check: Callable[[int, int], None]) -> Image.Image:
         if halved and max(high for _, high in picture.getextrema()) < 16:
             raise ValueError("unreadable: 16 bits a colour, all below 4,096: save it as 8 bits")
         return picture
+
+
+def is_one(begin: bytes) -> bool:
+    """Whether a file's first bytes are a picture's, of a format that is read here or not."""
+    return any(re.match(mark, begin, re.DOTALL) for mark in (_OURS | _OTHERS).values())
 
 
 def reason(error: Exception) -> str:
