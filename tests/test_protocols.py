@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from face_files import CFP_PAIRS, agedb, folder, small_cfp, struct_of, table
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from advface_jax.data import NamedPair, read_pairs
+from advface_jax.data.formats import matlab
 from advface_jax.data.formats.protocols import read_agedb, read_cfp
 
 
@@ -93,10 +94,43 @@ def test_another_mat_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="fold 1: not a struct"):
         read_agedb(tmp_path / "d.mat")
     (tmp_path / "e.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
-    with pytest.raises(ValueError, match="cannot be read as a MATLAB file"):
+    with pytest.raises(ValueError, match="not a MATLAB file of level 5; wanted AgeDB's protocol"):
         read_agedb(tmp_path / "e.mat")
+    (tmp_path / "f.mat").write_bytes(b"MATLAB 7.3 MAT-file" + bytes(200))
+    with pytest.raises(ValueError, match="save it in MATLAB with -v7"):
+        read_agedb(tmp_path / "f.mat")
+    (tmp_path / "g.mat").write_bytes(agedb(tmp_path / "a.mat", FOLDS).read_bytes()[:-90])
+    with pytest.raises(ValueError, match="cut short or damaged"):
+        read_agedb(tmp_path / "g.mat")
     with pytest.raises(ValueError, match="0 files"):
         read_agedb(tmp_path)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_mat_file_is_read_as_scipy_reads_it(tmp_path, compressed):
+    path = tmp_path / "x.mat"
+    cell = np.array([["één", np.arange(6.0).reshape(2, 3)], [struct_of(a="b"), "."]], object)
+    savemat(path, {"first": 1, "x": cell}, do_compression=compressed)
+    theirs, ours = loadmat(path)["x"], matlab.read(path, "x")
+    assert ours.shape == (2, 2) and ours[0, 0] == theirs[0, 0][0] and ours[1, 1] == "."
+    np.testing.assert_array_equal(ours[0, 1], theirs[0, 1])
+    assert ours[1, 0] == ("b",)
+
+
+def test_every_byte_of_a_mat_file_may_be_wrong(tmp_path):
+    whole = agedb(tmp_path / "x.mat", FOLDS).read_bytes()
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(300):
+        data = bytearray(whole)
+        for at in rng.integers(128, len(data), rng.integers(1, 4)):
+            data[at] = rng.choice([0, 255, rng.integers(256)])
+        (tmp_path / "x.mat").write_bytes(data)
+        try:
+            assert all(isinstance(pair, NamedPair) for pair in read_agedb(tmp_path / "x.mat"))
+        except ValueError as error:
+            assert "x.mat" in str(error)
+            refused += 1
+    assert 100 < refused < 300
 
 
 def test_pairs_are_read_by_whatever_path_they_come(cfp, tmp_path):

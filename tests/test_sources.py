@@ -9,7 +9,16 @@ import zipfile
 
 import numpy as np
 import pytest
-from face_files import archive, bin_set, bin_set_of_python2, folder, noise, picture, rec_pack
+from face_files import (
+    archive,
+    bin_set,
+    bin_set_of_python2,
+    folder,
+    noise,
+    picture,
+    rec_pack,
+    record,
+)
 
 from advface_jax.data import open_faces, open_source, read_faces
 from advface_jax.data.formats.folders import identity_of
@@ -285,6 +294,21 @@ def test_records_that_are_none(tmp_path):
     assert all(part in reason for reason, part in zip(reasons, parts, strict=True))
     with pytest.raises(ValueError, match="without an image"):
         source.read(PACK_NAMES[5])
+
+
+def test_a_pack_that_claims_billions_of_images_takes_neither_time_nor_memory(tmp_path):
+    path = tmp_path / "train.rec"
+    path.write_bytes(record([1, 2.0**31 - 128]))
+    path.with_suffix(".idx").write_text(f"0\t0\n{2**31}\t0\n")
+    with pytest.raises(ValueError, match="has no image"):
+        open_source(path)
+    parts = [record([2.0**30, 2.0**30 + 128]), *[record(7, b"x")] * 2, record([1, 2.0**30])]
+    offsets = np.cumsum([0, *map(len, parts)])
+    path.write_bytes(b"".join(parts))
+    keys = (0, 1, 2**30 - 1, 2**30)
+    lines = (f"{key}\t{at}\n" for key, at in zip(keys, offsets, strict=False))
+    path.with_suffix(".idx").write_text("".join(lines))
+    assert open_source(path).names == ("7/0000001.jpg", "7/1073741823.jpg")
 
 
 @pytest.mark.parametrize(

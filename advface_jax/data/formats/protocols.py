@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from advface_jax import checks
+from advface_jax.data.formats import matlab
 from advface_jax.data.records import NamedPair
 
 
@@ -108,23 +109,13 @@ def read_agedb(path: str | os.PathLike[str]) -> list[NamedPair]:
         if len(found) != 1:
             raise ValueError(f"{path} has {len(found)} files *30_years.mat: name the .mat file")
         path = found[0]
-    splits = np.ravel(_load(path))
-    return [pair for fold, split in enumerate(splits, 1) for pair in _agedb_fold(path, fold, split)]
-
-
-def _load(path: Path) -> np.ndarray:
-    from scipy.io import loadmat  # half a second
-
     try:
-        contents = loadmat(path)
-    except NotImplementedError:  # HDF5, which the data set's own files are not
-        raise ValueError(f"{path} is a MATLAB 7.3 file: save it in MATLAB with -v7") from None
-    except Exception as error:  # scipy raises many kinds on damaged files
-        raise ValueError(f"{path} cannot be read as a MATLAB file ({error})") from None
-    if "splits" not in contents:
-        names = ", ".join(k for k in contents if not k.startswith("__")) or "nothing"
-        raise ValueError(f"{path} holds {names}; wanted AgeDB's protocol, with the cell 'splits'")
-    return contents["splits"]
+        splits = np.ravel(matlab.read(path, "splits"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: {error}; wanted AgeDB's protocol, a MATLAB file with the cell 'splits'"
+        ) from error
+    return [pair for fold, split in enumerate(splits, 1) for pair in _agedb_fold(path, fold, split)]
 
 
 def _agedb_fold(path: Path, fold: int, split: Any) -> list[NamedPair]:
@@ -156,7 +147,7 @@ def _agedb_fold(path: Path, fold: int, split: Any) -> list[NamedPair]:
 
 
 def _inner(value: Any) -> Any:
-    """MATLAB's scalars come as arrays in arrays; a struct becomes the tuple of its fields."""
-    while isinstance(value, (np.ndarray, np.void)) and value.size == 1:
+    """MATLAB's scalars come as arrays, and in cells of one."""
+    while isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     return value
