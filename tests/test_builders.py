@@ -78,7 +78,7 @@ def test_broken_images_are_left_out_counted_and_listed(tmp_path):
     assert len(made.source) == 7 and "0000001/003.jpg" not in made.source.names
     reasons = dict(made.source.skipped)
     assert "truncated" in reasons["0000001/003.jpg"]
-    assert reasons["0000002/x.jpg"] == "unreadable: not an image"
+    assert reasons["0000002/x.jpg"] == "unreadable: not an image that is read here"
     assert reasons["0000002/a b.jpg"] == "a tab or a line break in its name"
     with pytest.warns(UserWarning, match="7 faces read, 3 skipped"):
         open_faces(made.folder)
@@ -157,7 +157,7 @@ def test_cfp_fp_by_the_command_from_the_original_folder(tmp_path, capsys):
     assert source.pairs == CFP_PAIRS and source.identities == ("001",) * 3 + ("002",) * 2
     assert source.skipped == (
         ("Data/logo.png", "not PERSON/frontal/IMAGE or PERSON/profile/IMAGE"),
-        ("002/profile/01.jpg", "unreadable: not an image"),
+        ("002/profile/01.jpg", "unreadable: not an image that is read here"),
     )
     with pytest.warns(UserWarning, match="1 not PERSON"):
         faces = open_faces(made)

@@ -177,7 +177,7 @@ def test_colours_of_16_bits_are_read_or_refused_and_never_black():
         (b"\xff\x0a" + bytes(9), "JPEG XL"),
         (b"GIF89a" + bytes(3), "a GIF that is damaged, or of a kind"),
         (b"", "an empty file"),
-        (b"<html>", "not an image of a format that is read here"),
+        (b"<html>", "not an image that is read here"),
     ],
 )
 def test_what_is_not_read_has_a_reason_that_is_true(data, message):

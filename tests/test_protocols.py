@@ -142,7 +142,7 @@ def test_pairs_are_read_by_whatever_path_they_come(cfp, tmp_path):
     with pytest.raises(ValueError, match="carries no pairs"):
         read_pairs(folder(tmp_path / "people", {"a/1.jpg": b""}))
     (tmp_path / "noise.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="is no list of pairs"):
+    with pytest.raises(ValueError, match="cannot be read as text: save it as UTF-8"):
         read_pairs(tmp_path / "noise.txt")
     with pytest.raises(ValueError, match="does not exist"):
         read_pairs(tmp_path / "none.txt")

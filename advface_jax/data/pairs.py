@@ -14,6 +14,7 @@ import numpy as np
 
 from advface_jax import checks
 from advface_jax.data.formats import pair_lists, prepared, protocols
+from advface_jax.data.naming import Names
 from advface_jax.data.records import Labelled, NamedPair
 from advface_jax.data.sources import open_source
 
@@ -78,7 +79,7 @@ def pair_names(named: Iterable[NamedPair]) -> tuple[str, ...]:
 def index_pairs(
     named: Sequence[NamedPair], faces: Labelled, missing: Literal["refuse", "drop"] = "refuse"
 ) -> Pairs:
-    """The pairs as indices into ``faces``.
+    """The pairs as indices into ``faces``, by names that may differ as ``naming.Names`` allows.
 
     Args:
       named: The pairs, by name.
@@ -92,16 +93,18 @@ def index_pairs(
     """
     checks.choice(missing, "missing", ("refuse", "drop"))
     index = {name: i for i, name in enumerate(faces.names)}
-    needed = pair_names(named)
-    lacking = [name for name in needed if name not in index]
+    names = Names(faces.names)
+    needed = {name: names.one(name) for name in pair_names(named)}
+    lacking = [name for name, found in needed.items() if found is None]
     if lacking and not faces.names:
         raise ValueError("these features were written without names: pairs by name need them")
-    kept = [pair for pair in named if pair.left in index and pair.right in index]
+    kept = [pair for pair in named if needed[pair.left] and needed[pair.right]]
     if lacking and (missing == "refuse" or not kept):
         raise ValueError(
             f"{len(lacking):,} of the {len(needed):,} faces that the pairs need are not among the "
-            f"{len(faces):,} faces read, the first: {lacking[0]!r} (faces are named like "
-            f"{faces.names[0]!r}): read all of pair_names(pairs), or take another list of pairs"
+            f"{len(faces):,} faces read, the first: {lacking[0]!r}, {names.why_not(lacking[0])} "
+            f"(faces are named like {faces.names[0]!r}; their endings may differ): read all of "
+            "pair_names(pairs), or take another list of pairs"
         )
     if dropped := len(named) - len(kept):
         warnings.warn(
@@ -110,8 +113,8 @@ def index_pairs(
             stacklevel=2,
         )
     return Pairs(
-        np.array([index[pair.left] for pair in kept], np.int64),
-        np.array([index[pair.right] for pair in kept], np.int64),
+        np.array([index[needed[pair.left] or ""] for pair in kept], np.int64),
+        np.array([index[needed[pair.right] or ""] for pair in kept], np.int64),
         np.array([pair.same for pair in kept], bool),
         np.array([pair.fold for pair in kept], np.int64),
         dropped,

@@ -89,7 +89,7 @@ def _unidentified(data: bytes) -> str:
     for kind, mark in _OURS.items():
         if re.match(mark, data, re.DOTALL):
             return f"a {kind} that is damaged, or of a kind that Pillow does not read"
-    return "not an image of a format that is read here"
+    return "not an image that is read here"
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -13,6 +13,7 @@ from advface_jax import checks
 from advface_jax.data.drawn.faces import synthetic_faces, synthetic_names
 from advface_jax.data.faces import SIZE, Encoded, Faces
 from advface_jax.data.listing import read_listing, sound_rows
+from advface_jax.data.naming import Names
 from advface_jax.data.records import counted
 from advface_jax.data.sources import open_source
 from advface_jax.data.threads import in_order
@@ -84,7 +85,7 @@ def _chosen(
     resize: bool,
 ) -> Faces:
     """The faces asked for, lazy; synthetic ones are drawn."""
-    wanted = None if names is None else dict.fromkeys(names)
+    wanted = None if names is None else list(dict.fromkeys(names))
     if limit is not None:
         checks.positive(limit=limit)
     if where and listing is None:
@@ -107,10 +108,13 @@ def _chosen(
     reasons = dict(opened.skipped)
     skipped = [] if listing is not None or wanted is not None else list(opened.skipped)
     if wanted is not None:
-        listed = {name for name, _ in rows}
-        skipped += [(name, reasons.get(name, "not there")) for name in wanted if name not in listed]
-        rows = [row for row in rows if row[0] in wanted]
-    rows, refused = sound_rows(rows[:limit], set(opened.names), reasons)
+        listed = Names(name for name, _ in rows)
+        meant = {name: listed.one(name) for name in wanted}
+        lost = [name for name in wanted if meant[name] is None]
+        skipped += [(name, reasons.get(name) or listed.why_not(name)) for name in lost]
+        keep = set(meant.values())
+        rows = [row for row in rows if row[0] in keep]
+    rows, refused = sound_rows(rows[:limit], Names(opened.names), reasons)
     names, identities = (tuple(row[column] for row in rows) for column in (0, 1))
     store = Encoded(opened.read, resize)
     return Faces(names, identities, store, (*skipped, *refused), opened.pairs)

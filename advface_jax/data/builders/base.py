@@ -8,13 +8,14 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
 from advface_jax.data import pictures
 from advface_jax.data.formats.prepared import FACES, PAIRS, SKIPPED, write_table
+from advface_jax.data.naming import Names
 from advface_jax.data.records import NamedPair, Source
 from advface_jax.data.threads import in_order
 
@@ -159,15 +160,15 @@ def renamed(source: Source, pattern: re.Pattern[str], wanted: str) -> Source:
 
 
 def with_pairs(source: Source, pairs: Sequence[NamedPair]) -> Source:
-    """The source with pairs, whose files may have another suffix here (crops saved as .png).
+    """The source with pairs, whose files may be named otherwise here (crops saved as .png).
 
     Raises:
       ValueError: no pair has both its files.
     """
-    names = {PurePosixPath(name).with_suffix(""): name for name in source.names}
+    names = Names(source.names)
 
     def here(name: str) -> str:
-        return names.get(PurePosixPath(name).with_suffix(""), name)
+        return names.one(name) or name
 
     found = [p._replace(left=here(p.left), right=here(p.right)) for p in pairs]
     if not lacking(source.names, found)[1]:

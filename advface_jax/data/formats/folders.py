@@ -10,17 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from advface_jax.data import pictures
+from advface_jax.data.naming import NOT_READ, SUFFIXES
 from advface_jax.data.records import MAX_BYTES, Skips, Source, unsafe
 
-SUFFIXES = {
-    ".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".webp", ".gif",
-    ".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm",
-}  # fmt: skip
-_NOT_READ = {
-    ".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpx", ".jxl", ".dng", ".cr2", ".cr3",
-    ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".psd", ".tga", ".pcx", ".sgi", ".ras",
-    ".dib", ".ico", ".exr", ".hdr", ".pfm", ".svg", ".eps", ".npy", ".npz",
-}  # fmt: skip
 _NOBODYS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN"}  # folders that systems make for themselves
 
 
@@ -57,7 +49,7 @@ def _why_not(name: str, begin: Callable[[], bytes]) -> str | None:
       begin: Gives its first bytes.
     """
     suffix = PurePosixPath(name).suffix.lower()
-    if suffix in _NOT_READ:
+    if suffix in NOT_READ:
         return f"not read as {suffix}: save it as JPEG or PNG"
     if pictures.is_one(begin()):
         return "a picture without a picture's ending: rename it"
