@@ -48,9 +48,9 @@ def read_pairs(path: str | os.PathLike[str]) -> list[NamedPair]:
     """Read verification pairs, in the order of their file.
 
     Args:
-      path: A list as ``formats.pair_lists`` reads it (tab-separated, or LFW's pairs.txt); CFP's
-        folder (its FP folds); AgeDB-30's .mat file; or a set of faces that carries its pairs
-        (insightface's .bin, a prepared data set).
+      path: A list as ``formats.pair_lists`` reads it (a table, or LFW's pairs.txt); CFP's folder
+        (its FP folds); AgeDB-30's .mat file or a folder with it; or a set of faces that carries
+        its pairs (insightface's .bin, a prepared data set).
 
     Raises:
       ValueError: with the line that does not fit, or where there are no pairs.
@@ -58,14 +58,14 @@ def read_pairs(path: str | os.PathLike[str]) -> list[NamedPair]:
     place = Path(path)
     if (place / "Protocol").is_dir() or (place / "Pair_list_F.txt").is_file():
         return protocols.read_cfp(place)
-    if place.suffix == ".mat":
+    if place.suffix == ".mat" or (place.is_dir() and protocols.agedb_files(place)):
         return protocols.read_agedb(place)
     if not (str(path).startswith(prepared.PREFIX) or place.is_dir() or place.suffix == ".bin"):
         return pair_lists.read_list(place)
     carried = open_source(path).pairs
     if not carried:
         raise ValueError(
-            f"{path} carries no pairs: give LFW's pairs.txt, a tab-separated list, CFP's "
+            f"{path} carries no pairs: give LFW's pairs.txt, a table of pairs, CFP's "
             "folder, AgeDB-30's .mat, an insightface .bin or a prepared data set with pairs"
         )
     return list(carried)
@@ -147,8 +147,8 @@ def subset(pairs: P, n: int | None) -> P:
         )
     rows = np.sort(np.concatenate([group[:each] for group in groups]))
     if isinstance(pairs, Pairs):
-        some = (array[rows] for array in (pairs.left, pairs.right, pairs.same, pairs.fold))
-        return Pairs(*some, pairs.dropped)
+        left, right, same, fold = (x[rows] for x in (pairs.left, pairs.right, same, fold))
+        return Pairs(left, right, same, fold, pairs.dropped)
     return [pairs[i] for i in rows]
 
 

@@ -65,7 +65,7 @@ def decode(data: bytes, check: Callable[[int, int], None]) -> Image.Image:
         except Exception as error:
             raise ValueError(reason(error)) from error
         # Of 16 bits a colour Pillow keeps the upper 8: smaller numbers in them come out black.
-        if halved and max(high for _, high in picture.getextrema()) < 16:
+        if halved and np.asarray(picture).max() < 16:
             raise ValueError("unreadable: 16 bits a colour, all below 4,096: save it as 8 bits")
         return picture
 
