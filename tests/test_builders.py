@@ -55,6 +55,17 @@ def test_casia_from_a_folder_a_zip_and_a_pack(tmp_path):
     assert list(contents(source).values()) == IMAGES and set(source.identities) == {"3", "9"}
 
 
+def test_a_picture_stored_on_its_side_is_upright_in_a_prepared_set(tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    with Image.open(io.BytesIO(picture())) as image:
+        image.paste((255, 0, 0), (0, 0, 160, 80))  # a red upper half
+        data = face_files.encoded(image.transpose(Image.Transpose.ROTATE_90), exif=exif)
+    made = prepare("casia-webface", folder(tmp_path / "c", {"a/1.png": data}), tmp_path / "d")
+    crop = open_faces(made.folder).crop(0)
+    assert (crop[:80] == (255, 0, 0)).all() and (crop[80:] == (128, 20, 200)).all()
+
+
 def test_a_prepared_set_is_found_by_name_and_read_as_faces(tmp_path, monkeypatch):
     prepare("casia-webface", folder(tmp_path / "c", PEOPLE), tmp_path / "d")
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path / "d"))

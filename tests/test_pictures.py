@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from face_files import encoded, folder
+from face_files import archive, bin_set, encoded, folder, rec_pack
 from PIL import Image, PngImagePlugin
 
 from advface_jax.data import open_faces, read_faces
@@ -60,9 +60,16 @@ def test_a_face_is_upright_wherever_its_file_says_which_way_is_up(kind):
 
 def test_every_path_that_reads_a_face_turns_it(tmp_path):
     large = encoded(SIDEWAYS.resize((200, 200)), "PNG", exif=EXIF)
-    folder(tmp_path, {"a/1.jpg": TURNED["jpeg"], "a/2.png": large})
-    for faces in (read_faces(tmp_path, resize=True), open_faces(tmp_path, resize=True)):
-        assert all(near(faces.crop(i)) for i in (0, 1))
+    files = {"a/1.jpg": TURNED["jpeg"], "a/2.png": large}
+    sources = (
+        folder(tmp_path / "f", files),
+        archive(tmp_path / "f.zip", files),
+        rec_pack(tmp_path / "r", {0: list(files.values())}),
+        bin_set(tmp_path / "f.bin", list(files.values()), [True]),
+    )
+    for source in sources:
+        for faces in (read_faces(source, resize=True), open_faces(source, resize=True)):
+            assert all(near(faces.crop(i)) for i in (0, 1)) and near(faces.batch([1])[0])
 
 
 def damaged(*entries: tuple[int, int, int, bytes], count: int | None = None) -> bytes:

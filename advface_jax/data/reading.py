@@ -40,11 +40,12 @@ def read_faces(
     Args:
       source: Whatever ``open_source`` opens (a folder or a zip of ``identity/image.jpg``, an
         insightface pack, a prepared data set "tfds:NAME", ...), or the word "synthetic".
-      listing: A tab-separated file with a header that has at least the columns file and identity:
-        which files are read, in its order, and whose they are. Without it all images are read, in
-        the source's own order and with its identities.
+      listing: A table (``tables.read_table``) with at least the columns file and identity: which
+        files are read, in its order, and whose they are. Without it all images are read, in the
+        source's own order and with its identities.
       where: Keep only the listing's rows with these values, as in {"lfw_lookalike": "-"}.
-      names: Keep only these files.
+      names: Keep only these files. Here and in the listing a name may differ from the file's own as
+        ``naming.Names`` allows, in its ending for instance.
       limit: Keep only the first so many.
       resize: Take square pictures of other sizes too (insightface's have 112x112), resized
         bilinearly, with antialiasing where they shrink. The framing stays what it was.
