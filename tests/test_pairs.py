@@ -92,6 +92,8 @@ def test_files_are_found_under_the_names_that_they_have_elsewhere(tmp_path):
         ("fold;same;file1;file2\n\n1;1;a;b\nx;1;a;b\n", "line 4: wanted fold, same"),
         ("fold\tsame\tfile1\tfile2\n" + "x" * 200_000, "line 2"),
         ("file1" + "x" * 200_000, "no list of pairs"),
+        ("fold\tsame\tfile1\tfile2\n", "has no pairs"),
+        ("10 0\n", "has no pairs"),
     ],
 )
 def test_pairs_that_cannot_be_read_are_an_error(tmp_path, text, message):

@@ -173,6 +173,18 @@ def test_colours_of_16_bits_are_read_or_refused_and_never_black():
             decode(png_of_16_bits(value))
 
 
+def test_a_negative_of_16_bits_is_read_as_a_positive():
+    grey = Image.fromarray(np.array([[0, 65535 - (100 << 8), 65535]], np.uint16))
+    assert decode(encoded(grey, "TIFF", tiffinfo={262: 0}))[0, :, 0].tolist() == [255, 100, 0]
+
+
+@pytest.mark.parametrize("head", [b"P2 1025 1025 255 ", b"P5 1025 1025 300 "])
+def test_what_takes_minutes_to_decode_is_refused_before(head):
+    with pytest.raises(ValueError, match="too large: more than a megapixel"):
+        decode(head + b"1 " * 9)
+    assert decode(b"P2 2 1 255 7 9")[0, :, 0].tolist() == [7, 9]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

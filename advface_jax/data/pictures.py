@@ -21,7 +21,11 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF's orientation
-_ORIENTATION = 0x112
+_ORIENTATION, _PHOTOMETRIC = 0x112, 262
+_SLOW, _MOST_SLOW = (
+    ("'ppm'", "'ppm_plain'", "'bmp_rle'"),
+    1 << 20,
+)  # written in Python: 2 µs a value
 _WHOLE = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # EXIF's types of whole numbers
 _XMP = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])\b")
 
@@ -58,7 +62,12 @@ def decode(data: bytes, check: Callable[[int, int], None]) -> Image.Image:
         raise ValueError(reason(error)) from error
     with image:
         check(*image.size)
-        halved = ";16" in str(image.tile) and not image.mode.startswith("I")
+        coding = str(image.tile[:1])  # Pillow's decoder and how the pixels are stored
+        if any(slow in coding for slow in _SLOW) and image.width * image.height > _MOST_SLOW:
+            raise ValueError(
+                "too large: more than a megapixel in this form of file: save it as PNG"
+            )
+        halved = ";16" in coding and not image.mode.startswith("I")
         try:
             image.load()  # a PNG may have its EXIF data at the end
             picture = _rgb(_upright(image))
@@ -134,7 +143,11 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers: save it as 8 bits")
     if image.mode.startswith("I"):
-        image = Image.fromarray(_eight_bits(np.asarray(image)))
+        grey = np.asarray(image)
+        tags = getattr(image, "tag_v2", {})
+        if tags.get(_PHOTOMETRIC) == 0:  # a TIFF's white; of 8 bits Pillow has turned it
+            grey = 0xFFFF - grey
+        image = Image.fromarray(_eight_bits(grey))
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         seen = image.getchannel("A")

@@ -27,7 +27,10 @@ def read_list(path: Path) -> list[NamedPair]:
         columns = header(lines)[2]
     except ValueError as error:
         raise ValueError(f"{path} is no list of pairs ({error})") from None
-    return _read_table(path) if "file1" in columns else _read_official(path, lines)
+    pairs = _read_table(path) if "file1" in columns else _read_official(path, lines)
+    if not pairs:
+        raise ValueError(f"{path} has no pairs: take the whole file")
+    return pairs
 
 
 def _read_table(path: Path) -> list[NamedPair]:
