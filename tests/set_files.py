@@ -42,7 +42,7 @@ def agedb_30(place: Path) -> None:
         [(young, old, 1), (young, names[(f + 1) % FOLDS][1], -1)]
         for f, (young, old) in enumerate(names)
     ]
-    agedb(place / "lists" / "test_splits_30_years.mat", folds)
+    agedb(place / "lists" / "04_FINAL_protocol_30_years.mat", folds)
 
 
 def insightface(place: Path, name: str) -> None:

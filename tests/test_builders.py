@@ -55,6 +55,17 @@ def test_casia_from_a_folder_a_zip_and_a_pack(tmp_path):
     assert list(contents(source).values()) == IMAGES and set(source.identities) == {"3", "9"}
 
 
+def test_a_picture_stored_on_its_side_is_upright_in_a_prepared_set(tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    with Image.open(io.BytesIO(picture())) as image:
+        image.paste((255, 0, 0), (0, 0, 160, 80))  # a red upper half
+        data = face_files.encoded(image.transpose(Image.Transpose.ROTATE_90), exif=exif)
+    made = prepare("casia-webface", folder(tmp_path / "c", {"a/1.png": data}), tmp_path / "d")
+    crop = open_faces(made.folder).crop(0)
+    assert (crop[:80] == (255, 0, 0)).all() and (crop[80:] == (128, 20, 200)).all()
+
+
 def test_a_prepared_set_is_found_by_name_and_read_as_faces(tmp_path, monkeypatch):
     prepare("casia-webface", folder(tmp_path / "c", PEOPLE), tmp_path / "d")
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path / "d"))
@@ -78,7 +89,7 @@ def test_broken_images_are_left_out_counted_and_listed(tmp_path):
     assert len(made.source) == 7 and "0000001/003.jpg" not in made.source.names
     reasons = dict(made.source.skipped)
     assert "truncated" in reasons["0000001/003.jpg"]
-    assert reasons["0000002/x.jpg"] == "unreadable: not an image"
+    assert reasons["0000002/x.jpg"] == "unreadable: not an image that is read here"
     assert reasons["0000002/a b.jpg"] == "a tab or a line break in its name"
     with pytest.warns(UserWarning, match="7 faces read, 3 skipped"):
         open_faces(made.folder)
@@ -157,7 +168,7 @@ def test_cfp_fp_by_the_command_from_the_original_folder(tmp_path, capsys):
     assert source.pairs == CFP_PAIRS and source.identities == ("001",) * 3 + ("002",) * 2
     assert source.skipped == (
         ("Data/logo.png", "not PERSON/frontal/IMAGE or PERSON/profile/IMAGE"),
-        ("002/profile/01.jpg", "unreadable: not an image"),
+        ("002/profile/01.jpg", "unreadable: not an image that is read here"),
     )
     with pytest.warns(UserWarning, match="1 not PERSON"):
         faces = open_faces(made)

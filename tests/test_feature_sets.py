@@ -125,7 +125,7 @@ def test_broken_faces_are_left_out_and_counted(tmp_path, broken):
     files = {f"{i}.png": b"broken" if i == broken else picture(i) for i in range(5)}
     crops = open_faces(folder(tmp_path / "faces", files))
     ((name, reason),) = write(tmp_path / "set", crops, names=True)
-    assert name == f"{broken}.png" and reason == "unreadable: not an image"
+    assert name == f"{broken}.png" and reason == "unreadable: not an image that is read here"
     found = open_features(tmp_path / "set")
     sound = [i for i in range(5) if i != broken]
     assert found.names == tuple(f"{i}.png" for i in sound) and found.card["left_out"] == 1

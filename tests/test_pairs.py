@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from face_files import table, valued
+from face_files import folder, picture, table, valued
 
 from advface_jax.data import Faces, NamedPair, Pairs, read_faces, read_pairs
 from advface_jax.data.pairs import index_pairs, make_pairs, pair_names, subset
@@ -30,6 +30,53 @@ def test_both_formats_say_the_same(tmp_path):
     assert read_pairs(tmp_path / "dev.txt") == NAMED[:2]
 
 
+TABLE = 'Fold; Same ;File1;FILE 2\n1;1;Zo\u00eb/1.jpg;Ann/1.jpg\n\n1;0;"A;B/1.jpg";Ann/1.jpg;;\n'
+READ = [
+    NamedPair("Zo\u00eb/1.jpg", "Ann/1.jpg", True, 1),
+    NamedPair("A;B/1.jpg", "Ann/1.jpg", False, 1),
+]
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_tables_as_spreadsheets_write_them(tmp_path, ends, coding):
+    path = tmp_path / "pairs.csv"
+    for text in (TABLE, TABLE.replace("A;B", "A:B").replace(";", "\t").replace("A:B", "A;B"),
+                 TABLE.replace("A;B", "A:B").replace(";", ",").replace("A:B", "A;B"),
+                 "sep=;\n" + TABLE):  # fmt: skip
+        path.write_bytes(text.replace("\n", ends).encode(coding))
+        assert read_pairs(path) == READ
+
+
+@pytest.mark.parametrize("mark", [",", ";", " ", "\t"])
+def test_lfw_s_list_after_a_spreadsheet_and_without_tabs(tmp_path, mark):
+    end = "" if mark == " " else mark  # the empty cells of the shorter lines
+    text = OFFICIAL.replace("\t", mark).replace("\n", f"{end}{end}\r\n\r\n")
+    (tmp_path / "pairs.txt").write_bytes(text.encode("utf-8-sig"))
+    assert read_pairs(tmp_path / "pairs.txt") == NAMED
+
+
+def test_files_are_found_under_the_names_that_they_have_elsewhere(tmp_path):
+    files = ("Ann/1.PNG", "Zoe\u0308/1.webp", "Bo/2.jpeg", "Bo/2.3.jpg")
+    folder(tmp_path / "f", dict.fromkeys(files, picture()))
+    meant = dict(
+        zip(("Ann/1.jpg", "Zo\u00eb\\1.png", "./Bo/2.JPG", "Bo/2.3.png"), files, strict=True)
+    )
+    named = [NamedPair(name, "Ann/1.png", True, 1) for name in meant]
+    faces = read_faces(tmp_path / "f", names=pair_names(named))
+    assert set(faces.names) == set(files) and not faces.skipped
+    pairs = index_pairs(named, faces)
+    assert [faces.names[i] for i in pairs.left] == list(meant.values())
+    listing = table(tmp_path / "l.tsv", "file identity", *(f"{name} p" for name in meant))
+    assert read_faces(tmp_path / "f", listing=listing, names=[*meant]).names == files
+    folder(tmp_path / "f", {"Ann/1.bmp": picture()})
+    assert len(index_pairs(named[1:2], read_faces(tmp_path / "f"))) == 1, "of its own ending"
+    with pytest.raises(ValueError, match="'Ann/1.jpg', several .* endings: Ann/1.PNG, Ann/1.bmp"):
+        index_pairs(named[:1], read_faces(tmp_path / "f"))
+    with pytest.warns(UserWarning, match="1 several files that differ only in their endings"):
+        read_faces(tmp_path / "f", names=["Ann/1.jpg", "Bo/2.jpg"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -40,8 +87,13 @@ def test_both_formats_say_the_same(tmp_path):
         (OFFICIAL.replace("Bo\t3", "Bo\tx"), "'Name i Other j'"),
         ("fold\tsame\tfile1\tfile2\n1\t1\ta\tb\n1\tyes\ta\tb\n", "line 3"),
         ("fold\tsame\tfile1\tfile2\n1\t1\ta\n", "line 2"),
-        ("same\tfile1\tfile2\n1\ta\tb\n", "line 2"),
-        ("fold\tsame\tfile1\tfile2\n" + "x" * 200_000, "no list of pairs"),
+        (OFFICIAL.replace("Bo\t12", "Bo"), "line 5: wanted 'Name i Other j', got 'Cy 4 Bo'"),
+        ("same\tfile1\tfile2\n1\ta\tb\n", "lacks fold"),
+        ("fold;same;file1;file2\n\n1;1;a;b\nx;1;a;b\n", "line 4: wanted fold, same"),
+        ("fold\tsame\tfile1\tfile2\n" + "x" * 200_000, "line 2"),
+        ("file1" + "x" * 200_000, "no list of pairs"),
+        ("fold\tsame\tfile1\tfile2\n", "has no pairs"),
+        ("10 0\n", "has no pairs"),
     ],
 )
 def test_pairs_that_cannot_be_read_are_an_error(tmp_path, text, message):
@@ -62,6 +114,19 @@ def test_index_pairs_points_at_the_named_faces():
     assert pairs.same.tolist() == [True, False, True, False] and pairs.fold.tolist() == [1, 1, 2, 2]
     with pytest.raises(ValueError, match="2 of the 6 faces .*'Ada/Ada_0001.jpg'"):
         index_pairs(NAMED, faces.select(range(4)))
+
+
+def test_pairs_that_lack_a_face_are_dropped_on_request_and_counted():
+    faces = named_like(pair_names(NAMED)[1:])  # without Ada/Ada_0001.jpg
+    with pytest.warns(UserWarning, match="2 of 4 pairs are left out: 1 of the 6 .*'Ada/Ada_0001"):
+        pairs = index_pairs(NAMED, faces, missing="drop")
+    assert [faces.names[i] for i in pairs.left] == [pair.left for pair in NAMED[2:]]
+    assert pairs.fold.tolist() == [2, 2] and pairs.dropped == subset(pairs, 2).dropped == 2
+    assert index_pairs(NAMED[2:], faces, missing="drop").dropped == 0
+    with pytest.raises(ValueError, match="1 of the 3 faces"):
+        index_pairs(NAMED[:2], faces, missing="drop")
+    with pytest.raises(ValueError, match="'refuse' or 'drop'"):
+        index_pairs(NAMED, faces, missing="skip")  # type: ignore[arg-type]
 
 
 def many(folds: int, each: int) -> list[NamedPair]:

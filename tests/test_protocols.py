@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from face_files import CFP_PAIRS, agedb, folder, small_cfp, struct_of, table
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from advface_jax.data import NamedPair, read_pairs
+from advface_jax.data.formats import matlab
 from advface_jax.data.formats.protocols import read_agedb, read_cfp
 
 
@@ -41,13 +42,20 @@ def test_a_wrong_line_of_cfp_is_named(cfp, file, text, message):
         read_cfp(cfp)
 
 
+def test_cfp_after_windows(cfp):
+    for path in (cfp / "Protocol").rglob("*.txt"):
+        text = path.read_text().replace("/", "\\")
+        path.write_bytes(("\ufeff" + "\r\n".join(text.split("\n")) + "\r\n").encode())
+    assert read_cfp(cfp) == list(CFP_PAIRS)
+
+
 def test_an_incomplete_cfp_is_refused(cfp, tmp_path):
     with pytest.raises(ValueError, match="wanted 'FP' or 'FF'"):
         read_cfp(cfp, "PP")  # type: ignore[arg-type]
     (cfp / "Protocol" / "Split" / "FP" / "02" / "diff.txt").unlink()
-    with pytest.raises(ValueError, match="diff.txt cannot be read"):
+    with pytest.raises(ValueError, match="diff.txt does not exist: give CFP"):
         read_cfp(cfp)
-    with pytest.raises(ValueError, match="Pair_list_F.txt cannot be read.*give CFP's folder"):
+    with pytest.raises(ValueError, match="Pair_list_F.txt does not exist: give CFP's folder"):
         read_cfp(tmp_path)
 
 
@@ -93,22 +101,56 @@ def test_another_mat_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="fold 1: not a struct"):
         read_agedb(tmp_path / "d.mat")
     (tmp_path / "e.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
-    with pytest.raises(ValueError, match="cannot be read as a MATLAB file"):
+    with pytest.raises(ValueError, match="not a MATLAB file of level 5; wanted AgeDB's protocol"):
         read_agedb(tmp_path / "e.mat")
+    (tmp_path / "f.mat").write_bytes(b"MATLAB 7.3 MAT-file" + bytes(200))
+    with pytest.raises(ValueError, match="save it in MATLAB with -v7"):
+        read_agedb(tmp_path / "f.mat")
+    (tmp_path / "g.mat").write_bytes(agedb(tmp_path / "a.mat", FOLDS).read_bytes()[:-90])
+    with pytest.raises(ValueError, match="cut short or damaged"):
+        read_agedb(tmp_path / "g.mat")
     with pytest.raises(ValueError, match="0 files"):
         read_agedb(tmp_path)
 
 
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_mat_file_is_read_as_scipy_reads_it(tmp_path, compressed):
+    path = tmp_path / "x.mat"
+    cell = np.array([["één", np.arange(6.0).reshape(2, 3)], [struct_of(a="b"), "."]], object)
+    savemat(path, {"first": 1, "x": cell}, do_compression=compressed)
+    theirs, ours = loadmat(path)["x"], matlab.read(path, "x")
+    assert ours.shape == (2, 2) and ours[0, 0] == theirs[0, 0][0] and ours[1, 1] == "."
+    np.testing.assert_array_equal(ours[0, 1], theirs[0, 1])
+    assert ours[1, 0] == ("b",)
+
+
+def test_every_byte_of_a_mat_file_may_be_wrong(tmp_path):
+    whole = agedb(tmp_path / "x.mat", FOLDS).read_bytes()
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(300):
+        data = bytearray(whole)
+        for at in rng.integers(128, len(data), rng.integers(1, 4)):
+            data[at] = (0, 255, rng.integers(256))[rng.integers(3)]
+        (tmp_path / "x.mat").write_bytes(data)
+        try:
+            assert all(isinstance(pair, NamedPair) for pair in read_agedb(tmp_path / "x.mat"))
+        except ValueError as error:
+            assert "x.mat" in str(error)
+            refused += 1
+    assert 100 < refused < 300
+
+
 def test_pairs_are_read_by_whatever_path_they_come(cfp, tmp_path):
     assert read_pairs(cfp) == read_cfp(cfp)
-    mat = agedb(tmp_path / "04_FINAL_protocol_30_years.mat", FOLDS)
-    assert read_pairs(mat) == read_agedb(mat)
+    mat = agedb(tmp_path / "AgeDB" / "list" / "04_FINAL_protocol_30_years.mat", FOLDS)
+    (mat.parent / f"._{mat.name}").write_bytes(b"a Mac's")
+    assert read_pairs(mat) == read_agedb(mat) == read_pairs(tmp_path / "AgeDB")
     listed = table(tmp_path / "pairs.tsv", "fold same file1 file2", "1 1 a.jpg b.jpg")
     assert read_pairs(listed) == [NamedPair("a.jpg", "b.jpg", True, 1)]
     with pytest.raises(ValueError, match="carries no pairs"):
         read_pairs(folder(tmp_path / "people", {"a/1.jpg": b""}))
     (tmp_path / "noise.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="is no list of pairs"):
+    with pytest.raises(ValueError, match="cannot be read as text: save it as UTF-8"):
         read_pairs(tmp_path / "noise.txt")
     with pytest.raises(ValueError, match="does not exist"):
         read_pairs(tmp_path / "none.txt")

@@ -9,7 +9,16 @@ import zipfile
 
 import numpy as np
 import pytest
-from face_files import archive, bin_set, bin_set_of_python2, folder, noise, picture, rec_pack
+from face_files import (
+    archive,
+    bin_set,
+    bin_set_of_python2,
+    folder,
+    noise,
+    picture,
+    rec_pack,
+    record,
+)
 
 from advface_jax.data import open_faces, open_source, read_faces
 from advface_jax.data.formats.folders import identity_of
@@ -44,6 +53,45 @@ def test_hidden_files_and_folders_do_not_count(tmp_path, pack):
     empty = pack(tmp_path / "e.zip", dict.fromkeys(hidden, b""))
     with pytest.raises(ValueError, match="no face is left"):
         open_faces(empty)
+
+
+READ = ("photo.jpg", "A.JPG", "b.jpe", "c.jfif", "d.tif", "e.TIFF", "f.gif", "g.pgm", "h.mpo")
+NOT_READ = ("IMG_1.HEIC", "a.avif", "b.jp2", "c.dng", "d.npy")
+BARE = {"copy.jpg_large": noise(), "IMG 7": picture(), "e.bin2": b"\0\0\0\x18ftypmif1"}
+NO_PICTURES = {
+    "Thumbs.db": b"\xd0\xcf\x11\xe0", ".DS_Store": b"\0", "._photo.jpg": b"\0\5\x16\7",
+    "__MACOSX/a/1.jpg": b"1", "desktop.ini": b"[", "photo.jpg.tmp": b"", "list.txt": b"a 1",
+    "photo.jpg.json": b"{}", "clip.MOV": b"\0\0\0\x14ftypqt  ", "@eaDir/photo.jpg/S.jpg": noise(),
+    "$RECYCLE.BIN/x.jpg": noise(), "README": b"JPEG", "empty": b"",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pack", [folder, archive])
+def test_photographs_are_read_or_listed_and_nothing_else_is(tmp_path, pack):
+    files = dict.fromkeys((*READ, *NOT_READ), noise()) | BARE | NO_PICTURES
+    source = open_source(pack(tmp_path / "f.zip", files))
+    assert source.names == tuple(sorted(READ))
+    why = {name: f"not read as .{name[-4:].strip('.').lower()}: save it as" for name in NOT_READ}
+    why |= dict.fromkeys(BARE, "a picture without a picture's ending: rename it")
+    assert dict(source.skipped).keys() == why.keys() and len(source.skipped) == len(why)
+    assert all(reason.startswith(why[name]) for name, reason in source.skipped)
+
+
+def test_names_of_archives_made_on_a_mac_or_windows(tmp_path):
+    path = tmp_path / "f.zip"
+    members = ("Zoë/1.jpg", "M\u00fcller\\2.jpg", "Je\u0301/3.jpg")
+    with zipfile.ZipFile(path, "w") as out:
+        for name in members:
+            out.writestr(name, name.encode())
+    data = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\3\4", 7), (b"PK\1\2", 9)):  # the flag that the name is UTF-8
+        at = -1
+        while (at := data.find(mark, at + 1)) >= 0:
+            data[at + place] &= ~8
+    path.write_bytes(data)
+    source = open_source(path)
+    assert set(source.names) == {name.replace("\\", "/") for name in members}
+    assert [data.decode().replace("\\", "/") for data in contents(source)] == list(source.names)
 
 
 def test_views_that_cfp_keeps_apart_are_one_person():
@@ -246,6 +294,21 @@ def test_records_that_are_none(tmp_path):
     assert all(part in reason for reason, part in zip(reasons, parts, strict=True))
     with pytest.raises(ValueError, match="without an image"):
         source.read(PACK_NAMES[5])
+
+
+def test_a_pack_that_claims_billions_of_images_takes_neither_time_nor_memory(tmp_path):
+    path = tmp_path / "train.rec"
+    path.write_bytes(record([1, 2.0**31 - 128]))
+    path.with_suffix(".idx").write_text(f"0\t0\n{2**31}\t0\n")
+    with pytest.raises(ValueError, match="has no image"):
+        open_source(path)
+    parts = [record([2.0**30, 2.0**30 + 128]), *[record(7, b"x")] * 2, record([1, 2.0**30])]
+    offsets = np.cumsum([0, *map(len, parts)])
+    path.write_bytes(b"".join(parts))
+    keys = (0, 1, 2**30 - 1, 2**30)
+    lines = (f"{key}\t{at}\n" for key, at in zip(keys, offsets, strict=False))
+    path.with_suffix(".idx").write_text("".join(lines))
+    assert open_source(path).names == ("7/0000001.jpg", "7/1073741823.jpg")
 
 
 @pytest.mark.parametrize(

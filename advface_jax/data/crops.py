@@ -6,10 +6,10 @@ import io
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from advface_jax.data.faces import SIZE, rgb
-from advface_jax.data.records import FORMATS, reason
+from advface_jax.data import pictures
+from advface_jax.data.faces import SIZE
 
 MARGIN = 14  # pixels of the crop, both sides together
 MAX_PIXELS = 50_000_000  # of one photograph; a hostile one of 100 kB can claim billions
@@ -24,14 +24,13 @@ def decode(data: bytes) -> np.ndarray:
     Raises:
       ValueError: with the reason when the bytes are no picture or claim too large a one.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            pixels = image.width * image.height  # from the header, before anything is decoded
-            if pixels <= MAX_PIXELS:
-                return np.asarray(rgb(ImageOps.exif_transpose(image)))
-    except Exception as error:  # Pillow raises a dozen kinds
-        raise ValueError(reason(error)) from error
-    raise ValueError(f"too large: {pixels / 1e6:,.0f} megapixels, more than {MAX_PIXELS / 1e6:.0f}")
+
+    def check(wide: int, high: int) -> None:
+        if wide * high > MAX_PIXELS:
+            size = f"{wide * high / 1e6:,.0f} megapixels, more than {MAX_PIXELS / 1e6:.0f}"
+            raise ValueError(f"too large: {size}")
+
+    return np.asarray(pictures.decode(data, check))
 
 
 def choose(

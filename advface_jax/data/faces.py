@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from advface_jax.data.records import FORMATS, NamedPair, Skips, reason
+from advface_jax.data import pictures
+from advface_jax.data.records import NamedPair, Skips
 
 SIZE = 160  # FaceNet's input, in pixels
 _LARGEST = 4096  # of a picture that is resized, in pixels a side
@@ -104,21 +104,17 @@ class Faces:
 
 def decode(read: Callable[[str], bytes], name: str, resize: bool = False) -> np.ndarray:
     """One crop, uint8 (160, 160, 3); ValueError with the reason when there is none."""
+    wrong = f"not square or larger than {_LARGEST}x{_LARGEST}" if resize else f"not {SIZE}x{SIZE}"
+
+    def check(wide: int, high: int) -> None:
+        if (wide, high) != (SIZE, SIZE) and not (resize and wide == high <= _LARGEST):
+            raise ValueError(f"{wrong}: {wide}x{high}")
+
     try:
-        with Image.open(io.BytesIO(read(name)), formats=FORMATS) as image:
-            wide, high = image.size  # known from the header, before any pixel is decoded
-            if (wide, high) == (SIZE, SIZE):
-                return np.asarray(rgb(image))
-            if resize and wide == high <= _LARGEST:
-                return np.asarray(rgb(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-    except Exception as error:  # Pillow and the sources raise a dozen kinds; each costs one face
-        raise ValueError(reason(error)) from error
-    wrong = f"not square or larger than {_LARGEST}x{_LARGEST}" if resize else "not 160x160"
-    raise ValueError(f"{wrong}: {wide}x{high}")
-
-
-def rgb(image: Image.Image) -> Image.Image:
-    """Any picture as 8-bit RGB. 16-bit grey keeps its upper 8 bits, where Pillow would clip."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+        data = read(name)
+    except Exception as error:  # the sources raise a dozen kinds; each costs one face
+        raise ValueError(pictures.reason(error)) from error
+    picture = pictures.decode(data, check)
+    if picture.size != (SIZE, SIZE):
+        picture = picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    return np.asarray(picture)

@@ -8,7 +8,6 @@ case, underscores and accents removed, pictures by a hash of their pixels. A lab
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from advface_jax.data.faces import Faces
+from advface_jax.data.tables import header, read_lines, read_table
 
 OnLeak = Literal["refuse", "warn"]
 _HEADER = "# identities of a training set: sha256 of each normalised label, 16 digits"
@@ -160,21 +160,19 @@ def _digests(faces: Faces) -> Iterator[tuple[str, str]]:
 
 
 def read_aliases(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
-    """Pairs of labels that are or may be one person, from a tab-separated file with a header.
+    """Pairs of labels that are or may be one person, from a table with a header.
 
     It has the columns identity1 and identity2, or identity and lfw_lookalike ("-" for none); other
     columns are a ValueError.
     """
-    with open(path, newline="", encoding="utf-8") as lines:
-        table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        columns = table.fieldnames or []
-        for pair in (("identity1", "identity2"), ("identity", "lfw_lookalike")):
-            if set(pair) <= set(columns):
-                rows = ((row[pair[0]] or "", row[pair[1]] or "") for row in table)
-                return list(dict.fromkeys(r for r in rows if all(r) and r[1] != "-"))
+    columns = header(read_lines(path))[2]
+    for pair in (("identity1", "identity2"), ("identity", "lfw_lookalike")):
+        if set(pair) <= set(columns):
+            rows = ((row.cells[pair[0]], row.cells[pair[1]]) for row in read_table(path, pair))
+            return list(dict.fromkeys(r for r in rows if all(r) and r[1] != "-"))
     raise ValueError(
         f"{path} has the columns {', '.join(columns) or '(none)'}; wanted identity1 and identity2, "
-        "or identity and lfw_lookalike, tab-separated with a header line"
+        "or identity and lfw_lookalike, in a table with a header line"
     )
 
 

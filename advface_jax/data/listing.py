@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 
+from advface_jax.data.naming import Names
 from advface_jax.data.records import Skips, unsafe
+from advface_jax.data.tables import read_table
 
 Rows = Sequence[tuple[str, str]]  # (file, identity)
 
 
 def read_listing(listing: str | os.PathLike[str], where: Mapping[str, str] | None) -> Rows:
-    """(file, identity) of the rows that ``where`` keeps, in the order of a tab-separated list.
+    """(file, identity) of the rows that ``where`` keeps, in the order of a table.
 
     Raises:
       ValueError: the list is unreadable or lacks the columns file, identity or one of ``where``.
     """
-    try:
-        with open(listing, newline="", encoding="utf-8-sig") as lines:
-            table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-            columns = table.fieldnames or []
-            lacking = [c for c in ("file", "identity", *(where or {})) if c not in columns]
-            if lacking:
-                raise ValueError(
-                    f"{listing} has the columns {', '.join(columns) or '(none)'} and lacks "
-                    f"{', '.join(lacking)}: it must be tab-separated with a header line"
-                )
-            kept = (row for row in table if all(row[c] == v for c, v in (where or {}).items()))
-            return [(row["file"] or "", row["identity"] or "") for row in kept]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"the listing {listing} cannot be read: {error}") from error
+    conditions = dict(where or {})
+    rows = [row.cells for row in read_table(listing, ("file", "identity", *conditions))]
+    kept = (row for row in rows if all(row[c] == v for c, v in conditions.items()))
+    return [(row["file"], row["identity"]) for row in kept]
 
 
 def parse_where(conditions: Sequence[str]) -> dict[str, str] | None:
@@ -41,25 +32,26 @@ def parse_where(conditions: Sequence[str]) -> dict[str, str] | None:
     return dict(word.split("=", 1) for word in conditions) or None
 
 
-def sound_rows(rows: Rows, present: set[str], known: Mapping[str, str]) -> tuple[Rows, Skips]:
-    """The rows that can be read, once each, and (name, reason) of the others.
+def sound_rows(rows: Rows, names: Names, known: Mapping[str, str]) -> tuple[Rows, Skips]:
+    """The rows that can be read, once each, under the source's names; (name, reason) of the others.
 
     Args:
       rows: (file, identity) of each.
-      present: The names of the source.
+      names: Those of the source.
       known: Why other names are not among them, where that is known.
     """
     kept: dict[str, str] = {}
     refused = []
-    for name, identity in rows:
-        if name in kept:
-            refused.append((name, "listed twice"))
-        elif unsafe(name):
-            refused.append((name, "with an unsafe path"))
-        elif name not in present:
-            refused.append((name, known.get(name, "not there")))
+    for listed, identity in rows:
+        name = names.one(listed)
+        if unsafe(listed):
+            refused.append((listed, "with an unsafe path"))
+        elif name is None:
+            refused.append((listed, known.get(listed) or names.why_not(listed)))
+        elif name in kept:
+            refused.append((listed, "listed twice"))
         elif not identity:
-            refused.append((name, "without an identity in the listing"))
+            refused.append((listed, "without an identity in the listing"))
         else:
             kept[name] = identity
     return list(kept.items()), tuple(refused)

@@ -1,16 +1,22 @@
-"""Pairs of faces by index: from names, honest subsets, or made from the identities."""
+"""Pairs of faces: read from any file, by index, honest subsets, or made from the identities."""
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
-from typing import TypeVar
+from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from advface_jax import checks
+from advface_jax.data.formats import pair_lists, prepared, protocols
+from advface_jax.data.naming import Names
 from advface_jax.data.records import Labelled, NamedPair
+from advface_jax.data.sources import open_source
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +27,14 @@ class Pairs:
       left, right: int (m,), indices into a ``Faces``.
       same: bool (m,).
       fold: int (m,), from 1.
+      dropped: How many pairs of the list are not among them, since a face of theirs is missing.
     """
 
     left: np.ndarray
     right: np.ndarray
     same: np.ndarray
     fold: np.ndarray
+    dropped: int = 0
 
     def __len__(self) -> int:
         return len(self.left)
@@ -36,29 +44,80 @@ Rows = tuple[int, int]
 P = TypeVar("P", Pairs, Sequence[NamedPair])
 
 
+def read_pairs(path: str | os.PathLike[str]) -> list[NamedPair]:
+    """Read verification pairs, in the order of their file.
+
+    Args:
+      path: A list as ``formats.pair_lists`` reads it (a table, or LFW's pairs.txt); CFP's folder
+        (its FP folds); AgeDB-30's .mat file or a folder with it; or a set of faces that carries
+        its pairs (insightface's .bin, a prepared data set).
+
+    Raises:
+      ValueError: with the line that does not fit, or where there are no pairs.
+    """
+    place = Path(path)
+    if (place / "Protocol").is_dir() or (place / "Pair_list_F.txt").is_file():
+        return protocols.read_cfp(place)
+    if place.suffix == ".mat" or (place.is_dir() and protocols.agedb_files(place)):
+        return protocols.read_agedb(place)
+    if not (str(path).startswith(prepared.PREFIX) or place.is_dir() or place.suffix == ".bin"):
+        return pair_lists.read_list(place)
+    carried = open_source(path).pairs
+    if not carried:
+        raise ValueError(
+            f"{path} carries no pairs: give LFW's pairs.txt, a table of pairs, CFP's "
+            "folder, AgeDB-30's .mat, an insightface .bin or a prepared data set with pairs"
+        )
+    return list(carried)
+
+
 def pair_names(named: Iterable[NamedPair]) -> tuple[str, ...]:
     """The files that the pairs need, each once, in order of first use."""
     return tuple(dict.fromkeys(name for pair in named for name in (pair.left, pair.right)))
 
 
-def index_pairs(named: Sequence[NamedPair], faces: Labelled) -> Pairs:
-    """The pairs as indices into ``faces``; ValueError when a face they need is not there."""
+def index_pairs(
+    named: Sequence[NamedPair], faces: Labelled, missing: Literal["refuse", "drop"] = "refuse"
+) -> Pairs:
+    """The pairs as indices into ``faces``, by names that may differ as ``naming.Names`` allows.
+
+    Args:
+      named: The pairs, by name.
+      faces: The faces, or the features of them.
+      missing: What to do with a pair whose face is not there: refuse all of them, or drop that
+        pair. A warning counts those dropped, and ``Pairs.dropped`` has the number.
+
+    Raises:
+      ValueError: a face that the pairs need is not there and ``missing`` is "refuse", or no pair
+        has both its faces.
+    """
+    checks.choice(missing, "missing", ("refuse", "drop"))
     index = {name: i for i, name in enumerate(faces.names)}
-    needed = pair_names(named)
-    missing = [name for name in needed if name not in index]
-    if missing and not faces.names:
+    names = Names(faces.names)
+    needed = {name: names.one(name) for name in pair_names(named)}
+    lacking = [name for name, found in needed.items() if found is None]
+    if lacking and not faces.names:
         raise ValueError("these features were written without names: pairs by name need them")
-    if missing:
+    kept = [pair for pair in named if needed[pair.left] and needed[pair.right]]
+    if lacking and (missing == "refuse" or not kept):
         raise ValueError(
-            f"{len(missing):,} of the {len(needed):,} faces that the pairs need are not among the "
-            f"{len(faces):,} faces read, the first: {missing[0]!r} (faces are named like "
-            f"{faces.names[0]!r}): read all of pair_names(pairs), or take another list of pairs"
+            f"{len(lacking):,} of the {len(needed):,} faces that the pairs need are not among the "
+            f"{len(faces):,} faces read, the first: {lacking[0]!r}, {names.why_not(lacking[0])} "
+            f"(faces are named like {faces.names[0]!r}; their endings may differ): read all of "
+            "pair_names(pairs), or take another list of pairs"
+        )
+    if dropped := len(named) - len(kept):
+        warnings.warn(
+            f"{dropped:,} of {len(named):,} pairs are left out: {len(lacking):,} of the "
+            f"{len(needed):,} faces that they need are missing, the first: {lacking[0]!r}",
+            stacklevel=2,
         )
     return Pairs(
-        np.array([index[pair.left] for pair in named], np.int64),
-        np.array([index[pair.right] for pair in named], np.int64),
-        np.array([pair.same for pair in named], bool),
-        np.array([pair.fold for pair in named], np.int64),
+        np.array([index[needed[pair.left] or ""] for pair in kept], np.int64),
+        np.array([index[needed[pair.right] or ""] for pair in kept], np.int64),
+        np.array([pair.same for pair in kept], bool),
+        np.array([pair.fold for pair in kept], np.int64),
+        dropped,
     )
 
 
@@ -88,7 +147,8 @@ def subset(pairs: P, n: int | None) -> P:
         )
     rows = np.sort(np.concatenate([group[:each] for group in groups]))
     if isinstance(pairs, Pairs):
-        return Pairs(pairs.left[rows], pairs.right[rows], pairs.same[rows], pairs.fold[rows])
+        left, right, same, fold = (x[rows] for x in (pairs.left, pairs.right, same, fold))
+        return Pairs(left, right, same, fold, pairs.dropped)
     return [pairs[i] for i in rows]
 
 

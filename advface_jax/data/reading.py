@@ -13,8 +13,9 @@ from advface_jax import checks
 from advface_jax.data.drawn.faces import synthetic_faces, synthetic_names
 from advface_jax.data.faces import SIZE, Encoded, Faces
 from advface_jax.data.listing import read_listing, sound_rows
-from advface_jax.data.opening import open_source
+from advface_jax.data.naming import Names
 from advface_jax.data.records import counted
+from advface_jax.data.sources import open_source
 from advface_jax.data.threads import in_order
 
 _BAR_FROM = 500  # fewer faces are decoded within a second: no bar
@@ -39,11 +40,12 @@ def read_faces(
     Args:
       source: Whatever ``open_source`` opens (a folder or a zip of ``identity/image.jpg``, an
         insightface pack, a prepared data set "tfds:NAME", ...), or the word "synthetic".
-      listing: A tab-separated file with a header that has at least the columns file and identity:
-        which files are read, in its order, and whose they are. Without it all images are read, in
-        the source's own order and with its identities.
+      listing: A table (``tables.read_table``) with at least the columns file and identity: which
+        files are read, in its order, and whose they are. Without it all images are read, in the
+        source's own order and with its identities.
       where: Keep only the listing's rows with these values, as in {"lfw_lookalike": "-"}.
-      names: Keep only these files.
+      names: Keep only these files. Here and in the listing a name may differ from the file's own as
+        ``naming.Names`` allows, in its ending for instance.
       limit: Keep only the first so many.
       resize: Take square pictures of other sizes too (insightface's have 112x112), resized
         bilinearly, with antialiasing where they shrink. The framing stays what it was.
@@ -84,7 +86,7 @@ def _chosen(
     resize: bool,
 ) -> Faces:
     """The faces asked for, lazy; synthetic ones are drawn."""
-    wanted = None if names is None else dict.fromkeys(names)
+    wanted = None if names is None else list(dict.fromkeys(names))
     if limit is not None:
         checks.positive(limit=limit)
     if where and listing is None:
@@ -107,10 +109,13 @@ def _chosen(
     reasons = dict(opened.skipped)
     skipped = [] if listing is not None or wanted is not None else list(opened.skipped)
     if wanted is not None:
-        listed = {name for name, _ in rows}
-        skipped += [(name, reasons.get(name, "not there")) for name in wanted if name not in listed]
-        rows = [row for row in rows if row[0] in wanted]
-    rows, refused = sound_rows(rows[:limit], set(opened.names), reasons)
+        listed = Names(name for name, _ in rows)
+        meant = {name: listed.one(name) for name in wanted}
+        lost = [name for name in wanted if meant[name] is None]
+        skipped += [(name, reasons.get(name) or listed.why_not(name)) for name in lost]
+        keep = set(meant.values())
+        rows = [row for row in rows if row[0] in keep]
+    rows, refused = sound_rows(rows[:limit], Names(opened.names), reasons)
     names, identities = (tuple(row[column] for row in rows) for column in (0, 1))
     store = Encoded(opened.read, resize)
     return Faces(names, identities, store, (*skipped, *refused), opened.pairs)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple, Protocol
 
-# Whatever the name says. For some other formats Pillow runs a program (EPS: Ghostscript).
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 MAX_BYTES = 256 << 20  # of one encoded image; what claims to be larger is broken or hostile
 
 Skips = tuple[tuple[str, str], ...]
@@ -56,13 +54,6 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.names)
-
-
-def reason(error: Exception) -> str:
-    """Why an image is unreadable, in words that are the same at every run."""
-    if type(error).__name__ == "UnidentifiedImageError":  # Pillow's shows an address in memory
-        return "unreadable: not an image"
-    return f"unreadable: {error or type(error).__name__}"
 
 
 def counted(reasons: Iterable[str]) -> str:

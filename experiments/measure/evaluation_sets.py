@@ -8,7 +8,8 @@ That folder holds, for each set, its faces under `faces/` and its pairs under `l
               Protocol as lists/cfp_fp (Pair_list_F.txt, Pair_list_P.txt, Split), or
               lists/cfp_fp.tsv
     agedb_30  faces/agedb_30.zip or the folder agedb_30 (0_MariaCallas_35_f.jpg ...) and
-              lists/test_splits_30_years.mat, or lists/agedb_30.tsv
+              lists/04_FINAL_protocol_30_years.mat (or test_splits_30_years.mat, or a folder
+              agedb_30 that holds one of them), or lists/agedb_30.tsv
 
 or a set that carries its pairs, which needs no file under `lists/`: a prepared one, as
 faces/NAME/1.0.0 (`python -m advface_jax prepare ... -o FOLDER/faces`), or insightface's
@@ -51,11 +52,11 @@ LAYOUTS: dict[Set, _Layout] = {
     "agedb_30": _Layout(
         ("agedb_30/1.0.0",),
         ("agedb_30.zip", "agedb_30"),
-        ("test_splits_30_years.mat", "agedb_30.tsv"),
+        ("04_FINAL_protocol_30_years.mat", "test_splits_30_years.mat", "agedb_30", "agedb_30.tsv"),
         "give --faces (160×160 crops as 0_MariaCallas_35_f.jpg) and --pairs "
-        "(test_splits_30_years.mat), or set ADVFACE_DATA to a folder with faces/agedb_30 (or "
-        "agedb_30.zip) and lists/test_splits_30_years.mat, or with faces/agedb_30.bin of "
-        "insightface",
+        "(04_FINAL_protocol_30_years.mat), or set ADVFACE_DATA to a folder with faces/agedb_30 "
+        "(or agedb_30.zip) and lists/04_FINAL_protocol_30_years.mat, or with "
+        "faces/agedb_30.bin of insightface",
     ),
 }
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
-from PIL import Image
 
+from advface_jax.data import pictures
 from advface_jax.data.formats.prepared import FACES, PAIRS, SKIPPED, write_table
-from advface_jax.data.records import FORMATS, NamedPair, Source, reason
+from advface_jax.data.naming import Names
+from advface_jax.data.records import NamedPair, Source
 from advface_jax.data.threads import in_order
 
 Report = Callable[[int, int], None]  # images done, images in all
@@ -106,16 +106,17 @@ def check(read: Callable[[str], bytes], name: str) -> bytes:
     """The encoded image, once it was decoded to the last pixel; ValueError with the reason."""
     if set(name) & {"\t", "\n", "\r"}:
         raise ValueError("a tab or a line break in its name")
+
+    def small(wide: int, high: int) -> None:
+        if wide * high > _LARGEST:
+            raise ValueError(f"too large: {wide}x{high}")
+
     try:
         data = read(name)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            wide, high = image.size
-            if wide * high <= _LARGEST:
-                image.load()
-                return data
-    except Exception as error:  # Pillow and the sources raise a dozen kinds; each costs one image
-        raise ValueError(reason(error)) from error
-    raise ValueError(f"too large: {wide}x{high}")
+    except Exception as error:  # the sources raise a dozen kinds; each costs one image
+        raise ValueError(pictures.reason(error)) from error
+    pictures.decode(data, small)
+    return data
 
 
 def fingerprint(source: Source) -> str:
@@ -159,15 +160,15 @@ def renamed(source: Source, pattern: re.Pattern[str], wanted: str) -> Source:
 
 
 def with_pairs(source: Source, pairs: Sequence[NamedPair]) -> Source:
-    """The source with pairs, whose files may have another suffix here (crops saved as .png).
+    """The source with pairs, whose files may be named otherwise here (crops saved as .png).
 
     Raises:
       ValueError: no pair has both its files.
     """
-    names = {PurePosixPath(name).with_suffix(""): name for name in source.names}
+    names = Names(source.names)
 
     def here(name: str) -> str:
-        return names.get(PurePosixPath(name).with_suffix(""), name)
+        return names.one(name) or name
 
     found = [p._replace(left=here(p.left), right=here(p.right)) for p in pairs]
     if not lacking(source.names, found)[1]:

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from advface_jax.data.builders.base import FaceBuilder, renamed, with_pairs
 from advface_jax.data.formats.protocols import read_agedb, read_cfp
-from advface_jax.data.opening import open_source
 from advface_jax.data.records import NamedPair, Source
+from advface_jax.data.sources import open_source
 
 
 class CasiaWebface(FaceBuilder):

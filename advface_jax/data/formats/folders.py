@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from advface_jax.data import pictures
+from advface_jax.data.naming import NOT_READ, SUFFIXES
 from advface_jax.data.records import MAX_BYTES, Skips, Source, unsafe
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+_NOBODYS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN"}  # folders that systems make for themselves
 
 
 def open_folder(root: Path) -> Source:
@@ -30,10 +33,27 @@ def open_zip(path: Path) -> Source:
 
 
 def is_image(name: str) -> bool:
-    """Whether a name has an image's ending and is not hidden, nor a Mac's resource fork."""
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") and part.strip(".") for part in path.parts)
-    return path.suffix.lower() in SUFFIXES and not hidden and "__MACOSX" not in path.parts
+    """Whether a name has the ending of an image that is read."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def _hidden(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return any((p.startswith(".") and p.strip(".")) or p in _NOBODYS for p in parts)
+
+
+def _why_not(name: str, begin: Callable[[], bytes]) -> str | None:
+    """Why a file is not read whose name is no image's, if it is a picture all the same.
+
+    Args:
+      begin: Gives its first bytes.
+    """
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix in NOT_READ:
+        return f"not read as {suffix}: save it as JPEG or PNG"
+    if pictures.is_one(begin()):
+        return "a picture without a picture's ending: rename it"
+    return None
 
 
 def identity_of(name: str) -> str:
@@ -88,12 +108,25 @@ def _walk(root: Path, skipped: list[tuple[str, str]]) -> list[str]:
         seen.add(real)
         folders.sort()
         at = relative(place)
-        for name in filter(is_image, (f if at == "." else f"{at}/{f}" for f in files)):
-            if name == _text(name):
+        for name in (f if at == "." else f"{at}/{f}" for f in files):
+            if _hidden(name):
+                continue
+            if not is_image(name):
+                if why := _why_not(name, lambda name=name: _begin(root / name)):
+                    skipped.append((_text(name), why))
+            elif name == _text(name):
                 names.append(name)
             else:  # no list and no report could hold it
                 skipped.append((_text(name), "a name that is not UTF-8: rename it"))
     return names
+
+
+def _begin(path: Path) -> bytes:
+    with contextlib.suppress(OSError):
+        if path.is_file():  # a pipe would wait for ever
+            with open(path, "rb") as file:
+                return file.read(pictures.BEGIN)
+    return b""
 
 
 def _text(name: str) -> str:
@@ -131,10 +164,13 @@ def _members(archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], Skip
     kept: dict[str, zipfile.ZipInfo] = {}
     skipped = []
     for member in archive.infolist():
-        name = member.filename.replace("\\", "/")  # as some Windows programs write it
-        if member.is_dir() or not is_image(name):
+        name = _name(member).replace("\\", "/")  # as some Windows programs write it
+        if member.is_dir() or _hidden(name):
             continue
-        if unsafe(name):
+        if not is_image(name):
+            if why := _why_not(name, lambda member=member: _member_begin(archive, member)):
+                skipped.append((name, why))
+        elif unsafe(name):
             skipped.append((name, "with an unsafe path"))
         elif name in kept:
             skipped.append((name, "a second file of that name in the archive"))
@@ -145,3 +181,19 @@ def _members(archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], Skip
         else:
             kept[name] = member
     return kept, tuple(skipped)
+
+
+def _member_begin(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    try:
+        with archive.open(member) as file:
+            return file.read(pictures.BEGIN)
+    except Exception:  # encrypted or damaged: zipfile lets a dozen kinds through
+        return b""
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """A member's name, also of a Mac, which writes UTF-8 and does not say so."""
+    if not member.flag_bits & 0x800:
+        with contextlib.suppress(UnicodeError):
+            return member.filename.encode("cp437").decode("utf-8")
+    return member.filename

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -78,7 +80,7 @@ def _labels(
         images, known = list(where), {}
     else:
         images = [key for key in where if 1 <= key < head[0]]
-        known = _known(file, where, range(*head))
+        known = _known(file, where, images, range(*head))
         for before, after in zip((0, *images), (*images, head[0]), strict=True):
             if after - before > 1:
                 more = f"s {before + 1} to {after - 1}" if after - before > 2 else f" {after - 1}"
@@ -107,19 +109,26 @@ def _head(file: BinaryIO, where: dict[int, int]) -> tuple[int, int] | None:
     return int(first), min(int(last), max(where) + 1)
 
 
-def _known(file: BinaryIO, where: dict[int, int], people: range) -> dict[int, str]:
+def _known(
+    file: BinaryIO, where: dict[int, int], images: Sequence[int], people: range
+) -> dict[int, str]:
     """Labels of people whose first and last image agree, without a look at each image.
 
     An identity record holds the [start, end) of its images, so that millions of records stay
     unread. Where one is unreadable, its images are looked at one by one.
     """
     known: dict[int, str] = {}
-    for key in people:
+    left = len(images)  # hostile ranges overlap, or claim more than there is
+    for key in (key for key in where if key in people):
         try:
             start, end = map(int, recordio.read_record(file, where[key]).labels)
             label = _label(file, where[start])
             if end <= people.start and label == _label(file, where[end - 1]):
-                known.update(dict.fromkeys(range(start, end), label))
+                own = images[bisect_left(images, start) : bisect_left(images, end)]
+                left -= len(own)
+                if left < 0:
+                    break
+                known.update(dict.fromkeys(own, label))
         except (KeyError, ValueError, OverflowError):
             continue
     return known

@@ -13,7 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from advface_jax import checks
+from advface_jax.data.formats import matlab
 from advface_jax.data.records import NamedPair
+from advface_jax.data.tables import read_lines
 
 
 def read_cfp(
@@ -60,7 +62,7 @@ def _images(file: Path) -> dict[int, str]:
     for number, line in _lines(file):
         try:
             key, path = line.split()
-            name = path.split("/Images/", 1)[1]
+            name = path.replace("\\", "/").split("/Images/", 1)[1]
             if ".." in name.split("/") or int(key) in images:
                 raise ValueError
         except (ValueError, IndexError):
@@ -72,13 +74,13 @@ def _images(file: Path) -> dict[int, str]:
 
 def _lines(file: Path) -> list[tuple[int, str]]:
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_lines(file)
+    except ValueError as error:
         raise ValueError(
-            f"{file} cannot be read ({error}): give CFP's folder, with Protocol/Pair_list_F.txt, "
-            "Pair_list_P.txt and Split in it"
+            f"{error}: give CFP's folder, with Protocol/Pair_list_F.txt, Pair_list_P.txt and "
+            "Split in it"
         ) from None
-    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(n, line.strip()) for n, line in enumerate(text, 1) if line.strip()]
     if not lines:
         raise ValueError(f"{file} is empty: copy it again from the data set")
     return lines
@@ -97,34 +99,33 @@ def read_agedb(path: str | os.PathLike[str]) -> list[NamedPair]:
     other readers of that file assume it.
 
     Args:
-      path: The .mat file of the protocol, or a folder that holds exactly one ``*30_years.mat``.
+      path: The .mat file of the protocol, or a folder that holds exactly one ``*30_years.mat``, as
+        ``04_FINAL_protocol_30_years.mat``.
 
     Raises:
       ValueError: the file is missing, damaged or of another layout.
     """
     path = Path(path)
     if path.is_dir():
-        found = sorted(path.rglob("*30_years.mat"))
+        found = agedb_files(path)
         if len(found) != 1:
-            raise ValueError(f"{path} has {len(found)} files *30_years.mat: name the .mat file")
+            raise ValueError(
+                f"{path} has {len(found)} files like 04_FINAL_protocol_30_years.mat: name one"
+            )
         path = found[0]
-    splits = np.ravel(_load(path))
+    try:
+        splits = np.ravel(matlab.read(path, "splits"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: {error}; wanted AgeDB's protocol, a MATLAB file with the cell 'splits'"
+        ) from error
     return [pair for fold, split in enumerate(splits, 1) for pair in _agedb_fold(path, fold, split)]
 
 
-def _load(path: Path) -> np.ndarray:
-    from scipy.io import loadmat  # half a second
-
-    try:
-        contents = loadmat(path)
-    except NotImplementedError:  # HDF5, which the data set's own files are not
-        raise ValueError(f"{path} is a MATLAB 7.3 file: save it in MATLAB with -v7") from None
-    except Exception as error:  # scipy raises many kinds on damaged files
-        raise ValueError(f"{path} cannot be read as a MATLAB file ({error})") from None
-    if "splits" not in contents:
-        names = ", ".join(k for k in contents if not k.startswith("__")) or "nothing"
-        raise ValueError(f"{path} holds {names}; wanted AgeDB's protocol, with the cell 'splits'")
-    return contents["splits"]
+def agedb_files(folder: Path) -> list[Path]:
+    """The protocol's files below a folder, without a Mac's resource forks."""
+    found = folder.rglob("*30_years.mat")
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _agedb_fold(path: Path, fold: int, split: Any) -> list[NamedPair]:
@@ -156,7 +157,7 @@ def _agedb_fold(path: Path, fold: int, split: Any) -> list[NamedPair]:
 
 
 def _inner(value: Any) -> Any:
-    """MATLAB's scalars come as arrays in arrays; a struct becomes the tuple of its fields."""
-    while isinstance(value, (np.ndarray, np.void)) and value.size == 1:
+    """MATLAB's scalars come as arrays, and in cells of one."""
+    while isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     return value

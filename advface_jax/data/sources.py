@@ -1,4 +1,4 @@
-"""The one dispatch over every format: from a path to a source of images, or to pairs."""
+"""The one dispatch over every format: from a path to a source of images."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import zipfile
 from pathlib import Path
 
-from advface_jax.data.formats import folders, insightface, pair_lists, prepared, protocols
-from advface_jax.data.records import NamedPair, Source
+from advface_jax.data.formats import folders, insightface, prepared
+from advface_jax.data.records import Source
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
@@ -47,30 +47,3 @@ def open_source(path: str | os.PathLike[str]) -> Source:
         f"{path} {what}: give a folder or a zip of identity/image.jpg, an insightface .rec or "
         ".bin, a prepared data set as 'tfds:NAME', or 'synthetic'"
     )
-
-
-def read_pairs(path: str | os.PathLike[str]) -> list[NamedPair]:
-    """Read verification pairs, in the order of their file.
-
-    Args:
-      path: A list as ``formats.pair_lists`` reads it (tab-separated, or LFW's pairs.txt); CFP's
-        folder (its FP folds); AgeDB-30's .mat file; or a set of faces that carries its pairs
-        (insightface's .bin, a prepared data set).
-
-    Raises:
-      ValueError: with the line that does not fit, or where there are no pairs.
-    """
-    place = Path(path)
-    if (place / "Protocol").is_dir() or (place / "Pair_list_F.txt").is_file():
-        return protocols.read_cfp(place)
-    if place.suffix == ".mat":
-        return protocols.read_agedb(place)
-    if not (str(path).startswith(prepared.PREFIX) or place.is_dir() or place.suffix == ".bin"):
-        return pair_lists.read_list(place)
-    carried = open_source(path).pairs
-    if not carried:
-        raise ValueError(
-            f"{path} carries no pairs: give LFW's pairs.txt, a tab-separated list, CFP's "
-            "folder, AgeDB-30's .mat, an insightface .bin or a prepared data set with pairs"
-        )
-    return list(carried)
