@@ -175,3 +175,31 @@ def test_an_objective_of_another_shape_is_refused(method):
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         PGDConfig(**settings)
+
+
+@every_method
+def test_the_derivative_is_that_of_the_arithmetic(method):
+    """Against central differences."""
+    with jax.enable_x64(True):
+        z0 = jnp.asarray(np.random.default_rng(0).normal(size=(2, 40)))
+        along = jnp.asarray(np.random.default_rng(1).normal(size=(2, 40)))
+
+        def attack(z, epsilon):
+            return method(lambda q: jnp.sin(7 * q).sum(), jnp.tanh(2 * z), epsilon)
+
+        def apart(h):
+            return attack(z0 + h * along, 0.15 + h)
+
+        _, tangent = jax.jvp(attack, (z0, jnp.asarray(0.15)), (along, jnp.asarray(1.0)))
+        # ε is rounded to 32 bits, and a sign changes here and there.
+        wrong = jnp.abs(tangent - (apart(1e-5) - apart(-1e-5)) / 2e-5) > 2e-3
+        assert wrong.mean() < 0.05
+        backward = jax.grad(lambda z, e: (attack(z, e) * along).sum(), (0, 1))(z0, 0.15)
+        forward = (tangent * along).sum()
+        np.testing.assert_allclose((backward[0] * along).sum() + backward[1], forward, rtol=1e-6)
+        assert jnp.abs(backward[0]).max() > 0.1 and jnp.abs(backward[1]) > 0.1
+
+
+def test_a_whole_number_as_bound_has_no_derivative_and_the_rest_has():
+    z0 = spread(50, jnp.float32)
+    np.testing.assert_array_equal(jax.grad(lambda z: pgd(jnp.sum, z, 1).sum())(z0), 1)

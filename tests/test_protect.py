@@ -145,6 +145,31 @@ def test_it_works_inside_the_callers_jit_around_a_concrete_z(networks, z):
     assert share_of_equals(mine(*networks.values(), 0.1), direct) > 0.999
 
 
+def test_an_attacker_who_knows_the_defence_gets_its_derivative(networks, z):
+    """To z it is that of z~ = E(S(z)): the steps have none, and here no element leaves the ball."""
+    away = jnp.asarray(np.random.default_rng(0).normal(size=z.shape), z.dtype)
+
+    def along(f):
+        return jax.grad(lambda z: (f(z) * away).sum())(z)
+
+    got = along(lambda z: protect(z, **networks, config=FGSM))
+    expected = along(lambda z: shadow_round_trip(z, **networks)[1])
+    np.testing.assert_allclose(got, expected, atol=1e-4 * float(jnp.abs(expected).max()))
+    assert float(jnp.abs(got).max()) > 0.1
+    slope = jax.grad(lambda e: protect(z, **networks, config=FGSM, epsilon=e).sum())(0.2)
+    assert abs(float(slope)) > 1
+    with pytest.raises(ValueError, match="^got a forward derivative .*; wanted jax.grad"):
+        jax.jvp(lambda z: protect(z, **networks, config=FGSM), (z,), (away,))
+
+
+def test_x64_may_be_switched_on_after_a_call(networks, z):
+    how = networks | {"config": TWO_STEPS}
+    before = protect(z, **how)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        assert share_of_equals(protect(z, **how), before) > 0.98
+        assert protect(z.astype(jnp.float64), **how).dtype == jnp.float64
+
+
 @pytest.mark.parametrize(("dtype", "start"), [(jnp.bfloat16, "z_tilde"), (jnp.float16, "z")])
 def test_half_precision_keeps_its_dtype_and_the_bound(dtype, start, networks, z):
     how = networks | {"config": dataclasses.replace(PLAIN, start=start)}
@@ -180,7 +205,7 @@ BAD = {
     "rank 3": (lambda z: z[0], {}, r"shape \(77, 77, 64\); wanted \(b, 77, 77, 64\).*x\[None\]"),
     "channels": (lambda z: z[..., :32], {}, r"shape \(2, 77, 77, 32\); wanted \(b, 77, 77, 64\)"),
     "channels first": (lambda z: z.transpose(0, 3, 1, 2), {}, r"channels come last.*\(0, 2, 3, 1"),
-    "images": (lambda z: z[:, 0, :, :3, None] * np.ones(3), {}, r"like images; .*z = E\(images\)"),
+    "images": (lambda z: jnp.zeros((2, 160, 160, 3)), {}, r"like images; .*z = E\(images\)"),
     "NCHW": (lambda z: jnp.zeros((2, 3, 160, 160)), {}, r"like images; .*z = E\(images\)"),
     "embeddings": (lambda z: z[:, 0, 0], {}, "like embeddings; z is what E makes, before"),
     "integers": (lambda z: z.astype(jnp.int32), {}, r"dtype int32; wanted float32: use .astype"),

@@ -52,6 +52,38 @@ print(json.dumps({
 }))
 """
 
+# Explicitly sharded features go in and come out so, in every program of `protect`, also inside jit.
+EXPLICIT = """
+import json
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from networks import small_decoder, small_extractor
+from advface_jax import protect, protect_sweep, shadow_round_trip
+
+how = {"extractor": small_extractor(), "shadow": small_decoder(seed=7)}
+config = {"steps": 2, "formulation": "plain"}
+z = how["extractor"](jnp.asarray(np.random.default_rng(0).random((2, 160, 160, 3), np.float32)))
+expected = np.asarray(protect(z, **how, config=config))
+found = []
+for n in (1, 2):
+    mesh = jax.make_mesh((n,), ("faces",), devices=jax.devices()[:n])
+    place = NamedSharding(mesh, P("faces"))
+    split = jax.device_put(z, place)
+    mask = jax.device_put(jnp.ones(2), place)
+    one = protect(split, **how, config=config, mask=mask)
+    results = [
+        (one, 0),
+        (jax.jit(lambda z: protect(z, **how, config=config))(split), 0),
+        (protect_sweep(split, [0.0, 0.2], **how, config=config), 1),
+        *((x, 0) for x in shadow_round_trip(split, **how)),
+    ]
+    replicated = jax.device_put(how, NamedSharding(mesh, P()))
+    results.append((protect(split, **replicated, config=config), 0))
+    found += [jax.typeof(x).sharding.spec[axis] for x, axis in results]
+    found.append(float(np.mean(np.abs(np.asarray(one) - expected) < 1e-3)))
+print(json.dumps(found))
+"""
+
 # A step of training a decoder by plain descent, so that the weights change by the gradient.
 TRAIN = """
 import json
@@ -240,3 +272,9 @@ def test_one_device_needs_no_mesh():
     mesh = sharding.across(3)
     if len(jax.devices()) == 1:
         assert mesh is None and sharding.split((batch,), mesh)[0] is batch
+
+
+def test_explicitly_sharded_features_come_out_sharded():
+    found = answer(start(EXPLICIT, 2))
+    assert [x for x in found if isinstance(x, str)] == ["faces"] * 12
+    assert all(share > 0.98 for share in found if not isinstance(share, str))
