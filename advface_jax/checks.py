@@ -139,8 +139,9 @@ def whole(name: str, value: Any) -> int:
 
 def plain(value: Any) -> Any:
     """A scalar of NumPy or JAX as Python's own, which can be hashed; anything else as it is."""
-    single = isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.ndim == 0
-    return value.item() if single and _concrete(value) else value
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)) and not isinstance(value, Tracer):
+        return value.item() if value.ndim == 0 else value
+    return value
 
 
 def config(value: Any, kind: type[Config]) -> Config:

@@ -7,6 +7,8 @@ constant almost everywhere, so the steps pass nothing on; an element inside the 
 derivative of z0 (or ``start``) plus that of its steps' size, one on its surface that of z0 ± ε.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Callable

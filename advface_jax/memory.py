@@ -4,6 +4,8 @@ The memory of ``protect`` grows linearly with its batch, so two small programs, 
 run, give it for any size. Nothing here allocates.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 from pathlib import Path
@@ -13,7 +15,7 @@ import jax
 import numpy as np
 
 from advface_jax import checks
-from advface_jax.protect import PAPER, Decoder, Extractor, ProtectConfig, lowered
+from advface_jax.protect import PAPER, Decoder, Extractor, Linen, ProtectConfig, lowered
 
 SHARE = 0.8
 """Of the free memory; the rest is for what the compiler does not count (libraries' scratch)."""
@@ -46,8 +48,8 @@ def needed(program: jax.stages.Compiled) -> int | None:
 
 def footprint(
     *,
-    extractor: Extractor,
-    shadow: Decoder,
+    extractor: Extractor | Linen,
+    shadow: Decoder | Linen,
     config: ProtectConfig = PAPER,
     n_epsilon: int = 1,
     dtype: str = "float32",
@@ -125,8 +127,8 @@ def _left_in_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 def largest_batch(
     *,
-    extractor: Extractor,
-    shadow: Decoder,
+    extractor: Extractor | Linen,
+    shadow: Decoder | Linen,
     config: ProtectConfig = PAPER,
     n_epsilon: int = 1,
     dtype: str = "float32",

@@ -113,16 +113,16 @@ def takes_statistics(shadow: Callable[..., Any]) -> bool:
 
 
 def _as_tree(model: Any, name: str) -> Any:
-    pair: Any = model
-    if isinstance(model, tuple) and len(model) == 2 and _is_linen(pair[0]):
-        return Linen(pair[1], pair[0])
-    if _is_linen(model):
-        if model.scope is None:
+    if type(model) is tuple and len(model) == 2 and _is_linen(model[0]):
+        return Linen(model[1], model[0])
+    whole: Any = model
+    if _is_linen(whole):
+        if whole.scope is None:
             raise ValueError(
                 f"got {name}={type(model).__name__}(…), a Linen module without its variables; "
                 "wanted the pair (module, variables), or module.bind(variables)"
             )
-        module, variables = model.unbind()
+        module, variables = whole.unbind()
         return Linen(variables, module)
     if inspect.ismethod(model) and jax.tree.leaves(model.__self__) != [model.__self__]:
         # As a function its arrays would be constants, even after they have changed.

@@ -10,6 +10,8 @@ callable pytrees (Equinox), functions. docs/own-recogniser.md has an example.
 AdvFace does not protect against an adaptive attacker, who trains on protected features (README).
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +27,8 @@ from advface_jax import checks, gradient, networks, sharding
 
 Extractor = Callable[[jax.Array], jax.Array]
 Decoder = Callable[..., jax.Array]
+Linen = tuple[Any, Mapping[str, Any]]
+"""A Linen module and its variables, in the place of either."""
 STATISTICS = ("batch", "running", "example")
 STARTS = ("z_tilde", "z")
 FORMULATIONS = ("auto", "plain", "packed", "subpixel")
@@ -71,8 +75,8 @@ PAPER = ProtectConfig()
 def protect(
     z: ArrayLike,
     *,
-    extractor: Extractor,
-    shadow: Decoder,
+    extractor: Extractor | Linen,
+    shadow: Decoder | Linen,
     epsilon: ArrayLike = 0.2,
     config: ProtectConfig | Mapping[str, Any] = PAPER,
     mask: ArrayLike | None = None,
@@ -115,8 +119,8 @@ def protect_sweep(
     z: ArrayLike,
     epsilons: Sequence[float] | ArrayLike,
     *,
-    extractor: Extractor,
-    shadow: Decoder,
+    extractor: Extractor | Linen,
+    shadow: Decoder | Linen,
     config: ProtectConfig | Mapping[str, Any] = PAPER,
     mask: ArrayLike | None = None,
 ) -> jax.Array:
@@ -135,8 +139,8 @@ def lowered(
     z: jax.Array | jax.ShapeDtypeStruct,
     epsilon: ArrayLike,
     *,
-    extractor: Extractor,
-    shadow: Decoder,
+    extractor: Extractor | Linen,
+    shadow: Decoder | Linen,
     config: ProtectConfig | Mapping[str, Any] = PAPER,
     mask: jax.Array | jax.ShapeDtypeStruct | None = None,
 ) -> jax.stages.Lowered:
@@ -155,8 +159,8 @@ def lowered(
 def shadow_round_trip(
     z: ArrayLike,
     *,
-    extractor: Extractor,
-    shadow: Decoder,
+    extractor: Extractor | Linen,
+    shadow: Decoder | Linen,
     statistics: Literal["batch", "running", "example"] = "batch",
     mask: ArrayLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:

@@ -1,5 +1,7 @@
 """A recogniser with its decoders, loaded by name or built from parts: where most users start."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import importlib
@@ -53,7 +55,7 @@ class System:
         attacker: Any = None,
         name: str = "own",
         image_size: int = facenet.IMAGE_SIZE,
-    ) -> "System":
+    ) -> System:
         """A system of your own networks, each of any kind that ``protect`` takes.
 
         Args:

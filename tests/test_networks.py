@@ -144,7 +144,7 @@ class Masked(OfNnx):
 def test_a_decoder_that_takes_them_gets_statistics_and_mask():
     given: Any = PLAIN | {"shadow": Masked(rebuild, BACK)}
     alone = protect(Z[:2], **given, config=TWO)
-    padded = protect(Z.at[2].set(9.0), **given, config=TWO, mask=[1, 1, 0])
+    padded = protect(Z.at[2].set(9.0), **given, config=TWO, mask=np.array([1, 1, 0]))
     np.testing.assert_allclose(padded[:2], alone, atol=1e-6)
     running = protect(Z, **given, config=TWO | {"statistics": "running"})
     assert np.abs(np.asarray(running[:2] - alone)).max() > 0.01
@@ -185,8 +185,9 @@ def test_what_does_not_fit_is_refused_in_one_sentence(case):
 
 
 def test_a_part_of_a_system_is_named():
+    system: Any = System.of(**PLAIN, server=lambda z: z)
     with pytest.raises(ValueError, match=r"wanted one of its parts: \.extractor"):
-        protect(Z, extractor=System.of(**PLAIN, server=lambda z: z), shadow=PLAIN["shadow"])
+        protect(Z, extractor=system, shadow=PLAIN["shadow"])
 
 
 def test_the_example_of_the_page_runs():

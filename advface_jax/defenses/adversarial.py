@@ -1,5 +1,7 @@
 """The paper's own defence, in the common signature."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

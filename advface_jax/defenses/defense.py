@@ -1,5 +1,7 @@
 """The type of every defence: from what the client has to what the server stores."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable, Hashable
 from typing import Any

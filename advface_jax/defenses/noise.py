@@ -3,6 +3,8 @@
 None of them is aimed at a decoder, and none hides a face: white noise averages out in S and R.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import Literal
 
