@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import platformdirs
@@ -41,6 +41,12 @@ def cache_dir() -> Path:
     return place
 
 
+def name_of(text: str, known: Iterable[str]) -> str | None:
+    """The ``known`` name that ``text`` means; case does not count, nor ``_`` for ``-``."""
+    name = text.strip().rstrip("/\\").lower().replace("_", "-")
+    return name if name in known and (text == name or not os.path.exists(text)) else None
+
+
 def folder(source: str | os.PathLike[str], known: Sequence[str]) -> Path:
     """The checkpoint folder of one of the ``known`` names, or ``source`` itself if it is one.
 
@@ -51,10 +57,9 @@ def folder(source: str | os.PathLike[str], known: Sequence[str]) -> Path:
         or a cache folder that is not there or cannot be written to.
     """
     text = os.fsdecode(source)
-    name = text.strip().rstrip("/\\").lower().replace("_", "-")
-    path = Path(os.path.expanduser(text))
-    if text in known or (name in known and not path.exists()):
+    if name := name_of(text, known):
         return _kept(name)
+    path = Path(os.path.expanduser(text))
     if path.name == "card.json" or (path.name == "arrays" and path.is_dir()):
         path = path.parent  # a part of a checkpoint stands for it
     if text and path.is_dir():
@@ -65,7 +70,8 @@ def folder(source: str | os.PathLike[str], known: Sequence[str]) -> Path:
     wanted += ", or a checkpoint folder that `python -m weights_convert SOURCE -o FOLDER` wrote"
     if text and path.exists():
         raise ValueError(_not_converted(path, wanted))
-    near = [one for one in known if one in name] or difflib.get_close_matches(name, known, 1)
+    near = [name for name in known if name in text.lower()]
+    near = near or difflib.get_close_matches(text.lower(), known, 1)
     meant = f" (did you mean {near[0]!r}?)" if near else ""
     if path.suffix.lower() in FILES:
         places = f"; such files come from {_PLACES}" if len(known) > 1 else ""

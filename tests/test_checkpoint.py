@@ -161,9 +161,7 @@ def test_each_absent_backend_is_called_absent(name, tmp_path):
 def test_what_hinders_the_system_is_no_damage(code, tmp_path, monkeypatch):
     checkpoint.save(tmp_path / "w", tree(), CARD)
     word = os.strerror(code)
-    told = ValueError(
-        f'RESOURCE_EXHAUSTED: Error "a/0": {word} [os_error_code]\nSource: …'
-    )  # TensorStore
+    told = ValueError(f'RESOURCE_EXHAUSTED: Error "a/0": {word} [os_error_code]\nSource: …')
     monkeypatch.setattr(checkpoint, "_orbax", Mock(side_effect=told))
     with pytest.raises(ValueError, match=f"cannot be read: {word}$"):
         checkpoint.restore(tmp_path / "w")

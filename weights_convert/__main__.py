@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import tyro
 
 from advface_jax import checkpoint
+from advface_jax.weights import cache_dir, name_of
 from weights_convert.conversion import convert_file
-from weights_convert.fetch import KNOWN, Standardization, cache_dir, fetch
+from weights_convert.fetch import KNOWN, Standardization, fetch
 
 
 def listing() -> str:
@@ -29,6 +31,7 @@ Examples:
   python -m weights_convert mtcnn -o weights/mtcnn
   python -m weights_convert 20180402-114759-vggface2.pt -o weights/vggface2
   python -m weights_convert model-20180402-114759.ckpt-275.index -o weights/sandberg
+  python -m weights_convert facenet512_weights.h5 -o weights/deepface
 """
 
 
@@ -41,7 +44,7 @@ def run(
     """Convert one source.
 
     Args:
-      source: A known name (--list) or a file: facenet-pytorch .pt, TensorFlow frozen .pb, TensorFlow checkpoint .index (its .data file beside it), Keras .h5, 8-bit .tflite, or facenet-pytorch's wheel .whl for MTCNN. Known names are downloaded once into the user's cache folder; the sums of facenet-512-q8, facenet-128 and mtcnn are checked, those of vggface2 and casia-webface are not known here: the sum found is written into the card.
+      source: A known name (--list) or a file: facenet-pytorch .pt or .safetensors, TensorFlow frozen .pb, TensorFlow checkpoint .index (its .data file beside it), Keras .h5 or .keras, 8-bit .tflite, or facenet-pytorch's wheel .whl for MTCNN; or the folder that holds it. The contents decide, not the ending. Known names are downloaded once into the user's cache folder (ADVFACE_CACHE sets another); the sums of facenet-512-q8, facenet-128 and mtcnn are checked, those of vggface2 and casia-webface are not known here: the sum found is written into the card.
       out: The checkpoint folder to write; an older checkpoint there is replaced. Without it, checkpoints/NAME in the user's cache folder.
       standardization: The input that the weights were trained on: "fixed", (255x - 127.5) / 128, or "whiten", each image to mean 0 and deviation 1. A known name needs none. For a file the default is fixed, or whiten where the embedding has 128 numbers.
       list_names: Print the known names and stop.
@@ -51,15 +54,16 @@ def run(
         return
     if source is None:
         raise ValueError(f"no SOURCE given; give a weight file or one of\n{listing()}")
-    known = KNOWN.get(source)
-    if known is not None:
-        print(f"{source}: {known.about}")
+    name = name_of(source, KNOWN)
+    known = KNOWN[name] if name else None
+    if known:
+        print(f"{name}: {known.about}")
     arrays, card = convert_file(
-        fetch(source) if known else Path(source),
-        source=source if known else "",
+        fetch(name) if name else Path(source),
+        source=name or "",
         standardization=standardization or (known.standardization if known else None),
     )
-    out = out or cache_dir() / "checkpoints" / Path(card["source"]).stem
+    out = out.expanduser() if out else cache_dir() / "checkpoints" / Path(card["source"]).stem
     checkpoint.save(out, checkpoint.nest(arrays), card)
     numbers = sum(array.size for array in arrays.values())
     print(f"{len(arrays)} arrays, {numbers:,} numbers\n{card['kind']}, sha256 {card['sha256']}")
@@ -75,6 +79,7 @@ def run(
 
 
 def main() -> None:
+    jax.config.update("jax_platforms", "cpu")  # whatever JAX_PLATFORMS says: files need no more
     try:
         tyro.cli(
             run,

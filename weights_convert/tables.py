@@ -103,9 +103,9 @@ def tensorflow() -> tuple[Rule, ...]:
 
 
 def keras() -> tuple[Rule, ...]:
-    """The Keras port: ``<slim name with underscores>[_BatchNorm]/<variable>:0``."""
-    words = ("beta:0", "moving_mean:0", "moving_variance:0", "gamma:0")
-    return tuple(_with_norms(_KERAS, "", "kernel:0", "bias:0", "_BatchNorm", words))
+    """The Keras port: ``<slim name with underscores>[_BatchNorm]/<variable>``."""
+    words = ("beta", "moving_mean", "moving_variance", "gamma")
+    return tuple(_with_norms(_KERAS, "", "kernel", "bias", "_BatchNorm", words))
 
 
 def tflite() -> tuple[Rule, ...]:
