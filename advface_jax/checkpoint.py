@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+
+from advface_jax import runtime
 
 Tree = dict[str, Any]
 
@@ -71,21 +72,10 @@ def _orbax() -> Iterator[Any]:
         logger.setLevel(level)
 
 
-def _backend(task: str) -> None:
-    """Start JAX's backend, which Orbax needs.
-
-    Raises:
-      ValueError: there is none, as with JAX_PLATFORMS=cuda on a machine without a GPU.
-    """
-    try:
-        jax.devices()
-    except Exception as error:  # RuntimeError, AssertionError and more, by platform and version
-        wanted = jax.config.jax_platforms or "chosen by JAX itself"  # type: ignore[attr-defined]
-        raise ValueError(
-            f"{task}: JAX cannot start its backend ({wanted}: {_first_line(error)}). Unset "
-            "JAX_PLATFORMS (or jax_platforms in jax.config) and JAX takes what this machine has, "
-            "or set it to cpu; an accelerator needs its plugin (jax[cuda13], jax[tpu]) and driver"
-        ) from error
+def _needs_backend(task: str) -> None:
+    """ValueError where JAX has no backend, which Orbax needs."""
+    if why := runtime.absent_backend():
+        raise ValueError(f"{task}: {why}")
 
 
 _SYSTEM = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EMFILE", "ENOMEM", "EIO")
@@ -137,7 +127,7 @@ def save(
     except TypeError as error:
         raise ValueError(f"the card is not JSON: {error}") from error
 
-    _backend(f"{directory} was not written")
+    _needs_backend(f"{directory} was not written")
     directory.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
@@ -148,7 +138,7 @@ def save(
         except Exception as error:
             reason = _system_reason(error) or _first_line(error)
             raise ValueError(f"{directory} was not written: {reason}") from error
-        (work / "card.json").write_text(text)
+        (work / "card.json").write_text(text, encoding="utf-8")
         aside = _aside(directory)
         if directory.exists():
             shutil.rmtree(aside, ignore_errors=True)
@@ -184,12 +174,12 @@ def restore(directory: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
             f"{path} is not a checkpoint: wanted card.json and arrays/ in it; give another folder"
         )
     try:
-        card = json.loads((path / "card.json").read_bytes())
+        card = json.loads((path / "card.json").read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path / 'card.json'} is not JSON ({error}); save it again") from error
     if not isinstance(card, dict):
         raise ValueError(f"{path / 'card.json'} holds {type(card).__name__}, wanted an object")
-    _backend(f"{path} was not read")
+    _needs_backend(f"{path} was not read")
     try:
         with _orbax() as checkpointer:
             tree = checkpointer.restore(path / "arrays")

@@ -37,6 +37,12 @@ def start(main: Callable[..., None] | dict[str, Callable[..., None]], module: st
         text = f"[bold red]error:[/] {escape(str(error))}"
         console.print(text, highlight=False, soft_wrap=True)  # paths stay whole in logs
         sys.exit(1)
+    except Exception:  # JAX raises many kinds where it has no backend
+        why = runtime.absent_backend()
+        if why is None:
+            raise
+        console.print(f"[bold red]error:[/] {escape(why)}", highlight=False, soft_wrap=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         console.print("stopped; the same command resumes where it can")
         sys.exit(130)

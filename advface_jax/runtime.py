@@ -43,3 +43,18 @@ def _keep_memory() -> None:
         mallopt(mmap_threshold, 2**30)
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(top_pad, 2**28)
+
+
+def absent_backend() -> str | None:
+    """Why JAX has no backend in this process, and what to set; None where it has one."""
+    try:
+        jax.devices()
+    except Exception as error:  # RuntimeError, AssertionError and more, by platform and version
+        name = jax.config.jax_platforms or "of its own choice"  # type: ignore[attr-defined]
+        reason = (str(error).strip() or "no reason given").splitlines()[0][:200]
+        return (
+            f"JAX cannot start its backend ({name}: {type(error).__name__}: {reason}). Unset "
+            "JAX_PLATFORMS (or jax_platforms in jax.config) and JAX takes what this machine has, "
+            "or set it to cpu; an accelerator needs its plugin (jax[cuda13], jax[tpu]) and driver"
+        )
+    return None

@@ -21,7 +21,7 @@ ROOMS = ("measure", "train", "benchmark", "reproduction")  # of experiments; a f
 MAY_IMPORT = {
     "advface_jax": ("advface_jax",),
     "advface_jax.checks": (),
-    "advface_jax.checkpoint": (),
+    "advface_jax.checkpoint": ("advface_jax.runtime",),  # whether JAX has a backend
     "advface_jax.metrics": ("advface_jax.checks",),
     "advface_jax.sharding": (),
     "advface_jax.weights": (),

