@@ -200,6 +200,15 @@ def keras_name(path: str) -> str:
     return slim(layer, keras=True) + word
 
 
+def deepface_name(path: str) -> str:
+    """In its source the second branch of Block17 and Block8 has the number of its block."""
+    return re.sub(r"(Block(?:17|8)_(\d+))_Branch_1", _by_block, keras_name(path))
+
+
+def _by_block(match: re.Match) -> str:
+    return match[0] if match[1] == "Block8_6" else f"{match[1]}_Branch_{match[2]}"
+
+
 def torch_name(path: str) -> str:
     name = re.sub(r"branch_", "branch", path.removeprefix("server.").removeprefix("extractor."))
     for ours, theirs in {
@@ -245,9 +254,10 @@ LEFT_OUT = {  # by the tables, besides batch norms' scales
     [
         (tables.tensorflow, slim_name, 512, 5, np.asarray),
         (tables.keras, keras_name, 128, None, np.asarray),
+        (tables.keras, deepface_name, 512, None, np.asarray),
         (tables.torch, torch_name, 512, 5, back),
     ],
-    ids=["tensorflow", "keras", "torch"],
+    ids=["tensorflow", "keras", "deepface", "torch"],
 )
 def test_a_table_fills_the_whole_network(rules, name, size, classes, layout):
     wanted = numbered(shapes(size, classes))
@@ -259,7 +269,7 @@ def test_a_table_fills_the_whole_network(rules, name, size, classes, layout):
     found = conversion.config_of(out)
     assert (found.embedding_size, found.classes, found.folded) == (size, classes, False)
     assert found.standardization == ("whiten" if size == 128 else "fixed")
-    if rules is tables.keras:  # one is enough: it takes seconds
+    if name is keras_name:  # one is enough: it takes seconds
         assert conversion.shapes_of(out) == shapes(size, classes)
 
 
