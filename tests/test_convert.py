@@ -330,6 +330,15 @@ def test_what_hinders_a_download_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr(pooch, "retrieve", Mock(side_effect=OSError("no route")))
     with pytest.raises(ValueError, match="could not download.*no route.*give the file"):
         fetch.fetch("vggface2", tmp_path)
+    for start in (b"<html>please log in", b"\x80\x02\x8a", b"PK"):
+        (tmp_path / "w.pt").write_bytes(start)
+        monkeypatch.setattr(pooch, "retrieve", Mock(return_value=str(tmp_path / "w.pt")))
+        if start[:1] != b"<":
+            assert fetch.fetch("vggface2", tmp_path) == tmp_path / "w.pt"
+            continue
+        with pytest.raises(ValueError, match="answered with something else than weights"):
+            fetch.fetch("vggface2", tmp_path)
+        assert not (tmp_path / "w.pt").exists()
 
 
 def test_settings_of_pip_that_are_not_of_the_network_do_not_count(tmp_path, monkeypatch):

@@ -211,9 +211,19 @@ def _from_url(url: str, folder: Path) -> Path:
     import pooch
 
     try:
-        return Path(pooch.retrieve(url, known_hash=None, fname=url.rpartition("/")[2], path=folder))
+        name = url.rpartition("/")[2]
+        path = Path(pooch.retrieve(url, known_hash=None, fname=name, path=folder))
     except Exception as error:  # requests' and pooch's errors share no base class
         raise ValueError(
             f"could not download {url} ({type(error).__name__}: {error}); "
             "fetch it in another way and give the file"
         ) from error
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if start not in (b"PK", b"\x80\x02"):  # as torch.save begins
+        path.unlink()
+        raise ValueError(
+            f"{url} was answered with something else than weights (a proxy's or a login page?); "
+            "fetch it in another way and give the file"
+        )
+    return path
