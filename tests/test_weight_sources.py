@@ -260,10 +260,12 @@ def test_no_small_file_claims_all_the_memory(tmp_path, monkeypatch):
 
 
 def test_a_pickle_that_doubles_itself_is_answered_at_once(tmp_path):
-    doubled = b"\x80\x02]q\0" + b"".join(
-        b"](h" + bytes([i]) + b"h" + bytes([i]) + b"eq" + bytes([i + 1]) for i in range(40)
+    """40 times a tuple of the last one twice: to print or to hash it takes for ever."""
+    doubled = b"\x80\x02)q\0" + b"".join(
+        b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(40)
     )
-    for end, complaint in ((b")R.", "calls a list"), (b"}h(K\1s.", "damaged")):
+    pairs = b"ccollections\nOrderedDict\n]h(K\1\x86a\x85R."  # OrderedDict([(key, 1)])
+    for end, complaint in ((b")R.", "calls a tuple"), (b"}h(K\1s.", "keys"), (pairs, "keys")):
         path = wf.write_torch(tmp_path / "w.pt", {}, doubled + end)
         with pytest.raises(ValueError, match=complaint):
             torch_file.read(path)
