@@ -3,6 +3,7 @@
 import functools
 import os
 import pickle
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -319,6 +320,16 @@ def test_eight_bit_tensors_are_dequantised(tmp_path):
     np.testing.assert_array_equal(found["plain"], [0, 1, 2])
 
 
+def test_a_scale_for_each_channel_is_refused(tmp_path):
+    path = wf.write_tflite(tmp_path / "w.tflite", {"q": np.zeros((2, 2), np.uint8)}, {"q": (0, 0)})
+    data = bytearray(path.read_bytes())
+    at = data.index(struct.pack("<If", 1, 0.0) + struct.pack("<Iq", 1, 0))
+    data[at : at + 4] = struct.pack("<I", 2)  # two scales: the second is what follows
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"w\.tflite: its tensor 'q' has 2 scales, .*made from"):
+        tflite.read(path)
+
+
 def test_keras_puts_a_number_behind_a_name_that_it_used_before(tmp_path):
     with h5py.File(tmp_path / "w.h5", "w") as file:
         for name, array in KERAS.items():
@@ -342,9 +353,12 @@ def test_tensorflows_other_checkpoints_are_named_with_the_way_out(tmp_path):
     path = wf.write_checkpoint(tmp_path / "w.index", ARRAYS, header=wf.field(1, 1 << 40))
     with pytest.raises(ValueError, match="needs 1099511627776 data files and beside it are 1"):
         tf_checkpoint.read(path)
+    path = wf.write_checkpoint(tmp_path / "w.index", ARRAYS, parted="net/first/bias:0")
+    with pytest.raises(ValueError, match="keeps the variable 'net/first/bias:0' in several parts"):
+        tf_checkpoint.read(path)
     more = {"_CHECKPOINTABLE_OBJECT_GRAPH": np.zeros(1, np.float32)}
     path = wf.write_checkpoint(tmp_path / "w.index", ARRAYS | more)
-    with pytest.raises(ValueError, match=r"TensorFlow 2, which keeps no names.*save_weights"):
+    with pytest.raises(ValueError, match=r"TensorFlow 2, which names objects.*\.h5"):
         tf_checkpoint.read(path)
 
 

@@ -153,7 +153,12 @@ def table_block(entries: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def write_checkpoint(
-    path: Path, arrays: Arrays, *, compressed: bool = False, header: bytes = field(1, 1)
+    path: Path,
+    arrays: Arrays,
+    *,
+    compressed: bool = False,
+    header: bytes = field(1, 1),
+    parted: str = "",
 ) -> Path:
     """``path`` (ending in .index), two keys a block, and its one data file."""
     entries, data = [(b"", header)], bytearray()
@@ -161,6 +166,7 @@ def write_checkpoint(
         array = arrays[name]
         entry = field(1, 1) + field(2, shape_proto(array.shape))
         entry += field(4, len(data)) + field(5, array.nbytes)
+        entry += field(7, b"") if name == parted else b""
         entries.append((name.encode(), entry))
         data += array.tobytes()
     out, handles = b"", []

@@ -112,8 +112,14 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
             raise Refused("its numbers are not little-endian; save it on another machine")
         if OBJECTS in entries:
             raise Refused(
-                "a checkpoint of TensorFlow 2, which keeps no names of layers; load it in "
-                "TensorFlow and save the weights alone: model.save_weights('facenet.weights.h5')"
+                "a checkpoint of TensorFlow 2, which names objects and no variables; load the "
+                "model in TensorFlow and save it as an .h5 (model.save('facenet.h5'))"
+            )
+        variables = {key: wire.message(value) for key, value in entries.items()}
+        if parted := [key for key, entry in variables.items() if 7 in entry]:
+            raise Refused(
+                f"it keeps the variable {parted[0].decode('utf-8', 'replace')!r} in several parts, "
+                "which is not read; save it without a partitioner, or freeze its graph into a .pb"
             )
         if count > len(files(path)):
             present = len(files(path)) - 1
@@ -125,15 +131,13 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         contents = [np.memmap(shard, np.uint8, "r") for shard in shards]
         return {
             key.decode("utf-8"): array
-            for key, value in entries.items()
-            if (array := _variable(wire.message(value), contents)) is not None
+            for key, entry in variables.items()
+            if (array := _variable(entry, contents)) is not None
         }
 
 
 def _variable(entry: dict[int, int | memoryview], contents: list[np.memmap]) -> np.ndarray | None:
     """BundleEntryProto as an array; None for what is not a number (text, object graphs)."""
-    if 7 in entry:
-        raise Refused("it holds a variable in several parts, which is not supported")
     dtype = wire.DTYPES.get(entry.get(1, 0))  # type: ignore[arg-type]
     if dtype is None:
         return None
