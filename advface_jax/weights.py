@@ -74,15 +74,25 @@ def folder(source: str | os.PathLike[str], known: Sequence[str]) -> Path:
     wanted += ", or a checkpoint folder that `python -m weights_convert SOURCE -o FOLDER` wrote"
     if text and path.exists():
         raise ValueError(_not_converted(path, wanted))
-    near = [name for name in known if name in text.lower()]
-    near = near or difflib.get_close_matches(text.lower(), known, 1)
-    meant = f" (did you mean {near[0]!r}?)" if near else ""
+    near = _near(text, known)
+    meant = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
     if path.suffix.lower() in FILES:
         places = f"; such files come from {_PLACES}" if len(known) > 1 else ""
         raise ValueError(
             f"there is no file {path}, seen from {Path.cwd()}{meant}: wanted {wanted}{places}"
         )
     raise ValueError(f"no weights called {text!r}{meant}: wanted {wanted}")
+
+
+def _near(text: str, known: Sequence[str]) -> list[str]:
+    """Known names that hold what was given or are held in it, letters and digits alone."""
+
+    def plain(name: str) -> str:
+        return "".join(filter(str.isalnum, name.lower()))
+
+    given = plain(text)
+    near = [k for k in known if plain(k) in given or (len(given) > 3 and given in plain(k))]
+    return near or difflib.get_close_matches(text.lower(), known, 1)
 
 
 def _not_converted(path: Path, wanted: str) -> str:

@@ -153,6 +153,8 @@ def test_a_file_that_is_not_there_is_called_missing(there):
         ValueError, match=r"no weights called 'facenet512' \(did you mean 'facenet-5"
     ):
         weights.folder("facenet512", KNOWN)
+    with pytest.raises(ValueError, match=r"'vgface' \(did you mean 'vggface2'\?\)"):
+        weights.folder("vgface", KNOWN)
     with pytest.raises(ValueError, match="no weights called ''"):
         weights.folder("", KNOWN)
 
