@@ -16,7 +16,8 @@ from typing import Any, Literal
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, sharding
 from advface_jax.defenses.defense import EPSILON
-from experiments.measure import decoders, inputs, judging, plots
+from experiments import plots
+from experiments.measure import decoders, inputs, judging
 from experiments.measure.ablation_conditions import (
     PARTS,
     Condition,

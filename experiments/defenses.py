@@ -18,8 +18,9 @@ import numpy as np
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, defenses
 from advface_jax.defenses.defense import EPSILON
+from experiments import plots
 from experiments.measure import channels as channel_rows
-from experiments.measure import decoders, inputs, judging, plots
+from experiments.measure import decoders, inputs, judging
 from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, surroundings
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample

@@ -13,7 +13,8 @@ from typing import Literal
 
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli
-from experiments.measure import decoders, inputs, judging, plots
+from experiments import plots
+from experiments.measure import decoders, inputs, judging
 from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, surroundings
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample

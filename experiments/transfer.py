@@ -22,7 +22,8 @@ import advface_jax
 from advface_jax import checks, cli, defenses
 from advface_jax.defenses.defense import EPSILON
 from advface_jax.models.decoders import KINDS
-from experiments.measure import decoders, inputs, intervals, judging, plots
+from experiments import plots
+from experiments.measure import decoders, inputs, intervals, judging
 from experiments.measure.decoders import Trained
 from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, markdown, surroundings

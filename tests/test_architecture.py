@@ -15,7 +15,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = ("advface_jax", "experiments", "weights_convert")
 
-ROOMS = ("measure", "train", "benchmark", "reproduction")  # of experiments; a file is a command
+ROOMS = (
+    "measure",
+    "plots",
+    "train",
+    "benchmark",
+    "reproduction",
+)  # of experiments; a file is a command
 
 # Each room imports these of our modules, itself and no others; the longest matching room decides.
 MAY_IMPORT = {
@@ -55,6 +61,10 @@ MAY_IMPORT = {
     "advface_jax.data": ("advface_jax.checks",),
     "experiments": ("advface_jax",),
     **{f"experiments.{room}": ("advface_jax", "experiments.measure") for room in ROOMS},
+    **{
+        f"experiments.{room}": ("advface_jax", "experiments.measure", "experiments.plots")
+        for room in ("train", "benchmark")
+    },
     "weights_convert": ("advface_jax",),
 }
 NEVER_IN_THE_LIBRARY = ("torch", "torchvision", "tensorflow", "keras")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.measure import plots
-from experiments.measure.plots import charts, drawing, pictures
-from experiments.measure.plots.charts import _interval
+from experiments import plots
+from experiments.plots import charts, drawing, pictures
+from experiments.plots.charts import _interval
 
 RESULTS = Path(__file__).parents[1] / "docs/results"
 rng = np.random.default_rng(0)

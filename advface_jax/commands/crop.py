@@ -1,4 +1,8 @@
-"""Photographs into 160×160 face crops, found by MTCNN."""
+"""Photographs into 160×160 face crops, found by MTCNN.
+
+python -m advface_jax crop PHOTOS -o FACES
+python -m advface_jax crop photos.zip -o FACES --choose largest --format png
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""``python -m advface_jax features FACES -o FOLDER``: protected features to share (paper, §4.4)."""
+"""Faces into a set of protected features that can be shared (paper, §4.4).
+
+python -m advface_jax features FACES -o FEATURES
+python -m advface_jax features celeba.zip --listing celeba.tsv --labels original -o FEATURES
+python -m advface_jax features synthetic --limit 32 --epsilon 0.1 -o FEATURES
+"""
 
 import hashlib
 import importlib.metadata

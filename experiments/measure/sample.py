@@ -34,8 +34,8 @@ class Sample:
       batch: Faces at a time: protected together, where S uses their statistics.
       seed: Of a defence's noise, and of the pairs that are drawn when none are given. A face's
         noise is derived from the seed and its number, whatever its batch.
-      on_leak: What to do about train/test identity overlap, by the lists beside the networks
-        (NAME.identities): warn, or refuse.
+      on_leak: What to do about train/test identity overlap, by the lists beside the
+        networks (NAME.identities): warn, or refuse.
     """
 
     preset: inputs.Preset = "demo"
