@@ -203,6 +203,20 @@ def test_importing_the_library_is_light_and_compiles_nothing():
     assert not heavy & set(loaded)
 
 
+def test_modules_are_there_after_a_bare_import():
+    names = ("attacks", "data", "defenses", "memory", "metrics", "models", "system", "training")
+    run_python(
+        "import advface_jax, types\n"
+        f"for name in {names}:\n"
+        "    assert name in dir(advface_jax), name\n"
+        "    assert isinstance(getattr(advface_jax, name), types.ModuleType), name\n"
+        "assert callable(advface_jax.load) and callable(advface_jax.memory.largest_batch)\n"
+        "assert callable(advface_jax.protect) and advface_jax.__version__[0].isdigit()\n"
+        "assert not hasattr(advface_jax, 'nonsense')",
+        cwd=ROOT,
+    )
+
+
 def test_the_wheel_is_whole_and_imports_outside_the_tree(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],

@@ -6,7 +6,6 @@ python -m advface_jax features synthetic --limit 32 --epsilon 0.1 -o FEATURES
 """
 
 import hashlib
-import importlib.metadata
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -98,7 +97,7 @@ def main(
         "weights_sha256": models.features_sha256,
         "shadow": dataclasses.asdict(decoder.config),
         "shadow_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "versions": {n: importlib.metadata.version(n) for n in ("advface_jax", "jax")},
+        "versions": {"advface_jax": advface_jax.__version__, "jax": jax.__version__},
     }
     extract = jax.jit(lambda extractor, x: extractor(x.astype(jnp.float32) / 255))
     networks = {"extractor": models.extractor, "shadow": decoder}

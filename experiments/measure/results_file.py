@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+import advface_jax
 from advface_jax import sharding
 
 Row = dict[str, Any]
@@ -28,7 +29,7 @@ def surroundings() -> dict[str, Any]:
         "platform": device.platform,
         "versions": {
             "python": platform.python_version(),
-            "advface_jax": importlib.metadata.version("advface_jax"),
+            "advface_jax": advface_jax.__version__,
             **{name: importlib.metadata.version(name) for name in names},
         },
     }
