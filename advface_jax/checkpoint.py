@@ -110,7 +110,7 @@ def save(
         work.chmod(0o755)  # mkdtemp makes folders for one user only
         with _orbax() as checkpointer:
             checkpointer.save(work / "arrays", nest(arrays))
-        (work / "card.json").write_text(text)
+        (work / "card.json").write_text(text, encoding="utf-8")
         aside = _aside(directory)
         if directory.exists():
             shutil.rmtree(aside, ignore_errors=True)
@@ -146,7 +146,7 @@ def restore(directory: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
             f"{path} is not a checkpoint: wanted card.json and arrays/ in it; give another folder"
         )
     try:
-        card = json.loads((path / "card.json").read_text())
+        card = json.loads((path / "card.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path / 'card.json'} is not JSON ({error}); save it again") from error
     if not isinstance(card, dict):

@@ -149,7 +149,7 @@ def table(
                 _write(kept[c], found[c])
             judging.discard(batches)
         scale = feature_scale(system.extractor, crops)
-    rows = [json.loads(kept[c].read_text()) | names(c) for c in wanted]
+    rows = [json.loads(kept[c].read_text(encoding="utf-8")) | names(c) for c in wanted]
     rows.insert(3, rows[0].pop("floor"))
     seconds = sum(r.pop("seconds", 0.0) for r in rows)
     kinds = used[base.shadow, "shadow"].config.kind, used[base.attacker, "attacker"].config.kind
@@ -181,7 +181,7 @@ def _key(settings: Mapping[str, Any]) -> str:
 def _write(file: Path, line: Row) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(line) + "\n")
+    unfinished.write_text(json.dumps(line) + "\n", encoding="utf-8")
     unfinished.rename(file)
 
 

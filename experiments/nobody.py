@@ -208,7 +208,7 @@ def choose(
     }
     how |= results_file.surroundings()
     text = json.dumps({"people": list(chosen), "people_chosen": how}, indent=2)
-    synthetic.VETTED.write_text(text + "\n")
+    synthetic.VETTED.write_text(text + "\n", encoding="utf-8")
     synthetic._vetted.cache_clear()
 
 

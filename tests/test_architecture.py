@@ -78,7 +78,8 @@ def under(module, room):
 def modules():
     for package in OURS:
         for path in sorted((ROOT / package).rglob("*.py")):
-            yield ".".join(path.relative_to(ROOT).with_suffix("").parts), path
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            yield name, path.read_text("utf-8")
 
 
 def imports(name, source):
@@ -121,7 +122,7 @@ def wrong_imports(name, source):
 
 def test_nothing_is_imported_in_a_circle():
     """Imports inside functions and for types alone count too; the error names the circle."""
-    arrows = {n.removesuffix(".__init__"): [*imports(n, p.read_text())] for n, p in modules()}
+    arrows = {n.removesuffix(".__init__"): [*imports(n, source)] for n, source in modules()}
     graphlib.TopologicalSorter(arrows).prepare()
 
 
@@ -134,7 +135,7 @@ def test_a_circle_is_seen():
 
 
 def test_imports_follow_the_arrows():
-    wrong = {n: w for n, path in modules() if (w := list(wrong_imports(n, path.read_text())))}
+    wrong = {n: w for n, source in modules() if (w := list(wrong_imports(n, source)))}
     assert not wrong, f"imports against the arrows of MAY_IMPORT: {wrong}"
 
 
@@ -179,6 +180,25 @@ def test_an_import_against_the_arrows_is_seen(name, source):
 )
 def test_an_import_along_the_arrows_is_allowed(name, source):
     assert not list(wrong_imports(name, source))
+
+
+def without_encoding(source):
+    """The lines that open a text file in whatever encoding the machine has."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and "encoding" not in {k.arg for k in node.keywords}:
+            called, words = ast.unparse(node.func), [ast.unparse(a) for a in node.args]
+            opens = called in ("open", "os.fdopen") and not any("b'" in w for w in words[1:])
+            of_a_path = called.endswith(".open") and words[:1] in (["'r'"], ["'w'"], ["'a'"])
+            if opens or of_a_path or called.endswith((".write_text", ".read_text")):
+                yield node.lineno
+
+
+def test_text_files_are_utf_8_whatever_the_machine_has():
+    kinds = "open(p)\np.open('w')\nos.fdopen(1, 'w')\np.write_text(t)\np.read_text()"
+    assert list(without_encoding(kinds)) == [1, 2, 3, 4, 5]
+    assert not list(without_encoding("open(p, 'rb')\np.open()\nopen(p, encoding='utf-8')"))
+    wrong = {n: lines for n, source in modules() if (lines := list(without_encoding(source)))}
+    assert not wrong, f"these lines lack encoding=: {wrong}"
 
 
 def run_python(code, **options):
@@ -250,7 +270,7 @@ def test_locks_are_current_and_name_no_host(lock):
         for name in pinned
         if name.startswith(("torch", "tensorflow", "nvidia")) and name not in WITHOUT_TENSORFLOW
     ]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
     wanted = project["dependencies"]
     if lock == "requirements-dev.lock":

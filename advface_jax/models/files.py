@@ -24,7 +24,9 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {k: np.asarray(v).astype(dtype) for k, v in state.flatten(module).items()}
     safetensors.numpy.save_file(arrays, path)
-    path.with_suffix(".json").write_text(json.dumps({**card, "dtype": dtype}, indent=2) + "\n")
+    path.with_suffix(".json").write_text(
+        json.dumps({**card, "dtype": dtype}, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def read(
@@ -44,7 +46,7 @@ def read(
             wanted = f"wanted NAME.safetensors beside NAME.json{written_by}"
             raise ValueError(f"no {what} at {file}: {wanted}")
     try:
-        card = json.loads(path.with_suffix(".json").read_text())
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         arrays = safetensors.numpy.load_file(path)
         understood = understand(card)
         card["weights_sha256"]  # every card names its recogniser
