@@ -4,11 +4,11 @@ import ast
 import functools
 import importlib.util
 import inspect
-import os
 import re
 import shlex
 import shutil
 import sys
+import tempfile
 import textwrap
 import warnings
 from collections.abc import Callable, Mapping
@@ -99,14 +99,23 @@ def folder(out: Path) -> None:
     place = next(p for p in (out, *out.absolute().parents) if p.exists())
     if not place.is_dir():
         raise ValueError(f"got --out {out}, but {place} is a file; wanted a folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise ValueError(f"got --out {out}, but nothing can be written into {place}: give another")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        why = f"nothing can be written into {place} ({error.strerror})"
+        raise ValueError(f"got --out {out}, but {why}: give another") from error
 
 
 def present(**paths: str | Path | None) -> None:
-    """ValueError for the flag whose file or folder does not exist; None is a flag left out."""
+    """ValueError for a flag whose file or folder does not exist; None is a flag left out.
+
+    The names of faces that are no path, 'synthetic' and tfds:NAME, pass.
+    """
     for name, path in paths.items():
-        if path is not None and not Path(path).exists():
+        if path is None or str(path) == "synthetic" or str(path).startswith("tfds:"):
+            continue
+        if not Path(path).exists():
             raise ValueError(f"got --{name.replace('_', '-')} {path}, which does not exist")
 
 

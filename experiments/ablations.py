@@ -98,7 +98,8 @@ def main(
         checks.positive(iterations=n)
     for n in batches:
         checks.positive(batches=n)
-    checks.epsilons((epsilon, *scales))
+    for bound in (epsilon, *scales):
+        checks.bound(bound)
     wanted = conditions(
         base,
         only,
@@ -108,7 +109,7 @@ def main(
         shadows=shadow_files,
         attackers=attacker_files,
     )
-    system, given = advface_jax.load(sample.weights), sample.read()
+    system, given = sample.open(shadow, attacker, *shadow_files, *attacker_files)
     publish(table(system, given, sample, base, wanted, only), sample.out)
 
 

@@ -80,9 +80,12 @@ def main(
         a row of reconstruction alone, since no recogniser reads those channels.
       epsilon: The bound of every defence, in units of the feature; Laplace's scale.
     """
-    checks.epsilon(epsilon)
+    checks.bound(epsilon)
     ascent.config()
-    system, given = advface_jax.load(sample.weights), sample.read()
+    cli.present(duetface=duetface, duetface_attacker=duetface_attacker)
+    for file in channels:
+        cli.present(channels=file)
+    system, given = sample.open(shadow, attacker)
     networks = duetface, duetface_attacker, channels
     publish(table(system, given, sample, ascent, shadow, attacker, *networks, epsilon), sample.out)
 

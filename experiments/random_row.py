@@ -84,7 +84,7 @@ def main(
     """
     asked = {"uniform": uniform, "gaussian": gaussian, "shift": shift, "one_sided": one_sided}
     swept = _checked(asked)
-    system, given = advface_jax.load(sample.weights), sample.read()
+    system, given = sample.open(attacker)
     publish(table(system, given, sample, swept, attacker), sample.out)
 
 

@@ -50,9 +50,10 @@ def main(
       epsilons: The bounds, in units of the feature.
       method: pgd (the paper), fgsm (one step of size ε) or mifgsm.
     """
-    checks.epsilons(epsilons)
+    for epsilon in epsilons:
+        checks.bound(epsilon)
     ascent.config(method)
-    system, given = advface_jax.load(sample.weights), sample.read()
+    system, given = sample.open(shadow, attacker)
     publish(table(system, given, sample, ascent, shadow, attacker, epsilons, method), sample.out)
 
 

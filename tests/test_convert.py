@@ -308,7 +308,8 @@ def command(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["weights_convert", *map(str, words)])
         with pytest.raises(SystemExit) as end:
             weights_convert.__main__.main()
-        return end.value.code, capsys.readouterr().out
+        printed = capsys.readouterr()
+        return end.value.code, printed.out + printed.err
 
     return call
 
@@ -322,8 +323,8 @@ def test_help_teaches(command):
 
 def test_a_wrong_file_ends_with_a_plain_sentence(command, tmp_path):
     path = wf.write_torch(tmp_path / "w.pt", {"conv2d_1a.conv.weight": np.ones((2, 2, 1, 1), "f4")})
-    message, _ = command(path, "-o", tmp_path / "out")
-    assert str(message).startswith("error: the source does not fit the network")
+    code, message = command(path, "-o", tmp_path / "out")
+    assert code == 1 and message.startswith("error: the source does not fit the network")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,8 +1,10 @@
 """Faces into a set of protected features that can be shared (paper, §4.4).
 
-python -m advface_jax features FACES -o FEATURES
-python -m advface_jax features celeba.zip --listing celeba.tsv --labels original -o FEATURES
-python -m advface_jax features synthetic --limit 32 --epsilon 0.1 -o FEATURES
+    python -m advface_jax features FACES -o FEATURES
+    python -m advface_jax features celeba.zip --listing celeba.tsv --labels original -o FEATURES
+    python -m advface_jax features synthetic --limit 32 --epsilon 0.1 -o FEATURES
+
+``advface_jax.data.open_features`` reads the set.
 """
 
 import hashlib
@@ -30,7 +32,7 @@ def main(
     steps: int | None = None,
     weights: str = "facenet-512-q8",
     shadow: str = "resrec",
-    dtype: Literal["f32", "bf16"] = "bf16",
+    dtype: Literal["f32", "bf16", "float32", "bfloat16"] = "bf16",
     labels: Literal["none", "pseudonyms", "original"] = "pseudonyms",
     names: bool = False,
     batch: int = 16,
@@ -56,7 +58,8 @@ def main(
       steps: PGD iterations; by default the paper's 40.
       weights: A known name or a checkpoint folder of weights_convert.
       shadow: The server's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
-      dtype: bf16 (0.76 MB a face) or f32 (1.5 MB).
+      dtype: Of the stored numbers: bf16, which is bfloat16 (0.76 MB a face), or f32, which is
+        float32 (1.5 MB).
       labels: pseudonyms: a number a person. original: the data set's own labels. none: none.
       names: Keep the files' names and their order. Names reveal people.
       batch: Faces protected together.
@@ -79,15 +82,19 @@ def main(
     from advface_jax.data.listing import parse_where
     from advface_jax.models import decoders
 
-    checks.epsilon(epsilon)
-    checks.positive(batch=batch, shard_size=shard_size)
+    checks.bound(epsilon)
+    checks.positive(batch=batch, shard_size=shard_size, limit=1 if limit is None else limit)
+    decoders.named(shadow)
+    cli.folder(out)
+    cli.present(faces=faces, listing=listing)
+    chosen = parse_where(where)
+    dtype = {"float32": "f32", "bfloat16": "bf16"}.get(dtype, dtype)  # type: ignore[assignment]
     config = advface_jax.ProtectConfig()
     config = config if steps is None else dataclasses.replace(config, steps=steps)
     models = advface_jax.load(weights)
     is_kind = shadow in decoders.KINDS
     file = system.ASSETS / f"{shadow}-shadow.safetensors" if is_kind else Path(shadow)
     decoder = models.read_decoder(file)
-    chosen = parse_where(where)
     crops = data.open_faces(faces, listing=listing, where=chosen, limit=limit, resize=resize)
     card = {
         "notice": NOTICE,

@@ -113,6 +113,7 @@ def of_system(system: advface_jax.System) -> dict[str, Any]:
 
 def decoder(system: advface_jax.System, source: str, role: Role) -> decoders.Decoder:
     """One decoder, by kind or by file. Errors as for ``System.decoder`` and ``read_decoder``."""
+    decoders.named(source)
     if source in decoders.KINDS:
         return system.decoder(source, role)
     return system.read_decoder(source)
