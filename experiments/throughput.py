@@ -95,7 +95,7 @@ def main(
         in that memory layout).
       profile: Folder for a trace of jax.profiler, from one more run of each combination.
       aot: TPUs, as v5e:1x1, v6e:2x2 or v5p:2x2x1: nothing is timed; their compiler (extra tpu, no
-        TPU) estimates an iteration's cycles, of the decoders, batches, steps and dtypes above.
+        TPU) estimates an iteration's cycles, of the decoders, batches, steps and precisions above.
       hosts: Several hosts share each batch; run the same command on each: auto on Cloud TPU pods,
         under Slurm, Open MPI and Kubernetes; else ADDRESS:PORT,COUNT,INDEX. The first writes the
         results. A batch that all devices cannot share is done by one device of each host.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from advface_jax import __main__ as advface
-from advface_jax import cli
+from advface_jax import cli, runtime
 from experiments import __main__ as experiments
 from experiments import all as everything
 from experiments import (
@@ -34,6 +34,8 @@ MODULES = [
 @pytest.fixture
 def run(monkeypatch, capsys):
     """A command with these words, in this process: how it exits, and what it prints."""
+    # More devices would stay for the tests that follow.
+    monkeypatch.setattr(runtime, "prepare_process", lambda: None)
 
     def call(main, *words: object, name: str = "x") -> tuple[object, str]:
         monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
@@ -122,7 +124,7 @@ def test_without_a_name_the_commands_are_listed(main, run):
 PRINTS = r"""
 import sys
 sys.argv[1:] = []
-from advface_jax import cli
+from advface_jax import cli, runtime
 
 def main():
     for _ in range(200):

@@ -22,7 +22,7 @@ from PIL import Image
 
 import advface_jax
 import weights_convert.__main__
-from advface_jax import checkpoint
+from advface_jax import checkpoint, runtime
 from advface_jax.models import facenet, state
 from weights_convert import conversion, fetch, tables
 from weights_convert.rules import Rule, convert, ohwi_to_hwio, oihw_to_hwio, ones, transposed
@@ -303,6 +303,8 @@ def test_unknown_names_are_answered_with_the_known_ones(tmp_path):
 @pytest.fixture
 def command(monkeypatch, capsys):
     """The command line, run in this process: how it exits, and what it prints."""
+    # More devices would stay for the tests that follow.
+    monkeypatch.setattr(runtime, "prepare_process", lambda: None)
 
     def call(*words: str | Path) -> tuple[object, str]:
         monkeypatch.setattr(sys, "argv", ["weights_convert", *map(str, words)])
