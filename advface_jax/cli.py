@@ -60,6 +60,15 @@ def start(main: Callable[..., None], module: str) -> None:
         text = f"[bold red]error:[/] {escape(str(error))}"
         console.print(text, highlight=False, soft_wrap=True)  # paths stay whole in logs
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if not name or name in ("advface_jax", "experiments", "weights_convert"):
+            raise
+        console.print(
+            f"[bold red]error:[/] this needs {name}, which is not installed: pip install {name}",
+            highlight=False,
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         console.print("stopped; the same command resumes where it can")
         sys.exit(130)

@@ -29,7 +29,7 @@ def run(
     source: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")] = None,
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None,
     standardization: Standardization | None = None,
-    list_names: Annotated[bool, tyro.conf.arg(name="list"), tyro.conf.FlagCreatePairsOff] = False,
+    list_names: Annotated[bool, tyro.conf.arg(name="list")] = False,
 ) -> None:
     """Convert weights of FaceNet (Inception-ResNet-v1), or of the face detector MTCNN, into a
     checkpoint folder.

@@ -86,16 +86,15 @@ def main(
     checks.positive(batch=batch, shard_size=shard_size, limit=1 if limit is None else limit)
     decoders.named(shadow)
     cli.folder(out)
-    cli.present(faces=faces, listing=listing)
     chosen = parse_where(where)
     dtype = {"float32": "f32", "bfloat16": "bf16"}.get(dtype, dtype)  # type: ignore[assignment]
     config = advface_jax.ProtectConfig()
     config = config if steps is None else dataclasses.replace(config, steps=steps)
-    models = advface_jax.load(weights)
+    crops = data.open_faces(faces, listing=listing, where=chosen, limit=limit, resize=resize)
     is_kind = shadow in decoders.KINDS
     file = system.ASSETS / f"{shadow}-shadow.safetensors" if is_kind else Path(shadow)
+    models = advface_jax.load(weights)
     decoder = models.read_decoder(file)
-    crops = data.open_faces(faces, listing=listing, where=chosen, limit=limit, resize=resize)
     card = {
         "notice": NOTICE,
         "epsilon": epsilon,
