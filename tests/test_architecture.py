@@ -223,6 +223,15 @@ def test_importing_the_library_is_light_and_compiles_nothing():
     assert not heavy & set(loaded)
 
 
+def test_what_few_need_is_imported_late():
+    loaded = run_python(
+        "import sys, advface_jax.system, experiments.tradeoff, weights_convert.__main__\n"
+        "print(*sys.modules)",
+        cwd=ROOT,
+    )
+    assert not {"matplotlib", "h5py", "pooch", "tensorflow_datasets", "grain"} & set(loaded)
+
+
 def test_modules_are_there_after_a_bare_import():
     names = ("attacks", "data", "defenses", "memory", "metrics", "models", "system", "training")
     run_python(
@@ -252,6 +261,10 @@ def test_the_wheel_is_whole_and_imports_outside_the_tree(tmp_path):
     in_wheel = {p.relative_to(site) for p in site.rglob("*") if p.is_file()}
     missing = {p for p in in_tree if p.suffix != ".pyc"} - in_wheel
     assert not missing, f"the wheel lacks {sorted(map(str, missing))}"
+    (about,) = site.glob("*.dist-info/METADATA")
+    assert not re.search(r"\]\((?!https?:|#)", about.read_text("utf-8")), "links into the tree"
+    (scripts,) = site.glob("*.dist-info/entry_points.txt")
+    assert "advface = advface_jax.__main__:main" in scripts.read_text("utf-8")
     places = run_python(
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
         f"import importlib; print(*(importlib.import_module(n).__file__ for n in {OURS}))",
