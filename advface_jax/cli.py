@@ -1,6 +1,7 @@
 """What all commands share: flags, errors in one line, and a progress bar."""
 
 import ast
+import contextlib
 import functools
 import importlib.util
 import inspect
@@ -11,9 +12,9 @@ import sys
 import tempfile
 import textwrap
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import rich.console
 import tyro
@@ -46,34 +47,10 @@ def start(main: Callable[..., None], module: str) -> None:
     examples the indented lines of its module's docstring.
     """
     runtime.prepare_process()
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _one_line
-            text = inspect.getdoc(main) or ""
-            main.__doc__ = re.sub(
-                r"\n {4,}", " ", text
-            )  # tyro breaks a flag's text where it breaks
-            tyro.cli(main, prog=_called(module), description=_description(main))
-    except BrokenPipeError:  # the help's, which tyro prints: our consoles take it themselves
-        runtime.drop(sys.stdout)
-    except (ValueError, OSError) as error:
-        text = f"[bold red]error:[/] {escape(str(error))}"
-        console.print(text, highlight=False, soft_wrap=True)  # paths stay whole in logs
-        sys.exit(1)
-    except ModuleNotFoundError as error:
-        name = (error.name or "").partition(".")[0]
-        if not name or name in ("advface_jax", "experiments", "weights_convert"):
-            raise
-        console.print(
-            f"[bold red]error:[/] this needs {name}, which is not installed: pip install {name}",
-            highlight=False,
-        )
-        sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("stopped; the same command resumes where it can")
-        sys.exit(130)
-    finally:
-        runtime.flush()
+    with _plainly():
+        text = inspect.getdoc(main) or ""
+        main.__doc__ = re.sub(r"\n {4,}", " ", text)  # else a flag's text breaks there, too
+        tyro.cli(main, prog=_called(module), description=_description(main))
 
 
 def choose(commands: Mapping[str, str], package: str) -> None:
@@ -89,18 +66,45 @@ def choose(commands: Mapping[str, str], package: str) -> None:
         start(importlib.import_module(commands[name]).main, f"{package} {name}")
         return
     runtime.prepare_process()
-    if wrong := name not in ("-h", "--help"):
-        console.print(f"[bold red]error:[/] no command {escape(name)}", highlight=False)
-    program = _called(package)
-    say = functools.partial(answer.print, markup=False, highlight=False, soft_wrap=True)
-    say(f"usage: {program} COMMAND ...; {program} COMMAND --help shows what it takes\n")
-    most = max(map(len, commands))
-    for command, module in commands.items():
-        place = importlib.util.find_spec(module)
-        about = ast.get_docstring(ast.parse(Path(place.origin).read_text(encoding="utf-8")))  # type: ignore
-        say(_filled(f"{command:{most}}  {(about or '').splitlines()[0]}", " " * (most + 2)))
-    runtime.flush()
-    sys.exit(2 if wrong else 0)
+    with _plainly():
+        if wrong := name not in ("-h", "--help"):
+            console.print(f"[bold red]error:[/] no command {escape(name)}", highlight=False)
+        program = _called(package)
+        say = functools.partial(answer.print, markup=False, highlight=False, soft_wrap=True)
+        say(f"usage: {program} COMMAND ...; {program} COMMAND --help shows what it takes\n")
+        most = max(map(len, commands))
+        for command, module in commands.items():
+            say(_filled(f"{command:{most}}  {_about(module)}", " " * (most + 2)))
+        sys.exit(2 if wrong else 0)
+
+
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
+    """Errors and warnings in a line each, and the exit status of them."""
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line
+            yield
+    except BrokenPipeError:  # the help's, which tyro prints: our consoles take it themselves
+        runtime.drop(sys.stdout)
+    except (ValueError, OSError) as error:
+        _stop(str(error))
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if not name or name in ("advface_jax", "experiments", "weights_convert"):
+            raise
+        _stop(f"this needs {name}, which is not installed: pip install {name}")
+    except KeyboardInterrupt:
+        console.print("stopped; the same command resumes where it can")
+        sys.exit(130)
+    finally:
+        runtime.flush()
+
+
+def _stop(text: str) -> NoReturn:
+    """The error in a line, whole, since logs are searched for paths."""
+    console.print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    sys.exit(1)
 
 
 def folder(out: Path) -> None:
@@ -131,6 +135,13 @@ def present(**paths: str | Path | None) -> None:
 def _called(module: str) -> str:
     """How the user runs it: ``python -m``, or the console command."""
     return module.replace(*SCRIPT) if Path(sys.argv[0]).stem == SCRIPT[1] else f"python -m {module}"
+
+
+def _about(module: str) -> str:
+    """The first line of a module's docstring, without importing it."""
+    place = importlib.util.find_spec(module)
+    source = Path(place.origin).read_text(encoding="utf-8") if place and place.origin else ""
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
 def _description(main: Callable[..., None]) -> str:

@@ -50,10 +50,16 @@ def drop(stream: IO[str]) -> None:
 
 
 def _print_in_any_encoding() -> None:
-    """Let a stream of another encoding than UTF-8 have ``PLAIN`` words instead of an error."""
+    """Let a stream of another encoding than UTF-8 have ``PLAIN`` words instead of an error.
+
+    A stream that was closed before the process began is one that drops everything.
+    """
     codecs.register_error("plain", _plain)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="plain")
 
 

@@ -22,6 +22,7 @@ from experiments import (
     transfer,
     verify,
 )
+from experiments.measure import table
 
 ROOT = Path(__file__).parents[1]
 MODULES = [
@@ -119,6 +120,23 @@ def test_without_a_name_the_commands_are_listed(main, run):
     code, text = run(main, "nonsense")
     assert code == 2 and "no command nonsense" in text and "usage: python -m" in text
     assert "usage: advface COMMAND" in run(advface.main, name="/bin/advface")[1]
+
+
+def test_a_package_that_lacks_is_named_and_costs_no_result(run, tmp_path):
+    def needs(package: str) -> None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    def main(package: str) -> None:
+        """Needs a package."""
+        needs(package)
+
+    code, text = run(lambda: cli.start(main, "x"), "--package", "h5py")
+    assert code == 1 and "this needs h5py, which is not installed: pip install h5py" in text
+    pictures = {"a.png": lambda path: needs("matplotlib")}
+    spent = table.Spent(0, 1)
+    made = table.Table("a", "A", [{"n": 1}], ("n",), [["1"]], {}, {}, spent, pictures=pictures)
+    run(lambda: sys.exit(table.publish(made, tmp_path)))
+    assert {p.name for p in tmp_path.iterdir()} == {"a.json", "a.md"}
 
 
 PRINTS = r"""
