@@ -60,7 +60,8 @@ def test_every_help_has_an_example_and_names_the_output_alike(module, run):
     assert "--out" in text and "-o" in text.replace(",", " ").split(), "results go to --out, -o"
     examples = text.partition("Examples:\n")[2].partition("\n\n")[0]
     assert "python -m" in examples
-    assert max(map(len, text.partition("Examples:")[0].splitlines()[2:])) <= 80
+    about = text.partition("\n\n")[2].partition("Examples:")[0]
+    assert max(map(len, about.splitlines())) <= 80
 
 
 def test_flags_keep_their_older_names(run, tmp_path):
@@ -156,8 +157,9 @@ cli.start(main, "x")
 
 def started(folder: Path, **surroundings: str) -> subprocess.Popen[bytes]:
     environ = {**os.environ, "PYTHONUTF8": "0", **surroundings}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-c", PRINTS], cwd=folder, env=environ, **pipes)
+    pipe = subprocess.PIPE
+    call = [sys.executable, "-c", PRINTS]
+    return subprocess.Popen(call, cwd=folder, env=environ, stdout=pipe, stderr=pipe)
 
 
 @pytest.mark.parametrize(
