@@ -22,7 +22,7 @@ from PIL import Image
 
 import advface_jax
 import weights_convert.__main__
-from advface_jax import checkpoint
+from advface_jax import checkpoint, runtime
 from advface_jax.models import facenet, state
 from weights_convert import conversion, fetch, tables
 from weights_convert.rules import (
@@ -385,12 +385,15 @@ def test_unknown_names_are_answered_with_the_known_ones(tmp_path):
 @pytest.fixture
 def command(monkeypatch, capsys):
     """The command line, run in this process: how it exits, and what it prints."""
+    # More devices would stay for the tests that follow.
+    monkeypatch.setattr(runtime, "prepare_process", lambda: None)
 
     def call(*words: str | Path) -> tuple[object, str]:
         monkeypatch.setattr(sys, "argv", ["weights_convert", *map(str, words)])
         with pytest.raises(SystemExit) as end:
             weights_convert.__main__.main()
-        return end.value.code, capsys.readouterr().out
+        printed = capsys.readouterr()
+        return end.value.code, printed.out + printed.err
 
     return call
 
@@ -398,14 +401,15 @@ def command(monkeypatch, capsys):
 def test_help_teaches(command):
     code, text = command("--help")
     assert not code
+    text = " ".join(text.replace("│", " ").split())  # of the box around it
     for word in ("SOURCE", "facenet-512-q8", "card.json", ".tflite", "--out", "sum found"):
         assert word in text, word
 
 
 def test_a_wrong_file_ends_with_a_plain_sentence(command, tmp_path):
     path = wf.write_torch(tmp_path / "w.pt", {"conv2d_1a.conv.weight": np.ones((2, 2, 1, 1), "f4")})
-    message, _ = command(path, "-o", tmp_path / "out")
-    assert str(message).startswith(f"error: {path}: the source does not fit the network")
+    code, message = command(path, "-o", tmp_path / "out")
+    assert code == 1 and message.startswith(f"error: {path}: the source does not fit the network")
     assert not (tmp_path / "out").exists()
 
 
