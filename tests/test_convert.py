@@ -254,7 +254,7 @@ LEFT_OUT = {  # by the tables, besides batch norms' scales
     [
         (tables.tensorflow, slim_name, 512, 5, np.asarray),
         (tables.keras, keras_name, 128, None, np.asarray),
-        (tables.keras, deepface_name, 512, None, np.asarray),
+        (tables.keras, deepface_name, 128, None, np.asarray),
         (tables.torch, torch_name, 512, 5, back),
     ],
     ids=["tensorflow", "keras", "deepface", "torch"],
