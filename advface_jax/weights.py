@@ -15,8 +15,8 @@ CACHE = "ADVFACE_CACHE"
 
 # What weights of FaceNet come as: to convert them is another command's work.
 FILES = (
-    *(".pt", ".pth", ".pkl", ".bin", ".ckpt", ".tar", ".zip", ".h5", ".hdf5", ".keras", ".pb"),
-    *(".index", ".meta", ".tflite", ".whl", ".onnx", ".safetensors"),
+    *(".pt", ".pth", ".ckpt", ".safetensors", ".h5", ".hdf5", ".keras", ".pb", ".index"),
+    *(".tflite", ".whl", ".onnx"),
 )
 _PLACES = (
     "facenet-pytorch's releases (20180402-114759-vggface2.pt) or Sandberg's facenet (a .pb or a "
@@ -97,12 +97,17 @@ def _near(text: str, known: Sequence[str]) -> list[str]:
 
 def _not_converted(path: Path, wanted: str) -> str:
     """What to do about a file where a checkpoint folder is wanted."""
-    if path.suffix == ".safetensors" and path.with_suffix(".json").is_file():
+    if _ours(path):
         return (
             f"{path} with its card is a trained network of ours, such as a decoder, and no "
             f"recogniser; wanted {wanted}. `load(…).read_decoder({str(path)!r})` reads a decoder"
         )
     return f"{path} is a file; wanted {wanted}. {_remedy(path, path.name.split('.')[0])}"
+
+
+def _ours(path: Path) -> bool:
+    """Whether it is a trained network with its card, such as a decoder."""
+    return path.suffix == ".safetensors" and path.with_suffix(".json").is_file()
 
 
 def _remedy(path: Path, name: str) -> str:
@@ -127,7 +132,7 @@ def _inside(path: Path) -> Path:
         names = ", ".join(one.name for one in checkpoints[:9])
         raise ValueError(f"{path} holds {len(checkpoints)} checkpoints ({names}); give one of them")
     named = [one for one in inside if one.name in ("saved_model.pb", "checkpoint")]  # TensorFlow's
-    files = named or [one for one in inside if one.suffix.lower() in FILES]
+    files = named or [one for one in inside if one.suffix.lower() in FILES and not _ours(one)]
     if files:
         given = path if named or len(files) == 1 else files[0]
         raise ValueError(

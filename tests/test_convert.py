@@ -254,7 +254,7 @@ LEFT_OUT = {  # by the tables, besides batch norms' scales
     [
         (tables.tensorflow, slim_name, 512, 5, np.asarray),
         (tables.keras, keras_name, 128, None, np.asarray),
-        (tables.keras, deepface_name, 512, None, np.asarray),
+        (tables.keras, deepface_name, 128, None, np.asarray),
         (tables.torch, torch_name, 512, 5, back),
     ],
     ids=["tensorflow", "keras", "deepface", "torch"],
@@ -358,6 +358,7 @@ def test_settings_of_pip_that_are_not_of_the_network_do_not_count(tmp_path, monk
     assert Path(settings["env"]["HOME"]).is_absolute()
 
 
+@pytest.mark.slow
 def test_without_pip_that_of_ensurepip_runs_from_its_wheel(tmp_path, monkeypatch):
     """uv's virtual environments have no pip."""
     there = fetch.importlib.util.find_spec

@@ -166,3 +166,4 @@ def test_a_decoder_is_no_recogniser(there):
         ValueError, match=r"such as a decoder, and no recogniser.*\.read_decoder\('re"
     ):
         weights.folder("resrec.safetensors", KNOWN)
+    assert weights.folder(there, KNOWN) == there, "restore says what it is not"
