@@ -10,32 +10,64 @@ ValueError with what came, what was wanted and what to do.
     z_adv = advface_jax.protect(z, extractor=system.extractor, shadow=system.shadow, epsilon=0.2)
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
 from advface_jax.gradient import PGDConfig, fgsm, mifgsm, pgd
 from advface_jax.protect import ProtectConfig, protect, protect_sweep, shadow_round_trip
 
 if TYPE_CHECKING:
+    from advface_jax import (
+        attacks,
+        cropping,
+        data,
+        defenses,
+        detection,
+        memory,
+        metrics,
+        models,
+        sharding,
+        system,
+        training,
+    )
     from advface_jax.system import System, load
+
+__version__ = "0.1.0"  # pyproject.toml reads it here
 
 __all__ = [
     "PGDConfig",
     "ProtectConfig",
     "System",
+    "attacks",
+    "cropping",
+    "data",
+    "defenses",
+    "detection",
     "fgsm",
     "load",
+    "memory",
+    "metrics",
     "mifgsm",
+    "models",
     "pgd",
     "protect",
     "protect_sweep",
     "shadow_round_trip",
+    "sharding",
+    "system",
+    "training",
 ]
 
 
 def __getattr__(name: str):
-    # Flax and Orbax take a second to import, and protecting arrays does not need them.
+    # The rest waits for its first use: Flax, Orbax and the readers take a second to import, and
+    # protecting arrays does not need them.
     if name in ("System", "load"):
-        from advface_jax import system
-
-        return getattr(system, name)
+        return getattr(importlib.import_module(f"{__name__}.system"), name)
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

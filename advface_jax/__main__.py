@@ -1,18 +1,12 @@
-"""``python -m advface_jax COMMAND``: the commands that prepare faces and features."""
-
-import importlib
+"""``python -m advface_jax COMMAND``, or ``advface COMMAND``: prepare faces and features."""
 
 from advface_jax import cli
 
-# modules of advface_jax.commands, each with a main
-COMMANDS: tuple[str, ...] = ("crop", "features", "prepare")
+COMMANDS: tuple[str, ...] = ("crop", "features", "prepare")  # modules with a main
 
 
 def main() -> None:
-    commands = {
-        name: importlib.import_module(f"advface_jax.commands.{name}").main for name in COMMANDS
-    }
-    cli.start(commands, "advface_jax")
+    cli.choose({name: f"advface_jax.commands.{name}" for name in COMMANDS}, "advface_jax")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Trees are nested dictionaries with string keys; ``nest`` and ``flatten`` turn do
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from advface_jax import runtime
 
 Tree = dict[str, Any]
 
@@ -69,6 +72,26 @@ def _orbax() -> Iterator[Any]:
         logger.setLevel(level)
 
 
+def _needs_backend(task: str) -> None:
+    """ValueError where JAX has no backend, which Orbax needs."""
+    if why := runtime.absent_backend():
+        raise ValueError(f"{task}: {why}")
+
+
+_SYSTEM = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EMFILE", "ENOMEM", "EIO")
+
+
+def _system_reason(error: Exception) -> str | None:
+    """What hindered the operating system, if TensorStore's page of text says so."""
+    words = (os.strerror(getattr(errno, name)) for name in _SYSTEM if hasattr(errno, name))
+    return next((word for word in words if word in str(error)), None)
+
+
+def _first_line(error: Exception) -> str:
+    text = (str(error).strip() or "no reason given").splitlines()[0][:200]
+    return f"{type(error).__name__}: {text}"
+
+
 def _aside(directory: Path) -> Path:
     """The old checkpoint's place while the new one moves into its own."""
     return directory.with_name(f".{directory.name}.old")
@@ -84,7 +107,7 @@ def save(
 
     Raises:
       ValueError: the folder holds something else, the tree is empty, a key or a leaf does not fit,
-        or the card is not JSON.
+        the card is not JSON, the disk is full or read-only, or JAX has no backend.
     """
     directory = Path(directory).absolute()
     replaces = (directory / "card.json").is_file() or not directory.exists()
@@ -104,13 +127,18 @@ def save(
     except TypeError as error:
         raise ValueError(f"the card is not JSON: {error}") from error
 
+    _needs_backend(f"{directory} was not written")
     directory.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         work.chmod(0o755)  # mkdtemp makes folders for one user only
-        with _orbax() as checkpointer:
-            checkpointer.save(work / "arrays", nest(arrays))
-        (work / "card.json").write_text(text)
+        try:
+            with _orbax() as checkpointer:
+                checkpointer.save(work / "arrays", nest(arrays))
+        except Exception as error:
+            reason = _system_reason(error) or _first_line(error)
+            raise ValueError(f"{directory} was not written: {reason}") from error
+        (work / "card.json").write_text(text, encoding="utf-8")
         aside = _aside(directory)
         if directory.exists():
             shutil.rmtree(aside, ignore_errors=True)
@@ -131,7 +159,7 @@ def restore(directory: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
     """The tree (NumPy arrays) and the card of a checkpoint.
 
     Raises:
-      ValueError: no checkpoint there, or a damaged one.
+      ValueError: no checkpoint there, or a damaged one; or JAX has no backend to read it with.
     """
     path = Path(directory).absolute()
     if not path.exists() and _aside(path).exists():
@@ -146,18 +174,22 @@ def restore(directory: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
             f"{path} is not a checkpoint: wanted card.json and arrays/ in it; give another folder"
         )
     try:
-        card = json.loads((path / "card.json").read_text())
-    except ValueError as error:
+        card = json.loads((path / "card.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path / 'card.json'} is not JSON ({error}); save it again") from error
     if not isinstance(card, dict):
         raise ValueError(f"{path / 'card.json'} holds {type(card).__name__}, wanted an object")
+    _needs_backend(f"{path} was not read")
     try:
         with _orbax() as checkpointer:
             tree = checkpointer.restore(path / "arrays")
+    except MemoryError:
+        raise
     except Exception as error:  # Orbax and TensorStore raise many kinds, with pages of text
-        reason = (str(error).strip() or "no reason given").splitlines()[0][:200]
+        if reason := _system_reason(error):
+            raise ValueError(f"the arrays of {path} cannot be read: {reason}") from error
         raise ValueError(
-            f"the arrays of {path} cannot be read ({type(error).__name__}: {reason}); "
-            "the checkpoint is damaged: make it again"
+            f"the arrays of {path} cannot be read ({_first_line(error)}); the checkpoint is "
+            "damaged: make it again (in the cache folder: delete it, and it is fetched again)"
         ) from error
     return nest({name: np.asarray(value) for name, value in flatten(tree).items()}), card

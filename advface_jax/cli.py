@@ -1,45 +1,168 @@
 """What all commands share: flags, errors in one line, and a progress bar."""
 
+import ast
+import contextlib
+import functools
+import importlib.util
+import inspect
+import re
 import shlex
+import shutil
 import sys
+import tempfile
+import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NoReturn
 
+import rich.console
 import tyro
 from rich import progress
-from rich.console import Console
 from rich.markup import escape
 
 from advface_jax import runtime
+
+SCRIPT = ("advface_jax", "advface")  # a package, and the console command that runs it
+Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]  # where results go, in every command
+
+
+class Console(rich.console.Console):
+    """Rich's, but the work goes on when nobody reads any more what it prints (``| head``)."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        runtime.drop(self.file)
+
 
 console = Console(stderr=True)  # progress and errors
 answer = Console()  # results, so that they can be piped
 
 
-def start(main: Callable[..., None] | dict[str, Callable[..., None]], module: str) -> None:
-    """Run ``main`` with the flags of its signature; several functions by name are subcommands.
+def start(main: Callable[..., None], module: str) -> None:
+    """Run ``main`` with the flags of its signature.
 
     A ValueError or OSError becomes one line on stderr and exit status 1, a warning one line. The
-    process is prepared first (``runtime.prepare_process``).
+    process is prepared first (``runtime.prepare_process``). The help has the docstring, and as
+    examples the indented lines of its module's docstring.
     """
     runtime.prepare_process()
-    prog = f"python -m {module}"
+    with _plainly():
+        text = inspect.getdoc(main) or ""
+        main.__doc__ = re.sub(r"\n {4,}", " ", text)  # else a flag's text breaks there, too
+        tyro.cli(main, prog=_called(module), description=_description(main))
+
+
+def choose(commands: Mapping[str, str], package: str) -> None:
+    """Run the command that the first word names; without one, list them, a line each.
+
+    Args:
+      commands: Names, each with the module that has its ``main``.
+      package: Whose commands these are.
+    """
+    name, *_ = [*sys.argv[1:], "--help"]
+    if name in commands:
+        del sys.argv[1]
+        start(importlib.import_module(commands[name]).main, f"{package} {name}")
+        return
+    runtime.prepare_process()
+    with _plainly():
+        if wrong := name not in ("-h", "--help"):
+            console.print(f"[bold red]error:[/] no command {escape(name)}", highlight=False)
+        program = _called(package)
+        say = functools.partial(answer.print, markup=False, highlight=False, soft_wrap=True)
+        say(f"usage: {program} COMMAND ...; {program} COMMAND --help shows what it takes\n")
+        most = max(map(len, commands))
+        for command, module in commands.items():
+            say(_filled(f"{command:{most}}  {_about(module)}", " " * (most + 2)))
+        sys.exit(2 if wrong else 0)
+
+
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
+    """Errors and warnings in a line each, and the exit status of them."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _one_line
-            if isinstance(main, dict):
-                tyro.extras.subcommand_cli_from_dict(main, prog=prog)
-            else:
-                tyro.cli(main, prog=prog)
+            yield
+    except BrokenPipeError:  # the help's, which tyro prints: our consoles take it themselves
+        runtime.drop(sys.stdout)
     except (ValueError, OSError) as error:
-        text = f"[bold red]error:[/] {escape(str(error))}"
-        console.print(text, highlight=False, soft_wrap=True)  # paths stay whole in logs
-        sys.exit(1)
+        _stop(str(error))
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if not name or name in ("advface_jax", "experiments", "weights_convert"):
+            raise
+        _stop(f"this needs {name}, which is not installed: pip install {name}")
+    except Exception:  # JAX raises many kinds where it has no backend
+        why = runtime.absent_backend()
+        if why is None:
+            raise
+        _stop(why)
     except KeyboardInterrupt:
         console.print("stopped; the same command resumes where it can")
         sys.exit(130)
+    finally:
+        runtime.flush()
+
+
+def _stop(text: str) -> NoReturn:
+    """The error in a line, whole, since logs are searched for paths."""
+    console.print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    sys.exit(1)
+
+
+def folder(out: Path) -> None:
+    """ValueError unless results can be written into ``out``, a folder or one that can be made."""
+    place = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not place.is_dir():
+        raise ValueError(f"got --out {out}, but {place} is a file; wanted a folder")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        why = f"nothing can be written into {place} ({error.strerror})"
+        raise ValueError(f"got --out {out}, but {why}: give another") from error
+
+
+def present(**paths: str | Path | None) -> None:
+    """ValueError for a flag whose file or folder does not exist; None is a flag left out.
+
+    The names of faces that are no path, 'synthetic' and tfds:NAME, pass.
+    """
+    for name, path in paths.items():
+        if path is None or str(path) == "synthetic" or str(path).startswith("tfds:"):
+            continue
+        if not Path(path).exists():
+            raise ValueError(f"got --{name.replace('_', '-')} {path}, which does not exist")
+
+
+def _called(module: str) -> str:
+    """How the user runs it: ``python -m``, or the console command."""
+    return module.replace(*SCRIPT) if Path(sys.argv[0]).stem == SCRIPT[1] else f"python -m {module}"
+
+
+def _about(module: str) -> str:
+    """The first line of a module's docstring, without importing it."""
+    place = importlib.util.find_spec(module)
+    source = Path(place.origin).read_text(encoding="utf-8") if place and place.origin else ""
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+
+
+def _description(main: Callable[..., None]) -> str:
+    """The docstring up to its flags, and the examples of its module, to the terminal's width."""
+    about = (inspect.getdoc(main) or "").partition("\nArgs:")[0]
+    paragraphs = [_filled(" ".join(p.split()), "  ") for p in about.split("\n\n")]
+    module = inspect.cleandoc(sys.modules[main.__module__].__doc__ or "")
+    if examples := [line[2:] for line in module.splitlines() if line.startswith("    ")]:
+        paragraphs.append("\n".join(["Examples:", *examples]))
+    return "\n\n".join(paragraphs)
+
+
+def _filled(text: str, indent: str) -> str:
+    """``text`` to the terminal's width; tyro joins lines, but not those that begin with a space."""
+    width = max(40, min(shutil.get_terminal_size().columns, 100))
+    return textwrap.fill(text, width, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:

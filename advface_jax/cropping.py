@@ -83,7 +83,7 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 def read_report(out: Path) -> list[Row]:
     """The rows of a folder's crops.tsv, but for a last one that a kill cut short; or ValueError."""
     try:
-        text = (out / REPORT).read_text("utf-8", errors="replace")
+        text = (out / REPORT).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     whole = text[: text.rfind("\n") + 1]
@@ -156,7 +156,7 @@ def _claim(out: Path, config: CropConfig, origin: Mapping[str, Any]) -> None:
     card = {**dataclasses.asdict(config), **origin}
     if (out / CARD).is_file():
         try:
-            made = dict(json.loads((out / CARD).read_text()))
+            made = dict(json.loads((out / CARD).read_text(encoding="utf-8")))
         except (ValueError, TypeError):
             raise ValueError(f"{out / CARD} is damaged; crop into another folder") from None
         differing = [k for k in sorted(card | made) if card.get(k) != made.get(k)]

@@ -109,7 +109,7 @@ def available(device: Any = None) -> int | None:
 
 def _free() -> int | None:
     with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         # Not MemFree: pages that cache files are available too.
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvail"))
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -120,8 +120,8 @@ def _free() -> int | None:
 def _left_in_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
     """What is left of a container's or batch system's limit (cgroup v2); None without a limit."""
     with contextlib.suppress(OSError, ValueError):
-        limit = int((folder / "memory.max").read_text())  # "max": none
-        return limit - int((folder / "memory.current").read_text())
+        limit = int((folder / "memory.max").read_text(encoding="utf-8"))  # "max": none
+        return limit - int((folder / "memory.current").read_text(encoding="utf-8"))
     return None
 
 

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, sharding
 from advface_jax.defenses.defense import EPSILON
-from experiments.measure import decoders, inputs, judging, plots
+from experiments import plots
+from experiments.measure import decoders, inputs, judging
 from experiments.measure.ablation_conditions import (
     PARTS,
     Condition,
@@ -97,7 +98,8 @@ def main(
         checks.positive(iterations=n)
     for n in batches:
         checks.positive(batches=n)
-    checks.epsilons((epsilon, *scales))
+    for bound in (epsilon, *scales):
+        checks.bound(bound)
     wanted = conditions(
         base,
         only,
@@ -107,7 +109,7 @@ def main(
         shadows=shadow_files,
         attackers=attacker_files,
     )
-    system, given = advface_jax.load(sample.weights), sample.read()
+    system, given = sample.open(shadow, attacker, *shadow_files, *attacker_files)
     publish(table(system, given, sample, base, wanted, only), sample.out)
 
 
@@ -151,7 +153,7 @@ def table(
                 _write(kept[c], found[c])
             judging.discard(batches)
         scale = feature_scale(system.extractor, crops)
-    rows = [json.loads(kept[c].read_text()) | names(c) for c in wanted]
+    rows = [json.loads(kept[c].read_text(encoding="utf-8")) | names(c) for c in wanted]
     rows.insert(3, rows[0].pop("floor"))
     seconds = sum(r.pop("seconds", 0.0) for r in rows)
     kinds = used[base.shadow, "shadow"].config.kind, used[base.attacker, "attacker"].config.kind
@@ -183,7 +185,7 @@ def _key(settings: Mapping[str, Any]) -> str:
 def _write(file: Path, line: Row) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(line) + "\n")
+    unfinished.write_text(json.dumps(line) + "\n", encoding="utf-8")
     unfinished.rename(file)
 
 

@@ -69,9 +69,10 @@ def main(
       shadow: AdvFace's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
       epsilon: The bound of every defence, in units of the feature; Laplace's scale.
     """
-    checks.epsilon(epsilon)
+    checks.bound(epsilon)
     ascent.config()
-    system, given = advface_jax.load(sample.weights), sample.read()
+    cli.present(offline=offline, duetface=duetface)
+    system, given = sample.open(shadow)
     retrained = None if offline is None else advface_jax.load(offline)
     people = offline and offline / "weights.identities"
     done = table(system, given, sample, ascent, retrained, people, duetface, shadow, epsilon)

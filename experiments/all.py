@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
 
 def main(
     preset: inputs.Preset = "demo",
-    out: Path = Path("results"),
+    out: cli.Out = Path("results"),
     limit: int | None = None,
     only: tuple[str, ...] = (),
     dry_run: bool = False,
@@ -54,6 +54,7 @@ def main(
     """
     if limit is not None:
         checks.positive(limit=limit)
+    cli.folder(out)
     steps = plan.steps(preset, out, limit)
     names = [step.name for step in steps]
     if unknown := [name for name in only if name not in names]:

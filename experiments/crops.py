@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from advface_jax import cli, detection
+from advface_jax import checks, cli, detection
 from advface_jax.data import crops, open_source
 from experiments.measure.table import Column, Spent, Table, printed, publish
 
@@ -42,7 +42,7 @@ class Compared(NamedTuple):
 
 
 def main(
-    out: Path = Path("results"),
+    out: cli.Out = Path("results"),
     photos: str | None = None,
     reference: Path | None = None,
     finished: str | None = None,
@@ -70,7 +70,12 @@ def main(
         raise ValueError(
             "choose='all' has no single face to compare: wanted centre, largest or probable"
         )
+    config = detection.DetectorConfig(min_face=min_face)
+    if limit is not None:
+        checks.positive(limit=limit)
+    cli.folder(out)
     photos, reference, finished = _inputs(photos, reference, finished)
+    cli.present(photos=photos, reference=reference, finished=finished)
     source = open_source(photos)
     present = set(source.names)
     wanted = [row for row in read_reference(reference) if row.file in present][:limit]
@@ -80,7 +85,7 @@ def main(
     by_stem = [(PurePosixPath(name).stem, name) for name in ready.names] if ready else []
     times = Counter(stem for stem, _ in by_stem)
     crop_of = {stem: name for stem, name in by_stem if times[stem] == 1}
-    network, config = detection.load_detector(), detection.DetectorConfig(min_face=min_face)
+    network = detection.load_detector()
     detection.detect(crops.decode(source.read(wanted[0].file)), network, config)  # compiles
 
     compared: list[Compared] = []

@@ -18,8 +18,9 @@ import numpy as np
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, defenses
 from advface_jax.defenses.defense import EPSILON
+from experiments import plots
 from experiments.measure import channels as channel_rows
-from experiments.measure import decoders, inputs, judging, plots
+from experiments.measure import decoders, inputs, judging
 from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, surroundings
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
@@ -79,9 +80,12 @@ def main(
         a row of reconstruction alone, since no recogniser reads those channels.
       epsilon: The bound of every defence, in units of the feature; Laplace's scale.
     """
-    checks.epsilon(epsilon)
+    checks.bound(epsilon)
     ascent.config()
-    system, given = advface_jax.load(sample.weights), sample.read()
+    cli.present(duetface=duetface, duetface_attacker=duetface_attacker)
+    for file in channels:
+        cli.present(channels=file)
+    system, given = sample.open(shadow, attacker)
     networks = duetface, duetface_attacker, channels
     publish(table(system, given, sample, ascent, shadow, attacker, *networks, epsilon), sample.out)
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import OmitArgPrefixes
 
 import advface_jax
-from advface_jax import cli, data
+from advface_jax import checks, cli, data
 from advface_jax.training import finetune
 from experiments.measure.decoders import of_system
 from experiments.train.faces import OfSelection, Selection, TrainingFaces, in_memory, names_sum
@@ -28,7 +28,7 @@ from experiments.train.run import Place
 
 
 def main(
-    out: Path,
+    out: cli.Out,
     chosen: OfSelection,
     config: Annotated[finetune.FinetuneConfig, OmitArgPrefixes],
     features: Path | None = None,
@@ -64,11 +64,14 @@ def main(
       save_every: Steps between checkpoints, each three times the size of the weights.
       restart: Throw an earlier run in --out away.
     """
-    # Batch norm is trained on, where the weights have it; 8-bit ones come without.
-    system = advface_jax.load(weights, fold=False)
+    _one_of(features, faces, chosen, part)
+    checks.positive(measure_every=measure_every, save_every=save_every, held_people=held_people)
+    cli.folder(out)
     if (out / "card.json").is_file() and _kind(out / "card.json") != "fine-tuned":
         raise ValueError(f"{out} holds a checkpoint of something else: give another --out")
-    items, origin = _items(system, features, faces, chosen, part)
+    # Batch norm is trained on, where the weights have it; 8-bit ones come without.
+    system = advface_jax.load(weights, fold=False)
+    items, origin = _items(system, features, faces, chosen)
     config = dataclasses.replace(config, flip=config.flip and features is None)
     pupils = hold_out(items, held_people, config.seed, chosen.limit)
     settings = {
@@ -103,6 +106,20 @@ def main(
     write(run, system)
 
 
+def _one_of(features: Path | None, faces: str | None, chosen: Selection, part: str) -> None:
+    """ValueError unless the flags name features or faces, and only what fits them."""
+    if (features is None) == (faces is None):
+        raise ValueError("give either --features FOLDER (protected features) or --faces (pictures)")
+    cli.present(features=features, faces=faces)
+    chosen.check()
+    if features is None:
+        return
+    if chosen.listing or chosen.where or chosen.resize:
+        raise ValueError("--listing, --where and --resize choose pictures: leave them out")
+    if part == "all":
+        raise ValueError("features are E's, which cannot be trained on them: give --part server")
+
+
 def _kind(card: Path) -> str | None:
     """What the checkpoint of a card is; None where the card is damaged."""
     try:
@@ -112,22 +129,12 @@ def _kind(card: Path) -> str | None:
 
 
 def _items(
-    system: advface_jax.System,
-    features: Path | None,
-    faces: str | None,
-    chosen: Selection,
-    part: str,
+    system: advface_jax.System, features: Path | None, faces: str | None, chosen: Selection
 ) -> tuple[data.Faces | data.FeatureSet, dict[str, Any]]:
-    if (features is None) == (faces is None):
-        raise ValueError("give either --features FOLDER (protected features) or --faces (pictures)")
     if faces is not None:
         pictures = TrainingFaces(**vars(chosen), faces=faces)
         crops = pictures.open()
         return crops, {**pictures.settings(crops), "names_sha256": names_sum(crops)}
-    if chosen.listing or chosen.where or chosen.resize:
-        raise ValueError("--listing, --where and --resize choose pictures: leave them out")
-    if part == "all":
-        raise ValueError("features are E's, which cannot be trained on them: give --part server")
     found = features_with_labels(system, Path(features or ""))
     asked = ("epsilon", "steps", "alpha", "bound", "method", "statistics", "dtype", "labels")
     return found, {

@@ -32,7 +32,7 @@ SETS = ("celeba_A_shadow_160", "celeba_B_attack_160")  # what the shipped decode
 
 
 def main(
-    out: Path = Path("results"),
+    out: cli.Out = Path("results"),
     faces: tuple[str, ...] = (),
     listing: tuple[Path, ...] = (),
     lfw: str | None = None,
@@ -62,6 +62,14 @@ def main(
     began = time.monotonic()
     checks.positive(identities=identities, candidates=candidates)
     faces, listing, lfw = _places(faces, listing, lfw)
+    if limit is not None:
+        checks.positive(limit=limit)
+    cli.folder(out)
+    for place in faces:
+        cli.present(faces=place)
+    for place in listing:
+        cli.present(listing=place)
+    cli.present(lfw=lfw)
     system = advface_jax.load(weights)
     real, others = read(faces, listing, limit), read((lfw,), (), limit)
     known = embed(system, real, cache / "training")
@@ -208,7 +216,7 @@ def choose(
     }
     how |= results_file.surroundings()
     text = json.dumps({"people": list(chosen), "people_chosen": how}, indent=2)
-    synthetic.VETTED.write_text(text + "\n")
+    synthetic.VETTED.write_text(text + "\n", encoding="utf-8")
     synthetic._vetted.cache_clear()
 
 

@@ -19,7 +19,8 @@ from jax import lax
 
 import advface_jax
 from advface_jax import cli
-from experiments.measure import decoders, inputs, judging, paper, plots
+from experiments import plots
+from experiments.measure import decoders, inputs, judging, paper
 from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, markdown, surroundings
 from experiments.measure.sample import OfSample, Sample
@@ -83,7 +84,7 @@ def main(
     """
     asked = {"uniform": uniform, "gaussian": gaussian, "shift": shift, "one_sided": one_sided}
     swept = _checked(asked)
-    system, given = advface_jax.load(sample.weights), sample.read()
+    system, given = sample.open(attacker)
     publish(table(system, given, sample, swept, attacker), sample.out)
 
 

@@ -1,7 +1,7 @@
 """RESULTS.md, every table of the paper with our numbers, and RESULTS-ledger.md, every number.
 
     python -m experiments.report                      # from docs/results, which is committed
-    python -m experiments.report --results results --to results/RESULTS.md
+    python -m experiments.report --results results --out results/RESULTS.md
 
 Nothing is measured here: the results files of the experiments are read.
 """
@@ -9,6 +9,9 @@ Nothing is measured here: the results files of the experiments are read.
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from advface_jax import cli
 from experiments.measure import paper
@@ -25,7 +28,10 @@ TABLES = (
 )
 
 
-def main(results: Path = Path("docs/results"), to: Path = Path("RESULTS.md")) -> None:
+def main(
+    results: Path = Path("docs/results"),
+    to: Annotated[Path, tyro.conf.arg(name="out", aliases=["-o", "--to"])] = Path("RESULTS.md"),
+) -> None:
     """Write RESULTS.md from results files: all tables of the paper with our numbers.
 
     The ledger, every number that the paper prints, goes into a file beside it (RESULTS-ledger.md).
@@ -35,6 +41,7 @@ def main(results: Path = Path("docs/results"), to: Path = Path("RESULTS.md")) ->
         remarks.md, which is included.
       to: The file to write.
     """
+    cli.folder(to.parent)
     runs = ledger.read(results)
     beside = to.with_stem(f"{to.stem}-ledger")
     to.parent.mkdir(parents=True, exist_ok=True)

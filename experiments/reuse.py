@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 import advface_jax
-from advface_jax import cli, data, defenses
+from advface_jax import checks, cli, data, defenses
 from advface_jax.data import leaks
 from advface_jax.data.listing import parse_where
 from advface_jax.models.compact import Compact
@@ -51,7 +51,7 @@ NAMES = {
 
 
 def main(
-    out: Path,
+    out: cli.Out,
     features: Path,
     faces: str,
     listing: Path | None = None,
@@ -110,17 +110,11 @@ def main(
       on_leak: What to do when measured people are among the training's: warn, or refuse.
     """
     began = time.monotonic()
-    system = advface_jax.load(weights)
-    found = features_with_labels(system, features)
-    how, epsilon = protection(found)
-    if found.card.get("labels") != "original":
-        raise ValueError(
-            f"{features} was written with labels {found.card.get('labels')!r}; wanted 'original', "
-            "by which the same people are held out of both: make it anew with --labels original"
-        )
-    same_shadow(system, found, shadow)
-    crops = data.read_faces(faces, listing=listing, where=parse_where(where))
-    same_faces(found, crops)
+    sample = Sample(preset, set, out, weights, measured, None, pairs, limit, batch, seed, on_leak)
+    sample.check(shadow)
+    checks.positive(save_every=save_every, held_people=held_people)
+    cli.present(features=features, faces=faces, listing=listing)
+    chosen = parse_where(where)
     config = finetune.FinetuneConfig(
         classifier_epochs=0,
         epochs=epochs,
@@ -130,6 +124,17 @@ def main(
         flip=False,  # features cannot be mirrored, and both trainings are to be alike
         seed=seed,
     )
+    system = advface_jax.load(weights)
+    found = features_with_labels(system, features)
+    how, epsilon = protection(found)
+    if found.card.get("labels") != "original":
+        raise ValueError(
+            f"{features} was written with labels {found.card.get('labels')!r}; wanted 'original', "
+            "by which the same people are held out of both: make it anew with --labels original"
+        )
+    same_shadow(system, found, shadow)
+    crops = data.read_faces(faces, listing=listing, where=chosen)
+    same_faces(found, crops)
     common = {
         "finetune": dataclasses.asdict(config),
         "weights_sha256": system.features_sha256,
@@ -155,7 +160,6 @@ def main(
             run.resume()
         if run.step < run.total:
             run.to_the_end(f"on {name} features")
-    sample = Sample(preset, set, out, weights, measured, None, pairs, limit, batch, seed, on_leak)
     given = sample.read()
     result = table(system, given, sample, found, crops, taught, common, shadow, precision, began)
     publish(result, out)

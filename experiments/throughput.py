@@ -15,15 +15,16 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, data, memory, sharding
-from advface_jax.models.decoders import KINDS, DecoderConfig
+from advface_jax.models.decoders import KINDS, DecoderConfig, named
 from advface_jax.system import read_decoder
 from experiments.benchmark import cases, text, tpu_estimate
 from experiments.benchmark import peer as peers
@@ -35,11 +36,13 @@ MOST = 256  # of --batch auto, even if more would fit
 
 
 def main(
-    decoder: tuple[str, ...] = ("transrec", "resrec", "urec"),
+    decoder: Annotated[
+        tuple[str, ...], tyro.conf.arg(name="shadows", aliases=["--shadow", "--decoder"])
+    ] = KINDS,
     batch: tuple[str, ...] | None = None,
     steps: tuple[int, ...] = (ProtectConfig.steps,),
-    dtype: tuple[Literal["float32", "bfloat16"], ...] | None = None,
-    precision: tuple[Precision, ...] = ("default",),
+    precision: tuple[Literal["float32", "bfloat16"] | Precision, ...] = (),
+    matmul_precision: tuple[Precision, ...] = (),
     devices: tuple[int, ...] | None = None,
     n_epsilon: tuple[int, ...] = (1,),
     epsilon: float = 0.2,
@@ -53,7 +56,8 @@ def main(
     aot: tuple[str, ...] = (),
     hosts: str | None = None,
     weights: str = "facenet-512-q8",
-    out: Path = Path("results"),
+    out: cli.Out = Path("results"),
+    dtype: tuple[Literal["float32", "bfloat16"], ...] = (),
 ) -> None:
     """Measure the speed of AdvFace's protection on this machine.
 
@@ -71,10 +75,11 @@ def main(
       batch: Faces protected together; auto: as many as fit into memory, 256 at most. By default 1
         and 8, with --aot 8.
       steps: PGD iterations.
-      dtype: Of the features, and of all arithmetic but batch norm's statistics. By default float32,
-        with --aot bfloat16.
-      precision: Of float32 products, as in jax.default_matmul_precision: accelerators round by
-        default; with highest they do not. A CPU never does.
+      precision: float32 or bfloat16: of the features, and of all arithmetic but batch norm's
+        statistics. By default float32, with --aot bfloat16. The other words are those of
+        --matmul-precision, as older commands give them.
+      matmul_precision: Of float32 products, as in jax.default_matmul_precision: accelerators round
+        by default; with highest they do not. A CPU never does.
       devices: How many share the batch; each core of a CPU is one. By default all that can share it
         equally.
       n_epsilon: Bounds at once: 1 is protect, several are protect_sweep.
@@ -90,20 +95,30 @@ def main(
         in that memory layout).
       profile: Folder for a trace of jax.profiler, from one more run of each combination.
       aot: TPUs, as v5e:1x1, v6e:2x2 or v5p:2x2x1: nothing is timed; their compiler (extra tpu, no
-        TPU) estimates an iteration's cycles, of the decoders, batches, steps and dtypes above.
+        TPU) estimates an iteration's cycles, of the decoders, batches, steps and precisions above.
       hosts: Several hosts share each batch; run the same command on each: auto on Cloud TPU pods,
         under Slurm, Open MPI and Kubernetes; else ADDRESS:PORT,COUNT,INDEX. The first writes the
         results. A batch that all devices cannot share is done by one device of each host.
       weights: E and the decoders by kind: facenet-512-q8 (fetched at first use, 17 MB), another
         known name, or a folder of weights_convert.
       out: Folder for the results.
+      dtype: The older name of --precision.
     """
     began = time.monotonic()
     checks.positive(repeats=repeats, latency=latency + 1, training=min(training, default=1))
+    checks.positive(steps=min(steps, default=1), n_epsilon=min(n_epsilon, default=1))
+    checks.bound(epsilon)
+    if len({Path(d).stem for d in decoder}) < len(decoder):
+        raise ValueError(f"got --shadows {' '.join(decoder)}; wanted each name once")
+    named(*decoder)
+    cli.folder(out)
+    older: Any = tuple(p for p in precision if p in get_args(Precision))
+    kinds = tuple(p for p in precision if p not in older) or dtype
+    products: tuple[Precision, ...] = matmul_precision or older or ("default",)
     if aot:
-        _ahead(aot, decoder, batch or ("8",), steps, dtype or ("bfloat16",), out)
+        _ahead(aot, decoder, batch or ("8",), steps, kinds or ("bfloat16",), out)
         return
-    batch, dtype = batch or ("1", "8"), dtype or ("float32",)
+    batch, kinds = batch or ("1", "8"), kinds or ("float32",)
     for size in set(batch) - {"auto"}:
         _number(size)
     if hosts is not None:
@@ -118,14 +133,12 @@ def main(
     if devices is not None and not 1 <= min(devices) <= max(devices) <= len(jax.devices()):
         given = " ".join(map(str, devices))
         raise ValueError(f"got --devices {given}; here are {len(jax.devices())}")
-    if len({Path(d).stem for d in decoder}) < len(decoder):
-        raise ValueError(f"got --decoder {' '.join(decoder)}; wanted each name once")
     system = advface_jax.load(weights)
     shadows = {Path(d).stem: decoders.decoder(system, d, "shadow") for d in decoder}
     pictures = jnp.asarray(data.synthetic_faces(8, 1).images / 255, jnp.float32)
     z = np.asarray(jax.jit(lambda e, x: e(x))(system.extractor, pictures))
     bench = Bench(system, shadows, z, checks.epsilon(epsilon).item())
-    lists = product(shadows, batch, steps, dtype, precision, devices or (0,), n_epsilon)
+    lists = product(shadows, batch, steps, kinds, products, devices or (0,), n_epsilon)
     chosen = [_sized(bench, size, Case(kind, 0, *how)) for kind, size, *how in lists]  # type: ignore[arg-type]
 
     with contextlib.ExitStack() as stack:
@@ -147,7 +160,7 @@ def main(
         ]
         trained = trainings.rows(lessons, repeats)
     if latency:
-        alone = [Case(d, 1, steps[0], dtype[0], precision[0], 1, 1, "example") for d in shadows]
+        alone = [Case(d, 1, steps[0], kinds[0], products[0], 1, 1, "example") for d in shadows]
         rows += cases.latency(bench, alone, latency)
     rows += trained
     if profile is not None:

@@ -13,7 +13,8 @@ from typing import Literal
 
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli
-from experiments.measure import decoders, inputs, judging, plots
+from experiments import plots
+from experiments.measure import decoders, inputs, judging
 from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, surroundings
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
@@ -50,9 +51,10 @@ def main(
       epsilons: The bounds, in units of the feature.
       method: pgd (the paper), fgsm (one step of size ε) or mifgsm.
     """
-    checks.epsilons(epsilons)
+    for epsilon in epsilons:
+        checks.bound(epsilon)
     ascent.config(method)
-    system, given = advface_jax.load(sample.weights), sample.read()
+    system, given = sample.open(shadow, attacker)
     publish(table(system, given, sample, ascent, shadow, attacker, epsilons, method), sample.out)
 
 

@@ -13,13 +13,12 @@ steps: the same command resumes it, and gives what an unbroken run would have gi
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
 import advface_jax
-from advface_jax import cli, defenses
+from advface_jax import checks, cli, defenses
 from advface_jax.models import channel_decoder, decoders
 from advface_jax.system import Role
 from advface_jax.training import train
@@ -33,7 +32,7 @@ Kind = Literal["transrec", "resrec", "urec", "channelrec"]
 
 
 def main(
-    out: Path,
+    out: cli.Out,
     chosen: OfTraining,
     config: Annotated[train.TrainConfig, OmitArgPrefixes],
     decoder: Kind | None = None,
@@ -70,6 +69,9 @@ def main(
       save_every: Steps between checkpoints.
       restart: Throw an earlier run in --out away.
     """
+    checks.positive(save_every=save_every)
+    cli.folder(out)
+    chosen.check()
     front, origin, base = _front(defense, decoder, weights)
     asked = {"width": width, "depth": depth}
     size = dataclasses.replace(base, **{k: v for k, v in asked.items() if v is not None})

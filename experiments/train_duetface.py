@@ -9,13 +9,12 @@ every --save-every steps: the same command resumes it.
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes
 
 import advface_jax
-from advface_jax import cli
+from advface_jax import checks, cli
 from advface_jax.models.duetface import DuetFaceConfig
 from advface_jax.training.duetface import DistillConfig
 from experiments.measure.decoders import of_system
@@ -25,7 +24,7 @@ from experiments.train.run import Place
 
 
 def main(
-    out: Path,
+    out: cli.Out,
     chosen: OfTraining,
     config: Annotated[DistillConfig, OmitArgPrefixes],
     weights: str = "facenet-512-q8",
@@ -47,6 +46,9 @@ def main(
       save_every: Steps between checkpoints.
       restart: Throw an earlier run in --out away.
     """
+    checks.positive(save_every=save_every)
+    cli.folder(out)
+    chosen.check()
     system = advface_jax.load(weights)
     crops = chosen.open("memory")
     training, held = hold_out(crops)

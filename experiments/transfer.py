@@ -14,15 +14,17 @@ import dataclasses
 import functools
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 
 import advface_jax
 from advface_jax import checks, cli, defenses
 from advface_jax.defenses.defense import EPSILON
 from advface_jax.models.decoders import KINDS
-from experiments.measure import decoders, inputs, intervals, judging, plots
+from experiments import plots
+from experiments.measure import decoders, inputs, intervals, judging
 from experiments.measure.decoders import Trained
 from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, markdown, surroundings
@@ -38,8 +40,8 @@ Theirs = Sequence[Mapping[str, float]]
 def main(
     sample: OfSample,
     ascent: OfAscent,
-    shadows: tuple[str, ...] = KINDS,
-    attackers: tuple[str, ...] = KINDS,
+    shadows: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--shadow"])] = KINDS,
+    attackers: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--attacker"])] = KINDS,
     epsilon: float = EPSILON,
 ) -> None:
     """Protect by each shadow decoder, attack with each attacker: does AdvFace carry over?
@@ -58,9 +60,9 @@ def main(
       attackers: The attackers' R: the same choices.
       epsilon: The bound, in units of the feature.
     """
-    checks.epsilon(epsilon)
+    checks.bound(epsilon)
     ascent.config()
-    system, given = advface_jax.load(sample.weights), sample.read()
+    system, given = sample.open(*shadows, *attackers)
     publish(table(system, given, sample, ascent, shadows, attackers, epsilon), sample.out)
 
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 import advface_jax
-from advface_jax import checks, cli, data, metrics
+from advface_jax import cli, data, metrics
 from experiments.measure import decoders, inputs
 from experiments.measure.sample import OfSample, Sample
 from experiments.measure.table import Spent, Table, publish
@@ -34,7 +34,8 @@ def main(
       trained_on: The people in the training of the weights: NAME.identities of train_decoder, or a
         list with columns file and identity.
     """
-    checks.positive(batch=sample.batch)
+    sample.check()
+    cli.present(trained_on=trained_on)
     system = advface_jax.load(sample.weights)
     given = _inputs(system, sample, resize)
     publish(table(system, given, sample, flip, trained_on), sample.out)

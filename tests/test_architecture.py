@@ -15,13 +15,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = ("advface_jax", "experiments", "weights_convert")
 
-ROOMS = ("measure", "train", "benchmark", "reproduction")  # of experiments; a file is a command
+ROOMS = (
+    "measure",
+    "plots",
+    "train",
+    "benchmark",
+    "reproduction",
+)  # of experiments; a file is a command
 
 # Each room imports these of our modules, itself and no others; the longest matching room decides.
 MAY_IMPORT = {
     "advface_jax": ("advface_jax",),
     "advface_jax.checks": (),
-    "advface_jax.checkpoint": (),
+    "advface_jax.checkpoint": ("advface_jax.runtime",),  # whether JAX has a backend
     "advface_jax.metrics": ("advface_jax.checks",),
     "advface_jax.sharding": (),
     "advface_jax.networks": (),
@@ -67,6 +73,10 @@ MAY_IMPORT = {
     "advface_jax.data": ("advface_jax.checks",),
     "experiments": ("advface_jax",),
     **{f"experiments.{room}": ("advface_jax", "experiments.measure") for room in ROOMS},
+    **{
+        f"experiments.{room}": ("advface_jax", "experiments.measure", "experiments.plots")
+        for room in ("train", "benchmark")
+    },
     "weights_convert": ("advface_jax",),
 }
 NEVER_IN_THE_LIBRARY = ("torch", "torchvision", "tensorflow", "keras")
@@ -80,7 +90,8 @@ def under(module, room):
 def modules():
     for package in OURS:
         for path in sorted((ROOT / package).rglob("*.py")):
-            yield ".".join(path.relative_to(ROOT).with_suffix("").parts), path
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            yield name, path.read_text("utf-8")
 
 
 def imports(name, source):
@@ -123,7 +134,7 @@ def wrong_imports(name, source):
 
 def test_nothing_is_imported_in_a_circle():
     """Imports inside functions and for types alone count too; the error names the circle."""
-    arrows = {n.removesuffix(".__init__"): [*imports(n, p.read_text())] for n, p in modules()}
+    arrows = {n.removesuffix(".__init__"): [*imports(n, source)] for n, source in modules()}
     graphlib.TopologicalSorter(arrows).prepare()
 
 
@@ -136,7 +147,7 @@ def test_a_circle_is_seen():
 
 
 def test_imports_follow_the_arrows():
-    wrong = {n: w for n, path in modules() if (w := list(wrong_imports(n, path.read_text())))}
+    wrong = {n: w for n, source in modules() if (w := list(wrong_imports(n, source)))}
     assert not wrong, f"imports against the arrows of MAY_IMPORT: {wrong}"
 
 
@@ -183,6 +194,25 @@ def test_an_import_along_the_arrows_is_allowed(name, source):
     assert not list(wrong_imports(name, source))
 
 
+def without_encoding(source):
+    """The lines that open a text file in whatever encoding the machine has."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and "encoding" not in {k.arg for k in node.keywords}:
+            called, words = ast.unparse(node.func), [ast.unparse(a) for a in node.args]
+            opens = called in ("open", "os.fdopen") and not any("b'" in w for w in words[1:])
+            of_a_path = called.endswith(".open") and words[:1] in (["'r'"], ["'w'"], ["'a'"])
+            if opens or of_a_path or called.endswith((".write_text", ".read_text")):
+                yield node.lineno
+
+
+def test_text_files_are_utf_8_whatever_the_machine_has():
+    kinds = "open(p)\np.open('w')\nos.fdopen(1, 'w')\np.write_text(t)\np.read_text()"
+    assert list(without_encoding(kinds)) == [1, 2, 3, 4, 5]
+    assert not list(without_encoding("open(p, 'rb')\np.open()\nopen(p, encoding='utf-8')"))
+    wrong = {n: lines for n, source in modules() if (lines := list(without_encoding(source)))}
+    assert not wrong, f"these lines lack encoding=: {wrong}"
+
+
 def run_python(code, **options):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stderr
@@ -205,6 +235,29 @@ def test_importing_the_library_is_light_and_compiles_nothing():
     assert not heavy & set(loaded)
 
 
+def test_what_few_need_is_imported_late():
+    loaded = run_python(
+        "import sys, advface_jax.system, experiments.tradeoff, weights_convert.__main__\n"
+        "print(*sys.modules)",
+        cwd=ROOT,
+    )
+    assert not {"matplotlib", "h5py", "pooch", "tensorflow_datasets", "grain"} & set(loaded)
+
+
+def test_modules_are_there_after_a_bare_import():
+    names = ("attacks", "data", "defenses", "memory", "metrics", "models", "system", "training")
+    run_python(
+        "import advface_jax, types\n"
+        f"for name in {names}:\n"
+        "    assert name in dir(advface_jax), name\n"
+        "    assert isinstance(getattr(advface_jax, name), types.ModuleType), name\n"
+        "assert callable(advface_jax.load) and callable(advface_jax.memory.largest_batch)\n"
+        "assert callable(advface_jax.protect) and advface_jax.__version__[0].isdigit()\n"
+        "assert not hasattr(advface_jax, 'nonsense')",
+        cwd=ROOT,
+    )
+
+
 def test_the_wheel_is_whole_and_imports_outside_the_tree(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
@@ -220,6 +273,10 @@ def test_the_wheel_is_whole_and_imports_outside_the_tree(tmp_path):
     in_wheel = {p.relative_to(site) for p in site.rglob("*") if p.is_file()}
     missing = {p for p in in_tree if p.suffix != ".pyc"} - in_wheel
     assert not missing, f"the wheel lacks {sorted(map(str, missing))}"
+    (about,) = site.glob("*.dist-info/METADATA")
+    assert not re.search(r"\]\((?!https?:|#)", about.read_text("utf-8")), "links into the tree"
+    (scripts,) = site.glob("*.dist-info/entry_points.txt")
+    assert "advface = advface_jax.__main__:main" in scripts.read_text("utf-8")
     places = run_python(
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
         f"import importlib; print(*(importlib.import_module(n).__file__ for n in {OURS}))",
@@ -238,7 +295,7 @@ def test_locks_are_current_and_name_no_host(lock):
         for name in pinned
         if name.startswith(("torch", "tensorflow", "nvidia")) and name not in WITHOUT_TENSORFLOW
     ]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
     wanted = project["dependencies"]
     if lock == "requirements-dev.lock":

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,6 +35,21 @@ def test_networks_refuse_what_is_no_image_or_feature():
 def test_one_nan_pixel_is_found_on_the_device_too():
     with pytest.raises(ValueError, match="NaN"):
         metrics.mse(jnp.asarray(NAN), jnp.zeros((1, 160, 160, 3)))
+
+
+def without_a_backend() -> None:
+    raise AssertionError  # as CUDA's plugin does where there is no GPU
+
+
+def test_a_command_without_a_backend_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with pytest.raises(AssertionError):  # a fault of ours stays one
+        cli.start(without_a_backend, "x")
+    monkeypatch.setattr(jax, "devices", without_a_backend)
+    monkeypatch.setattr(cli, "console", Console(width=60))
+    with pytest.raises(SystemExit):
+        cli.start(without_a_backend, "x")
+    assert capsys.readouterr().out.startswith("error: JAX cannot start its backend (")
 
 
 def stop() -> None:

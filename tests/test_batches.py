@@ -121,9 +121,9 @@ def test_sizes_that_do_not_fit_are_refused(changed, message):
         batches(Numbers(8), **({"batch": 2} | changed))
 
 
-def test_without_grain_the_extra_is_named(monkeypatch):
+def test_without_grain_the_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
-    with pytest.raises(ValueError, match=r"pip install 'advface_jax\[data\]'.*workers=0"):
+    with pytest.raises(ValueError, match=r"pip install grain.*workers=0"):
         batches(Numbers(8), batch=2)
     assert len(list(batches(Numbers(8), batch=2, workers=0))) == 4
 

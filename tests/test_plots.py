@@ -2,17 +2,21 @@
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.measure import plots
-from experiments.measure.plots import charts, drawing, pictures
-from experiments.measure.plots.charts import _interval
+from experiments import plots
+from experiments.plots import charts, drawing, pictures
+from experiments.plots.charts import _interval
 
-RESULTS = Path(__file__).parents[1] / "docs/results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs/results"
 rng = np.random.default_rng(0)
 
 
@@ -146,3 +150,13 @@ def test_transfer(k, drawn, tmp_path):
         assert under(axes[s, 1 + r]) == [
             f"SSIM .{round(100 * x):02d} · 9.5 dB" for x in ssim[s, r, :shown]
         ]
+
+
+def test_a_notebook_s_backend_is_left_to_the_notebook():
+    code = "from experiments import plots; plots.pyplot(); import matplotlib, os\n"
+    code += "print(matplotlib.get_backend(), os.environ['MPLBACKEND'])"
+    backend = "module://matplotlib_inline.nowhere"
+    environ = {**os.environ, "MPLBACKEND": backend}
+    call = [sys.executable, "-c", code]
+    done = subprocess.run(call, env=environ, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["agg", backend], done.stderr

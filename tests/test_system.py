@@ -69,7 +69,7 @@ def test_a_system_reads_decoders_of_its_own_weights_alone(system, written, decod
     other = system_of(system.network, "01", "elsewhere")
     with pytest.raises(ValueError, match="features of random; these weights are elsewhere: train"):
         other.read_decoder(written)
-    with pytest.raises(ValueError, match="no resrec (shadow) is shipped for the features of random: train one with"):
+    with pytest.raises(ValueError, match="is shipped for the features of random: train one with"):
         system.decoder("resrec", "shadow")  # the shipped one, of facenet-512-q8
     with pytest.raises(ValueError, match="no decoder at .*wanted NAME.safetensors beside NAME.jso"):
         system.decoder("resrec", "bystander")

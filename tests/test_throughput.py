@@ -194,7 +194,7 @@ def test_a_tiny_run_leaves_rows_a_table_and_pictures(flags, monkeypatch, capsys)
         ({"devices": (1000,)}, "got --devices 1000; here are"),
         ({"devices": (2,), "hosts": "auto"}, "got --hosts with --devices"),
         ({"repeats": 0}, "got repeats=0"),
-        ({"decoder": ("a/transrec", "b/transrec")}, "got --decoder .*; wanted each name once"),
+        ({"decoder": ("a/transrec", "b/transrec")}, "got --shadows .*; wanted each name once"),
     ],
 )
 def test_wrong_flags_are_refused_before_anything_is_loaded(monkeypatch, wrong, message):

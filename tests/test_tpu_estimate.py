@@ -56,7 +56,7 @@ def test_the_table_has_the_share_of_plain_and_the_clock():
 
 def test_without_libtpu_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    message = r"without libtpu.*; wanted.*pip install 'advface_jax\[tpu\]'"
+    message = r"without libtpu.*; wanted.*pip install 'jax\[tpu\]'"
     with pytest.raises(ValueError, match=message):
         tpu_estimate.devices("v5e:1x1")
 
@@ -82,7 +82,7 @@ print(json.dumps([tpu_estimate.row(**given, formulation=how) for how in ("plain"
 @pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
-    reason="the TPU's compiler is not installed: pip install 'advface_jax[tpu]'",
+    reason="the TPU's compiler is not installed: pip install 'jax[tpu]'",
 )
 def test_packed_takes_half_of_plains_cycles_at_most():
     plain, packed = answer(start(ESTIMATE, devices=None))

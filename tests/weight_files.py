@@ -1,6 +1,7 @@
 """Tiny weight files in the true formats, written by hand so that no test needs their libraries."""
 
 import io
+import json
 import os
 import pickle
 import struct
@@ -32,12 +33,19 @@ class Call:
         self.function, self.arguments = function, arguments
 
 
+class Built:
+    """Pickles as an object of ``kind``, with these attributes."""
+
+    def __init__(self, kind: Named, attributes: dict[str, Any]):
+        self.kind, self.attributes = kind, attributes
+
+
 class Persistent(tuple):
     """Pickles as a persistent id: a storage."""
 
 
 class Pickler(pickle._Pickler):
-    """Python's own pickler, in Python, and the three kinds above."""
+    """Python's own pickler, in Python, and the kinds above."""
 
     write: Callable[[bytes], Any]
 
@@ -51,6 +59,11 @@ class Pickler(pickle._Pickler):
             self.save(obj.function)
             self.save(obj.arguments)
             self.write(pickle.REDUCE)
+        elif isinstance(obj, Built):
+            self.save(obj.kind)
+            self.write(pickle.EMPTY_TUPLE + pickle.NEWOBJ)
+            self.save(obj.attributes)
+            self.write(pickle.BUILD)
         else:
             super().save(obj, save_persistent_id)  # type: ignore[attr-defined]
 
@@ -63,7 +76,8 @@ def pickled(value: Any) -> bytes:
 
 def torch_value(arrays: Arrays) -> dict[str, Call]:
     def tensor(number: int, array: np.ndarray) -> Call:
-        kind = {"f4": "FloatStorage", "i8": "LongStorage"}[array.dtype.str[1:]]
+        kinds = {"float32": "Float", "int64": "Long", "float16": "Half", "bfloat16": "BFloat16"}
+        kind = kinds[array.dtype.name] + "Storage"
         storage = Persistent(("storage", Named("torch", kind), str(number), "cpu", array.size))
         strides = tuple(step // array.itemsize for step in array.strides)
         return Call(
@@ -117,11 +131,11 @@ def node(name: str, op: str, inputs: tuple[str, ...] = (), tensor: bytes | None 
 
 def write_graph(path: Path, arrays: Arrays) -> Path:
     """A frozen graph: each variable a Const read by an Identity, beside a Const that is neither."""
-    graph = node("batchnorm/add/y", "Const", tensor=tensor_proto(np.array(1e-3, np.float32)))
+    graph = [node("batchnorm/add/y", "Const", tensor=tensor_proto(np.array(1e-3, np.float32)))]
     for name, array in arrays.items():
-        graph += node(name, "Const", tensor=tensor_proto(array))
-        graph += node(f"{name}/read", "Identity", (name,))
-    path.write_bytes(graph)
+        graph.append(node(name, "Const", tensor=tensor_proto(array)))
+        graph.append(node(f"{name}/read", "Identity", (name,)))
+    path.write_bytes(b"".join(graph))
     return path
 
 
@@ -138,13 +152,21 @@ def table_block(entries: list[tuple[bytes, bytes]]) -> bytes:
     return out + struct.pack("<II", 0, 1)
 
 
-def write_checkpoint(path: Path, arrays: Arrays, *, compressed: bool = False) -> Path:
+def write_checkpoint(
+    path: Path,
+    arrays: Arrays,
+    *,
+    compressed: bool = False,
+    header: bytes = field(1, 1),
+    parted: str = "",
+) -> Path:
     """``path`` (ending in .index), two keys a block, and its one data file."""
-    entries, data = [(b"", field(1, 1))], b""
+    entries, data = [(b"", header)], bytearray()
     for name in sorted(arrays):
         array = arrays[name]
         entry = field(1, 1) + field(2, shape_proto(array.shape))
         entry += field(4, len(data)) + field(5, array.nbytes)
+        entry += field(7, b"") if name == parted else b""
         entries.append((name.encode(), entry))
         data += array.tobytes()
     out, handles = b"", []
@@ -239,6 +261,53 @@ def write_tflite(
     out = bytearray(b"\0\0\0\0TFL3")
     struct.pack_into("<I", out, 0, model(out))
     path.write_bytes(bytes(out))
+    return path
+
+
+def write_safetensors(path: Path, arrays: Arrays) -> Path:
+    kinds = {"float32": "F32", "int64": "I64", "float16": "F16", "bfloat16": "BF16"}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, array in arrays.items():
+        places = [end, end := end + array.nbytes]
+        kind = kinds[array.dtype.name]
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": places}
+    text = json.dumps(header).encode()
+    data = b"".join(array.tobytes() for array in arrays.values())
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+def write_keras3(path: Path, arrays: Arrays, *, names: bool = True) -> Path:
+    """As Keras 3 does: a ``.keras`` zip with config.json, or its weights alone (``.weights.h5``).
+
+    A layer stands in a place of its class and number; ``names`` (from 3.6 or so) stand beside.
+    ``arrays`` are called ``layer/variable``; a layer's variables follow one another.
+    """
+    layers: dict[str, list[np.ndarray]] = {}
+    for name, array in arrays.items():
+        layers.setdefault(name.partition("/")[0], []).append(array)
+    counts: dict[str, int] = {}
+    config, file_bytes = [], io.BytesIO()
+    with h5py.File(file_bytes, "w") as file:
+        for layer, variables in layers.items():
+            word = {4: "Conv2D", 2: "Dense", 1: "BatchNormalization"}[variables[0].ndim]
+            config.append({"class_name": word, "config": {"name": layer}})
+            place = {"BatchNormalization": "batch_normalization"}.get(word, word.lower())
+            counts[place] = count = counts.get(place, -1) + 1
+            group = file.create_group(f"layers/{place}{f'_{count}' if count else ''}/vars")
+            for i, variable in enumerate(variables):
+                group[str(i)] = variable
+            if names:
+                group.attrs["name"] = layer
+        file["optimizer/vars/0"] = np.zeros((5, 7), np.float32)
+    if path.suffix != ".keras":
+        path.write_bytes(file_bytes.getvalue())
+        return path
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", "{}")
+        archive.writestr("config.json", json.dumps({"config": {"layers": config}}))
+        archive.writestr("model.weights.h5", file_bytes.getvalue())
     return path
 
 

@@ -10,30 +10,46 @@ import numpy as np
 from flax import nnx
 
 from advface_jax.models import facenet, mtcnn, state
-from weights_convert import tables
-from weights_convert.fetch import KNOWN, Standardization, sha256
-from weights_convert.rules import Rule, Shapes, convert
-from weights_convert.sources import graphdef, keras_h5, tf_checkpoint, tflite, torch_file, wheel
+from weights_convert import finding, tables
+from weights_convert.fetch import Standardization, sha256
+from weights_convert.rules import Rule, Shapes, convert, without_prefix
+from weights_convert.sources import (
+    graphdef,
+    keras_h5,
+    safetensors_file,
+    tf_checkpoint,
+    tflite,
+    torch_file,
+    wheel,
+)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of weight file: how it is read, and how its names map."""
+    """One kind of weight file: how it is read, and how its names map.
+
+    ``anchor`` is an array that each such network has, by which a prefix of all names is found.
+    """
 
     name: str
     read: Callable[[Path], dict[str, np.ndarray]]
     rules: Callable[[], Sequence[Rule]]
     files: Callable[[Path], list[Path]] = lambda path: [path]
+    anchor: str = ""
 
 
 MTCNN = "mtcnn"  # the face detector; every other kind is a recogniser
 
+_SLIM, _TORCH = "InceptionResnetV1/Conv2d_1a_3x3/weights", "conv2d_1a.conv.weight"
+
 KINDS: dict[str, Kind] = {
-    ".tflite": Kind("TFLite", tflite.read, tables.tflite),
-    ".pt": Kind("facenet-pytorch", torch_file.read, tables.torch),
-    ".pb": Kind("TensorFlow graph", graphdef.read, tables.tensorflow),
+    ".tflite": Kind("TFLite", tflite.read, tables.tflite, anchor=_SLIM),
+    ".pt": Kind("facenet-pytorch", torch_file.read, tables.torch, anchor=_TORCH),
+    ".safetensors": Kind("safetensors", safetensors_file.read, tables.torch, anchor=_TORCH),
+    ".pb": Kind("TensorFlow graph", graphdef.read, tables.tensorflow, anchor=_SLIM),
     ".index": Kind(
-        "TensorFlow checkpoint", tf_checkpoint.read, tables.tensorflow, tf_checkpoint.files
+        *("TensorFlow checkpoint", tf_checkpoint.read, tables.tensorflow, tf_checkpoint.files),
+        anchor=_SLIM,
     ),
     ".h5": Kind("Keras", keras_h5.read, tables.keras),
     ".whl": Kind(MTCNN, wheel.read, tables.mtcnn),
@@ -74,6 +90,8 @@ def convert_file(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The network's arrays by dotted path (float32) of a weight file, and their card.
 
+    ``path`` may name the file in every way of ``finding.find``.
+
     The card has their origin (``source``, by default the file's name; ``kind``, ``sha256``,
     ``date``) and a recogniser's fields of ``FaceNetConfig`` (``embedding_size``,
     ``standardization``, ``folded``, ``classes``). The detector's card (kind "mtcnn") has its
@@ -82,28 +100,27 @@ def convert_file(
     Raises:
       ValueError: a missing or unreadable file, or one that does not fit the network.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file, and no known name ({', '.join(KNOWN)})")
-    if path.suffix not in KINDS:
-        raise ValueError(
-            f"{path}: unknown ending {path.suffix!r}; wanted one of {', '.join(KINDS)}"
-        )
-    kind = KINDS[path.suffix]
+    path, key = finding.find(path)
+    kind = KINDS[key]
     arrays = kind.read(path)
+    if not source:  # a saved model's file is called variables.index
+        source = path.parents[1].name if path.name == "variables.index" else path.name
     card: dict[str, Any] = {
-        "source": source or path.name,
+        "source": source,
         "kind": kind.name,
         "sha256": sha256(*kind.files(path)),
         "date": datetime.date.today().isoformat(),
     }
-    if kind.name == MTCNN:
-        if standardization is not None:
-            raise ValueError(f"{card['source']} is a face detector: leave --standardization out")
-        shapes = state.shapes(lambda: mtcnn.MTCNN(rngs=nnx.Rngs(0)))
-        arrays = convert(arrays, kind.rules(), shapes)
-        return arrays, card | {"licence": wheel.LICENCE, "members": wheel.MEMBERS}
-    arrays = convert(arrays, kind.rules(), shapes_of)
+    try:
+        if kind.name == MTCNN:
+            if standardization is not None:
+                raise ValueError("a face detector: leave --standardization out")
+            shapes = state.shapes(lambda: mtcnn.MTCNN(rngs=nnx.Rngs(0)))
+            arrays = convert(arrays, kind.rules(), shapes)
+            return arrays, card | {"licence": wheel.LICENCE, "members": wheel.MEMBERS}
+        arrays = convert(without_prefix(arrays, kind.anchor), kind.rules(), shapes_of)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     config = config_of(arrays, standardization)
     fields = ("embedding_size", "standardization", "folded", "classes")
     return arrays, card | {name: getattr(config, name) for name in fields}

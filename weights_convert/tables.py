@@ -26,7 +26,7 @@ def _slim(
     of each block's last 1x1 convolution, which has a bias instead."""
     size = r"\dx\d"
     one = rf"Branch_0{sep}Conv2d_1x1"
-    chain = rf"Branch_(?P<branch>[12]){sep}Conv2d_0(?P<step>[abc])_{size}"
+    chain = rf"{sep}Conv2d_0(?P<step>[abc])_{size}"
     six, seven = f"Mixed_6a{sep}Branch_", f"Mixed_7a{sep}Branch_"
     at_six, at_seven = "server.mixed_6a.branch_", "server.mixed_7a.branch_"
     ab = rf"{sep}Conv2d_0(?P<step>[ab])_{size}"
@@ -41,14 +41,17 @@ def _slim(
         rf"{seven}2{sep}Conv2d_1a_{size}": f"{at_seven}2.2",
     }
     ups = {}
-    for name, path in {
-        rf"{block35}(?P<block>[1-5])": "server.repeat_1.{block}",
-        rf"{block17}(?P<block>\d+)": "server.repeat_2.{block}",
-        rf"{block8}(?P<block>[1-5])": "server.repeat_3.{block}",
-        last: "server.block8",
-    }.items():
+    # Keras ports after deepface's call the second branch by its block: Block17_3_Branch_3.
+    second = "Branch_(1|(?P=block))"
+    for name, path, branches in (
+        (rf"{block35}(?P<block>[1-5])", "server.repeat_1.{block}", "Branch_(?P<branch>[12])"),
+        (rf"{block17}(?P<block>\d+)", "server.repeat_2.{block}", second),
+        (rf"{block8}(?P<block>[1-5])", "server.repeat_3.{block}", second),
+        (last, "server.block8", "Branch_1"),
+    ):
+        branch = "{branch}" if "<branch>" in branches else "1"
         layers[f"{name}{sep}{one}"] = f"{path}.branch_0"
-        layers[f"{name}{sep}{chain}"] = f"{path}.branch_{{branch}}.{{step}}"
+        layers[f"{name}{sep}{branches}{chain}"] = f"{path}.branch_{branch}.{{step}}"
         ups[f"{name}{sep}Conv2d_1x1"] = f"{path}.up"
     return layers, ups
 
@@ -103,9 +106,9 @@ def tensorflow() -> tuple[Rule, ...]:
 
 
 def keras() -> tuple[Rule, ...]:
-    """The Keras port: ``<slim name with underscores>[_BatchNorm]/<variable>:0``."""
-    words = ("beta:0", "moving_mean:0", "moving_variance:0", "gamma:0")
-    return tuple(_with_norms(_KERAS, "", "kernel:0", "bias:0", "_BatchNorm", words))
+    """The Keras port: ``<slim name with underscores>[_BatchNorm]/<variable>``."""
+    words = ("beta", "moving_mean", "moving_variance", "gamma")
+    return tuple(_with_norms(_KERAS, "", "kernel", "bias", "_BatchNorm", words))
 
 
 def tflite() -> tuple[Rule, ...]:

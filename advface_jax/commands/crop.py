@@ -1,4 +1,10 @@
-"""Photographs into 160×160 face crops, found by MTCNN."""
+"""Photographs into 160×160 face crops, found by MTCNN.
+
+    python -m advface_jax crop PHOTOS -o FACES
+    python -m advface_jax crop photos.zip -o FACES --choose largest --format png
+
+The other commands read FACES.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +58,8 @@ def main(
     if limit is not None:
         checks.positive(limit=limit)
     config = cropping.CropConfig(size, margin, choose, format, quality, min_face)
+    settings = detection.DetectorConfig(min_face=min_face)
+    cli.folder(out)
     if Path(photos).is_dir() and out.resolve().is_relative_to(Path(photos).resolve()):
         raise ValueError(
             f"{out} lies inside {photos}, where its crops would be taken for photographs: "
@@ -66,7 +74,6 @@ def main(
         names, identities = source.names[:limit], source.identities[:limit]
         source = dataclasses.replace(source, names=names, identities=identities)
     network = detection.load_detector(detector)
-    settings = detection.DetectorConfig(min_face=min_face)
     origin = {"photos": Path(photos).name, "detector": Path(detector).name}
 
     began = time.monotonic()

@@ -1,7 +1,13 @@
-"""``python -m advface_jax features FACES -o FOLDER``: protected features to share (paper, §4.4)."""
+"""Faces into a set of protected features that can be shared (paper, §4.4).
+
+    python -m advface_jax features FACES -o FEATURES
+    python -m advface_jax features celeba.zip --listing celeba.tsv --labels original -o FEATURES
+    python -m advface_jax features synthetic --limit 32 --epsilon 0.1 -o FEATURES
+
+``advface_jax.data.open_features`` reads the set.
+"""
 
 import hashlib
-import importlib.metadata
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,7 +32,7 @@ def main(
     steps: int | None = None,
     weights: str = "facenet-512-q8",
     shadow: str = "resrec",
-    dtype: Literal["f32", "bf16"] = "bf16",
+    dtype: Literal["f32", "bf16", "float32", "bfloat16"] = "bf16",
     labels: Literal["none", "pseudonyms", "original"] = "pseudonyms",
     names: bool = False,
     batch: int = 16,
@@ -52,7 +58,8 @@ def main(
       steps: PGD iterations; by default the paper's 40.
       weights: A known name or a checkpoint folder of weights_convert.
       shadow: The server's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
-      dtype: bf16 (0.76 MB a face) or f32 (1.5 MB).
+      dtype: Of the stored numbers: bf16, which is bfloat16 (0.76 MB a face), or f32, which is
+        float32 (1.5 MB).
       labels: pseudonyms: a number a person. original: the data set's own labels. none: none.
       names: Keep the files' names and their order. Names reveal people.
       batch: Faces protected together.
@@ -75,16 +82,19 @@ def main(
     from advface_jax.data.listing import parse_where
     from advface_jax.models import decoders
 
-    checks.epsilon(epsilon)
-    checks.positive(batch=batch, shard_size=shard_size)
+    checks.bound(epsilon)
+    checks.positive(batch=batch, shard_size=shard_size, limit=1 if limit is None else limit)
+    decoders.named(shadow)
+    cli.folder(out)
+    chosen = parse_where(where)
+    dtype = {"float32": "f32", "bfloat16": "bf16"}.get(dtype, dtype)  # type: ignore[assignment]
     config = advface_jax.ProtectConfig()
     config = config if steps is None else dataclasses.replace(config, steps=steps)
-    models = advface_jax.load(weights)
+    crops = data.open_faces(faces, listing=listing, where=chosen, limit=limit, resize=resize)
     is_kind = shadow in decoders.KINDS
+    models = advface_jax.load(weights)
     file = models.decoder_file(shadow, "shadow") if is_kind else Path(shadow)
     decoder = models.read_decoder(file)
-    chosen = parse_where(where)
-    crops = data.open_faces(faces, listing=listing, where=chosen, limit=limit, resize=resize)
     card = {
         "notice": NOTICE,
         "epsilon": epsilon,
@@ -93,7 +103,7 @@ def main(
         "weights_sha256": models.features_sha256,
         "shadow": dataclasses.asdict(decoder.config),
         "shadow_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "versions": {n: importlib.metadata.version(n) for n in ("advface_jax", "jax")},
+        "versions": {"advface_jax": advface_jax.__version__, "jax": jax.__version__},
     }
     extract = jax.jit(lambda extractor, x: extractor(x.astype(jnp.float32) / 255))
     networks = {"extractor": models.extractor, "shadow": decoder}

@@ -1,4 +1,11 @@
-"""Face sets into tensorflow-datasets' form: one command a set, from the user's own copy."""
+"""Face sets into tensorflow-datasets' form: one command a set, from the user's own copy.
+
+    python -m advface_jax prepare casia-webface CASIA-WebFace -o SETS
+    python -m advface_jax prepare cfp-fp CROPS --protocol cfp-dataset -o SETS
+    python -m advface_jax prepare agedb-30 agedb_30.bin
+
+docs/datasets.md says where the sets come from.
+"""
 
 from __future__ import annotations
 

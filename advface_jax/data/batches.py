@@ -179,7 +179,7 @@ def _ahead(load: _Load, steps: range, workers: int, by: str) -> Iterator[Batch]:
     except ImportError:
         raise ValueError(
             f"workers={workers} read ahead with grain, which is not installed: "
-            "`pip install 'advface_jax[data]'`, or workers=0 to read without"
+            "pip install grain, or workers=0 to read without"
         ) from None
     loaded = grain.MapDataset.range(steps.start, steps.stop).map(load)
     threads = workers if by == "threads" else 1

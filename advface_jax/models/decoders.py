@@ -7,6 +7,7 @@ sizes reach the paper's quality of unprotected pictures (README, "Decoders").
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, overload
 
 import jax
@@ -20,6 +21,18 @@ from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool, rectif
 
 Kind = Literal["transrec", "resrec", "urec"]
 KINDS: tuple[Kind, ...] = ("transrec", "resrec", "urec")
+
+
+def named(*sources: str) -> None:
+    """ValueError unless each is one of ``KINDS``, or a decoder's file with its card beside it."""
+    for source in set(sources) - set(KINDS):
+        path = Path(source)
+        files = (path, path.with_suffix(".json")) if path.name else (path,)
+        if lacking := [file for file in files if not file.is_file()]:
+            raise ValueError(
+                f"no decoder at {lacking[0]}: wanted {', '.join(KINDS)}, or NAME.safetensors "
+                "beside NAME.json, as `python -m experiments.train_decoder` writes them"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

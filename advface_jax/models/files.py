@@ -24,7 +24,9 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {k: np.asarray(v).astype(dtype) for k, v in state.flatten(module).items()}
     safetensors.numpy.save_file(arrays, path)
-    path.with_suffix(".json").write_text(json.dumps({**card, "dtype": dtype}, indent=2) + "\n")
+    path.with_suffix(".json").write_text(
+        json.dumps({**card, "dtype": dtype}, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def read(
@@ -38,16 +40,35 @@ def read(
     Raises:
       ValueError: there is no such ``what``, or it is damaged.
     """
-    path = Path(path)
+    path = _named(Path(path).expanduser())
     for file in (path, path.with_suffix(".json")):
         if not file.is_file():
             wanted = f"wanted NAME.safetensors beside NAME.json{written_by}"
             raise ValueError(f"no {what} at {file}: {wanted}")
     try:
-        card = json.loads(path.with_suffix(".json").read_text())
-        arrays = safetensors.numpy.load_file(path)
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if not isinstance(card, dict):
+            raise ValueError(f"its card holds {type(card).__name__}, wanted an object")
+        with open(path, "rb"):  # what the system refuses is no damage
+            arrays = safetensors.numpy.load_file(path)
         understood = understand(card)
         card["weights_sha256"]  # every card names its recogniser
-    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+    except KeyError as error:
+        raise ValueError(f"{path} is no {what} of ours: its card lacks {error}") from error
+    except (ValueError, TypeError, RecursionError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path} is damaged ({error}): copy or train it again") from error
     return arrays, card, understood
+
+
+def _named(path: Path) -> Path:
+    """The ``.safetensors`` file that ``path`` means: itself, its card, its folder, or its stem."""
+    if path.is_dir() and (path / "card.json").is_file():
+        raise ValueError(
+            f"{path} is a recogniser's checkpoint (load reads it); wanted NAME.safetensors"
+        )
+    if path.is_dir() and len(found := list(path.glob("*.safetensors"))) == 1:
+        return found[0]
+    if path.suffix == ".json":
+        return path.with_suffix(".safetensors")
+    with_ending = path.with_name(path.name + ".safetensors") if path.name else path
+    return with_ending if not path.exists() and with_ending.is_file() else path

@@ -69,7 +69,7 @@ class Peer:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            said = self._log.read_text(errors="replace").strip().splitlines()
+            said = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise ValueError(
                 f"the torch side ended: {said[-1] if said else 'no message'}. It needs a Python "
                 "with torch and numpy: `uv venv DIR; uv pip install --python DIR/bin/python torch "
@@ -92,7 +92,7 @@ def start(python: Path | None) -> Iterator[tuple[Peer, Path]]:
         how: dict[str, Any] = {"env": {**os.environ, **KEEP_MEMORY, "PYTHONSAFEPATH": "1"}}
         how |= {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         try:
-            with open(log, "w") as errors:
+            with open(log, "w", encoding="utf-8") as errors:
                 process = subprocess.Popen(command, stderr=errors, **how)
         except OSError as error:
             raise ValueError(f"cannot start --peer-python {python}: {error}") from error

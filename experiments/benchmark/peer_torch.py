@@ -269,7 +269,7 @@ def _peak_bytes():
 
 
 def main():
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not fall between the answers
     known = hasattr(os, "sched_getaffinity")
     torch.set_num_threads(len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1)

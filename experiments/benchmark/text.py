@@ -8,8 +8,8 @@ import numpy as np
 
 from experiments.benchmark.timing import OURS
 from experiments.measure import results_file
-from experiments.measure.plots.drawing import pyplot
 from experiments.measure.results_file import Row, markdown
+from experiments.plots.drawing import pyplot
 
 HEADER = "decoder, impl|batch|faces/s|quartiles|core-ms / iteration / face|quartiles|clock, ms"
 HEADER += "|GFLOP/s|share of roofline %|compile s|temporary MB / face"

@@ -51,7 +51,7 @@ def devices(topology: str) -> Sequence[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             f"got --aot {topology} without libtpu, the TPU's compiler; wanted it installed: "
-            "pip install 'advface_jax[tpu]' (Linux; no TPU is needed)"
+            "pip install 'jax[tpu]' (Linux; no TPU is needed)"
         )
     chip, _, shape = topology.partition(":")
     if chip not in CLOCKS or not re.fullmatch(r"\d+(x\d+){1,2}", shape):

@@ -75,7 +75,8 @@ def trained(system: advface_jax.System, sources: Sequence[str], role: Role) -> t
     found = []
     for source in sources:
         one, path = decoder(system, source, role), file(system, source, role)
-        seed = json.loads(path.with_suffix(".json").read_text()).get("train", {}).get("seed")
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        seed = card.get("train", {}).get("seed")
         found.append(Trained(one, role, path, seed, KIND_NAMES[one.config.kind]))
     sums = [digest(one.decoder) for one in found]
     if twice := [s for s, d in zip(sources, sums, strict=True) if sums.count(d) > 1]:
@@ -116,7 +117,10 @@ def of_system(system: advface_jax.System) -> dict[str, Any]:
 
 def decoder(system: advface_jax.System, source: str, role: Role) -> decoders.Decoder:
     """One decoder, by kind or by file. Errors as for ``System.decoder`` and ``read_decoder``."""
-    if source in (*decoders.KINDS, *system.kinds):
+    if source in system.kinds:
+        return system.decoder(source, role)
+    decoders.named(source)
+    if source in decoders.KINDS:
         return system.decoder(source, role)
     return system.read_decoder(source)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from advface_jax import data
+from advface_jax import cli, data
 from advface_jax.data import leaks
 from advface_jax.data.listing import read_listing
 from experiments.measure import evaluation_sets, paper
@@ -51,11 +51,7 @@ def read(
     Raises:
       ValueError: paper without data, data that cannot be read, or a set without paper.
     """
-    if preset == "paper":
-        faces, pairs = evaluation_sets.find(set, faces, pairs)
-    elif set != "lfw":
-        raise ValueError(f"got --set {set} with --preset {preset}: sets belong to --preset paper")
-    faces = faces or "synthetic"
+    faces, pairs = places(preset, faces, listing, pairs, set)
     is_pack = Path(faces).suffix in PACKS or (Path(faces) / "train.rec").is_file()
     resize = resize or is_pack
     origin_of_pairs, named = str(pairs and Path(pairs).name), None
@@ -91,6 +87,22 @@ def read(
         **({"resized": True} if resize else {}),
     }
     return Inputs(crops, over, origin)
+
+
+def places(
+    preset: Preset, faces: str | None, listing: Path | None, pairs: Path | None, set: paper.Set
+) -> tuple[str, Path | None]:
+    """The faces and the pairs that the flags or the preset name; None: no list of pairs.
+
+    Raises:
+      ValueError: As for ``read``, as far as it shows before anything is opened.
+    """
+    if preset == "paper":
+        faces, pairs = evaluation_sets.find(set, faces, pairs)
+    elif set != "lfw":
+        raise ValueError(f"got --set {set} with --preset {preset}: sets belong to --preset paper")
+    cli.present(faces=faces, listing=listing, pairs=pairs)
+    return faces or "synthetic", pairs
 
 
 def draw(crops: data.Faces | data.FeatureSet, limit: int | None, seed: int) -> data.Pairs:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+import advface_jax
 from advface_jax import sharding
 
 Row = dict[str, Any]
@@ -28,7 +29,7 @@ def surroundings() -> dict[str, Any]:
         "platform": device.platform,
         "versions": {
             "python": platform.python_version(),
-            "advface_jax": importlib.metadata.version("advface_jax"),
+            "advface_jax": advface_jax.__version__,
             **{name: importlib.metadata.version(name) for name in names},
         },
     }
@@ -37,7 +38,7 @@ def surroundings() -> dict[str, Any]:
 def _processor() -> str:
     """The processor's name; Linux has it in /proc only, and not always."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -65,8 +66,12 @@ def write_results(
         "seconds": round(seconds, 1),
         **surroundings(),
     }
-    (out / f"{name}.json").write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
-    (out / f"{name}.md").write_text(text + "\n")
+    written = {"json": json.dumps(document, indent=2, allow_nan=False), "md": text}
+    for ending, content in written.items():
+        # A file name of other bytes than UTF-8 may stand in the command.
+        (out / f"{name}.{ending}").write_text(
+            content + "\n", encoding="utf-8", errors="backslashreplace"
+        )
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from advface_jax import ProtectConfig, checks
+import advface_jax
+from advface_jax import ProtectConfig, checks, cli
 from advface_jax.data import leaks
+from advface_jax.models.decoders import named
 from experiments.measure import inputs, paper
 from experiments.measure.results_file import Row
 
@@ -34,13 +36,13 @@ class Sample:
       batch: Faces at a time: protected together, where S uses their statistics.
       seed: Of a defence's noise, and of the pairs that are drawn when none are given. A face's
         noise is derived from the seed and its number, whatever its batch.
-      on_leak: What to do about train/test identity overlap, by the lists beside the networks
-        (NAME.identities): warn, or refuse.
+      on_leak: What to do about train/test identity overlap, by the lists beside the
+        networks (NAME.identities): warn, or refuse.
     """
 
     preset: inputs.Preset = "demo"
     set: paper.Set = "lfw"
-    out: Path = Path("results")
+    out: cli.Out = Path("results")
     weights: str = "facenet-512-q8"
     faces: str | None = None
     listing: Path | None = None
@@ -55,15 +57,30 @@ class Sample:
         """Keywords of ``judging.judge``; a stopped run goes on from the batches it kept."""
         return {"batch": self.batch, "seed": self.seed, "keep": self.out / ".batches"}
 
+    def open(self, *sources: str | None) -> tuple[advface_jax.System, inputs.Inputs]:
+        """The recogniser and the faces with their pairs, after ``check``."""
+        self.check(*sources)
+        return advface_jax.load(self.weights), self.read()
+
+    def check(self, *sources: str | None) -> None:
+        """Refuse (ValueError) what is wrong without a look at weights and faces.
+
+        ``sources`` are decoders, by kind or by file; None where the system has its own.
+        """
+        checks.positive(batch=self.batch, limit=1 if self.limit is None else self.limit)
+        if self.seed < 0:
+            raise ValueError(f"got --seed {self.seed}; wanted 0 or more")
+        cli.folder(self.out)
+        named(*filter(None, sources))
+        inputs.places(self.preset, self.faces, self.listing, self.pairs, self.set)
+
     def read(self, resize: bool = False) -> inputs.Inputs:
         """The faces and the pairs.
 
         Raises:
-          ValueError: As for ``inputs.read``; an empty batch; ``out`` is a file.
+          ValueError: As for ``inputs.read`` and ``check``.
         """
-        checks.positive(batch=self.batch)
-        if self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"got --out {self.out}, which is a file; wanted a folder")
+        self.check()
         return inputs.read(
             self.preset,
             self.faces,

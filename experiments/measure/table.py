@@ -168,8 +168,7 @@ def publish(table: Table, out: Path) -> None:
         notes=table.notes,
         text=table.markdown(command),
     )
-    for file, draw in table.pictures.items():
-        draw(out / file)
+    pictures = _drawn(table.pictures, out)
     shown = Shown(title=table.caption)
     columns = table.narrow or range(len(table.header))
     for i in columns:
@@ -178,6 +177,17 @@ def publish(table: Table, out: Path) -> None:
         style = "dim" if line[0].startswith(" ") else None
         shown.add_row(*(line[i] for i in columns), style=style)
     cli.answer.print(shown)
-    files = (f"{table.name}.md", f"{table.name}.json", *table.pictures)
+    files = (f"{table.name}.md", f"{table.name}.json", *pictures)
     cli.console.print("written: " + ", ".join(str(out / f) for f in files), soft_wrap=True)
     discard(*table.kept)
+
+
+def _drawn(pictures: Mapping[str, Callable[[Path], None]], out: Path) -> list[str]:
+    """Draws what can be drawn: without matplotlib nothing, which is said and loses no result."""
+    try:
+        for file, draw in pictures.items():
+            draw(out / file)
+    except ModuleNotFoundError as error:
+        cli.console.print(f"no pictures without {error.name}: pip install {error.name}")
+        return []
+    return list(pictures)

@@ -72,7 +72,10 @@ def read(folder: Path) -> list[Run]:
     """The results files under a folder, by name; a warning counts other JSON files. ValueError if
     there is no such folder."""
     if not folder.is_dir():
-        raise ValueError(f"got {folder}, which is no folder; wanted one with results files (.json)")
+        raise ValueError(
+            f"got {folder}, which is no folder; wanted one with results files (.json): this "
+            "project's lie in docs/results of a clone, yours in the --out of your experiments"
+        )
     runs, others = [], []
     for file in sorted(folder.rglob("*.json")):
         if any(part.startswith(".") for part in file.relative_to(folder).parts):

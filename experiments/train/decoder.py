@@ -12,7 +12,8 @@ from advface_jax.data.batches import loading_rate
 from advface_jax.models import decoders, facenet
 from advface_jax.system import write_decoder
 from advface_jax.training import step, train
-from experiments.measure import plots, table
+from experiments import plots
+from experiments.measure import table
 from experiments.train.faces import in_memory
 from experiments.train.run import Place, Run
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from tyro.conf import OmitArgPrefixes
 
-from advface_jax import data
+from advface_jax import checks, cli, data
 from advface_jax.data.listing import parse_where
 
 IN_MEMORY = 10_000  # more faces than these (0.8 GB of pixels) are read from the disk as needed
@@ -31,6 +31,12 @@ class Selection:
     where: tuple[str, ...] = ()
     limit: int | None = None
     resize: bool = False
+
+    def check(self) -> None:
+        """ValueError for what is wrong without a look at the faces."""
+        checks.positive(limit=1 if self.limit is None else self.limit)
+        parse_where(self.where)
+        cli.present(faces=getattr(self, "faces", None), listing=self.listing)
 
 
 @dataclasses.dataclass(frozen=True)

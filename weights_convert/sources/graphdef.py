@@ -1,19 +1,17 @@
 """Read the frozen variables of a TensorFlow GraphDef (``.pb``), without TensorFlow."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from weights_convert.sources import explained, wire
+from weights_convert.sources import Room, explained, wire
 
 # The fields of a TensorProto for values outside tensor_content.
 _VALUE_FIELDS = {1: 5, 2: 6, 3: 7, 9: 10}
-_LARGEST = 1 << 26  # elements: a damaged shape must not take all the memory
 
 
-def _tensor(data: memoryview) -> np.ndarray | None:
+def _tensor(data: memoryview, room: Room) -> np.ndarray | None:
     """TensorProto as an array; None for what is not a number (text, resources)."""
     single = wire.message(data)
     kind = single.get(1, 0)
@@ -26,8 +24,8 @@ def _tensor(data: memoryview) -> np.ndarray | None:
     for number, value in wire.fields(data):
         if number == _VALUE_FIELDS.get(kind):
             values += wire.packed(value, dtype)
-    size = math.prod(dimensions)
-    if len(values) > size or size > _LARGEST:
+    size = room.take(dimensions)
+    if len(values) > size:
         raise ValueError(f"{len(values)} values for shape {dimensions}")
     # The last value stands for all that follow; none at all means zeros.
     array = np.full(size, values[-1] if values else 0, dtype)
@@ -62,7 +60,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     with explained(path, "a TensorFlow GraphDef", "give a frozen .pb"):
         constants, frozen = _nodes(data)
         wanted = [name for name in constants if name in frozen] or list(constants)
-        arrays = {name: _tensor(constants[name]) for name in wanted}
+        room = Room()
+        arrays = {name: _tensor(constants[name], room) for name in wanted}
     found = {name: array for name, array in arrays.items() if array is not None}
     if not found:
         raise ValueError(f"{path}: no constants in this graph; give a frozen .pb, with its weights")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from weights_convert.sources import explained, wire
+from weights_convert.sources import Refused, explained, wire
 
-_MAGIC = 0xDB4775248B80FB57
+MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48
+OBJECTS = b"_CHECKPOINTABLE_OBJECT_GRAPH"
 
 
 def _unsnappy(data: memoryview) -> memoryview:
@@ -79,7 +80,7 @@ def _block(data: memoryview, offset: int, size: int) -> Iterator[tuple[bytes, me
 
 
 def _entries(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    if len(data) < _FOOTER or struct.unpack_from("<Q", data, len(data) - 8)[0] != _MAGIC:
+    if len(data) < _FOOTER or struct.unpack_from("<Q", data, len(data) - 8)[0] != MAGIC:
         raise ValueError("it does not end as a TensorFlow index does")
     footer = data[-_FOOTER:]
     *_, position = _handle(footer, 0)
@@ -101,9 +102,28 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     with explained(path, "the index of a TensorFlow checkpoint", remedy):
         entries = dict(_entries(data))
         header = wire.message(entries.pop(b""))
-        if header.get(2, 0) != 0:
-            raise ValueError("its numbers are not little-endian")
         count = header.get(1, 0)
+        if not isinstance(count, int):
+            raise Refused(
+                "a checkpoint of TensorFlow's version 1; load it in TensorFlow and save it again "
+                "(tf.train.Saver), or freeze its graph into a .pb"
+            )
+        if header.get(2, 0) != 0:
+            raise Refused("its numbers are not little-endian; save it on another machine")
+        if OBJECTS in entries:
+            raise Refused(
+                "a checkpoint of TensorFlow 2, which names objects and no variables; load the "
+                "model in TensorFlow and save it as an .h5 (model.save('facenet.h5'))"
+            )
+        variables = {key: wire.message(value) for key, value in entries.items()}
+        if parted := [key for key, entry in variables.items() if 7 in entry]:
+            raise Refused(
+                f"it keeps the variable {parted[0].decode('utf-8', 'replace')!r} in several parts, "
+                "which is not read; save it without a partitioner, or freeze its graph into a .pb"
+            )
+        if count > len(files(path)):
+            present = len(files(path)) - 1
+            raise ValueError(f"it needs {count} data files and beside it are {present}")
         shards = [path.with_suffix(f".data-{i:05d}-of-{count:05d}") for i in range(count)]
         missing = [shard.name for shard in shards if not shard.is_file()]
         if missing:
@@ -111,15 +131,13 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         contents = [np.memmap(shard, np.uint8, "r") for shard in shards]
         return {
             key.decode("utf-8"): array
-            for key, value in entries.items()
-            if (array := _variable(wire.message(value), contents)) is not None
+            for key, entry in variables.items()
+            if (array := _variable(entry, contents)) is not None
         }
 
 
 def _variable(entry: dict[int, int | memoryview], contents: list[np.memmap]) -> np.ndarray | None:
     """BundleEntryProto as an array; None for what is not a number (text, object graphs)."""
-    if 7 in entry:
-        raise ValueError("it holds a variable in several parts, which is not supported")
     dtype = wire.DTYPES.get(entry.get(1, 0))  # type: ignore[arg-type]
     if dtype is None:
         return None

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from weights_convert.sources import explained
+from weights_convert.sources import Refused, explained
 
 _DTYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 7: "<i2", 9: "i1"}
 
@@ -71,9 +71,9 @@ def _dequantised(values: np.ndarray, tensor: _Table, name: str) -> np.ndarray:
         return values  # a plain integer tensor, such as a shape
     zero = quantisation.vector(3, "<i8")
     if scale.size != 1 or zero.size > 1:
-        raise ValueError(
-            f"tensor {name!r} is quantised with {scale.size} scales; "
-            "only one scale per tensor is supported"
+        raise Refused(
+            f"its tensor {name!r} has {scale.size} scales, and only one a tensor is read; give the "
+            "weights that it was made from"
         )
     return (values.astype(np.float32) - np.float32(zero.sum())) * scale[0]
 

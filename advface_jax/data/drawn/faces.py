@@ -66,7 +66,7 @@ def synthetic_faces(
 
 @functools.cache
 def _vetted() -> tuple[int, ...]:
-    return tuple(json.loads(VETTED.read_text())["people"])
+    return tuple(json.loads(VETTED.read_text(encoding="utf-8"))["people"])
 
 
 def draw(seed: int, shots: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -39,7 +39,7 @@ def array_record() -> Any:
         from array_record.python import array_record_data_source, array_record_module  # type: ignore
     except ImportError:
         raise ValueError(
-            "feature sets are array_record files, which need: pip install 'advface_jax[data]'"
+            "feature sets are array_record files, which need: pip install array_record"
         ) from None
     return array_record_module, array_record_data_source
 

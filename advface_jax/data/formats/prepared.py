@@ -28,7 +28,8 @@ def tensorflow_datasets() -> Any:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ValueError(
-            f"prepared data sets need the extra 'data' ({error}): pip install 'advface_jax[data]'"
+            f"prepared data sets need more packages ({error}): pip install tensorflow-datasets "
+            "array_record importlib_resources"
         ) from error
     return tfds
 

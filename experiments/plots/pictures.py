@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.measure.plots.drawing import pyplot, save
+from experiments.plots.drawing import pyplot, save
 
 
 def reconstructions(

@@ -1,5 +1,7 @@
 """What all figures share: matplotlib without a screen, and labels that do not collide."""
 
+import os
+import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -24,9 +26,15 @@ class Named(NamedTuple):
 
 def pyplot() -> Any:
     """``matplotlib.pyplot``, imported late and without a screen."""
-    import matplotlib
-
-    matplotlib.use("agg")
+    # A notebook exports the backend of its own environment, which matplotlib may not find in ours.
+    theirs = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if theirs is not None:
+            os.environ["MPLBACKEND"] = theirs
+    if "matplotlib.pyplot" not in sys.modules:  # else it is the user's, with a backend of theirs
+        matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
     return plt

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from experiments.measure.evaluation_sets import TITLES
-from experiments.measure.plots.drawing import Named, label, pyplot, save
 from experiments.measure.results_file import Row
+from experiments.plots.drawing import Named, label, pyplot, save
 
 SHARES = ("acc", "srra")  # shares of pairs, drawn in percent
 FLOOR = {"color": "tab:gray", "linestyle": ":", "label": "mean face (no feature at all)"}
