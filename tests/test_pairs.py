@@ -64,6 +64,19 @@ def test_index_pairs_points_at_the_named_faces():
         index_pairs(NAMED, faces.select(range(4)))
 
 
+def test_pairs_that_lack_a_face_are_dropped_on_request_and_counted():
+    faces = named_like(pair_names(NAMED)[1:])  # without Ada/Ada_0001.jpg
+    with pytest.warns(UserWarning, match="2 of 4 pairs are left out: 1 of the 6 .*'Ada/Ada_0001"):
+        pairs = index_pairs(NAMED, faces, missing="drop")
+    assert [faces.names[i] for i in pairs.left] == [pair.left for pair in NAMED[2:]]
+    assert pairs.fold.tolist() == [2, 2] and pairs.dropped == subset(pairs, 2).dropped == 2
+    assert index_pairs(NAMED[2:], faces, missing="drop").dropped == 0
+    with pytest.raises(ValueError, match="1 of the 3 faces"):
+        index_pairs(NAMED[:2], faces, missing="drop")
+    with pytest.raises(ValueError, match="'refuse' or 'drop'"):
+        index_pairs(NAMED, faces, missing="skip")  # type: ignore[arg-type]
+
+
 def many(folds: int, each: int) -> list[NamedPair]:
     return [
         NamedPair(f"{f}{s}{k}l", f"{f}{s}{k}r", s, f)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -21,12 +22,14 @@ class Pairs:
       left, right: int (m,), indices into a ``Faces``.
       same: bool (m,).
       fold: int (m,), from 1.
+      dropped: How many pairs of the list are not among them, since a face of theirs is missing.
     """
 
     left: np.ndarray
     right: np.ndarray
     same: np.ndarray
     fold: np.ndarray
+    dropped: int = 0
 
     def __len__(self) -> int:
         return len(self.left)
@@ -41,24 +44,46 @@ def pair_names(named: Iterable[NamedPair]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for pair in named for name in (pair.left, pair.right)))
 
 
-def index_pairs(named: Sequence[NamedPair], faces: Labelled) -> Pairs:
-    """The pairs as indices into ``faces``; ValueError when a face they need is not there."""
+def index_pairs(
+    named: Sequence[NamedPair], faces: Labelled, missing: Literal["refuse", "drop"] = "refuse"
+) -> Pairs:
+    """The pairs as indices into ``faces``.
+
+    Args:
+      named: The pairs, by name.
+      faces: The faces, or the features of them.
+      missing: What to do with a pair whose face is not there: refuse all of them, or drop that
+        pair. A warning counts those dropped, and ``Pairs.dropped`` has the number.
+
+    Raises:
+      ValueError: a face that the pairs need is not there and ``missing`` is "refuse", or no pair
+        has both its faces.
+    """
+    checks.choice(missing, "missing", ("refuse", "drop"))
     index = {name: i for i, name in enumerate(faces.names)}
     needed = pair_names(named)
-    missing = [name for name in needed if name not in index]
-    if missing and not faces.names:
+    lacking = [name for name in needed if name not in index]
+    if lacking and not faces.names:
         raise ValueError("these features were written without names: pairs by name need them")
-    if missing:
+    kept = [pair for pair in named if pair.left in index and pair.right in index]
+    if lacking and (missing == "refuse" or not kept):
         raise ValueError(
-            f"{len(missing):,} of the {len(needed):,} faces that the pairs need are not among the "
-            f"{len(faces):,} faces read, the first: {missing[0]!r} (faces are named like "
+            f"{len(lacking):,} of the {len(needed):,} faces that the pairs need are not among the "
+            f"{len(faces):,} faces read, the first: {lacking[0]!r} (faces are named like "
             f"{faces.names[0]!r}): read all of pair_names(pairs), or take another list of pairs"
         )
+    if dropped := len(named) - len(kept):
+        warnings.warn(
+            f"{dropped:,} of {len(named):,} pairs are left out: {len(lacking):,} of the "
+            f"{len(needed):,} faces that they need are missing, the first: {lacking[0]!r}",
+            stacklevel=2,
+        )
     return Pairs(
-        np.array([index[pair.left] for pair in named], np.int64),
-        np.array([index[pair.right] for pair in named], np.int64),
-        np.array([pair.same for pair in named], bool),
-        np.array([pair.fold for pair in named], np.int64),
+        np.array([index[pair.left] for pair in kept], np.int64),
+        np.array([index[pair.right] for pair in kept], np.int64),
+        np.array([pair.same for pair in kept], bool),
+        np.array([pair.fold for pair in kept], np.int64),
+        dropped,
     )
 
 
@@ -88,7 +113,8 @@ def subset(pairs: P, n: int | None) -> P:
         )
     rows = np.sort(np.concatenate([group[:each] for group in groups]))
     if isinstance(pairs, Pairs):
-        return Pairs(pairs.left[rows], pairs.right[rows], pairs.same[rows], pairs.fold[rows])
+        some = (array[rows] for array in (pairs.left, pairs.right, pairs.same, pairs.fold))
+        return Pairs(*some, pairs.dropped)
     return [pairs[i] for i in rows]
 
 
