@@ -75,6 +75,7 @@ def main(
     save_every: int = 200,
     restart: bool = False,
     on_leak: leaks.OnLeak = "warn",
+    missing: inputs.Missing = "refuse",
 ) -> None:
     """Train one small network on protected features, its twin on raw ones, and compare them.
 
@@ -108,6 +109,7 @@ def main(
       save_every: Steps between checkpoints.
       restart: Throw earlier trainings in --out away.
       on_leak: What to do when measured people are among the training's: warn, or refuse.
+      missing: What to do about pairs whose faces are missing: refuse, or drop and count them.
     """
     began = time.monotonic()
     system = advface_jax.load(weights)
@@ -155,7 +157,9 @@ def main(
             run.resume()
         if run.step < run.total:
             run.to_the_end(f"on {name} features")
-    sample = Sample(preset, set, out, weights, measured, None, pairs, limit, batch, seed, on_leak)
+    sample = Sample(
+        preset, set, out, weights, measured, None, pairs, limit, batch, seed, on_leak, missing
+    )
     given = sample.read()
     result = table(system, given, sample, found, crops, taught, common, shadow, precision, began)
     publish(result, out)

@@ -36,6 +36,8 @@ class Sample:
         noise is derived from the seed and its number, whatever its batch.
       on_leak: What to do about train/test identity overlap, by the lists beside the networks
         (NAME.identities): warn, or refuse.
+      missing: What to do about pairs whose faces are missing, as where crop found none: refuse, or
+        drop them and count them.
     """
 
     preset: inputs.Preset = "demo"
@@ -49,6 +51,7 @@ class Sample:
     batch: int = 16
     seed: int = 0
     on_leak: leaks.OnLeak = "warn"
+    missing: inputs.Missing = "refuse"
 
     @property
     def how(self) -> dict[str, Any]:
@@ -73,6 +76,7 @@ class Sample:
             self.seed,
             resize,
             self.set,
+            self.missing,
         )
 
     def beside(self, r: Row, kinds: tuple[str, str], config: ProtectConfig) -> dict[str, float]:
