@@ -254,7 +254,10 @@ def _crop_one(
 
 
 def _find(photo: np.ndarray, find: Callable[[np.ndarray], Detections]) -> tuple[Detections, int]:
-    """The faces, and how many pixels of grey at each edge it took to find them."""
+    """The faces, and how many pixels of grey at each edge it took to find them.
+
+    Grey is for tight photographs: what is small there, the first look would have found as well.
+    """
     found = find(photo)
     h, w, _ = photo.shape
     n = round(_PADDING * max(h, w))
@@ -264,7 +267,8 @@ def _find(photo: np.ndarray, find: Callable[[np.ndarray], Detections]) -> tuple[
     found = find(padded)
     boxes, landmarks = found.boxes - np.float32(n), found.landmarks - np.float32(n)
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
-    real = ((middle > 0) & (middle < (w, h))).all(1)  # not of the grey
+    tight = (boxes[:, 2:] - boxes[:, :2]).max(1) >= max(h, w) / 2
+    real = tight & ((middle > 0) & (middle < (w, h))).all(1)
     return Detections(boxes[real], found.probabilities[real], landmarks[real]), n
 
 

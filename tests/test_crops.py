@@ -163,15 +163,17 @@ def test_a_face_that_is_not_found_is_looked_for_again_in_grey(tmp_path):
             return squares(photo)
         assert (photo[:60] == 127).all() and (photo[:, -60:] == 127).all()
         assert (photo[60:140, 60:300] == 120).all()
-        boxes = np.array([[70, 50, 110, 90], [0, 0, 40, 40]], np.float32)  # one lies in the grey
-        marks = np.broadcast_to(boxes[:, None, :2], (2, 5, 2))
-        return detection.Detections(boxes, np.array([0.9, 0.8], np.float32), marks)
+        # a face; most of one in the grey; a small one
+        boxes = [[70, 50, 190, 180], [-90, 50, 70, 180], [70, 70, 130, 130]]
+        boxes = np.array(boxes, np.float32)
+        marks = np.broadcast_to(boxes[:, None, :2], (3, 5, 2))
+        return detection.Detections(boxes, np.array([0.9, 0.8, 0.7], np.float32), marks)
 
     photos, out = folder(tmp_path / "p", files), tmp_path / "o"
     rows = crop(photos, out, find=find)
     tight, none = rows["a/tight.png"], rows["a/none.png"]
     assert (tight.status, tight.faces, tight.padding) == ("cropped", "1", "60")
-    assert (tight.size, tight.box_x1y1x2y2) == ("240x80", "10.00,-10.00,50.00,30.00")
+    assert (tight.size, tight.box_x1y1x2y2) == ("240x80", "10.00,-10.00,130.00,120.00")
     assert tight.landmarks_5xy == ",".join(["10.00", "-10.00"] * 5)
     assert (none.status, none.padding) == ("no face", "50")
     assert rows["a/1.png"].padding == rows["a/2.png"].padding == "0"
