@@ -260,7 +260,7 @@ def _find(photo: np.ndarray, find: Callable[[np.ndarray], Detections]) -> tuple[
     """
     found = find(photo)
     h, w, _ = photo.shape
-    n = round(_PADDING * max(h, w))
+    n = min(round(_PADDING * max(h, w)), h, w)  # a banner gets a frame, not a wall
     if len(found) or (h + 2 * n) * (w + 2 * n) > crops.MAX_PIXELS:
         return found, 0
     padded = np.pad(photo, ((n, n), (n, n), (0, 0)), constant_values=_GREY)
