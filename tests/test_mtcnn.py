@@ -5,6 +5,7 @@ weights are read from a file like facenet-pytorch's wheel, which tests its reade
 """
 
 import csv
+import functools
 import io
 import pickle
 import zipfile
@@ -20,8 +21,8 @@ from reference import weights
 from reference.cases import GOLDENS, MTCNN_PATCHES, MTCNN_SEED, PHOTOS
 
 import advface_jax
-from advface_jax import checkpoint, detection
-from advface_jax.data import crops
+from advface_jax import checkpoint, cropping, detection
+from advface_jax.data import crops, open_source
 from advface_jax.data.drawn import painting
 from advface_jax.data.drawn.faces import _vetted, draw
 from advface_jax.data.drawn.person import draw_person, draw_shot
@@ -294,6 +295,26 @@ def test_the_eyes_of_a_face_cut_tight(cut, trained):
             assert found.boxes[i, 1] < -10, "the box begins above the picture"
         away = found.landmarks[i, :2] + (left, top) - drawn_eyes(*shot)
         assert np.linalg.norm(away, axis=1).max() < 9, shot
+
+
+@pytest.mark.slow
+def test_a_face_that_fills_its_photograph_is_found_in_grey(trained, tmp_path):
+    """The first look finds no face in these; the second finds the eyes where they are drawn."""
+    people = [_vetted()[i] for i in (1, 2, 3, 4)]
+    top, left, bottom, right = 40, 40, 128, 120
+    for person, photo in zip(people, draw(0, [(p, 0) for p in people]), strict=True):
+        path = tmp_path / "p" / str(person) / "1.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(photo[top:bottom, left:right]).save(path)
+    find = functools.partial(detection.detect, detector=trained)
+    source, config = open_source(tmp_path / "p"), cropping.CropConfig()
+    rows = {r.file: r for r in cropping.crop_all(source, tmp_path / "o", config, find, {})}
+    for person in people:
+        row = rows[f"{person}/1.png"]
+        assert (row.status, row.padding, row.size) == ("cropped", "22", "80x88")
+        eyes = np.array([float(v) for v in row.landmarks_5xy.split(",")]).reshape(5, 2)[:2]
+        away = eyes + (left, top) - drawn_eyes(person, 0)
+        assert np.linalg.norm(away, axis=1).max() < 9, person
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ def main(
     detector: str = "mtcnn",
     limit: int | None = None,
 ) -> None:
-    """Find the face in each photograph and crop it, as facenet-pytorch's MTCNN does.
+    """Find the face in each photograph by MTCNN and crop it as facenet-pytorch does.
 
     FACES keeps the folders of PHOTOS (identity/image.jpg), so that the other commands read it.
     Every photograph has its line in FACES/crops.tsv: whether it was cropped or why not, how many
