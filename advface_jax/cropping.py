@@ -162,9 +162,10 @@ def _claim(out: Path, config: CropConfig, origin: Mapping[str, Any]) -> None:
     card = {**dataclasses.asdict(config), **origin, "version": _VERSION}
     if (out / CARD).is_file():
         try:
-            made = {"version": 1, **json.loads((out / CARD).read_text())}
+            made = dict(json.loads((out / CARD).read_text()))
         except (ValueError, TypeError):
             raise ValueError(f"{out / CARD} is damaged; crop into another folder") from None
+        made.setdefault("version", 1)
         differing = [k for k in sorted(card | made) if card.get(k) != made.get(k)]
         if differing:
             said = "; ".join(f"{k} {made.get(k)!r} there, {card.get(k)!r} now" for k in differing)

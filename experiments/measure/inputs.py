@@ -49,11 +49,10 @@ def read(
       seed: Of drawn pairs.
       resize: Takes pictures of other sizes than 160×160; packs of insightface always do.
       set: Of the preset paper.
-      missing: Refuses pairs whose faces are not there, or drops and counts them.
+      missing: Refuses pairs whose faces are not there (ValueError), or drops and counts them.
 
     Raises:
-      ValueError: paper without data, data that cannot be read, a set without paper, or pairs whose
-        faces are missing.
+      ValueError: paper without data, data that cannot be read, or a set without paper.
     """
     if preset == "paper":
         faces, pairs = evaluation_sets.find(set, faces, pairs)

@@ -29,6 +29,8 @@ class Sample:
       pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
         AgeDB-30's .mat. By default those that the faces come with, else balanced pairs are drawn
         from the identities.
+      missing: What to do about pairs whose faces are missing, as where crop found none: refuse, or
+        drop them and count them.
       limit: At most so many pairs, as many same as different from every fold, in the list's
         order.
       batch: Faces at a time: protected together, where S uses their statistics.
@@ -36,8 +38,6 @@ class Sample:
         noise is derived from the seed and its number, whatever its batch.
       on_leak: What to do about train/test identity overlap, by the lists beside the networks
         (NAME.identities): warn, or refuse.
-      missing: What to do about pairs whose faces are missing, as where crop found none: refuse, or
-        drop them and count them.
     """
 
     preset: inputs.Preset = "demo"
