@@ -97,6 +97,13 @@ def read(
     return Inputs(crops, over, origin)
 
 
+def draw(crops: data.Faces | data.FeatureSet, limit: int | None, seed: int) -> data.Pairs:
+    """Pairs from the identities, in ten folds where the people suffice, at most ``limit``."""
+    images = Counter(crops.identities)
+    folds = min(10, len(images) // 2, sum(n > 1 for n in images.values()))
+    return data.subset(data.make_pairs(crops, folds=max(folds, 2), seed=seed), limit)
+
+
 def indexed(
     named: Sequence[data.NamedPair], faces: data.Faces | data.FeatureSet, missing: Missing
 ) -> data.Pairs:
@@ -114,13 +121,6 @@ def indexed(
 def dropped(over: data.Pairs, missing: Missing) -> dict[str, Any]:
     """For the results file, where pairs may have been dropped."""
     return {"missing": missing, "pairs_left_out": over.dropped} if missing == "drop" else {}
-
-
-def draw(crops: data.Faces | data.FeatureSet, limit: int | None, seed: int) -> data.Pairs:
-    """Pairs from the identities, in ten folds where the people suffice, at most ``limit``."""
-    images = Counter(crops.identities)
-    folds = min(10, len(images) // 2, sum(n > 1 for n in images.values()))
-    return data.subset(data.make_pairs(crops, folds=max(folds, 2), seed=seed), limit)
 
 
 def seen_in_training(
