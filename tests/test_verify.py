@@ -3,11 +3,13 @@
 import io
 import json
 import pickle
+import zipfile
 
 import flat
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import set_files
 from networks import pooled_system
 from PIL import Image
 from tables import given, small_sample, written
@@ -65,6 +67,26 @@ def test_verify_takes_the_pairs_that_the_faces_come_with(tmp_path):
         origin["pairs"] == "those of the faces" and over.same.tolist() == [True] * 2 + [False] * 2
     )
     assert crops.names[over.right[1]] == carried[1].right
+
+
+def test_pairs_without_a_face_are_refused_or_counted(tmp_path, monkeypatch):
+    place = tmp_path / "data"
+    set_files.cfp_fp(place)
+    with zipfile.ZipFile(place / "faces" / "cfp_fp.zip") as archive:
+        archive.extractall(place / "faces" / "cfp_fp")
+    (place / "faces" / "cfp_fp.zip").unlink()
+    (place / "faces" / "cfp_fp" / "003" / "profile" / "01.jpg").unlink()  # of a same, a different
+    monkeypatch.setenv("ADVFACE_DATA", str(place))
+    flags = {"preset": "paper", "set": "cfp_fp"}
+    with pytest.warns(UserWarning, match="not there"), pytest.raises(ValueError) as refused:
+        measured(tmp_path, **flags)
+    assert "'003/profile/01.jpg'" in str(refused.value) and "--missing drop" in str(refused.value)
+    with pytest.warns(UserWarning) as said:
+        row, document = measured(tmp_path, **flags, missing="drop")
+    assert any("2 of 20 pairs are left out" in str(warning.message) for warning in said)
+    assert row["pairs"] == 18 and row["n"] == 19 and row["acc"] > 0
+    assert document["config"]["pairs_left_out"] == 2
+    assert "2 pairs of the list are left out" in (tmp_path / "verify.md").read_text()
 
 
 @pytest.mark.slow

@@ -34,11 +34,12 @@ def main(
     detector: str = "mtcnn",
     limit: int | None = None,
 ) -> None:
-    """Find the face in each photograph and crop it, as facenet-pytorch's MTCNN does.
+    """Find the face in each photograph by MTCNN and crop it as facenet-pytorch does.
 
     FACES keeps the folders of PHOTOS (identity/image.jpg), so that the other commands read it.
     Every photograph has its line in FACES/crops.tsv: whether it was cropped or why not, how many
-    faces were found, box, probability and landmarks. A run that was stopped goes on where it was;
+    faces were found, box, probability and landmarks. Where no face is found, it is looked for again
+    with grey around the photograph (column padding). A run that was stopped goes on where it was;
     unreadable photographs are tried again. PHOTOS is left as it is.
 
     Args:
@@ -95,6 +96,9 @@ def _tell(rows: list[cropping.Row], out: Path, choose: crops.Choice) -> None:
     cropped = sum(row.status == cropping.CROPPED for row in rows)
     say = cli.answer.print
     say(f"{cropped:,} crops of {len(photos):,} photographs in {out}", soft_wrap=True)
+    again = len({r.file for r in rows if r.status == cropping.CROPPED and r.padding != "0"})
+    if again:
+        say(f"{again:,} of them with a face only when padded with grey (column padding)")
     several = sum(row.faces.isdigit() and int(row.faces) > 1 for row in photos.values())
     if several:
         taken = "all were taken" if choose == "all" else f"one was taken: {choose}"

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +14,7 @@ from advface_jax.data.listing import read_listing
 from experiments.measure import evaluation_sets, paper
 
 Preset = Literal["demo", "paper"]
+Missing = Literal["refuse", "drop"]
 DEMO_PEOPLE, DEMO_PICTURES = 24, 4  # 288 pairs
 PACKS = (".bin", ".rec")  # insightface's, whose pictures are all 112×112
 
@@ -35,6 +36,7 @@ def read(
     seed: int,
     resize: bool = False,
     set: paper.Set = "lfw",
+    missing: Missing = "refuse",
 ) -> Inputs:
     """Reads the faces that the pairs need, and no others; without pairs, draws some.
 
@@ -47,6 +49,7 @@ def read(
       seed: Of drawn pairs.
       resize: Takes pictures of other sizes than 160×160; packs of insightface always do.
       set: Of the preset paper.
+      missing: Refuses pairs whose faces are not there (ValueError), or drops and counts them.
 
     Raises:
       ValueError: paper without data, data that cannot be read, or a set without paper.
@@ -63,7 +66,7 @@ def read(
         named = data.subset(named, limit)
         needed = data.pair_names(named)
         crops = data.read_faces(faces, listing=listing, names=needed, resize=resize)
-        over = data.index_pairs(named, crops)
+        over = indexed(named, crops, missing)
     else:
         origin_of_pairs = "drawn from the identities"
         names = data.synthetic_names(DEMO_PEOPLE, DEMO_PICTURES) if faces == "synthetic" else None
@@ -85,6 +88,7 @@ def read(
         "limit": limit,
         "seed": seed,
         **({"resized": True} if resize else {}),
+        **dropped(over, missing),
     }
     return Inputs(crops, over, origin)
 
@@ -110,6 +114,25 @@ def draw(crops: data.Faces | data.FeatureSet, limit: int | None, seed: int) -> d
     images = Counter(crops.identities)
     folds = min(10, len(images) // 2, sum(n > 1 for n in images.values()))
     return data.subset(data.make_pairs(crops, folds=max(folds, 2), seed=seed), limit)
+
+
+def indexed(
+    named: Sequence[data.NamedPair], faces: data.Faces | data.FeatureSet, missing: Missing
+) -> data.Pairs:
+    """``data.index_pairs``, whose error names the flag."""
+    try:
+        return data.index_pairs(named, faces, missing)
+    except ValueError as error:
+        if missing == "refuse" and faces.names:
+            raise ValueError(
+                f"{error}; --missing drop leaves out the pairs that lack one"
+            ) from None
+        raise
+
+
+def dropped(over: data.Pairs, missing: Missing) -> dict[str, Any]:
+    """For the results file, where pairs may have been dropped."""
+    return {"missing": missing, "pairs_left_out": over.dropped} if missing == "drop" else {}
 
 
 def seen_in_training(

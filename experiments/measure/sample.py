@@ -31,6 +31,8 @@ class Sample:
       pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
         AgeDB-30's .mat. By default those that the faces come with, else balanced pairs are drawn
         from the identities.
+      missing: What to do about pairs whose faces are missing, as where crop found none: refuse, or
+        drop them and count them.
       limit: At most so many pairs, as many same as different from every fold, in the list's
         order.
       batch: Faces at a time: protected together, where S uses their statistics.
@@ -51,6 +53,7 @@ class Sample:
     batch: int = 16
     seed: int = 0
     on_leak: leaks.OnLeak = "warn"
+    missing: inputs.Missing = "refuse"
 
     @property
     def how(self) -> dict[str, Any]:
@@ -90,6 +93,7 @@ class Sample:
             self.seed,
             resize,
             self.set,
+            self.missing,
         )
 
     def beside(self, r: Row, kinds: tuple[str, str], config: ProtectConfig) -> dict[str, float]:

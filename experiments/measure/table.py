@@ -149,10 +149,16 @@ class Table:
             *self.before,
             markdown(self.header, self.lines),
             *self.remarks,
+            *_left_out(self.settings),
             f"`{command}`\n{where['hardware']}, jax {where['versions']['jax']}, "
             f"{self.spent.total / 60:.1f} min, {where['date']}.",
         ]
         return "\n\n".join(parts)
+
+
+def _left_out(settings: Mapping[str, Any]) -> list[str]:
+    n = settings.get("pairs_left_out")
+    return [f"{n:,} pairs of the list are left out: a face of theirs is missing."] if n else []
 
 
 def publish(table: Table, out: Path) -> None:

@@ -1,7 +1,8 @@
 """MTCNN in PyTorch, the independent twin: the networks, and the cascade as plainly as can be.
 
-Box arithmetic, thresholds and resampling are those of facenet-pytorch 2.6.0. Pictures are NCHW,
-weights come under facenet-pytorch's names, each behind the name of its file.
+Box arithmetic, thresholds and resampling are those of facenet-pytorch 2.6.0, but a window that
+reaches beyond the picture is filled up with 0, as Sandberg's MTCNN does. Pictures are NCHW, weights
+come under facenet-pytorch's names, each behind the name of its file.
 """
 
 import torch
@@ -95,7 +96,8 @@ def cut_out(picture: Tensor, boxes: Tensor, size: int) -> Tensor:
         part = picture[:, :, max(y1, 1) - 1 : min(y2, height), max(x1, 1) - 1 : min(x2, width)]
         if min(x2, y2) < 1:
             raise ValueError("a box outside the picture, where facenet-pytorch goes astray")
-        patches.append(resized(part, size, size))
+        beyond = (max(1 - x1, 0), max(x2 - width, 0), max(1 - y1, 0), max(y2 - height, 0))
+        patches.append(resized(F.pad(part, beyond), size, size))
     return torch.cat(patches)
 
 
