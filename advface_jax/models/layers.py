@@ -38,8 +38,8 @@ def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _tiled_max(x: jax.Array, size: int) -> jax.Array:
-    """The maximum of each size × size tile; equal maxima share its gradient. Written with slices:
-    on a CPU the gradients of reduce_window and of a chain of ``jnp.maximum`` are slow."""
+    """The maximum of each size × size tile; the first of equal ones has its gradient. Written with
+    slices: on a CPU the gradients of reduce_window and of a chain of ``jnp.maximum`` are slow."""
     return functools.reduce(jnp.maximum, _corners(x, size))
 
 
@@ -50,21 +50,22 @@ def _corners(x: jax.Array, size: int) -> list[jax.Array]:
 
 
 def _tiled_max_forward(x: jax.Array, size: int):
-    y = _tiled_max(x, size)
-    return y, (x, y)
+    # The winner's place, not its value: XLA may compute x twice with two roundings, and then no
+    # place equals the maximum and its gradient is lost (XLA:CPU of jax 0.8 did).
+    y, *others = _corners(x, size)
+    winner = jnp.zeros(y.shape, jnp.int8)
+    for place, corner in enumerate(others, 1):
+        winner = jnp.where(corner > y, jnp.int8(place), winner)
+        y = jnp.maximum(y, corner)
+    return y, (winner, x[:0])  # x for its shape
 
 
 def _tiled_max_backward(size: int, residuals, dy: jax.Array):
-    x, y = residuals
-    winners = sum((corner == y).astype(dy.dtype) for corner in _corners(x, size))
-    share = dy / winners
-
-    def spread(a: jax.Array) -> jax.Array:  # (b,h,w,c) to (b,h,size,w,size,c)
-        return a[:, :, None, :, None]
-
-    b, h, w, c = y.shape
-    tiles = x[:, : h * size, : w * size].reshape(b, h, size, w, size, c)
-    dx = jnp.where(tiles == spread(y), spread(share), 0).reshape(b, h * size, w * size, c)
+    winner, x = residuals
+    b, h, w, c = dy.shape
+    place = jnp.arange(size * size, dtype=jnp.int8).reshape(1, 1, size, 1, size, 1)
+    won = winner[:, :, None, :, None] == place  # (b, h, size, w, size, c)
+    dx = jnp.where(won, dy[:, :, None, :, None], 0).reshape(b, h * size, w * size, c)
     rest = [(0, n - m) for n, m in zip(x.shape[1:3], dx.shape[1:3], strict=True)]
     return (jnp.pad(dx, ((0, 0), *rest, (0, 0))),)
 
