@@ -221,7 +221,7 @@ def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True
 
     Raises:
       ValueError: an unknown name, a folder that is no checkpoint or is damaged, a failed download
-        (the terminal shows the reason), or a module or function that is not found.
+        (with its reason), or a module or function that is not found.
     """
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", str(source)):
         return _called(*str(source).split(":"))
