@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
@@ -86,6 +87,30 @@ class Linen:
         return self.module.apply(self.variables, *args, **kwargs)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Normalised:
+    """A user's Ψ, its embeddings brought to length 1."""
+
+    server: Callable[[jax.Array], jax.Array]
+
+    def __call__(self, z: jax.Array) -> jax.Array:
+        embeddings = self.server(z)
+        return embeddings / jnp.maximum(jnp.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-6)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A user's recogniser, Ψ(E(x))."""
+
+    extractor: Callable[[jax.Array], jax.Array]
+    server: Callable[[jax.Array], jax.Array]
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return self.server(self.extractor(images))
+
+
 def digest(tree: Any) -> str:
     """The sha256 of a pytree's arrays with their places."""
     total = hashlib.sha256()
@@ -110,6 +135,28 @@ def takes_statistics(shadow: Callable[..., Any]) -> bool:
         return {"statistics", "mask"} <= inspect.signature(inside).parameters.keys()
     except (TypeError, ValueError):  # a callable written in C has no signature
         return False
+
+
+@functools.lru_cache(maxsize=64)  # tracing E and S at every call would take 8 ms
+def misfit(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], x64: bool) -> str:
+    """Why E(S(z)) does not have z's shape, from the shapes of z and of both networks' arrays; empty
+    if it does."""
+    name, found = "S(z)", ""
+
+    def again(z: jax.Array, *leaves: jax.Array) -> jax.Array:
+        nonlocal name, found
+        extractor, shadow = jax.tree.unflatten(structure, leaves)
+        x_tilde = decoder(shadow)(z, "batch", None)
+        shape = getattr(x_tilde, "shape", type(x_tilde).__name__)
+        name, found = "E(S(z))", f" (S(z) has shape {shape})"
+        return extractor(x_tilde)
+
+    try:
+        result = jax.eval_shape(again, *shapes)
+    except Exception as error:  # somebody else's network may raise anything
+        return f"{type(error).__name__} from {name}{found}: {error}"
+    shape = getattr(result, "shape", type(result).__name__)
+    return "" if shape == shapes[0].shape else f"{name} of shape {shape}{found}"
 
 
 def _as_tree(model: Any, name: str) -> Any:

@@ -187,7 +187,7 @@ def _checked(z: ArrayLike, mask: ArrayLike | None, extractor: Any, shadow: Any, 
         )
     leaves, structure = jax.tree.flatten((extractor, shadow))
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (z, *leaves))
-    problem = _misfit(structure, shapes, jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+    problem = networks.misfit(structure, shapes, jax.config.jax_enable_x64)  # type: ignore[attr-defined]
     if problem:
         raise ValueError(
             f"the extractor and the decoder do not fit z of shape {z.shape}: got {problem}; wanted "
@@ -195,28 +195,6 @@ def _checked(z: ArrayLike, mask: ArrayLike | None, extractor: Any, shadow: Any, 
             "help(advface_jax.protect)"
         )
     return z, checks.mask(mask, z.shape[0]), extractor, shadow, config
-
-
-@functools.lru_cache(maxsize=64)  # tracing E and S at every call would take 8 ms
-def _misfit(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], x64: bool) -> str:
-    """Why E(S(z)) does not have z's shape, from the shapes of z and of both networks' arrays; empty
-    if it does."""
-    name, found = "S(z)", ""
-
-    def again(z: jax.Array, *leaves: jax.Array) -> jax.Array:
-        nonlocal name, found
-        extractor, shadow = jax.tree.unflatten(structure, leaves)
-        x_tilde = networks.decoder(shadow)(z, "batch", None)
-        shape = getattr(x_tilde, "shape", type(x_tilde).__name__)
-        name, found = "E(S(z))", f" (S(z) has shape {shape})"
-        return extractor(x_tilde)
-
-    try:
-        result = jax.eval_shape(again, *shapes)
-    except Exception as error:  # somebody else's network may raise anything
-        return f"{type(error).__name__} from {name}{found}: {error}"
-    shape = getattr(result, "shape", type(result).__name__)
-    return "" if shape == shapes[0].shape else f"{name} of shape {shape}{found}"
 
 
 def _run(program: Callable[..., Any], z: jax.Array, *arguments: Any) -> Any:

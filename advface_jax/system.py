@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
@@ -73,7 +72,7 @@ class System:
         parts = {
             role: networks.network(part, role) for role, part in given.items() if part is not None
         }
-        network = Parts(parts["extractor"], Normalised(parts["server"]))
+        network = networks.Parts(parts["extractor"], networks.Normalised(parts["server"]))
         own = {role: parts[role] for role in ("shadow", "attacker") if role in parts}
         card = {"source": name, "sha256": networks.digest(network)}
         return cls(network, card, cast(Any, own), image_size)
@@ -181,30 +180,6 @@ class System:
 @jax.jit
 def _embed(network: Any, images: jax.Array) -> jax.Array:
     return network(images)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Normalised:
-    """A user's Ψ, its embeddings brought to length 1."""
-
-    server: Callable[[jax.Array], jax.Array]
-
-    def __call__(self, z: jax.Array) -> jax.Array:
-        embeddings = self.server(z)
-        return embeddings / jnp.maximum(jnp.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-6)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Parts:
-    """A user's recogniser, Ψ(E(x))."""
-
-    extractor: Callable[[jax.Array], jax.Array]
-    server: Callable[[jax.Array], jax.Array]
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        return self.server(self.extractor(images))
 
 
 def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True) -> System:
