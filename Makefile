@@ -33,7 +33,9 @@ test-all: test
 # Every part of JAX, Flax, Optax, Orbax and the others that we call, and README's example; -m "" lets
 # that run though it is slow.
 TOUCHING := -m "" tests/test_readme.py tests/test_checkpoint.py tests/test_gradient.py \
-	tests/test_batches.py tests/test_plots.py -k "not kill"
+	tests/test_batches.py tests/test_plots.py tests/test_metrics.py tests/test_weight_sources.py \
+	tests/test_convert.py::test_help_teaches \
+	tests/test_train.py::test_a_step_is_that_of_the_releases_decoders
 
 # The fast tests with the oldest versions that pyproject.toml allows, on the oldest Python; and with
 # the newest, which a newer Python than 3.11 has. ARGS chooses some: ARGS="-k metrics".

@@ -79,6 +79,7 @@ MAY_IMPORT = {
     },
     "weights_convert": ("advface_jax",),
 }
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-floor.lock")
 NEVER_IN_THE_LIBRARY = ("torch", "torchvision", "tensorflow", "keras")
 WITHOUT_TENSORFLOW = ("tensorflow-datasets", "tensorflow-metadata")  # need none, despite the name
 
@@ -285,7 +286,7 @@ def test_the_wheel_is_whole_and_imports_outside_the_tree(tmp_path):
     assert all(Path(place).is_relative_to(site) for place in places)
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("lock", LOCKS)
 def test_locks_are_current_and_name_no_host(lock):
     text = (ROOT / lock).read_text()
     assert "://" not in text and "--" not in re.sub("--hash=sha256:", "", text)
@@ -298,9 +299,20 @@ def test_locks_are_current_and_name_no_host(lock):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
     wanted = project["dependencies"]
-    if lock == "requirements-dev.lock":
+    if lock != "requirements.lock":
         ours = [line for line in extras["dev"] if line.startswith("advface_jax[")]
         assert ours == ["advface_jax[data]"]
         wanted = wanted + [line for line in extras["dev"] if line not in ours] + extras["data"]
     names = {re.split(r"[\[<>=;]", line)[0].replace("_", "-") for line in wanted}
     assert names <= pinned, f"{lock} lacks {names - pinned}: run `make lock`"
+
+
+def test_the_floors_are_tested():
+    """Each dependency's lower limit is what ``make test-floor`` installs, and none has an upper."""
+    text = (ROOT / "requirements-floor.lock").read_text()
+    pins = re.findall(r"^([a-z0-9-]+)==([0-9.]+)", text, re.MULTILINE)
+    tested = dict(reversed(pins))  # the first of several is that of the oldest Python
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    for line in wanted:
+        name, floor = line.split(">=")
+        assert f"{tested[name]}.".startswith(f"{floor}."), f"{line}: run `make lock`"
