@@ -110,7 +110,7 @@ def whole(array: jax.Array) -> np.ndarray:
 
 def automatic(f: Callable[..., Any], *specs: Callable[[PartitionSpec], PartitionSpec]) -> Any:
     """``f`` with the shardings inside left to the compiler, for a first argument that is explicitly
-    sharded (as ``jax.make_mesh`` makes it by default); under any other, ``f`` itself.
+    sharded (over a mesh that ``jax.make_mesh`` makes by default since jax 0.9); else ``f`` itself.
 
     Args:
       f: (x, …) -> an array, or a tuple of them.

@@ -190,6 +190,7 @@ def test_a_part_of_a_system_is_named():
         protect(Z, extractor=system, shadow=PLAIN["shadow"])
 
 
+@pytest.mark.slow  # it trains a decoder
 def test_the_example_of_the_page_runs():
     text = (DOCS / "own-recogniser.md").read_text(encoding="utf-8")
     code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]

@@ -66,7 +66,8 @@ z = how["extractor"](jnp.asarray(np.random.default_rng(0).random((2, 160, 160, 3
 expected = np.asarray(protect(z, **how, config=config))
 found = []
 for n in (1, 2):
-    mesh = jax.make_mesh((n,), ("faces",), devices=jax.devices()[:n])
+    explicit = (jax.sharding.AxisType.Explicit,)  # the default of jax 0.9 and newer
+    mesh = jax.make_mesh((n,), ("faces",), explicit, devices=jax.devices()[:n])
     place = NamedSharding(mesh, P("faces"))
     split = jax.device_put(z, place)
     mask = jax.device_put(jnp.ones(2), place)
