@@ -13,13 +13,14 @@ resampling from one integral image, and suppression of overlapping boxes.
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from advface_jax import checkpoint, weights
+from advface_jax import checkpoint, checks, weights
 from advface_jax.models import mtcnn, state
 
 KNOWN = ("mtcnn",)
@@ -94,18 +95,19 @@ def load_detector(source: str | os.PathLike[str] = "mtcnn") -> mtcnn.MTCNN:
 def detect(
     photo: np.ndarray,
     detector: mtcnn.MTCNN | None = None,
-    config: DetectorConfig = DetectorConfig(),
+    config: DetectorConfig | Mapping[str, Any] = DetectorConfig(),
 ) -> Detections:
     """Every face in a photograph. Safe to call from several threads.
 
     Args:
       photo: uint8 (h,w,3), RGB.
       detector: by default ``load_detector()``.
-      config: the cascade's settings.
+      config: the cascade's settings, or a dict of them.
 
     Raises:
       ValueError: for another shape or dtype of the photograph.
     """
+    config = checks.config(config, DetectorConfig)
     photo = np.asarray(photo)
     if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8 or not photo.size:
         raise ValueError(

@@ -67,6 +67,7 @@ MAY_IMPORT = {
     # Photographs need a network to become faces; data knows none, so the detector lies beside it.
     "advface_jax.detection": (
         "advface_jax.checkpoint",
+        "advface_jax.checks",
         "advface_jax.models",
         "advface_jax.weights",
     ),

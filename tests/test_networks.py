@@ -198,7 +198,7 @@ def test_the_example_of_the_page_runs():
     names: dict[str, Any] = {}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # users' own
         exec(code, names)
-    assert names["z_adv"].shape == (8, 28, 28, 64) and names["images"].shape == (8, 112, 112, 3)
+    assert names["z_adv"].shape == (4, 28, 28, 64) and names["images"].shape == (4, 112, 112, 3)
     decoded, before = names["shadow"](names["z_adv"]), names["shadow"](names["z"])
     moved, error = (jnp.abs(x - names["images"]).mean() for x in (decoded, before))
     assert error < 0.08 and moved > 2 * error, "S decodes z and no longer z_adv"

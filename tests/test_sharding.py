@@ -152,7 +152,8 @@ print(json.dumps({
 
 # Every collective of the compiled ``protect``, by S's statistics: [its name, how many numbers].
 COLLECTIVES = """
-import importlib, json, math, re
+import importlib, json, math, os, re
+os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"  # nothing is run: compile quickly
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from advface_jax import ProtectConfig, sharding

@@ -72,6 +72,7 @@ def decoder(config: AnyConfig, *, rngs: nnx.Rngs) -> "AnyDecoder":
     """Build a decoder with fresh weights. Raises ValueError for an unknown kind."""
     if isinstance(config, ChannelDecoderConfig):
         return ChannelRec(config, rngs=rngs)
+    config = checks.config(config, DecoderConfig)
     kinds = {"transrec": TransRec, "resrec": ResRec, "urec": URec}
     if config.kind not in kinds:
         raise ValueError(f"unknown decoder {config.kind!r}: choose one of {', '.join(kinds)}")
