@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from advface_jax import checks
-from advface_jax.protect import PAPER, Decoder, Extractor, Linen, ProtectConfig, lowered
+from advface_jax.protect import PAPER, Decoder, Extractor, LinenPair, ProtectConfig, lowered
 
 SHARE = 0.8
 """Of the free memory; the rest is for what the compiler does not count (libraries' scratch)."""
@@ -48,8 +48,8 @@ def needed(program: jax.stages.Compiled) -> int | None:
 
 def footprint(
     *,
-    extractor: Extractor | Linen,
-    shadow: Decoder | Linen,
+    extractor: Extractor | LinenPair,
+    shadow: Decoder | LinenPair,
     config: ProtectConfig = PAPER,
     n_epsilon: int = 1,
     dtype: str = "float32",
@@ -127,8 +127,8 @@ def _left_in_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 def largest_batch(
     *,
-    extractor: Extractor | Linen,
-    shadow: Decoder | Linen,
+    extractor: Extractor | LinenPair,
+    shadow: Decoder | LinenPair,
     config: ProtectConfig = PAPER,
     n_epsilon: int = 1,
     dtype: str = "float32",

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -112,8 +113,9 @@ class Parts:
 
 
 def digest(tree: Any) -> str:
-    """The sha256 of a pytree's arrays with their places."""
-    total = hashlib.sha256()
+    """The sha256 of a pytree's arrays with their places, and of the names of what is static."""
+    static = re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(tree)))  # not where it lies
+    total = hashlib.sha256(static.encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         total.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
     return total.hexdigest()
@@ -138,9 +140,11 @@ def takes_statistics(shadow: Callable[..., Any]) -> bool:
 
 
 @functools.lru_cache(maxsize=64)  # tracing E and S at every call would take 8 ms
-def misfit(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], x64: bool) -> str:
-    """Why E(S(z)) does not have z's shape, from the shapes of z and of both networks' arrays; empty
-    if it does."""
+def check_fit(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> None:
+    """ValueError unless E(S(z)) has z's shape, from the shapes of z and of both networks' arrays.
+
+    Only a fit is remembered: what fails may work with another setting of JAX.
+    """
     name, found = "S(z)", ""
 
     def again(z: jax.Array, *leaves: jax.Array) -> jax.Array:
@@ -153,10 +157,17 @@ def misfit(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], x64: bool) 
 
     try:
         result = jax.eval_shape(again, *shapes)
+        shape = getattr(result, "shape", type(result).__name__)
+        got = "" if shape == shapes[0].shape else f"{name} of shape {shape}{found}"
+        cause = None
     except Exception as error:  # somebody else's network may raise anything
-        return f"{type(error).__name__} from {name}{found}: {error}"
-    shape = getattr(result, "shape", type(result).__name__)
-    return "" if shape == shapes[0].shape else f"{name} of shape {shape}{found}"
+        got, cause = f"{type(error).__name__} from {name}{found}: {error}", error
+    if got:
+        raise ValueError(
+            f"the extractor and the decoder do not fit z of shape {shapes[0].shape}: got {got}; "
+            "wanted E(S(z)) of z's own shape: take both from one advface_jax.load(…), or see "
+            "help(advface_jax.protect)"
+        ) from cause
 
 
 def _as_tree(model: Any, name: str) -> Any:
@@ -171,7 +182,7 @@ def _as_tree(model: Any, name: str) -> Any:
             )
         module, variables = whole.unbind()
         return Linen(variables, module)
-    if inspect.ismethod(model) and jax.tree.leaves(model.__self__) != [model.__self__]:
+    if inspect.ismethod(model) and not jax.tree_util.all_leaves([model.__self__]):
         # As a function its arrays would be constants, even after they have changed.
         return Partial(model.__func__, model.__self__)
     if isinstance(model, functools.partial) and not isinstance(model, Partial):

@@ -27,7 +27,7 @@ from advface_jax import checks, gradient, networks, sharding
 
 Extractor = Callable[[jax.Array], jax.Array]
 Decoder = Callable[..., jax.Array]
-Linen = tuple[Any, Mapping[str, Any]]
+LinenPair = tuple[Any, Mapping[str, Any]]
 """A Linen module and its variables, in the place of either."""
 STATISTICS = ("batch", "running", "example")
 STARTS = ("z_tilde", "z")
@@ -75,8 +75,8 @@ PAPER = ProtectConfig()
 def protect(
     z: ArrayLike,
     *,
-    extractor: Extractor | Linen,
-    shadow: Decoder | Linen,
+    extractor: Extractor | LinenPair,
+    shadow: Decoder | LinenPair,
     epsilon: ArrayLike = 0.2,
     config: ProtectConfig | Mapping[str, Any] = PAPER,
     mask: ArrayLike | None = None,
@@ -119,8 +119,8 @@ def protect_sweep(
     z: ArrayLike,
     epsilons: Sequence[float] | ArrayLike,
     *,
-    extractor: Extractor | Linen,
-    shadow: Decoder | Linen,
+    extractor: Extractor | LinenPair,
+    shadow: Decoder | LinenPair,
     config: ProtectConfig | Mapping[str, Any] = PAPER,
     mask: ArrayLike | None = None,
 ) -> jax.Array:
@@ -139,8 +139,8 @@ def lowered(
     z: jax.Array | jax.ShapeDtypeStruct,
     epsilon: ArrayLike,
     *,
-    extractor: Extractor | Linen,
-    shadow: Decoder | Linen,
+    extractor: Extractor | LinenPair,
+    shadow: Decoder | LinenPair,
     config: ProtectConfig | Mapping[str, Any] = PAPER,
     mask: jax.Array | jax.ShapeDtypeStruct | None = None,
 ) -> jax.stages.Lowered:
@@ -159,8 +159,8 @@ def lowered(
 def shadow_round_trip(
     z: ArrayLike,
     *,
-    extractor: Extractor | Linen,
-    shadow: Decoder | Linen,
+    extractor: Extractor | LinenPair,
+    shadow: Decoder | LinenPair,
     statistics: Literal["batch", "running", "example"] = "batch",
     mask: ArrayLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -187,13 +187,7 @@ def _checked(z: ArrayLike, mask: ArrayLike | None, extractor: Any, shadow: Any, 
         )
     leaves, structure = jax.tree.flatten((extractor, shadow))
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (z, *leaves))
-    problem = networks.misfit(structure, shapes, jax.config.jax_enable_x64)  # type: ignore[attr-defined]
-    if problem:
-        raise ValueError(
-            f"the extractor and the decoder do not fit z of shape {z.shape}: got {problem}; wanted "
-            "E(S(z)) of z's own shape: take both from one advface_jax.load(…), or see "
-            "help(advface_jax.protect)"
-        )
+    networks.check_fit(structure, shapes)
     return z, checks.mask(mask, z.shape[0]), extractor, shadow, config
 
 

@@ -9,13 +9,16 @@ import jax
 
 from advface_jax import checks, networks
 from advface_jax.defenses.defense import Defense
-from advface_jax.protect import PAPER, Decoder, Extractor, ProtectConfig, protect
+from advface_jax.protect import PAPER, Decoder, Extractor, LinenPair, ProtectConfig, protect
 
 NAMES = {"pgd": "AdvFace", "fgsm": "AdvFace (FGSM)", "mifgsm": "AdvFace (MI-FGSM)"}
 
 
 def advface(
-    *, extractor: Extractor, shadow: Decoder, config: ProtectConfig | Mapping[str, Any] = PAPER
+    *,
+    extractor: Extractor | LinenPair,
+    shadow: Decoder | LinenPair,
+    config: ProtectConfig | Mapping[str, Any] = PAPER,
 ) -> Defense:
     """AdvFace (section 4): ``protect`` with PGD, FGSM or MI-FGSM, as ``config.method`` says.
 
