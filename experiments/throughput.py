@@ -29,7 +29,7 @@ from advface_jax.system import read_decoder
 from experiments.benchmark import cases, text, tpu_estimate
 from experiments.benchmark import peer as peers
 from experiments.benchmark import training as trainings
-from experiments.benchmark.cases import Bench, Case, Precision
+from experiments.benchmark.cases import Bench, Case, Formulation, Precision
 from experiments.measure import decoders, results_file
 
 MOST = 256  # of --batch auto, even if more would fit
@@ -43,6 +43,7 @@ def main(
     steps: tuple[int, ...] = (ProtectConfig.steps,),
     precision: tuple[Literal["float32", "bfloat16"] | Precision, ...] = (),
     matmul_precision: tuple[Precision, ...] = (),
+    formulation: tuple[Formulation, ...] = ("auto",),
     devices: tuple[int, ...] | None = None,
     n_epsilon: tuple[int, ...] = (1,),
     epsilon: float = 0.2,
@@ -80,6 +81,7 @@ def main(
         --matmul-precision, as older commands give them.
       matmul_precision: Of float32 products, as in jax.default_matmul_precision: accelerators round
         by default; with highest they do not. A CPU never does.
+      formulation: How S is computed, as in ProtectConfig.formulation; auto is the fastest known.
       devices: How many share the batch; each core of a CPU is one. By default all that can share it
         equally.
       n_epsilon: Bounds at once: 1 is protect, several are protect_sweep.
@@ -139,14 +141,15 @@ def main(
     z = np.asarray(jax.jit(lambda e, x: e(x))(system.extractor, pictures))
     bench = Bench(system, shadows, z, checks.epsilon(epsilon).item())
     lists = product(shadows, batch, steps, kinds, products, devices or (0,), n_epsilon)
-    chosen = [_sized(bench, size, Case(kind, 0, *how)) for kind, size, *how in lists]  # type: ignore[arg-type]
+    plain = [_sized(bench, size, Case(kind, 0, *how)) for kind, size, *how in lists]  # type: ignore[arg-type]
+    chosen = [dataclasses.replace(c, formulation=f) for c in plain for f in formulation]
 
     with contextlib.ExitStack() as stack:
         entries = [cases.ours(bench, case) for case in _shown(chosen, "compile")]
         side = stack.enter_context(peers.start(peer_python)) if peer else None
         if side:
             on_a_cpu = jax.devices()[0].platform == "cpu"  # torch, too, takes all cores
-            alike = [c for c in chosen if c.n_epsilon == 1 and (on_a_cpu or c.devices == 1)]
+            alike = [c for c in plain if c.n_epsilon == 1 and (on_a_cpu or c.devices == 1)]
             pairs = [*product(alike, peer_variants)]
             entries += [
                 cases.theirs(bench, case, variant, *side)

@@ -21,6 +21,7 @@ from experiments.benchmark.timing import OURS, Entry, Sample, Spread, interleave
 from experiments.measure.results_file import Row
 
 Precision = Literal["default", "high", "highest"]
+Formulation = Literal["auto", "plain", "packed", "subpixel"]
 FEW = 5  # the run that is taken off has a fifth of the steps
 
 
@@ -36,6 +37,7 @@ class Case:
     devices: int
     n_epsilon: int
     statistics: Literal["batch", "example"] = "batch"
+    formulation: Formulation = "auto"
 
     @property
     def few(self) -> int:
@@ -43,7 +45,7 @@ class Case:
         return min(max(1, self.steps // FEW), self.steps - 1)
 
     def config(self, steps: int) -> ProtectConfig:
-        return ProtectConfig(steps, statistics=self.statistics)
+        return ProtectConfig(steps, statistics=self.statistics, formulation=self.formulation)
 
 
 @dataclasses.dataclass(frozen=True)

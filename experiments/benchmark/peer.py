@@ -18,11 +18,12 @@ from advface_jax.models.decoders import Decoder
 from advface_jax.protect import ascent, shadow_round_trip
 from experiments.benchmark.timing import Entry, Sample
 
-Variant = Literal["eager", "compile", "step+channels_last"]
+Variant = Literal["eager", "compile", "step+channels_last", "tuned+channels_last"]
 NAMES = {
     "eager": "torch eager",
     "compile": "torch.compile",
     "step+channels_last": "torch.compile of the iteration, channels_last",
+    "tuned+channels_last": "torch.compile of the iteration, max-autotune, channels_last",
 }
 SCRIPT = Path(__file__).with_name("peer_torch.py")
 SIGNS = {"float32": 0.99, "bfloat16": 0.95}

@@ -114,7 +114,8 @@ class Given:
 
     def __init__(self, file, dtype, precision, variant):
         how, _, layout = variant.partition("+")
-        self.eager, self.whole = how == "eager", how == "step"
+        self.eager, self.whole = how == "eager", how in ("step", "tuned")
+        self.mode = "max-autotune" if how == "tuned" else None  # with CUDA's graphs
         self.format = torch.channels_last if layout else torch.contiguous_format
         self.dtype, self.exact = getattr(torch, dtype), precision == "highest"
         self.multiply()  # compiled code depends on it
@@ -127,7 +128,7 @@ class Given:
         torch.backends.cudnn.allow_tf32 = not self.exact
 
     def compiled(self, f):
-        return f if self.eager else torch.compile(f, dynamic=False)
+        return f if self.eager else torch.compile(f, dynamic=False, mode=self.mode)
 
     def image(self, name):
         """(b,h,w,c) to the device, (b,c,h,w)."""
@@ -148,8 +149,8 @@ class Given:
 
 
 class Protect(Given):
-    """One decoder at one batch and dtype: "eager", "compile" (the network), or "step" (the whole
-    iteration compiled), with or without "+channels_last"."""
+    """One decoder at one batch and dtype: "eager", "compile" (the network), "step" (the whole
+    iteration compiled) or "tuned" (the same at most effort), with or without "+channels_last"."""
 
     def __init__(self, file, kind, dtype, precision, alpha, epsilon, variant):
         super().__init__(file, dtype, precision, variant)

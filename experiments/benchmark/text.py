@@ -53,6 +53,7 @@ def label(r: Row, devices: bool = True) -> str:
     parts = [r["decoder"], r["impl"], r["dtype"]]
     parts += [] if r["precision"] == "default" else [r["precision"]]
     parts += [f"{r['devices']} devices"] if devices and r["devices"] > 1 else []
+    parts += [] if r.get("formulation", "auto") == "auto" else [r["formulation"]]
     parts += [] if r["n_epsilon"] == 1 else [f"{r['n_epsilon']} ε"]
     return ", ".join([*parts, f"{r['steps']} steps"])
 

@@ -1,0 +1,139 @@
+"""Everything that must be known of one accelerator, in one command, without a network.
+
+    python -m experiments.accelerator                     # about eight minutes on an H100
+    python -m experiments.accelerator --quick             # a try of every step, on any machine
+
+Writes each step's results into a folder of its own in --out, kernels.json, and accelerator.md.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from advface_jax import checks, cli
+from experiments.benchmark import kernels
+
+DECODERS = "transrec", "resrec", "urec"
+
+
+class Step(NamedTuple):
+    """A command of this repository: its name here, its arguments, the seconds it may take."""
+
+    name: str
+    arguments: tuple[str, ...]
+    seconds: float
+
+
+def main(
+    out: cli.Out = Path("results/accelerator"),
+    minutes: int = 8,
+    quick: bool = False,
+    only: tuple[str, ...] = (),
+) -> None:
+    """Measure parity, speed beside PyTorch, the slowest case's kernels, trainings and Table 1.
+
+    Each step is a command of its own with a limit of time: one that fails or takes too long is
+    named in accelerator.md, and the others go on. A finished step is skipped when the command is
+    run again. The steps with real faces need ADVFACE_DATA, and take synthetic ones without.
+
+    Args:
+      out: Folder for the results.
+      minutes: For all steps together; what does not fit is left out and named.
+      quick: Small sizes, to try every step.
+      only: Run only these steps.
+    """
+    checks.positive(minutes=minutes)
+    cli.folder(out)
+    ends = time.monotonic() + 60 * minutes
+    told: dict[str, str] = {}
+    for step in steps(quick):
+        if not only or step.name in only:
+            told[step.name] = run(step, out / step.name, ends)
+            cli.console.print(f"{step.name}: {told[step.name]}", soft_wrap=True)
+    cards = out / "kernels.json"
+    trace = out / "profile" / "trace"
+    if trace.is_dir() and (found := kernels.table(trace)):
+        cards.write_text(json.dumps(found, indent=2), encoding="utf-8")
+    (out / "accelerator.md").write_text(page(out, told), encoding="utf-8")
+    cli.console.print(f"written: {out / 'accelerator.md'}", soft_wrap=True)
+
+
+def steps(quick: bool) -> list[Step]:
+    """In order of importance. ``{out}`` is the step's folder."""
+    preset = ("--preset", "paper" if os.environ.get("ADVFACE_DATA") else "demo")
+    batch, count = ("2", "5") if quick else ("256", "10")
+    others = ("1",) if quick else ("1", "8", "32", "128", "512")
+    shadows = ("--shadows", *(DECODERS[:1] if quick else DECODERS))
+    slowest = ("--shadows", DECODERS[0] if quick else "resrec")
+    half, peers = ("--dtype", "bfloat16"), ("--peer", "torch", "--peer-variants")
+
+    def timed(name: str, seconds: float, *more: str) -> Step:
+        usual = ("throughput", "--steps", count, "--latency", "0", "--repeats", "3")
+        return Step(name, (*usual, *more), seconds)
+
+    def faces(name: str, command: str, seconds: float, pairs: str, size: str) -> Step:
+        small = ("--limit", "20", "--batch", "8")
+        more = small if quick else ("--limit", pairs, "--batch", size)
+        return Step(name, (command, *preset, *more), seconds)
+
+    at = (*shadows, "--batch", batch)
+    alone = (*slowest, "--batch", batch, *half)
+    return [
+        faces("parity", "benchmark.parity", 120, "200", "100"),
+        timed("speed", 180, *at, *half, *peers, "eager", "step+channels_last"),
+        timed("profile", 60, *alone, "--profile", "{out}/trace"),
+        faces("table_1", "defenses", 120, "600", "128"),
+        timed("forms", 90, *at, *half, "--formulation", "subpixel", "packed"),
+        timed("float32", 100, *at, "--matmul-precision", "default", "highest"),
+        timed("batches", 150, *shadows, "--batch", *others, *half),
+        timed("training", 90, *shadows, "--batch", "1", "--training", batch),
+        timed("tuned", 150, *alone, *peers, "tuned+channels_last"),
+    ]
+
+
+def run(step: Step, folder: Path, ends: float) -> str:
+    """Runs a step unless it is done; how it went, in words."""
+    arguments = [a.format(out=folder) for a in step.arguments]
+    command = [sys.executable, "-m", f"experiments.{arguments[0]}", *arguments[1:]]
+    stamp, log = folder / "done.json", folder / "log.txt"
+    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == command[1:]:
+        return "done before"
+    left = ends - time.monotonic()
+    if left < min(30.0, step.seconds):
+        return "left out: no time"
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    surroundings = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    with log.open("w", encoding="utf-8") as file:
+        how = {"stdout": file, "stderr": subprocess.STDOUT, "env": surroundings}
+        try:
+            code = subprocess.run(
+                [*command, "--out", str(folder)], timeout=min(left, step.seconds), **how
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return f"stopped after {time.monotonic() - began:.0f} s: out of time (log.txt)"
+    if code:
+        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+        return f"failed: {' '.join(last)[:300]} (log.txt)"
+    stamp.write_text(json.dumps(command[1:]), encoding="utf-8")
+    return f"{time.monotonic() - began:.0f} s"
+
+
+def page(out: Path, told: dict[str, str]) -> str:
+    """One Markdown page: each step's own table under its name, and the kernels."""
+    parts = ["# One accelerator"]
+    for name, went in told.items():
+        tables = [p.read_text(encoding="utf-8") for p in sorted((out / name).glob("*.md"))]
+        parts += [f"## {name}: {went}", *tables]
+    if (out / "kernels.json").is_file():
+        found = json.loads((out / "kernels.json").read_text(encoding="utf-8"))
+        parts += ["## kernels of the slowest case", kernels.markdown(found)]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    cli.start(main, "experiments.accelerator")
