@@ -53,7 +53,7 @@ class ProtectConfig(gradient.PGDConfig):
       formulation: how S is computed in the loop; all are equal but for rounding. "plain": layer by
         layer; "subpixel": the last layer makes four pixels at a time and multiplies no zeros;
         "packed": all layers do, over maps that fill a TPU's matrix unit (``models.fast.packed``);
-        "auto": packed on a TPU, subpixel on a CPU, plain elsewhere.
+        "auto": packed on a TPU and in half precision on a GPU, subpixel on a CPU, else plain.
     """
 
     method: Literal["pgd", "fgsm", "mifgsm"] = "pgd"

@@ -2,7 +2,8 @@
 
 Weights and mathematics are those of ``decoders``. Features and images keep the packed form through
 the whole loop: its state, its gradient and x~. On a TPU cells fill the matrix unit; on a CPU cells
-of one pixel save the last layer's products with zeros; on a GPU the plain decoder is used.
+of one pixel save the last layer's products with zeros; on a GPU, in half precision, cells spare
+passes over memory: maps of few channels are cuDNN's slow case.
 """
 
 import functools
@@ -28,8 +29,15 @@ from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool, rectif
 
 Formulation = Literal["auto", "plain", "packed", "subpixel"]
 SIZE, CHANNELS = FEATURE_SHAPE[0], FEATURE_SHAPE[-1]
-FASTEST: dict[str, Formulation] = {"tpu": "packed", "cpu": "subpixel"}
-"""By platform (docs/performance.md); "plain" elsewhere, where the others are not benchmarked."""
+FASTEST: dict[tuple[str, bool], Formulation] = {
+    ("tpu", False): "packed",
+    ("tpu", True): "packed",
+    ("cpu", False): "subpixel",
+    ("cpu", True): "subpixel",
+    ("gpu", True): "packed",
+}
+"""By platform, and whether in half precision (docs/performance.md); "plain" elsewhere, where the
+others are not benchmarked."""
 WIDE = 128
 """The width of a TPU's matrix unit and vector registers, in channels."""
 
@@ -63,7 +71,8 @@ def form(decoder: Callable, formulation: Formulation, dtype) -> Form:
     """
     packable = type(decoder) in (TransRec, ResRec, URec)
     if formulation == "auto":
-        formulation = FASTEST.get(jax.default_backend(), "plain") if packable else "plain"
+        here = jax.default_backend(), jnp.finfo(dtype).bits < 32
+        formulation = FASTEST.get(here, "plain") if packable else "plain"
     if formulation == "plain":
         return Form(decoder, *[lambda x: x] * 3)
     if not packable:
