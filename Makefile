@@ -21,7 +21,10 @@ demo: $(VENV)/runtime
 	$(PY) -m experiments.tradeoff $(ARGS)
 
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
-PYTEST := $(PY) -m pytest $(PARALLEL)
+# What one test has compiled, others need not compile again, nor does a later run.
+PROGRAMS := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.pytest_cache/programs \
+	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
+PYTEST := $(PROGRAMS) $(PY) -m pytest $(PARALLEL)
 
 # Compiling is most of the fast tests' time, and less of it does there; the slow ones run what users run.
 QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_FLAGS)"
