@@ -1,5 +1,7 @@
 """The type of every attack: what it knows, and what it may give."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from advface_jax import attacks
 
 
-def attack(run, reads="identity", knows=("extractor",)):
+def attack(run, reads: Any = "identity", knows: Any = ("extractor",)):
     return attacks.Attack("mine", knows, reads, run)
 
 
@@ -45,9 +47,7 @@ def test_embeddings_have_length_one():
         lambda s: s[:1] / np.sqrt(5),
         lambda s: s * np.nan,
     ):
-        with pytest.raises(
-            ValueError, match=r"the attack mine gave .*wanted float32 embeddings \(2"
-        ):
+        with pytest.raises(ValueError, match="the attack mine gave .*wanted float32 embeddings"):
             attack(wrong)(stored)
     with pytest.raises(ValueError, match="NaN or infinite"):
         attack(lambda s: s)(stored * np.inf)

@@ -85,11 +85,9 @@ class Attack:
         elif good:
             good = bool((np.abs(np.linalg.norm(result, axis=1) - 1) < 1e-2).all())
         if not good:
-            values = (
-                f", values from {result.min():.3g} to {result.max():.3g}" if result.size else ""
-            )
+            low_high = f", {result.min():.3g} to {result.max():.3g}" if result.size else ""
+            wanted = "pictures (…, 160, 160, 3) in [0, 1]" if picture else "embeddings of length 1"
             raise ValueError(
-                f"the attack {self.name} gave {result.dtype} of shape {result.shape}{values}; wanted "
-                + (f"float32 pictures {shape} in [0, 1]" if picture else "")
-                + ("" if picture else f"float32 embeddings ({items}, e) of length 1")
+                f"the attack {self.name} gave {result.dtype} of shape {result.shape}{low_high}; "
+                f"wanted float32 {wanted}, one for each of {items} items"
             )
