@@ -11,7 +11,7 @@ those on identity without training, ``linkers`` those trained on stolen, named i
 those on pictures and their replay, ``cleaning`` what comes before any of them.
 """
 
-from advface_jax.attacks import cleaning, pictures, reading
+from advface_jax.attacks import cleaning, linkers, pictures, reading
 from advface_jax.attacks.attack import KNOWLEDGE, Attack
 from advface_jax.attacks.channels import solve_channels
 from advface_jax.attacks.stitching import Sibling, Stitch, explained, sibling, stitch
@@ -23,6 +23,7 @@ __all__ = [
     "Stitch",
     "cleaning",
     "explained",
+    "linkers",
     "pictures",
     "reading",
     "sibling",

@@ -27,7 +27,7 @@ def read(name: str, recogniser: Any, knows: Sequence[str], before: Any = None) -
       recogniser: features -> embeddings (b,e), any callable that ``protect`` takes.
       before: stored -> features, as ``cleaning.clip``; None leaves them as they are.
     """
-    net, clean = _normalised(recogniser), _optional(before)
+    net, clean = _normalised(recogniser), optional(before)
     return Attack(name, tuple(knows), "identity", lambda stored: _read(net, clean, stored))
 
 
@@ -95,7 +95,8 @@ def _normalised(recogniser: Any) -> networks.Normalised:
     return networks.Normalised(networks.network(recogniser, "recogniser"))
 
 
-def _optional(before: Any) -> Any:
+def optional(before: Any) -> Any:
+    """What cleans stored items before they are read, as a network; None as it is."""
     return None if before is None else networks.network(before, "before")
 
 
