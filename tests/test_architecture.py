@@ -52,8 +52,16 @@ MAY_IMPORT = {
         "advface_jax.sharding",
     ),
     "advface_jax.memory": ("advface_jax.checks", "advface_jax.models", "advface_jax.protect"),
+    "advface_jax.keys": ("advface_jax.checks",),
+    "advface_jax.decoy": (
+        "advface_jax.ball",
+        "advface_jax.checks",
+        "advface_jax.networks",
+        "advface_jax.sharding",
+    ),
     "advface_jax.defenses": (
         "advface_jax.checks",
+        "advface_jax.decoy",
         "advface_jax.gradient",
         "advface_jax.networks",
         "advface_jax.protect",
