@@ -37,7 +37,7 @@ DEVIATION = 0.3
 
 @dataclasses.dataclass(frozen=True)
 class DecoyConfig:
-    """How a decoy is nudged. Hashable: it is a static argument of the compiled program.
+    """How a decoy is nudged. One compiled program serves all of them.
 
     Attributes:
       steps: the most steps of Adam, 1 or more.
@@ -117,8 +117,8 @@ def protect_decoy(
 ) -> Decoyed:
     """Decoys that Ψ reads as the enrolled faces.
 
-    Every item is made by itself, whatever its batch. One compilation serves every ε, key, pattern
-    and set of weights. It has no derivative.
+    Every item is made by itself, whatever its batch. One compilation serves every ε, config, key,
+    pattern and set of weights. It has no derivative.
 
     Args:
       z: the enrolled faces' features (b, …), floating, finite, b ≥ 1. Sharded arrays stay sharded.
@@ -132,7 +132,7 @@ def protect_decoy(
       key: with a pattern, of ``jax.random.key``, for the foreign ones: one, or (b,). It is no
         secret; None for ``jax.random.key(0)``.
       epsilon: the bound on |q - d|, a scalar ≥ 0 in units of z.
-      config: steps, λ, threshold; or a dict of them. Every new config compiles anew.
+      config: steps, λ, threshold; or a dict of them.
       mask: (b,) with 0 for padding, whose rows of the result mean nothing.
 
     Returns:
@@ -163,7 +163,8 @@ def protect_decoy(
     _check_fit(structure, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (z, *leaves)))
     keys = _keys(jax.random.key(0) if key is None else key, z.shape[0])
     given = z, decoys.astype(z.dtype), checks.epsilon(epsilon), checks.mask(mask, z.shape[0])
-    return Decoyed(*_protect_decoy(*given, pattern, keys, readers, config))
+    numbers = {field: jnp.float32(value) for field, value in dataclasses.asdict(config).items()}
+    return Decoyed(*_protect_decoy(*given, pattern, keys, readers, numbers))
 
 
 def _keys(key: jax.Array, batch: int) -> jax.Array:
@@ -200,17 +201,13 @@ def _cosine(a: jax.Array, b: jax.Array) -> jax.Array:
     return (a * b).sum(-1) / jnp.maximum(lengths, 1e-12)
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@jax.jit
 def _protect_decoy(z, decoys, epsilon, mask, pattern, keys, readers, config):
-    both = sharding.automatic(
-        functools.partial(_nudge, config=config),
-        lambda spec: spec,
-        lambda spec: PartitionSpec(*spec[:1]),
-    )
-    return both(z, decoys, epsilon, mask, pattern, keys, readers)
+    both = sharding.automatic(_nudge, lambda spec: spec, lambda spec: PartitionSpec(*spec[:1]))
+    return both(z, decoys, epsilon, mask, pattern, keys, readers, config)
 
 
-def _nudge(z, decoys, epsilon, mask, pattern, keys, readers, *, config: DecoyConfig):
+def _nudge(z, decoys, epsilon, mask, pattern, keys, readers, config):
     public, *shadows = readers
     own = public if pattern is None else Keyed(public, pattern)
     decoy_readers = shadows if pattern is None else [*shadows, public]
@@ -227,12 +224,12 @@ def _nudge(z, decoys, epsilon, mask, pattern, keys, readers, *, config: DecoyCon
         def draw(key: jax.Array) -> jax.Array:
             return jax.random.normal(jax.random.fold_in(key, t), z.shape[1:])
 
-        return config.deviation * jax.vmap(draw)(keys)
+        return config["deviation"] * jax.vmap(draw)(keys)
 
     def objective(q: jax.Array, more: Sequence[tuple[Reader, jax.Array]]):
         cosine = _cosine(own(q), face)
         kept = [_cosine(reader(q), read) for reader, read in (*pairs, *more)]
-        return (cosine + config.weight * sum(kept)).sum(), cosine
+        return (cosine + config["weight"] * sum(kept)).sum(), cosine
 
     def step(state):
         t, q, mean, square, done = state
@@ -241,20 +238,20 @@ def _nudge(z, decoys, epsilon, mask, pattern, keys, readers, *, config: DecoyCon
             other = Keyed(public, foreign(t))
             more = [(other, other(decoys))]
         (_, cosine), uphill = jax.value_and_grad(objective, has_aux=True)(q, more)
-        done |= cosine >= config.threshold
+        done |= cosine >= config["threshold"]
         uphill = uphill.astype(jnp.float32)
         mean = BETAS[0] * mean + (1 - BETAS[0]) * uphill
         square = BETAS[1] * square + (1 - BETAS[1]) * jnp.square(uphill)
         corrected = mean / (1 - BETAS[0] ** (t + 1.0))
         spread = jnp.sqrt(square / (1 - BETAS[1] ** (t + 1.0)))
-        size = config.step * epsilon * (1 - t / config.steps)
+        size = config["step"] * epsilon * (1 - t / config["steps"])
         moved = q + (size * corrected / (spread + 1e-8)).astype(q.dtype)
         moved = jnp.maximum(onto_ball(moved), floor)
         stays = done.reshape(-1, *[1] * (q.ndim - 1))
         return t + 1, jnp.where(stays, q, moved), mean, square, done
 
     def unfinished(state):
-        return (state[0] < config.steps) & ~state[-1].all()
+        return (state[0] < config["steps"]) & ~state[-1].all()
 
     padding = jnp.zeros(z.shape[0], bool) if mask is None else mask == 0
     zeros = jnp.zeros(z.shape, jnp.float32)

@@ -94,16 +94,18 @@ def test_items_and_padding_do_not_touch_each_other():
 
 
 def test_with_a_pattern_the_private_recogniser_reads_the_face_and_the_public_one_the_decoy():
-    stored, read = protect_decoy(
-        Z, D, recogniser=PSI, pattern=PATTERN, epsilon=0.6, config={"steps": 40, "threshold": 1}
-    )
-    own = keyed(PSI, PATTERN)
-    np.testing.assert_allclose(own(Z), PSI(jnp.maximum(Z + PATTERN[None], 0)), rtol=1e-5, atol=1e-4)
+    pattern = 4 * PATTERN  # as far from Ψ as a small network needs
+    config = {"steps": 40, "threshold": 1, "deviation": 1.2}
+    stored, read = protect_decoy(Z, D, recogniser=PSI, pattern=pattern, epsilon=0.6, config=config)
+    own = keyed(PSI, pattern)
+    np.testing.assert_allclose(own(Z), PSI(jnp.maximum(Z + pattern[None], 0)), rtol=1e-5)
     np.testing.assert_allclose(read, cosine(own(stored), own(Z)), atol=1e-5)
     gain = read - cosine(own(D), own(Z))
     public = cosine(PSI(stored), PSI(Z)) - cosine(PSI(D), PSI(Z))
-    assert (gain > public + 0.03).all()
-    assert (cosine(PSI(stored), PSI(D)) > cosine(own(stored), own(D)) + 0.03).all()
+    assert (gain > 0.03).all() and (gain > public).all()
+    alone = protect_decoy(Z, D, recogniser=own, epsilon=0.6, config=config).stored
+    kept, lost = (cosine(PSI(q), PSI(D)) for q in (stored, alone))
+    assert (kept > lost).all()
 
 
 def test_the_foreign_patterns_follow_from_the_key():
@@ -116,9 +118,12 @@ def test_the_foreign_patterns_follow_from_the_key():
     assert bool((one != other).any((1, 2, 3)).all())
 
 
-def test_one_compilation_serves_every_epsilon_pattern_and_weight(compilations):
-    config = DecoyConfig(steps=5)
-    for epsilon, psi, pattern in ((0.2, PSI, PATTERN), (0.0, STRANGER, -PATTERN)):
+def test_one_compilation_serves_every_epsilon_config_pattern_and_weight(compilations):
+    Z, D = features(3, 2), features(4, 2)  # a batch that no other test has
+    for config, epsilon, psi, pattern in (
+        (DecoyConfig(steps=5), 0.2, PSI, PATTERN),
+        (DecoyConfig(steps=3, weight=2.0), 0.0, STRANGER, -PATTERN),
+    ):
         protect_decoy(
             Z, D, recogniser=psi, shadows=[SHADOW], pattern=pattern, epsilon=epsilon, config=config
         )

@@ -68,8 +68,14 @@ def decoy(
     return Defense(name, _decoy, (config, parts), given, takes_key=True, takes_epsilon=True)
 
 
+def pictures(defense: Defense, keys: jax.Array) -> jax.Array:
+    """The faces of nobody (b, *image) whose features a decoy defence starts from, by the items'
+    keys (b,): secret."""
+    return _mixed(keys, defense.networks["faces"], defense.settings[1])  # type: ignore[index]
+
+
 def start(defense: Defense, keys: jax.Array) -> jax.Array:
-    """The decoys d (b, …) that a decoy defence starts from, by the items' keys (b,): secret."""
+    """The decoys d (b, …), E of ``pictures``: secret."""
     given = defense.networks
     return _start(keys, given["faces"], given["extractor"], defense.settings[1])  # type: ignore[index]
 
@@ -99,7 +105,12 @@ def _decoy(z, keys, epsilon, mask, settings: tuple[DecoyConfig, int], networks) 
 
 @functools.partial(jax.jit, static_argnames="parts")
 def _start(keys, faces, extractor, parts):
-    """E of a mixture for each key: random weights, each picture mirrored by chance."""
+    return extractor(_mixed(keys, faces, parts))
+
+
+@functools.partial(jax.jit, static_argnames="parts")
+def _mixed(keys, faces, parts):
+    """A mixture for each key: random weights, each picture mirrored by chance."""
 
     def mixture(key: jax.Array) -> jax.Array:
         which, sides, shares = jax.random.split(key, 3)
@@ -109,4 +120,4 @@ def _start(keys, faces, extractor, parts):
         weights = jax.random.dirichlet(shares, jnp.ones(parts))
         return jnp.tensordot(weights.astype(faces.dtype), chosen, 1)
 
-    return extractor(jax.vmap(mixture)(keys))
+    return jax.vmap(mixture)(keys)
