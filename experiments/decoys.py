@@ -168,6 +168,7 @@ def table(
             rows.append(line | {"seconds": round(time.monotonic() - lap, 1)})
             labels.append(label)
             shown[label] = found
+            cli.console.print(f"{label}: " + _spoken(rows[-1]), soft_wrap=True)
         mean = jnp.asarray(images.mean(0, dtype=np.float64) / 255, jnp.float32)
         floor = _floor(mean, images, sample.batch)
         rows.append({"method": "Mean face", "epsilon": None, **floor, "n": len(images)})
@@ -260,6 +261,12 @@ def _row(
         values = [v for k, v in tars.items() if k.startswith(starts) and v is not None]
         line[f"tar_{name}"] = max(values, default=None)
     return line
+
+
+def _spoken(r: Row) -> str:
+    """A finished row in one line: a long run that is stopped has said what it found."""
+    named = [(column.title, column.text(r)) for column in COLUMNS]
+    return ", ".join(f"{title} {text}" for title, text in named if text != "–")
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

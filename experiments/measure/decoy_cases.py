@@ -41,13 +41,13 @@ class Case(NamedTuple):
 
 
 def one_at_a_time(key: bool, **axes: Sequence[Any]) -> list[Case]:
-    """The base, which is the first value of every axis; the others, one changed at a time; and,
-    with ``key``, the base with a secret pattern."""
+    """The base, which is the first value of every axis; with ``key``, the base with a secret
+    pattern; and the others, one changed at a time."""
     base = Case(**{axis: values[0] for axis, values in axes.items()})
-    found = [base]
+    found = [base, base._replace(key=True)] if key else [base]
     for axis, values in axes.items():
         found += [base._replace(**{axis: value}) for value in values[1:]]
-    return [*found, base._replace(key=True)] if key else found
+    return found
 
 
 @jax.tree_util.register_dataclass
