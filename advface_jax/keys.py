@@ -2,7 +2,7 @@
 
 A secret belongs to a server; a system's name and an enrolment's number make it another secret
 each. Losing what was derived for one enrolment tells nothing about another. Nothing here is stored
-beside the features. Needs the package ``cryptography`` (``pip install advface_jax[keys]``).
+beside the features. Needs the package ``cryptography`` (extra ``keys``).
 """
 
 from __future__ import annotations
@@ -36,8 +36,13 @@ def derive(secret: bytes, *names: str) -> bytes:
         )
     if not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"got names={names}; wanted text: the system, the purpose, the enrolment")
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+    try:
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "secrets are derived by HKDF, which needs: pip install cryptography", name=error.name
+        ) from error
 
     # Each name with its length: ("ab", "c") and ("a", "bc") are two secrets.
     parts = [name.encode() for name in ("advface_jax decoy", *names)]

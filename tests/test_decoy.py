@@ -1,5 +1,8 @@
 """Decoys: the bound, the objective, stopping, padding, compilations, a pattern, bad input."""
 
+import inspect
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 from jax.tree_util import Partial
 from networks import distance
 
-from advface_jax import decoy, defenses
+from advface_jax import decoy, defenses, keys
 from advface_jax.decoy import DecoyConfig, keyed, protect_decoy
 from advface_jax.defenses import decoys
 
@@ -84,12 +87,12 @@ def test_a_face_stops_at_the_threshold_and_is_refused_below_it():
 
 def test_items_and_padding_do_not_touch_each_other():
     given = {"recogniser": PSI, "shadows": [SHADOW], "pattern": PATTERN, "config": LONG}
-    keys = jax.random.split(jax.random.key(0), 3)
-    stored, read = protect_decoy(Z, D, key=keys, mask=[1, 1, 1], **given)
-    padded, less = protect_decoy(Z.at[1:].set(9), D, key=keys, mask=[1, 0, 0], **given)
+    each = jax.random.split(jax.random.key(0), 3)
+    stored, read = protect_decoy(Z, D, key=each, mask=np.array([1, 1, 1]), **given)
+    padded, less = protect_decoy(Z.at[1:].set(9), D, key=each, mask=np.array([1, 0, 0]), **given)
     np.testing.assert_array_equal(padded[0], stored[0])
     assert less[0] == read[0]
-    turned, _ = protect_decoy(Z[::-1], D[::-1], key=keys[::-1], mask=[1, 1, 1], **given)
+    turned, _ = protect_decoy(Z[::-1], D[::-1], key=each[::-1], mask=np.array([1, 1, 1]), **given)
     np.testing.assert_array_equal(turned[::-1], stored)
 
 
@@ -172,38 +175,38 @@ def test_as_a_defence_it_stores_a_nudged_decoy_of_the_items_key():
         recogniser=PSI, extractor=E, faces=FACES, shadows=[SHADOW], config=LONG
     )
     assert defense.for_server and defense.takes_key and defense.takes_epsilon
-    keys = jax.random.split(jax.random.key(1), 3)
-    start = decoys.start(defense, keys)
-    stored = defense(Z, key=keys, epsilon=0.3)
+    each = jax.random.split(jax.random.key(1), 3)
+    start = decoys.start(defense, each)
+    stored = defense(Z, key=each, epsilon=0.3)
     wanted = protect_decoy(
-        Z, start, recogniser=PSI, shadows=[SHADOW], key=keys, epsilon=0.3, config=LONG
+        Z, start, recogniser=PSI, shadows=[SHADOW], key=each, epsilon=0.3, config=LONG
     )
     np.testing.assert_array_equal(stored, wanted.stored)
     assert distance(stored, start).max() <= np.float32(0.3)
-    np.testing.assert_array_equal(decoys.start(defense, keys[::-1])[::-1], start)
+    np.testing.assert_array_equal(decoys.start(defense, each[::-1])[::-1], start)
     many = decoys.start(defense, jax.random.split(jax.random.key(2), 40))
     assert len(np.unique(np.asarray(many).reshape(40, -1), axis=0)) == 40  # of 4 faces
     assert decoys.recogniser(defense) is PSI
 
 
 def test_a_defence_with_a_pattern_names_its_recogniser():
-    given = {"recogniser": PSI, "extractor": E, "faces": FACES, "config": LONG}
+    given: dict[str, Any] = {"recogniser": PSI, "extractor": E, "faces": FACES, "config": LONG}
     defense = defenses.decoy(**given, pattern=PATTERN)
     assert defense.name == "Decoy with a key"
     own = decoys.recogniser(defense)
     np.testing.assert_array_equal(own(Z), keyed(PSI, PATTERN)(Z))
     stored = jax.jit(lambda d, z, k: d(z, key=k, epsilon=0.1))(defense, Z, jax.random.key(0))
     assert stored.shape == Z.shape
-    for change, message in (
+    changes: tuple[tuple[dict[str, Any], str], ...] = (
         ({"faces": FACES[:1]}, "wanted 2 images or more"),
         ({"parts": 0}, "parts=0"),
         ({"shadows": [3]}, r"shadows\[0\]"),
-    ):
+    )
+    for change, message in changes:
         with pytest.raises(ValueError, match=message):
             defenses.decoy(**(given | change))
 
 
 def test_the_default_of_a_pattern_is_one_number():
-    from advface_jax import keys
-
-    assert keys.pattern.__defaults__[-1] == DecoyConfig().deviation == decoy.DEVIATION
+    default = inspect.signature(keys.pattern).parameters["deviation"].default
+    assert default == DecoyConfig().deviation == decoy.DEVIATION
