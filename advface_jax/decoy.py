@@ -168,10 +168,15 @@ def protect_decoy(
 
 
 def _keys(key: jax.Array, batch: int) -> jax.Array:
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape not in ((), (batch,)):
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    if (
+        dtype is None
+        or not jnp.issubdtype(dtype, jax.dtypes.prng_key)
+        or shape not in ((), (batch,))
+    ):
         raise ValueError(
-            f"got key of dtype {key.dtype} and shape {key.shape}; wanted jax.random.key(seed), or "
-            f"({batch},) of them, one for each item"
+            f"got key of type {type(key).__name__}, dtype {dtype} and shape {shape}; wanted "
+            f"jax.random.key(seed), or ({batch},) of them, one for each item"
         )
     return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 

@@ -141,6 +141,7 @@ BAD = {
     "epsilon": ({"epsilon": -1}, "wanted a finite bound"),
     "pattern": ({"pattern": PATTERN[0]}, r"a pattern of shape \(5, 4\); wanted that of one item"),
     "key": ({"key": jnp.arange(2)}, r"wanted jax.random.key\(seed\)"),
+    "a number as key": ({"key": 3}, "key of type int"),
     "recogniser": ({"recogniser": 3}, "which cannot be called"),
     "no embedding": ({"recogniser": lambda z: z}, r"recogniser does not fit.*got an embedding of"),
     "shadow": ({"shadows": [lambda z: z @ jnp.ones(9)]}, r"shadows\[0\] does not fit z of shape"),
