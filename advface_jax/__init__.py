@@ -13,6 +13,7 @@ ValueError with what came, what was wanted and what to do.
 import importlib
 from typing import TYPE_CHECKING
 
+from advface_jax.decoy import DecoyConfig, protect_decoy
 from advface_jax.gradient import PGDConfig, fgsm, mifgsm, pgd
 from advface_jax.protect import ProtectConfig, protect, protect_sweep, shadow_round_trip
 
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
         attacks,
         cropping,
         data,
+        decoy_faces,
         defenses,
         detection,
+        keys,
         memory,
         metrics,
         models,
@@ -35,15 +38,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"  # pyproject.toml reads it here
 
 __all__ = [
+    "DecoyConfig",
     "PGDConfig",
     "ProtectConfig",
     "System",
     "attacks",
     "cropping",
     "data",
+    "decoy_faces",
     "defenses",
     "detection",
     "fgsm",
+    "keys",
     "load",
     "memory",
     "metrics",
@@ -51,6 +57,7 @@ __all__ = [
     "models",
     "pgd",
     "protect",
+    "protect_decoy",
     "protect_sweep",
     "shadow_round_trip",
     "sharding",

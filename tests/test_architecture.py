@@ -52,8 +52,16 @@ MAY_IMPORT = {
         "advface_jax.sharding",
     ),
     "advface_jax.memory": ("advface_jax.checks", "advface_jax.models", "advface_jax.protect"),
+    "advface_jax.keys": ("advface_jax.checks",),
+    "advface_jax.decoy": (
+        "advface_jax.ball",
+        "advface_jax.checks",
+        "advface_jax.networks",
+        "advface_jax.sharding",
+    ),
     "advface_jax.defenses": (
         "advface_jax.checks",
+        "advface_jax.decoy",
         "advface_jax.gradient",
         "advface_jax.networks",
         "advface_jax.protect",
@@ -246,7 +254,14 @@ def test_what_few_need_is_imported_late():
         "print(*sys.modules)",
         cwd=ROOT,
     )
-    assert not {"matplotlib", "h5py", "pooch", "tensorflow_datasets", "grain"} & set(loaded)
+    assert not {
+        "matplotlib",
+        "h5py",
+        "pooch",
+        "tensorflow_datasets",
+        "grain",
+        "cryptography",
+    } & set(loaded)
 
 
 def test_modules_are_there_after_a_bare_import():
@@ -305,8 +320,9 @@ def test_locks_are_current_and_name_no_host(lock):
     wanted = project["dependencies"]
     if lock != "requirements.lock":
         ours = [line for line in extras["dev"] if line.startswith("advface_jax[")]
-        assert ours == ["advface_jax[data]"]
-        wanted = wanted + [line for line in extras["dev"] if line not in ours] + extras["data"]
+        assert ours == ["advface_jax[data,keys]"]
+        others = [line for line in extras["dev"] if line not in ours]
+        wanted = wanted + others + extras["data"] + extras["keys"]
     names = {re.split(r"[\[<>=;]", line)[0].replace("_", "-") for line in wanted}
     assert names <= pinned, f"{lock} lacks {names - pinned}: run `make lock`"
 

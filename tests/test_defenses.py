@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.fft
 import scipy.ndimage
-from networks import small_decoder, small_extractor
+from networks import Pool, small_decoder, small_extractor
 
 from advface_jax import ProtectConfig, defenses, protect
 from advface_jax.defenses import channels
@@ -16,7 +16,13 @@ NOISE = {"ball": defenses.ball(2), "walk": defenses.walk(2), "laplace": defenses
 ON_IMAGES = {name: getattr(defenses, name)() for name in ("duetface", "partialface", "dctdp")}
 # Most calls have a mask: one compiled program then serves several tests.
 REAL, PADDED = np.array([1, 1]), np.array([1, 0])
-PLAIN = {"none": defenses.none(), **NOISE, **ON_IMAGES}
+DECOY = defenses.decoy(
+    recogniser=Pool(),
+    extractor=small_extractor(),
+    faces=np.random.default_rng(2).uniform(size=(3, 160, 160, 3)).astype("f4"),
+    config={"steps": 2},
+)
+PLAIN = {"none": defenses.none(), **NOISE, **ON_IMAGES, "decoy": DECOY}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +67,7 @@ def test_every_defence_stores_what_it_says(name, advface, z, images):
     assert traced.dtype == jnp.bfloat16 and traced.shape == stored.shape
 
 
-@pytest.mark.parametrize("name", [*NOISE, "partialface", "dctdp"])
+@pytest.mark.parametrize("name", [*NOISE, "partialface", "dctdp", "decoy"])
 def test_the_key_decides_and_nothing_else(name, z, images):
     item = (images if name in ON_IMAGES else z)[0]
     twice, keys = jnp.stack([item, item]), jax.random.split(KEY)

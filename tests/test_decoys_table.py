@@ -1,0 +1,93 @@
+"""The sweep of decoys: its cases, and what its readers read."""
+
+import numpy as np
+import pytest
+from networks import Pool, small_decoder, small_extractor
+from tables import given, is_picture, small_sample
+
+from advface_jax import System
+from experiments import decoys
+from experiments.measure import decoy_cases
+from experiments.measure.decoy_cases import Case
+from experiments.measure.public_faces import PublicFaces
+from experiments.measure.table import publish
+
+BASE = Case(0.2, 1.0, 2, 1, 2)
+
+
+def system(name: str) -> System:
+    return System.of(
+        extractor=small_extractor(),
+        server=Pool(),
+        shadow=small_decoder(),
+        attacker=small_decoder(seed=2),
+        name=name,
+    )
+
+
+def test_the_base_its_key_and_then_one_change_at_a_time():
+    axes = {
+        "epsilon": (0.2, 0.1),
+        "weight": (1.0,),
+        "steps": (2,),
+        "shadows": (1, 0),
+        "parts": (2,),
+    }
+    found = decoy_cases.one_at_a_time(True, **axes)
+    changes = (BASE, {"key": True}), (BASE, {"epsilon": 0.1}), (BASE, {"shadows": 0})
+    assert found == [BASE, *(one._replace(**change) for one, change in changes)]
+    assert decoy_cases.one_at_a_time(False, **axes) == [one for one in found if not one.key]
+    assert len({one.label for one in found}) == 4
+
+
+def test_noise_leaves_a_bias_and_moves_a_kernel():
+    tree = {"kernel": np.arange(6, dtype="f4").reshape(2, 3), "bias": np.ones(3, "f4")}
+    moved = decoy_cases.noisy(tree, 0.1, np.random.default_rng(0))
+    np.testing.assert_array_equal(moved["bias"], tree["bias"])
+    assert 0 < np.abs(moved["kernel"] - tree["kernel"]).max() < 1
+
+
+@pytest.mark.slow
+def test_everyone_reads_every_case(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoy_cases, "STITCHED", 3)
+    monkeypatch.setattr(decoy_cases, "FOREIGN", 2)
+    cases = [BASE, BASE._replace(key=True), BASE._replace(shadows=0, epsilon=0.0)]
+    table = decoys.table(
+        system("own"),
+        system("other"),
+        given(),
+        PublicFaces("synthetic", public_faces=9),
+        small_sample(tmp_path),
+        cases,
+    )
+    bare, advface, base, key, still, floor = table.rows
+    names = [r["method"] for r in table.rows]
+    assert names == ["Unprotected", "AdvFace", "Decoy", "Decoy with a key", "Decoy", "Mean face"]
+    assert all(r["n"] == 8 for r in table.rows)
+    assert abs(bare["cosine"] - 1) < 1e-5
+    assert bare["refused"] is advface["refused"] is None and still["refused"] >= 0
+    assert base["cosine"] > still["cosine"]  # the nudge
+    assert {"rank1_sibling", "tar_known", "tar_Ψ ± 0.2", "rank1_decoy known ×8"} <= base.keys()
+    assert {"tar_foreign", "rank1_less", "tar_Ψ", "tar_Ψ_known"} <= key.keys()
+    assert "rank1_shadow" not in still and "ssim_decoy" in still and floor["ssim"] > 0
+    publish(table, tmp_path)
+    assert is_picture(tmp_path / "decoys.png")
+    assert "| ε = 0.2, λ = 1, 2 steps, 1 shadows, 2 faces, key |" in (
+        tmp_path / "decoys.md"
+    ).read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "axis, message",
+    [
+        ({"epsilon": (-1.0,)}, "epsilon=-1"),
+        ({"shadows": (9,)}, "shadows=9; wanted 0 to 8"),
+        ({"parts": (0,)}, "parts=0; wanted 1 to 32"),
+        ({"steps": ()}, "got no value of steps"),
+        ({"weight": (-1.0,)}, "weight=-1"),
+    ],
+)
+def test_bad_settings_are_refused(axis, message):
+    axes = {name: (value,) for name, value in BASE._asdict().items() if name != "key"}
+    with pytest.raises(ValueError, match=message):
+        decoys._checked(False, 0.95, **(axes | axis))

@@ -1,0 +1,86 @@
+"""Who is recognised over all pairs, against values counted by hand."""
+
+import numpy as np
+import pytest
+
+from advface_jax import metrics
+
+RNG = np.random.default_rng(0)
+
+
+def at(*degrees):
+    angles = np.radians(degrees)
+    return np.stack([np.cos(angles), np.sin(angles)], 1)
+
+
+def test_four_faces_of_two_people_by_hand():
+    seen, known = at(0, 50, 90, 100), at(0, 10, 90, 41)
+    people = ("a", "a", "b", "b")
+    # Same: 0-10, 50-0, 90-41, 100-90 (10°, 50°, 49°, 10°); different: 90, 41, 40, 9, 90, 80, 100,
+    # 90: the third smallest is 41°, the fourth 80°.
+    found = metrics.identify(seen, known, people, fars=(0.375, 0.01))
+    np.testing.assert_allclose(found.cosine, np.cos(np.radians([0, 40, 0, 59])), atol=1e-6)
+    assert found.tar(0.375) == 1.0 and found.tar(0.01) is None, "eight pairs have no share of .01"
+    np.testing.assert_array_equal(found.first, [1, 0, 1, 1])
+    # 9° is below all four, 40° and 41° below 49° and 50°, the rest above all.
+    assert found.auc == pytest.approx((4 * 8 - 4 - 2 - 2) / 32)
+
+
+def test_the_share_that_is_accepted():
+    # Person i stands at 60 i degrees; the second photograph of person 0 lies at person 1.
+    people = [*"abcdef"] * 2
+    seen = at(*(60 * i for i in range(6)), *(60 * i for i in range(6)))
+    known = seen.copy()
+    known[6] = seen[1]
+    found = metrics.identify(seen, known, people, fars=(0.05,))
+    # 120 different pairs; the two items of b match the moved photograph: fewer than 6 are at 0°.
+    accepted = found.accepted[0.05]
+    assert accepted is not None
+    np.testing.assert_array_equal(accepted, [0, *[1] * 11])
+    assert found.tar(0.05) == pytest.approx(11 / 12)
+
+
+def test_ties_and_strangers():
+    alike = np.tile(at(0), (4, 1))
+    found = metrics.identify(alike, alike, ("a", "a", "b", "c"), fars=(0.5,))
+    assert found.auc == 0.5 and found.tar(0.5) == 0.0, "what looks like everybody is nobody"
+    assert np.isnan(found.first[2:]).all(), "who has one photograph cannot be found"
+
+
+def test_what_means_nothing_is_at_chance():
+    people = np.repeat(np.arange(100).astype(str), 4)
+    some, other = (RNG.normal(size=(400, 16)) for _ in range(2))
+    some, other = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (some, other))
+    found = metrics.identify(some, other, people)
+    assert found.tar(1e-2) == pytest.approx(0.01, abs=0.01)
+    assert found.first.mean() == pytest.approx(0.01, abs=0.015)
+    assert found.auc == pytest.approx(0.5, abs=0.02)
+
+
+def test_faces_of_one_person_are_not_independent():
+    people = np.repeat(np.arange(10).astype(str), 50)
+    by_person = np.repeat(np.arange(10) % 2, 50).astype(float)
+    low, high = metrics.interval_by_person(by_person, people)
+    assert high - low > 0.5, "ten people, not 500 faces"
+    apart = metrics.interval_by_person(by_person, np.arange(500).astype(str))
+    assert apart[1] - apart[0] < 0.1
+    missing = np.where(np.arange(500) < 450, by_person, np.nan)
+    assert metrics.interval_by_person(missing, people) != [low, high]
+    assert metrics.interval_by_person(np.ones(500), people) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("seen", "known", "people", "says"),
+    [
+        (at(0, 1), at(0), "aa", "shapes"),
+        (2 * at(0, 1), at(0, 1), "aa", "lengths"),
+        (at(0, 1), at(0, 1), "a", "one each"),
+        (at(0, 1), at(0, 1), "ab", "two faces"),
+        (at(0, 1), at(0, 1), "aa", "two faces"),
+    ],
+)
+def test_what_does_not_fit_is_refused(seen, known, people, says):
+    with pytest.raises(ValueError, match=says):
+        metrics.identify(seen, known, tuple(people))
+    with pytest.raises(ValueError, match="NaN"):
+        metrics.interval_by_person([np.nan], ["a"])
