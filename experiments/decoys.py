@@ -298,7 +298,7 @@ def _draw(images: np.ndarray, chosen: list[int], found: dict[str, Measured], pat
         ["R of AdvFace", "the decoy", "R of the decoy"],
         path,
         ssim=ssim,
-        title="What a thief's decoder R makes of what is stored (SSIM to the enrolled face)",
+        title="A thief's picture of what is stored",
     )
 
 
