@@ -63,6 +63,7 @@ MAY_IMPORT = {
         "advface_jax.defenses",
         "advface_jax.gradient",
         "advface_jax.models",
+        "advface_jax.networks",
     ),
     # Photographs need a network to become faces; data knows none, so the detector lies beside it.
     "advface_jax.detection": (
