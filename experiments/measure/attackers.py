@@ -1,0 +1,219 @@
+"""What an attacker has, and the attacks of the worst case that need no training of a network."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import advface_jax
+from advface_jax import attacks, data
+from advface_jax.attacks import Attack
+from experiments.measure.compared import Case, protected
+from experiments.measure.judging import Servers
+from experiments.measure.subjects import Clipping
+
+FLOORS = ("Ignorance (floor)", "Template (floor)")
+STITCHED = 60  # public faces that a stitch learns from: more gain nothing
+RIDGE = 1e-2  # of the template's pictures, as a share of the mean square of an embedding's element
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """What attackers have, whatever the defence.
+
+    Attributes:
+      system: E as an oracle (``system.extractor``), and Ψ for those who have it.
+      sibling: A public recogniser that is not the server's.
+      attacker: The paper's R.
+      public: Faces of people who are not measured.
+      batch, seed: Of what the attacker computes.
+    """
+
+    system: advface_jax.System
+    sibling: advface_jax.System
+    attacker: Any
+    public: data.Faces
+    batch: int = 16
+    seed: int = 0
+
+    def of_public(self, network: Callable[[jax.Array], jax.Array], n: int | None = None):
+        """``network`` of the first n public faces, float16."""
+        parts, n = [], min(n or len(self.public), len(self.public))
+        for start in range(0, n, self.batch):
+            chosen = np.resize(np.arange(start, min(start + self.batch, n)), self.batch)
+            pixels = self.public.batch(chosen)
+            parts.append(np.asarray(of_pixels(network, pixels)).astype(np.float16))
+        return np.concatenate(parts)[:n]
+
+    @functools.cached_property
+    def sibling_on_z(self) -> attacks.Sibling:
+        n = min(STITCHED, len(self.public))
+        z, target = (self.of_public(s.extractor, n) for s in (self.system, self.sibling))
+        found = attacks.stitch(z.astype(np.float32), target.astype(np.float32))
+        return attacks.sibling(found, self.sibling.server)
+
+    @functools.cached_property
+    def from_template(self) -> "FromTemplate":
+        """A picture from Ψ(z), by ridge on public faces."""
+        embeddings = self.of_public(self.system.network).astype(np.float64)
+        pixels = self.public.images.reshape(len(embeddings), -1) / np.float32(255)
+        mean, centre = pixels.mean(0), embeddings.mean(0)
+        x = embeddings - centre
+        penalty = RIDGE * np.square(x).mean() * len(x)
+        weights = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ (pixels - mean))
+        parts = (jnp.asarray(a, jnp.float32) for a in (weights, centre, mean))
+        return FromTemplate(*parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What an attacker on one defence may use; an attack says what it uses (``Attack.knows``)."""
+
+    world: World
+    case: Case
+
+    @functools.cached_property
+    def stored(self) -> np.ndarray:
+        """The public faces as the defence stores them, float16 (n,…), in their order."""
+        items = self.world.of_public(self.case.client)
+        return protected(self.case, items, self.world.seed, self.world.batch)
+
+
+Builder = Callable[[Known], Attack | None]
+"""An attack on one defence, or None where it makes no sense."""
+
+
+@jax.jit
+def of_pixels(network: Any, pixels: jax.Array) -> jax.Array:
+    """A network of pixels (b,160,160,3) uint8."""
+    return network(pixels.astype(jnp.float32) / 255)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FromTemplate:
+    """A picture that is linear in an embedding (b,e)."""
+
+    weights: jax.Array
+    centre: jax.Array
+    mean: jax.Array
+
+    def __call__(self, embedding: jax.Array) -> jax.Array:
+        picture = self.mean + (embedding - self.centre) @ self.weights
+        return jnp.clip(picture, 0, 1).reshape(-1, 160, 160, 3)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class After:
+    """One function after another."""
+
+    first: Callable[[jax.Array], jax.Array]
+    second: Callable[[jax.Array], jax.Array]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.second(self.first(x))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Same:
+    """What is stored is what is read."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Always:
+    """The same picture, whatever is stored."""
+
+    picture: jax.Array
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(self.picture, (len(x), *self.picture.shape))
+
+
+def paper(known: Known) -> Attack | None:
+    """The paper's R, which was trained on unprotected features."""
+    return Attack("R", ("extractor",), "picture", known.world.attacker)
+
+
+def clipped(known: Known) -> Attack | None:
+    """E ends in a ReLU: what is negative was added by the defence."""
+    return Attack("R, negatives clipped", ("extractor",), "picture", Clipping(known.world.attacker))
+
+
+def sibling(known: Known) -> Attack | None:
+    """A public recogniser, put onto z by a linear map learnt on public faces."""
+    knows, cost = ("extractor", "public recogniser"), {"faces": STITCHED}
+    name = f"stitched {known.world.sibling.card['source']}"
+    return Attack(name, knows, "identity", known.world.sibling_on_z, cost)
+
+
+def server(known: Known) -> Attack | None:
+    """Ψ itself."""
+    return Attack("Ψ", ("recogniser",), "identity", known.world.system.server)
+
+
+def picture_of_template(known: Known) -> Attack | None:
+    """Ψ(z') to a picture."""
+    run = After(known.world.system.server, known.world.from_template)
+    knows, cost = ("extractor", "recogniser"), {"faces": len(known.world.public)}
+    return Attack("picture from Ψ(z')", knows, "picture", run, cost)
+
+
+ON_FEATURES: tuple[Builder, ...] = (paper, clipped, sibling, server, picture_of_template)
+
+
+def template(known: Known) -> Attack | None:
+    """What Ψ(z) alone gives away, where it is all that is stored."""
+    return Attack("template", ("recogniser",), "identity", Same())
+
+
+def picture(known: Known) -> Attack | None:
+    run, cost = known.world.from_template, {"faces": len(known.world.public)}
+    return Attack("picture from the template", ("recogniser",), "picture", run, cost)
+
+
+def mean_face(known: Known) -> Attack | None:
+    mean = known.world.public.images.mean(0) / 255
+    return Attack("mean face", (), "picture", Always(jnp.asarray(mean, jnp.float32)))
+
+
+def floors(network: Any) -> list[tuple[Case, Sequence[Builder]]]:
+    """What is read without any item, and from Ψ(z) and nothing else."""
+
+    def nothing(z: Any, keys: jax.Array, mask: Any) -> tuple[Any, Any]:
+        return jnp.zeros((len(z), 1)), z
+
+    def embedding(z: Any, keys: jax.Array, mask: Any) -> tuple[Any, Any]:
+        return of_features(network.server, z), z
+
+    server = Servers((network.server,))
+    ignorance, template_ = FLOORS
+    return [
+        (Case(ignorance, nothing, server, network.extractor), (mean_face,)),
+        (Case(template_, embedding, server, network.extractor), (template, picture)),
+    ]
+
+
+@jax.jit
+def of_features(network: Any, z: jax.Array) -> jax.Array:
+    return network(z)
+
+
+def built(build: Builder, known: Known) -> Attack | None:
+    """The attack, if there is one; ValueError where somebody's function returns anything else."""
+    found = build(known)
+    if found is not None and not isinstance(found, Attack):
+        raise ValueError(
+            f"the attack {getattr(build, '__name__', build)} returned a {type(found).__name__}; "
+            "wanted an advface_jax.attacks.Attack, or None where it does not apply"
+        )
+    return found
