@@ -60,10 +60,12 @@ MAY_IMPORT = {
     ),
     "advface_jax.attacks": (
         "advface_jax.checks",
+        "advface_jax.data",
         "advface_jax.defenses",
         "advface_jax.gradient",
         "advface_jax.models",
         "advface_jax.networks",
+        "advface_jax.training",
     ),
     # Photographs need a network to become faces; data knows none, so the detector lies beside it.
     "advface_jax.detection": (

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -36,14 +35,15 @@ class Attack:
       knows: what the attacker has beside the stored items, out of ``KNOWLEDGE``; () for nothing.
       reads: "picture": images (b,160,160,3) float32 in [0,1]; or "identity": L2-normalised
         embeddings (b,e) float32, which compare with those of the same attack only.
-      run: stored (b, …) -> that. It need not be jitted, nor check what it takes.
+      run: stored (b, …) -> that; of an attack that knows "start", (stored, start) -> that. It need
+        not be jitted, nor check what it takes.
       cost: plain facts, such as training items, seconds, or passes of E and Ψ an item.
     """
 
     name: str
     knows: tuple[str, ...]
     reads: Reads
-    run: Callable[[Any], ArrayLike]
+    run: Callable[..., ArrayLike]
     cost: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -53,25 +53,40 @@ class Attack:
         for word in self.knows:
             checks.choice(word, f"knows of {self.name}", tuple(KNOWLEDGE))
 
-    def __call__(self, stored: ArrayLike, *, batch: int = 16) -> np.ndarray:
+    def __call__(
+        self, stored: ArrayLike, *, start: ArrayLike | None = None, batch: int = 16
+    ) -> np.ndarray:
         """What the attacker reads, checked, ``batch`` items at a time.
 
         Args:
           stored: (n, …), n ≥ 1, finite.
+          start: what the items started from, of their shape, for an attack that knows "start".
           batch: how many items ``run`` gets at once. Fewer come only if there are fewer in all: the
             last batch repeats earlier items, so that one compiled program serves every n.
 
         Raises:
-          ValueError: no items, NaN or inf, or a result that is not what ``reads`` promises.
+          ValueError: no items, NaN or inf, a start that is missing or does not fit, or a result
+            that is not what ``reads`` promises.
         """
-        items = checks.features(stored, None)
+        given = [checks.features(stored, None)]
+        if ("start" in self.knows) != (start is not None):
+            raise ValueError(
+                f"got {'no start' if start is None else 'a start'} for the attack {self.name}; "
+                f"wanted {'one' if start is None else 'none'}: it knows {', '.join(self.knows)}"
+            )
+        if start is not None:
+            given.append(checks.features(start, given[0].shape[1:]))
+            if given[1].shape != given[0].shape:
+                raise ValueError(
+                    f"got {len(given[1])} starts for {len(given[0])} stored items; wanted one each"
+                )
         checks.positive(batch=batch)
-        n = items.shape[0]
+        n = given[0].shape[0]
         size = min(batch, n)
         parts = []
         for start in range(0, n, size):
             at = min(start, n - size)  # the last batch overlaps
-            result = np.asarray(jax.device_get(self.run(items[at : at + size])))
+            result = np.asarray(self.run(*(items[at : at + size] for items in given)))
             self._check(result, size)
             parts.append(result[start - at :])
         return np.concatenate(parts)

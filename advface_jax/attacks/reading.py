@@ -1,0 +1,140 @@
+"""Identity from what is stored, without training: a recogniser reads it, or what was added to it.
+
+A recogniser here is Ψ itself or a sibling of it (``stitching``): a callable on stored features. To
+link two leaks of a person needs no attack of its own: read both, and compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from advface_jax import checks, networks
+from advface_jax.attacks.attack import Attack
+
+Start = Callable[[jax.Array], jax.Array]
+GAINS = (2.0, 4.0, 8.0)
+
+
+def read(name: str, recogniser: Any, knows: Sequence[str], before: Any = None) -> Attack:
+    """A recogniser's embedding of what is stored.
+
+    Args:
+      name, knows: of the ``Attack``.
+      recogniser: features -> embeddings (b,e), any callable that ``protect`` takes.
+      before: stored -> features, as ``cleaning.clip``; None leaves them as they are.
+    """
+    net, clean = _normalised(recogniser), optional(before)
+    return Attack(name, tuple(knows), "identity", lambda stored: _read(net, clean, stored))
+
+
+def amplified(
+    name: str, recogniser: Any, knows: Sequence[str], gain: float, start: Start | None = None
+) -> Attack:
+    """The embedding of start + gain · (stored - start), without its negative values.
+
+    A defence that goes from a start towards the enrolled face, as far as Ψ needs, goes on under
+    the gain until other recognisers see that face, too.
+
+    Args:
+      name, knows: of the ``Attack``; with "start" it takes the true starts.
+      recogniser: features -> embeddings.
+      gain: how much further; 1 reads what is stored. Try ``GAINS`` and report the best.
+      start: stored -> the start as the attacker estimates it, as ``estimated(E, R)``; None for an
+        attacker who knows it.
+    """
+    checks.above_zero(gain=gain)
+    net, own = _normalised(recogniser), _start(knows, start)
+
+    def run(stored: jax.Array, known: jax.Array | None = None) -> jax.Array:
+        return _amplified(net, own, stored, known, jnp.float32(gain))
+
+    return Attack(name, tuple(knows), "identity", run)
+
+
+def moved(name: str, recogniser: Any, knows: Sequence[str], start: Start | None = None) -> Attack:
+    """Which way the embedding moved: that of stored minus that of the start, normalised.
+
+    Arguments as of ``amplified``.
+    """
+    net, own = _normalised(recogniser), _start(knows, start)
+
+    def run(stored: jax.Array, known: jax.Array | None = None) -> jax.Array:
+        return _moved(net, own, stored, known)
+
+    return Attack(name, tuple(knows), "identity", run)
+
+
+def difference(name: str, recognisers: Sequence[Any], minus: Any, knows: Sequence[str]) -> Attack:
+    """The mean of several recognisers' embeddings minus another's, normalised.
+
+    As of an attacker who draws keys of his own: he averages what Ψ reads under them, and subtracts
+    what it reads without. All must embed into one space.
+    """
+    nets = tuple(_normalised(each) for each in recognisers)
+    if not nets:
+        raise ValueError("got no recognisers to average; wanted one or more")
+    other = _normalised(minus)
+    return Attack(name, tuple(knows), "identity", lambda stored: _difference(nets, other, stored))
+
+
+def estimated(extractor: Any, decoder: Any) -> Start:
+    """A start as an attacker sees it, E(R(stored)): what R draws of a decoy is the decoy."""
+    parts = networks.network(extractor, "extractor"), networks.network(decoder, "decoder")
+    return jax.tree_util.Partial(_again, *parts)
+
+
+def _again(extractor: Any, decoder: Any, stored: jax.Array) -> jax.Array:
+    return extractor(jnp.clip(decoder(stored), 0, 1))
+
+
+def _normalised(recogniser: Any) -> networks.Normalised:
+    return networks.Normalised(networks.network(recogniser, "recogniser"))
+
+
+def optional(before: Any) -> Any:
+    """What cleans stored items before they are read, as a network; None as it is."""
+    return None if before is None else networks.network(before, "before")
+
+
+def _start(knows: Sequence[str], start: Start | None) -> Any:
+    if ("start" in knows) == (start is not None):
+        raise ValueError(
+            f"got knows={tuple(knows)} {'with' if start else 'without'} an estimate of the start; "
+            'wanted "start" in knows, or an estimate, start=estimated(E, R)'
+        )
+    return None if start is None else networks.network(start, "start")
+
+
+def _unit(embeddings: jax.Array) -> jax.Array:
+    length = jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
+    # A zero is nobody's direction; any one of length 1 will do.
+    return jnp.where(
+        length > 1e-6, embeddings / jnp.maximum(length, 1e-6), embeddings.shape[-1] ** -0.5
+    )
+
+
+@jax.jit
+def _read(net: Any, before: Any, stored: jax.Array) -> jax.Array:
+    return net((stored if before is None else before(stored)).astype(jnp.float32))
+
+
+@jax.jit
+def _amplified(net: Any, start: Any, stored: jax.Array, known: Any, gain: jax.Array) -> jax.Array:
+    at = (start(stored) if known is None else known).astype(jnp.float32)
+    return net(jnp.maximum(at + gain * (stored.astype(jnp.float32) - at), 0))
+
+
+@jax.jit
+def _moved(net: Any, start: Any, stored: jax.Array, known: Any) -> jax.Array:
+    at = start(stored) if known is None else known
+    return _unit(net(stored.astype(jnp.float32)) - net(at.astype(jnp.float32)))
+
+
+@jax.jit
+def _difference(nets: tuple[Any, ...], other: Any, stored: jax.Array) -> jax.Array:
+    stored = stored.astype(jnp.float32)
+    return _unit(jnp.stack([net(stored) for net in nets]).mean(0) - other(stored))
