@@ -22,8 +22,8 @@ from advface_jax import checks, cli, defenses
 from advface_jax.defenses.defense import EPSILON
 from experiments import plots
 from experiments.measure import attackers, decoders, inputs, joining, judging, sealed, worst
-from experiments.measure.attackers import Builder, Known, World
-from experiments.measure.attacking import attacked
+from experiments.measure.attackers import Against, Builder, Known, World
+from experiments.measure.attacking import Photographs, attacked
 from experiments.measure.compared import Case, case, of_features
 from experiments.measure.inputs import Inputs
 from experiments.measure.public_faces import PublicFaces
@@ -160,7 +160,7 @@ def table(
         "precision": ascent.precision,
         "versions": surroundings()["versions"],
     }
-    rows, kept, earlier = [], [], 0.0
+    rows, kept, earlier, photographs = [], [], 0.0, Photographs()
     with judging.exactly(ascent.precision), cli.bar("faces") as bar:
         for one, builders in cases:
             known = Known(world, one)
@@ -171,13 +171,15 @@ def table(
                 attacks,
                 world,
                 crops,
+                photographs,
                 settings=settings,
                 progress=lambda n, task=task: bar.update(task, advance=n),
                 **sample.how,
             )
             use = worst.use(found, crops.identities, over)
             reader = world.sibling.card["source"]
-            reads = zip(attacks, found.reads, strict=True)
+            plain = [a.attack if isinstance(a, Against) else a for a in attacks]
+            reads = zip(plain, found.reads, strict=True)
             rows += [
                 worst.row(one, a, r, found, use, crops.identities, over, reader) for a, r in reads
             ]

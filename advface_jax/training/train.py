@@ -68,11 +68,14 @@ def start(
     """A fresh decoder, or a copy of ``decoder`` to train further, and the optimiser for a training
     set of so many ``faces``."""
     total = config.epochs * step.steps_per_epoch(faces, config.batch)
-    rate = config.learning_rate
-    schedule = step.cosine(rate, total) if config.schedule == "cosine" else rate
     if decoder is None:
         decoder = decoders.decoder(decoder_config, rngs=nnx.Rngs(config.seed))
-    return step.begin(decoder, optax.adam(schedule), config)
+    return step.begin(decoder, _adam(config.learning_rate, config.schedule, total), config)
+
+
+@functools.cache  # a static argument of the step: one program serves trainings that are alike
+def _adam(rate: float, schedule: str, total: int) -> optax.GradientTransformation:
+    return optax.adam(step.cosine(rate, total) if schedule == "cosine" else rate)
 
 
 @functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,9 @@ import numpy as np
 
 import advface_jax
 from advface_jax import attacks, data
-from advface_jax.attacks import Attack
+from advface_jax.attacks import Attack, cleaning, linkers, pictures, reading
 from experiments.measure.compared import Case, protected
 from experiments.measure.judging import Servers
-from experiments.measure.subjects import Clipping
 
 FLOORS = ("Ignorance (floor)", "Template (floor)")
 STITCHED = 60  # public faces that a stitch learns from: more gain nothing
@@ -49,12 +48,25 @@ class World:
             parts.append(np.asarray(of_pixels(network, pixels)).astype(np.float16))
         return np.concatenate(parts)[:n]
 
+    @property
+    def name(self) -> str:
+        """The public recogniser's."""
+        return str(self.sibling.card["source"])
+
+    @functools.cached_property
+    def features(self) -> np.ndarray:
+        """Of the public faces, float16."""
+        return self.of_public(self.system.extractor)
+
+    def some_features(self, n: int) -> np.ndarray:
+        """Of the first n public faces, float32."""
+        return self.features[:n].astype(np.float32)
+
     @functools.cached_property
     def sibling_on_z(self) -> attacks.Sibling:
         n = min(STITCHED, len(self.public))
-        z, target = (self.of_public(s.extractor, n) for s in (self.system, self.sibling))
-        found = attacks.stitch(z.astype(np.float32), target.astype(np.float32))
-        return attacks.sibling(found, self.sibling.server)
+        target = self.of_public(self.sibling.extractor, n).astype(np.float32)
+        return attacks.sibling(attacks.stitch(self.some_features(n), target), self.sibling.server)
 
     @functools.cached_property
     def from_template(self) -> "FromTemplate":
@@ -76,14 +88,31 @@ class Known:
     world: World
     case: Case
 
+    @property
+    def code(self) -> tuple[str, ...]:
+        """What it is to know the defence: its code, and S where it has one."""
+        networks = self.case.defense and self.case.defense.networks
+        return ("extractor", "defense", *(("shadow",) if networks else ()))
+
+    def some(self, n: int) -> np.ndarray:
+        """The first n of ``stored``, float32."""
+        return self.stored[:n].astype(np.float32)
+
     @functools.cached_property
     def stored(self) -> np.ndarray:
         """The public faces as the defence stores them, float16 (n,…), in their order."""
-        items = self.world.of_public(self.case.client)
-        return protected(self.case, items, self.world.seed, self.world.batch)
+        return protected(self.case, self.world.features, self.world.seed + 1, self.world.batch)
 
 
-Builder = Callable[[Known], Attack | None]
+class Against(NamedTuple):
+    """An attack that reads identities, and what reads the photographs to compare them with:
+    unprotected features z (b,…) -> embeddings (b,e). By default that is the attack itself."""
+
+    attack: Attack
+    known: Callable[[Any], Any]
+
+
+Builder = Callable[[Known], "Attack | Against | None"]
 """An attack on one defence, or None where it makes no sense."""
 
 
@@ -91,6 +120,11 @@ Builder = Callable[[Known], Attack | None]
 def of_pixels(network: Any, pixels: jax.Array) -> jax.Array:
     """A network of pixels (b,160,160,3) uint8."""
     return network(pixels.astype(jnp.float32) / 255)
+
+
+@jax.jit
+def of_features(network: Any, z: jax.Array) -> jax.Array:
+    return network(z)
 
 
 @jax.tree_util.register_dataclass
@@ -103,7 +137,7 @@ class FromTemplate:
     mean: jax.Array
 
     def __call__(self, embedding: jax.Array) -> jax.Array:
-        picture = self.mean + (embedding - self.centre) @ self.weights
+        picture = self.mean[None] + (embedding - self.centre[None]) @ self.weights
         return jnp.clip(picture, 0, 1).reshape(-1, 160, 160, 3)
 
 
@@ -116,7 +150,7 @@ class After:
     second: Callable[[jax.Array], jax.Array]
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.second(self.first(x))
+        return of_features(self.second, of_features(self.first, x))
 
 
 @jax.tree_util.register_dataclass
@@ -139,49 +173,99 @@ class Always:
         return jnp.broadcast_to(self.picture, (len(x), *self.picture.shape))
 
 
-def paper(known: Known) -> Attack | None:
+def paper(known: Known) -> Attack:
     """The paper's R, which was trained on unprotected features."""
-    return Attack("R", ("extractor",), "picture", known.world.attacker)
+    return pictures.decoded("R", known.world.attacker, ("extractor",))
 
 
-def clipped(known: Known) -> Attack | None:
+def clipped(known: Known) -> Attack:
     """E ends in a ReLU: what is negative was added by the defence."""
-    return Attack("R, negatives clipped", ("extractor",), "picture", Clipping(known.world.attacker))
+    r = known.world.attacker
+    return pictures.decoded("R, negatives clipped", r, ("extractor",), cleaning.clip)
 
 
-def sibling(known: Known) -> Attack | None:
+def denoised(known: Known) -> Attack | None:
+    """R after a linear map from protected to unprotected features of public faces."""
+    if known.case.defense is None:
+        return None
+    n = min(STITCHED, len(known.world.public))
+    back = attacks.stitch(known.some(n), known.world.some_features(n))
+    found = pictures.decoded("R, denoised", known.world.attacker, known.code, back)
+    return dataclasses.replace(found, cost={"faces": n})
+
+
+def sibling(known: Known) -> Against:
     """A public recogniser, put onto z by a linear map learnt on public faces."""
-    knows, cost = ("extractor", "public recogniser"), {"faces": STITCHED}
-    name = f"stitched {known.world.sibling.card['source']}"
-    return Attack(name, knows, "identity", known.world.sibling_on_z, cost)
+    name, of_z = f"stitched {known.world.name}", known.world.sibling_on_z
+    found = reading.read(name, of_z, ("extractor", "public recogniser"))
+    return Against(dataclasses.replace(found, cost={"faces": STITCHED}), of_z)
 
 
-def server(known: Known) -> Attack | None:
+def adapted_sibling(known: Known) -> Against | None:
+    """The same map, learnt on protected features."""
+    if known.case.defense is None:
+        return None
+    n = min(STITCHED, len(known.world.public))
+    target = known.world.of_public(known.world.sibling.extractor, n).astype(np.float32)
+    of_stored = attacks.sibling(attacks.stitch(known.some(n), target), known.world.sibling.server)
+    name = f"stitched {known.world.name}, adaptive"
+    found = reading.read(name, of_stored, (*known.code, "public recogniser"))
+    return Against(dataclasses.replace(found, cost={"faces": n}), known.world.sibling_on_z)
+
+
+def moved_sibling(known: Known) -> Against:
+    """Which way the sibling's embedding moved from E(R(z')), an estimate of the start."""
+    of_z, world = known.world.sibling_on_z, known.world
+    start = reading.estimated(world.system.extractor, world.attacker)
+    name = f"stitched {world.name}, less the estimated start"
+    return Against(reading.moved(name, of_z, ("extractor", "public recogniser"), start), of_z)
+
+
+def linked(known: Known) -> Attack | None:
+    """A linear linker from stolen items with names: public faces in the role of the stolen."""
+    people = known.world.public.identities
+    if known.case.defense is None or len(set(people)) in (1, len(people)):
+        return None
+    return linkers.fisher("linear linker", known.some(len(people)), people)
+
+
+def server(known: Known) -> Against:
     """Ψ itself."""
-    return Attack("Ψ", ("recogniser",), "identity", known.world.system.server)
+    psi = known.world.system.server
+    return Against(reading.read("Ψ", psi, ("recogniser",)), psi)
 
 
-def picture_of_template(known: Known) -> Attack | None:
+def picture_of_template(known: Known) -> Attack:
     """Ψ(z') to a picture."""
     run = After(known.world.system.server, known.world.from_template)
     knows, cost = ("extractor", "recogniser"), {"faces": len(known.world.public)}
     return Attack("picture from Ψ(z')", knows, "picture", run, cost)
 
 
-ON_FEATURES: tuple[Builder, ...] = (paper, clipped, sibling, server, picture_of_template)
+ON_FEATURES: tuple[Builder, ...] = (
+    paper,
+    clipped,
+    denoised,
+    sibling,
+    adapted_sibling,
+    moved_sibling,
+    linked,
+    server,
+    picture_of_template,
+)
 
 
-def template(known: Known) -> Attack | None:
+def template(known: Known) -> Attack:
     """What Ψ(z) alone gives away, where it is all that is stored."""
     return Attack("template", ("recogniser",), "identity", Same())
 
 
-def picture(known: Known) -> Attack | None:
+def picture(known: Known) -> Attack:
     run, cost = known.world.from_template, {"faces": len(known.world.public)}
     return Attack("picture from the template", ("recogniser",), "picture", run, cost)
 
 
-def mean_face(known: Known) -> Attack | None:
+def mean_face(known: Known) -> Attack:
     mean = known.world.public.images.mean(0) / 255
     return Attack("mean face", (), "picture", Always(jnp.asarray(mean, jnp.float32)))
 
@@ -203,15 +287,10 @@ def floors(network: Any) -> list[tuple[Case, Sequence[Builder]]]:
     ]
 
 
-@jax.jit
-def of_features(network: Any, z: jax.Array) -> jax.Array:
-    return network(z)
-
-
-def built(build: Builder, known: Known) -> Attack | None:
+def built(build: Builder, known: Known) -> Attack | Against | None:
     """The attack, if there is one; ValueError where somebody's function returns anything else."""
     found = build(known)
-    if found is not None and not isinstance(found, Attack):
+    if found is not None and not isinstance(found, (Attack, Against)):
         raise ValueError(
             f"the attack {getattr(build, '__name__', build)} returned a {type(found).__name__}; "
             "wanted an advface_jax.attacks.Attack, or None where it does not apply"

@@ -12,7 +12,7 @@ import numpy as np
 from advface_jax import metrics, sharding
 from advface_jax.attacks import Attack
 from advface_jax.data import Faces
-from experiments.measure.attackers import World
+from experiments.measure.attackers import Against, World
 from experiments.measure.compared import Case
 from experiments.measure.judging import folder_of, keep_arrays, kept_arrays
 
@@ -47,9 +47,10 @@ class Attacked(NamedTuple):
 
 def attacked(
     case: Case,
-    attacks: Sequence[Attack],
+    attacks: Sequence[Attack | Against],
     world: World,
     faces: Faces,
+    photographs: "Photographs",
     *,
     batch: int,
     seed: int,
@@ -65,14 +66,15 @@ def attacked(
     mesh = sharding.across(batch)
     place = _Networks(
         sharding.replicate(case.client, mesh),
+        sharding.replicate(world.system.extractor, mesh),
         sharding.replicate(case.recognise, mesh),
         sharding.replicate(world.system.network, mesh),
         sharding.replicate(world.sibling.network, mesh),
-        [_Runner(one, mesh) for one in attacks],
     )
-    folder = folder_of(keep, {**settings, "case": case.name, "attacks": [a.name for a in attacks]})
+    plain = [one.attack if isinstance(one, Against) else one for one in attacks]
+    folder = folder_of(keep, {**settings, "case": case.name, "attacks": [a.name for a in plain]})
     wanted = ["served", "probes", "seconds"]
-    for i, one in enumerate(attacks):
+    for i, one in enumerate(plain):
         wanted += [f"{i}.seen", f"{i}.known"]
         wanted += [f"{i}.{k}" for k in (*LIKENESS, "replayed") if one.reads == "picture"]
     root, parts, earlier = jax.random.key(seed), [], 0.0
@@ -86,7 +88,7 @@ def attacked(
             mask = (np.arange(batch) < real).astype(np.float32)
             keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
             given = sharding.split((faces.batch(chosen), mask, keys), mesh)
-            found = _batch(case, place, mesh, *given)
+            found = _batch(case, attacks, world, place, photographs, start, mesh, given)
             kept = {k: np.asarray(v)[:real] for k, v in found.items()}
             kept["seconds"] = np.array(time.monotonic() - began)
             keep_arrays(file, kept)
@@ -96,7 +98,7 @@ def attacked(
         progress(real)
     whole = {k: np.concatenate([part[k] for part in parts]) for k in wanted if k != "seconds"}
     reads = []
-    for i, one in enumerate(attacks):
+    for i, one in enumerate(plain):
         likeness = replayed = None
         if one.reads == "picture":
             likeness = {k: whole[f"{i}.{k}"] for k in LIKENESS}
@@ -105,63 +107,75 @@ def attacked(
     return Attacked(whole["served"], whole["probes"], reads, earlier, folder)
 
 
+class Photographs:
+    """What networks make of the measured photographs: the same for every defence, so kept."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, int], np.ndarray] = {}
+        self._alive: list[Any] = []  # whose numbers are keys
+
+    def once(self, start: int, network: Any, make: Callable[[], Any]) -> np.ndarray:
+        if (key := (start, id(network))) not in self._kept:
+            self._alive.append(network)
+            self._kept[key] = np.asarray(make())
+        return self._kept[key]
+
+
 class _Networks(NamedTuple):
     client: Any
+    extractor: Any
     recognise: Any
     system: Any
     sibling: Any
-    attacks: list["_Runner"]
-
-
-class _Runner:
-    """An attack's ``run``, compiled where it is a pytree of arrays; anything else runs as it is."""
-
-    def __init__(self, attack: Attack, mesh: Any):
-        self.attack = attack
-        leaves = jax.tree.leaves(attack.run)
-        if all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves):
-            run = sharding.replicate(attack.run, mesh)
-            self.run = Attack(
-                attack.name, attack.knows, attack.reads, lambda x: _called(run, x), attack.cost
-            )
-        else:
-            self.run = attack
-
-    def __call__(self, stored: Any) -> Any:
-        return self.run(stored, batch=len(stored))
 
 
 def _batch(
-    case: Case, place: _Networks, mesh: Any, pixels: Any, mask: Any, keys: Any
+    case: Case,
+    attacks: Sequence[Attack | Against],
+    world: World,
+    place: _Networks,
+    photographs: Photographs,
+    start: int,
+    mesh: Any,
+    given: tuple[Any, Any, Any],
 ) -> dict[str, Any]:
+    pixels, mask, keys = given
     images = jnp.asarray(pixels, jnp.float32) / 255
-    item = _called(place.client, images)
+    item = called(place.client, images)
     stolen, served = case.store(item, keys, mask)
-    z: Any = None
-    found = {
-        "served": _called(place.recognise, served, images),
-        "probes": _called(place.system, images),
-    }
-    by_sibling = _called(place.sibling, images)
-    for i, one in enumerate(place.attacks):
-        read = one(stolen)
-        if one.attack.reads == "identity":
-            found[f"{i}.seen"] = read
-            if len(stolen.shape) == 2:  # a template: compared with the photograph's own
-                found[f"{i}.known"] = found["probes"]
-                continue
-            z = _called(place.system.extractor, images) if z is None else z
-            found[f"{i}.known"] = one(z)
+    z = item if case.client is world.system.extractor else called(place.extractor, images)
+    probes, by_sibling = (
+        photographs.once(start, whose, lambda network=network: called(network, images))
+        for whose, network in ((world.system, place.system), (world.sibling, place.sibling))
+    )
+    found = {"served": called(place.recognise, served, images), "probes": probes}
+    for i, one in enumerate(attacks):
+        attack = one.attack if isinstance(one, Against) else one
+        read = attack(stolen, batch=len(stolen))
+        found[f"{i}.seen"] = read
+        if attack.reads == "identity":
+            if len(stolen.shape) == 2:  # a template
+                found[f"{i}.known"] = probes
+            elif isinstance(one, Against):
+                known = photographs.once(start, one.known, lambda n=one.known: called(n, z))
+                found[f"{i}.known"] = known
+            else:
+                found[f"{i}.known"] = attack(z, batch=len(stolen))
             continue
-        pictures = sharding.split(np.clip(read, 0, 1), mesh)
-        for k in LIKENESS:
-            found[f"{i}.{k}"] = getattr(metrics, k)(pictures, images)
-        found[f"{i}.seen"] = _called(place.sibling, pictures)
-        found[f"{i}.known"] = by_sibling
-        found[f"{i}.replayed"] = _called(place.system, pictures)
+        shown = sharding.split(np.clip(read, 0, 1), mesh)
+        alike = _likeness(shown, images)
+        found |= {f"{i}.{k}": v for k, v in alike.items()}
+        found |= {f"{i}.seen": called(place.sibling, shown), f"{i}.known": by_sibling}
+        found[f"{i}.replayed"] = called(place.system, shown)
     return found
 
 
 @jax.jit
-def _called(network: Any, *given: jax.Array) -> jax.Array:
+def called(network: Any, *given: jax.Array) -> jax.Array:
+    """A network as an argument of the compiled program."""
     return network(*given)
+
+
+@jax.jit
+def _likeness(pictures: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
+    return {k: getattr(metrics, k)(pictures, images) for k in LIKENESS}

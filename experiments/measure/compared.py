@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from advface_jax import ProtectConfig, defenses
+from advface_jax import ProtectConfig, defenses, sharding
 from advface_jax.defenses import Defense
 from experiments.measure import decoders
 from experiments.measure.judging import Servers
@@ -68,12 +68,13 @@ def case(defense: Defense, network: Any, epsilon: float) -> Case:
 def protected(case: Case, items: np.ndarray, seed: int, batch: int) -> np.ndarray:
     """What a thief has of public items (n,…), float16: a defence that an attacker runs, with keys
     of the attacker's."""
-    root, parts = jax.random.key(seed), []
+    root, parts, mesh = jax.random.key(seed), [], sharding.across(batch)
     for start in range(0, len(items), batch):
         real = min(batch, len(items) - start)
         chosen = np.resize(np.arange(start, start + real), batch)
         mask = (np.arange(batch) < real).astype(np.float32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
-        stored, _ = case.store(items[chosen].astype(np.float32), keys, mask)
+        given = sharding.split((items[chosen].astype(np.float32), keys, mask), mesh)
+        stored, _ = case.store(*given)
         parts.append(np.asarray(stored)[:real].astype(np.float16))
     return np.concatenate(parts)

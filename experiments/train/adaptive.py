@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advface_jax import cli, data, metrics, sharding
-from advface_jax.attacks import Attack
+from advface_jax.attacks import Attack, pictures
 from advface_jax.models import decoders
 from advface_jax.system import read_decoder, write_decoder
 from advface_jax.training import step, train
@@ -68,9 +68,8 @@ class Adaptive:
         decoder, card = read_decoder(file)
         cost = {"pairs": n, "epochs": self.epochs, "seconds": card["seconds"], "start": self.start}
         cost["held_out_ssim"] = round(card["quality"]["ssim"], 3)
-        shadow = ("shadow",) if known.case.defense.networks else ()
-        knows = ("extractor", "defense", *shadow)
-        return Attack("R', adaptive", knows, "picture", decoder, cost)
+        found = pictures.decoded("R', adaptive", decoder, known.code)
+        return dataclasses.replace(found, cost=cost)
 
 
 def _sum(known: Known) -> str:
