@@ -18,7 +18,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from advface_jax import checkpoint, checks, networks, weights
-from advface_jax.models import decoders, facenet, files, state
+from advface_jax.models import decoders, facenet, files, sface, state
 
 Role = Literal["shadow", "attacker"]
 KNOWN = ("facenet-512-q8", "facenet-128", "vggface2", "casia-webface")
@@ -190,8 +190,9 @@ def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True
     checked, nothing installed) and kept in the user's cache folder.
 
     Args:
-      source: "facenet-512-q8", "facenet-128", "vggface2", "casia-webface", a folder, or
-        "module:function" for the ``System`` that a function of yours returns.
+      source: "facenet-512-q8", "facenet-128", "vggface2", "casia-webface", a folder (also SFace's,
+        whose features are others than FaceNet's), or "module:function" for the ``System`` that a
+        function of yours returns.
       fold: put batch norm into the convolutions, for inference; False to train further.
 
     Raises:
@@ -206,6 +207,9 @@ def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True
             f"{source} is the face detector (mtcnn), which embeds nothing; wanted a recogniser: "
             f"one of {', '.join(KNOWN)}, or a folder of its own weights"
         )
+    if card.get("kind") == "sface":
+        arrays = checkpoint.flatten(tree)
+        return System(state.fill(lambda: sface.SFace(rngs=nnx.Rngs(0)), arrays), card)
     fields = ("embedding_size", "standardization", "folded", "classes")
     lacking = {*fields, "sha256"} - card.keys()
     if lacking:

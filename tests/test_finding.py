@@ -111,7 +111,6 @@ def test_a_folder_with_one_weight_file_stands_for_it(there):
         ),
         ("w.pt", b"<!DOCTYPE html><html>", "a web page; .*in a browser"),
         ("w.tar.gz", b"\x1f\x8b\x08", "a gzip archive; unpack it"),
-        ("w.onnx", b"\x08\x07", "ONNX is not read; give the file"),
         ("w.npz", struct.pack("<Q", 7), r"unknown ending '\.npz'.*wanted one of \.tflite"),
         ("w.meta", b"graph", r"beside it w\.index is missing"),
         ("checkpoint", b"what", "unknown ending ''"),

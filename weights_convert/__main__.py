@@ -1,4 +1,4 @@
-"""FaceNet's or MTCNN's weights into a checkpoint.
+"""FaceNet's, SFace's or MTCNN's weights into a checkpoint.
 
     python -m weights_convert --list
     python -m weights_convert facenet-512-q8 -o weights/facenet-512-q8
@@ -6,6 +6,7 @@
     python -m weights_convert 20180402-114759-vggface2.pt -o weights/vggface2
     python -m weights_convert model-20180402-114759.ckpt-275.index -o weights/sandberg
     python -m weights_convert facenet512_weights.h5 -o weights/deepface
+    python -m weights_convert face_recognition_sface_2021dec_int8bq.onnx -o weights/sface
 
 ``advface_jax.load`` and --weights then read the folder.
 """
@@ -34,8 +35,8 @@ def run(
     standardization: Standardization | None = None,
     list_names: Annotated[bool, tyro.conf.arg(name="list")] = False,
 ) -> None:
-    """Convert weights of FaceNet (Inception-ResNet-v1), or of the face detector MTCNN, into a
-    checkpoint folder.
+    """Convert weights of FaceNet (Inception-ResNet-v1), of SFace, or of the face detector MTCNN,
+    into a checkpoint folder.
 
     The folder holds the arrays (Orbax) and card.json: source, sha256, date, input convention,
     embedding size. Every array of the source must be used and every place in the network filled; an
@@ -45,11 +46,11 @@ def run(
     Args:
       source: A known name (--list) or a file: facenet-pytorch .pt or .safetensors,
         TensorFlow frozen .pb, TensorFlow checkpoint .index (its .data file beside it), Keras .h5 or
-        .keras, 8-bit .tflite, or facenet-pytorch's wheel .whl for MTCNN; or the folder that holds
-        it. The contents decide, not the ending. Known names are downloaded once into the user's
-        cache folder (ADVFACE_CACHE sets another); the sums of facenet-512-q8, facenet-128 and mtcnn
-        are checked, those of vggface2 and casia-webface are not known here: the sum found is
-        written into the card.
+        .keras, 8-bit .tflite, OpenCV's .onnx of SFace, or facenet-pytorch's wheel .whl for MTCNN;
+        or the folder that holds it. The contents decide, not the ending. Known names are downloaded
+        once into the user's cache folder (ADVFACE_CACHE sets another); the sums of facenet-512-q8,
+        facenet-128 and mtcnn are checked, those of vggface2 and casia-webface are not known here:
+        the sum found is written into the card.
       out: The checkpoint folder to write; an older checkpoint there is replaced. Without it,
         checkpoints/NAME in the user's cache folder.
       standardization: The input that the weights were trained on: "fixed", (255x - 127.5) / 128, or

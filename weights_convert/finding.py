@@ -17,6 +17,7 @@ ENDINGS = {  # how files of each kind end
     ".h5": (".h5", ".hdf5", ".keras"),
     ".safetensors": (".safetensors",),
     ".whl": (".whl",),
+    ".onnx": (".onnx",),
 }
 _KIND_OF = {ending: kind for kind, endings in ENDINGS.items() for ending in endings}
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first pickle of PyTorch before 1.6
@@ -114,8 +115,6 @@ def kind_of(path: Path) -> str:
     for start, what in _NO_WEIGHTS:
         if head.lower().startswith(start.lower()):
             raise ValueError(f"{path}: {what}")
-    if path.suffix.lower() == ".onnx":
-        raise ValueError(f"{path}: ONNX is not read; give the file that it was exported from")
     if head.startswith(b"PK\3\4"):
         return _kind_of_zip(path)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
