@@ -51,7 +51,7 @@ def main(
     public: Annotated[PublicFaces, OmitArgPrefixes],
     shadow: str = "resrec",
     attacker: str = "resrec",
-    sibling: str = "facenet-128",
+    sibling: tuple[str, ...] = ("facenet-128",),
     epsilon: float = EPSILON,
     epochs: int | None = None,
     defense: tuple[str, ...] = (),
@@ -72,7 +72,8 @@ def main(
       public: The attackers' faces.
       shadow: AdvFace's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
       attacker: The paper's R, and where the adaptive one starts: the same choices.
-      sibling: The public recogniser, a name or a folder as --weights, other weights than those.
+      sibling: Public recognisers, names or folders as --weights, other weights than those; the
+        first one also reads pictures.
       epsilon: The bound of every defence, in units of the feature; Laplace's scale.
       epochs: Of the adaptive R over the public faces; by default 4 (demo) or 20 (paper), 0 for
         none.
@@ -88,12 +89,15 @@ def main(
     for one in defense:
         joining.function(one, "defense")
     system, given = sample.open(shadow, attacker)
-    other = advface_jax.load(sibling)
-    if other.card["sha256"] == system.card["sha256"]:
-        raise ValueError(f"got --sibling {sibling}, the server's own weights; wanted others")
+    others = tuple(advface_jax.load(one) for one in sibling)
+    if not others or system.card["sha256"] in {one.card["sha256"] for one in others}:
+        raise ValueError(
+            f"got --sibling {' '.join(sibling) or '(none)'} with --weights {sample.weights}; "
+            "wanted one or more, none of them the server's own"
+        )
     world = World(
         system,
-        other,
+        others,
         decoders.decoder(system, attacker, "attacker"),
         public.read(sample.preset),
         sample.batch,
@@ -128,7 +132,8 @@ def table(
         raise ValueError(
             f"got {len(world.public)} public faces; wanted {2 * HELD_OUT} or more, or --epochs 0"
         )
-    on_features = [*attackers.ON_FEATURES, *adaptive, *joined_attacks]
+    ours = attackers.on_features(world)
+    on_features = [*ours, *adaptive, *joined_attacks]
     compared = [
         defenses.none(),
         *of_features(models, config),
@@ -149,8 +154,7 @@ def table(
         "experiment": "worst_case",
         **origin,
         **decoders.provenance(world.system, models, shadow, attacker),
-        "sibling": world.sibling.card["source"],
-        "sibling_sha256": world.sibling.card["sha256"],
+        "siblings": {str(s.card["source"]): s.card["sha256"] for s in world.siblings},
         "public_faces": len(world.public),
         "public_people": len(set(world.public.identities)),
         "epsilon": epsilon,

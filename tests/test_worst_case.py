@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,10 +12,12 @@ from flax import nnx
 from networks import Small, filled, system_of
 from tables import given, is_picture, small_sample, written
 
-from advface_jax import data, defenses
+from advface_jax import attacks, data, defenses
 from experiments import worst_case
 from experiments.measure import attackers, decoders, joining, worst
 from experiments.measure.attackers import Known, World
+from experiments.measure.attacking import Photographs, attacked
+from experiments.measure.compared import case
 from experiments.measure.public_faces import PublicFaces
 from experiments.measure.sample import Ascent
 from experiments.measure.table import publish
@@ -39,7 +42,7 @@ def world(files):
     system = dataclasses.replace(recogniser(5), card={"source": "random", "sha256": "00"})
     public = data.synthetic_faces(12, 4, names=[*data.synthetic_names(12, 4)][16:])
     attacker = decoders.decoder(system, files["attacker"], "attacker")
-    return World(system, recogniser(6), attacker, public, 4)
+    return World(system, (recogniser(6),), attacker, public, 4)
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +169,30 @@ def test_a_function_that_cannot_join_is_refused():
     known = Known(None, None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="returned a str"):
         attackers.built(lambda known: "R", known)  # type: ignore[arg-type,return-value]
+
+
+EXAMPLE = Path(worst_case.__file__).parents[1] / "CONTRIBUTING.md"
+
+
+@pytest.mark.slow
+def test_somebody_elses_file_joins(monkeypatch, tmp_path, files):
+    """The example of CONTRIBUTING.md, as it stands there."""
+    text = EXAMPLE.read_text("utf-8").partition("## To join the worst case")[2]
+    code = text.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "my_work.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = joining.function("my_work:defense", "defense")(recogniser(5))
+    ours = world(files)
+    one = case(joining.built(found, defenses.Defense, "", ""), ours.system.network, 0.2)
+    attack = attackers.built(joining.function("my_work:attack", "attack"), Known(ours, one))
+    assert isinstance(attack, attacks.Attack) and one.epsilon == 0.2
+    crops, over, _ = given()
+    how = {"batch": 4, "seed": 0, "keep": tmp_path, "settings": {}}
+    measured = attacked(one, [attack], ours, crops, Photographs(), **how)
+    use = worst.use(measured, crops.identities, over)
+    sample = measured, use, crops.identities, over, "reader"
+    line = worst.row(one, attack, measured.reads[0], *sample)
+    assert line["defence"] == "Rounded" and 0 < line["ssim"] < 1
+    again = attacked(one, [attack], ours, crops, Photographs(), **how)
+    assert again.earlier > 0, "what is finished is kept"
+    np.testing.assert_array_equal(again.reads[0].seen, measured.reads[0].seen)

@@ -12,6 +12,7 @@ import numpy as np
 import advface_jax
 from advface_jax import attacks, data
 from advface_jax.attacks import Attack, cleaning, linkers, pictures, reading
+from advface_jax.models import sface
 from experiments.measure.compared import Case, protected
 from experiments.measure.judging import Servers
 
@@ -26,14 +27,14 @@ class World:
 
     Attributes:
       system: E as an oracle (``system.extractor``), and Ψ for those who have it.
-      sibling: A public recogniser that is not the server's.
+      siblings: Public recognisers that are not the server's; the first one reads pictures.
       attacker: The paper's R.
       public: Faces of people who are not measured.
       batch, seed: Of what the attacker computes.
     """
 
     system: advface_jax.System
-    sibling: advface_jax.System
+    siblings: tuple[advface_jax.System, ...]
     attacker: Any
     public: data.Faces
     batch: int = 16
@@ -49,8 +50,12 @@ class World:
         return np.concatenate(parts)[:n]
 
     @property
+    def sibling(self) -> advface_jax.System:
+        return self.siblings[0]
+
+    @property
     def name(self) -> str:
-        """The public recogniser's."""
+        """The first sibling's."""
         return str(self.sibling.card["source"])
 
     @functools.cached_property
@@ -63,10 +68,16 @@ class World:
         return self.features[:n].astype(np.float32)
 
     @functools.cached_property
-    def sibling_on_z(self) -> attacks.Sibling:
+    def on_z(self) -> tuple[attacks.Sibling, ...]:
+        """Each sibling, put onto z by a linear map learnt on public faces."""
         n = min(STITCHED, len(self.public))
-        target = self.of_public(self.sibling.extractor, n).astype(np.float32)
-        return attacks.sibling(attacks.stitch(self.some_features(n), target), self.sibling.server)
+        return tuple(self.stitched(one, self.some_features(n)) for one in self.siblings)
+
+    def stitched(self, one: advface_jax.System, source: np.ndarray) -> attacks.Sibling:
+        """A sibling, put onto what a source (n,77,77,64) is of the first n public faces."""
+        target = self.of_public(one.extractor, len(source)).astype(np.float32)
+        grid = sface.grid() if isinstance(one.network, sface.SFace) else None
+        return attacks.sibling(attacks.stitch(source, target, grid=grid), one.server)
 
     @functools.cached_property
     def from_template(self) -> "FromTemplate":
@@ -194,28 +205,29 @@ def denoised(known: Known) -> Attack | None:
     return dataclasses.replace(found, cost={"faces": n})
 
 
-def sibling(known: Known) -> Against:
-    """A public recogniser, put onto z by a linear map learnt on public faces."""
-    name, of_z = f"stitched {known.world.name}", known.world.sibling_on_z
+def sibling(known: Known, number: int = 0) -> Against:
+    """A public recogniser on z."""
+    world = known.world
+    of_z, name = world.on_z[number], f"stitched {world.siblings[number].card['source']}"
     found = reading.read(name, of_z, ("extractor", "public recogniser"))
-    return Against(dataclasses.replace(found, cost={"faces": STITCHED}), of_z)
+    cost = {"faces": min(STITCHED, len(world.public))}
+    return Against(dataclasses.replace(found, cost=cost), of_z)
 
 
 def adapted_sibling(known: Known) -> Against | None:
-    """The same map, learnt on protected features."""
+    """The same with the map learnt on protected features."""
     if known.case.defense is None:
         return None
-    n = min(STITCHED, len(known.world.public))
-    target = known.world.of_public(known.world.sibling.extractor, n).astype(np.float32)
-    of_stored = attacks.sibling(attacks.stitch(known.some(n), target), known.world.sibling.server)
-    name = f"stitched {known.world.name}, adaptive"
-    found = reading.read(name, of_stored, (*known.code, "public recogniser"))
-    return Against(dataclasses.replace(found, cost={"faces": n}), known.world.sibling_on_z)
+    world, n = known.world, min(STITCHED, len(known.world.public))
+    name = f"stitched {world.name}, adaptive"
+    knows = (*known.code, "public recogniser")
+    found = reading.read(name, world.stitched(world.sibling, known.some(n)), knows)
+    return Against(dataclasses.replace(found, cost={"faces": n}), world.on_z[0])
 
 
 def moved_sibling(known: Known) -> Against:
     """Which way the sibling's embedding moved from E(R(z')), an estimate of the start."""
-    of_z, world = known.world.sibling_on_z, known.world
+    world, of_z = known.world, known.world.on_z[0]
     start = reading.estimated(world.system.extractor, world.attacker)
     name = f"stitched {world.name}, less the estimated start"
     return Against(reading.moved(name, of_z, ("extractor", "public recogniser"), start), of_z)
@@ -253,6 +265,12 @@ ON_FEATURES: tuple[Builder, ...] = (
     server,
     picture_of_template,
 )
+
+
+def on_features(world: World) -> list[Builder]:
+    """All of them: ``ON_FEATURES``, and each further sibling."""
+    further = range(1, len(world.siblings))
+    return [*ON_FEATURES, *(functools.partial(sibling, number=i) for i in further)]
 
 
 def template(known: Known) -> Attack:
