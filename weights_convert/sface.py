@@ -38,8 +38,8 @@ def convert(source: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if problems:
         raise ValueError(
             f"{len(problems)} arrays are not SFace's as OpenCV's zoo has it "
-            f"({'; '.join(problems[:6])}); wanted face_recognition_sface_2021dec.onnx, or its "
-            "int8bq form"
+            f"({'; '.join(problems[:6])}); wanted "
+            "face_recognition_sface_2021dec_int8bq.onnx"
         )
     for name, value in _INPUT.items():
         if not np.allclose(source[name], value):
