@@ -241,6 +241,27 @@ def linked(known: Known) -> Attack | None:
     return linkers.fisher("linear linker", known.some(len(people)), people)
 
 
+def tuned(known: Known) -> Attack | None:
+    """The stitched sibling, trained further on stolen, named items: minutes for each defence, so it
+    is no part of the default; ``--attack experiments.measure.attackers:tuned``."""
+    world, people = known.world, known.world.public.identities
+    if known.case.defense is None or len(set(people)) in (1, len(people)):
+        return None
+    of_z, knows = world.on_z[0], ("extractor", "public recogniser", "names")
+    name = f"stitched {world.name}, tuned on names"
+    return linkers.tuned(
+        name, world.sibling.server, known.some(len(people)), people, knows, before=of_z.stitch
+    )
+
+
+def convolutional(known: Known) -> Attack | None:
+    """A small network trained from nothing on stolen, named items; likewise by ``--attack``."""
+    people = known.world.public.identities
+    if known.case.defense is None or len(set(people)) in (1, len(people)):
+        return None
+    return linkers.convolutional("small linker", known.some(len(people)), people)
+
+
 def server(known: Known) -> Against:
     """Ψ itself."""
     psi = known.world.system.server
