@@ -11,16 +11,16 @@ import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import advface_jax
-from advface_jax import ProtectConfig, checks, cli, defenses
+from advface_jax import checks, cli
 from advface_jax.defenses.defense import EPSILON
 from experiments import plots
 from experiments.measure import channels as channel_rows
 from experiments.measure import decoders, inputs, judging
+from experiments.measure.compared import of_features
 from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, surroundings
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
@@ -37,7 +37,6 @@ from experiments.measure.table import (
 )
 from experiments.measure.table_rows import floor, not_measured, row
 
-METHODS = ("pgd", "fgsm", "mifgsm")
 LABELS = {"Laplace": LAPLACE, "AdvFace": "AdvFace (PGD)"}
 CHANNELS = (
     "DuetFace, PartialFace and DCTDP store channels of the image, and R is a decoder of those. "
@@ -192,20 +191,6 @@ def table(
             )
         },
         kept=[m.folder for m in everything],
-    )
-
-
-def of_features(models: decoders.Models, config: ProtectConfig) -> tuple[defenses.Defense, ...]:
-    """The rows that a feature's defence gives, with the paper's one ``config`` by every method."""
-    networks: dict[str, Any] = {"extractor": models.network.extractor, "shadow": models.shadow}
-    return (
-        defenses.ball(config.steps),
-        defenses.walk(config.steps),
-        defenses.laplace(),
-        *(
-            defenses.advface(**networks, config=dataclasses.replace(config, method=method))
-            for method in METHODS
-        ),
     )
 
 

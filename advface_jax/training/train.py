@@ -8,13 +8,26 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.typing import ArrayLike
 
 from advface_jax import checks
 from advface_jax.defenses import Defense
 from advface_jax.models import decoders, facenet
 from advface_jax.training import step
 
-Front = facenet.Extractor | Defense
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What is decoded, known beforehand: for images that are not mirrored."""
+
+    stored: ArrayLike
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return jnp.asarray(self.stored, images.dtype)
+
+
+Front = facenet.Extractor | Defense | Given
 """What turns images into the decoder's input: E, or a defence on images. A pytree."""
 
 
@@ -47,14 +60,22 @@ Trainer = step.Trainer[decoders.AnyDecoder, TrainConfig]
 
 
 def start(
-    decoder_config: decoders.AnyConfig, config: TrainConfig, faces: int
+    decoder_config: decoders.AnyConfig,
+    config: TrainConfig,
+    faces: int,
+    decoder: decoders.AnyDecoder | None = None,
 ) -> tuple[Trainer, step.TrainState]:
-    """A fresh decoder and the optimiser for a training set of so many ``faces``."""
+    """A fresh decoder, or a copy of ``decoder`` to train further, and the optimiser for a training
+    set of so many ``faces``."""
     total = config.epochs * step.steps_per_epoch(faces, config.batch)
-    rate = config.learning_rate
-    schedule = step.cosine(rate, total) if config.schedule == "cosine" else rate
-    decoder = decoders.decoder(decoder_config, rngs=nnx.Rngs(config.seed))
-    return step.begin(decoder, optax.adam(schedule), config)
+    if decoder is None:
+        decoder = decoders.decoder(decoder_config, rngs=nnx.Rngs(config.seed))
+    return step.begin(decoder, _adam(config.learning_rate, config.schedule, total), config)
+
+
+@functools.cache  # a static argument of the step: one program serves trainings that are alike
+def _adam(rate: float, schedule: str, total: int) -> optax.GradientTransformation:
+    return optax.adam(step.cosine(rate, total) if schedule == "cosine" else rate)
 
 
 @functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -189,15 +189,14 @@ def judge(
     mesh = sharding.across(batch)
     subject = sharding.replicate(subject, mesh)
     root = jax.random.key(seed)
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    folder = keep / key
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder_of(keep, settings)
     parts: list[Judged] = []
     pictures, seconds, earlier = np.empty(0), [], 0.0
     for start in range(0, len(faces), batch):
         file = folder / f"{start:06d}.npz"
         real = min(batch, len(faces) - start)
-        kept = _read(file, with_pictures=start == 0)
+        wanted = (*Judged._fields, "seconds", *(["pictures"] if start == 0 else []))
+        kept = kept_arrays(file, wanted)
         if kept is not None:
             earlier += float(kept["seconds"])
         else:
@@ -214,7 +213,7 @@ def judge(
             if start == 0:
                 kept["pictures"] = np.asarray(seen)[:, :, :real]
             kept["seconds"] = np.array(time.monotonic() - began)
-            _write(file, kept)
+            keep_arrays(file, kept)
         if start == 0:
             pictures = kept.pop("pictures")
         seconds.append(float(kept.pop("seconds")))
@@ -257,17 +256,25 @@ def discard(*folders: Path) -> None:
             folder.parent.rmdir()
 
 
-def _write(file: Path, arrays: dict[str, np.ndarray]) -> None:
+def folder_of(keep: Path, settings: Mapping[str, Any]) -> Path:
+    """Where a run with these ``settings`` keeps its batches."""
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    folder = keep / key
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def keep_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a finished batch."""
     unfinished = file.with_suffix(".tmp.npz")
     np.savez(unfinished, **arrays)  # type: ignore[arg-type]
     unfinished.rename(file)
 
 
-def _read(file: Path, *, with_pictures: bool) -> dict[str, np.ndarray] | None:
+def kept_arrays(file: Path, wanted: Sequence[str]) -> dict[str, np.ndarray] | None:
     """A kept batch; None when it is missing or damaged, and is then measured again."""
     try:
         with file.open("rb") as opened, np.load(opened) as arrays:
-            wanted = (*Judged._fields, "seconds", *(["pictures"] if with_pictures else []))
             return {name: arrays[name] for name in wanted}
     # A damaged archive can name any compression or encryption.
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):

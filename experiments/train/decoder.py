@@ -33,9 +33,11 @@ class DecoderTraining(Run):
         size: decoders.AnyConfig,
         config: train.TrainConfig,
         place: Place,
+        decoder: decoders.AnyDecoder | None = None,
     ):
+        """``decoder`` is where the training starts; None for a fresh one of ``size``."""
         self.crops, self.held = crops, held
-        self.trainer, state = train.start(size, config, len(crops))
+        self.trainer, state = train.start(size, config, len(crops), decoder)
         per_epoch = step.steps_per_epoch(len(crops), config.batch)
         super().__init__(state, crops, config.batch, per_epoch, config.epochs, config.seed, place)
         self.front = sharding.replicate(front, self.mesh)

@@ -1,0 +1,80 @@
+"""The defences that the tables compare, each with the network that recognises what it stores."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from advface_jax import ProtectConfig, defenses, sharding
+from advface_jax.defenses import Defense
+from experiments.measure import decoders
+from experiments.measure.judging import Servers
+
+METHODS = ("pgd", "fgsm", "mifgsm")
+
+
+def of_features(models: decoders.Models, config: ProtectConfig) -> tuple[Defense, ...]:
+    """The rows that a feature's defence gives, with the paper's one ``config`` by every method."""
+    networks: dict[str, Any] = {"extractor": models.network.extractor, "shadow": models.shadow}
+    return (
+        defenses.ball(config.steps),
+        defenses.walk(config.steps),
+        defenses.laplace(),
+        *(
+            defenses.advface(**networks, config=dataclasses.replace(config, method=method))
+            for method in METHODS
+        ),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A defence as it is attacked.
+
+    Attributes:
+      name: In a table.
+      store: (item (b,…), keys (b,), mask (b,)) -> what a thief of the database has, and what the
+        server compares: the same arrays, unless the server has a secret beside the database.
+      recognise: What the server compares, and the images -> embeddings (b,e).
+      client: images -> the item.
+      defense: For attackers who have its code; None where no code helps.
+      epsilon: The bound; None without one.
+      cost: Plain facts, such as milliseconds an item.
+    """
+
+    name: str
+    store: Callable[[Any, jax.Array, Any], tuple[Any, Any]]
+    recognise: Callable[[Any, Any], Any]
+    client: Callable[[Any], Any]
+    defense: Defense | None = None
+    epsilon: float | None = None
+    cost: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def case(defense: Defense, network: Any, epsilon: float) -> Case:
+    """A defence of E's features that Ψ recognises."""
+    bound = epsilon if defense.takes_epsilon else None
+
+    def store(z: Any, keys: jax.Array, mask: Any) -> tuple[Any, Any]:
+        stored = defense(z, key=keys, epsilon=bound, mask=mask)
+        return stored, stored
+
+    server = Servers((network.server,))
+    return Case(defense.name, store, server, network.extractor, defense, bound)
+
+
+def protected(case: Case, items: np.ndarray, seed: int, batch: int) -> np.ndarray:
+    """What a thief has of public items (n,…), float16: a defence that an attacker runs, with keys
+    of the attacker's."""
+    root, parts, mesh = jax.random.key(seed), [], sharding.across(batch)
+    for start in range(0, len(items), batch):
+        real = min(batch, len(items) - start)
+        chosen = np.resize(np.arange(start, start + real), batch)
+        mask = (np.arange(batch) < real).astype(np.float32)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
+        given = sharding.split((items[chosen].astype(np.float32), keys, mask), mesh)
+        stored, _ = case.store(*given)
+        parts.append(np.asarray(stored)[:real].astype(np.float16))
+    return np.concatenate(parts)

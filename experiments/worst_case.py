@@ -1,0 +1,236 @@
+"""What an attacker who thinks can read: every defence against every attack, and the worst of them.
+
+    python -m experiments.worst_case                  # demo: synthetic faces, no data needed
+    python -m experiments.worst_case --preset paper --limit 1200   # LFW, attackers on CelebA B
+    python -m experiments.worst_case --defense my_work:defense --attack my_work:attack
+
+Writes worst_case.json (a row for each defence and attack), worst_case.md (the worst of them),
+leaderboard.md and worst_case.png into --out.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import time
+from collections.abc import Sequence
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes
+
+import advface_jax
+from advface_jax import checks, cli, defenses
+from advface_jax.defenses.defense import EPSILON
+from experiments import plots
+from experiments.measure import attackers, decoders, inputs, joining, judging, sealed, worst
+from experiments.measure.attackers import Against, Builder, Known, World
+from experiments.measure.attacking import Photographs, attacked
+from experiments.measure.compared import Case, case, of_features
+from experiments.measure.inputs import Inputs
+from experiments.measure.public_faces import PublicFaces
+from experiments.measure.results_file import surroundings
+from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
+from experiments.measure.table import Spent, Table, publish, setting
+from experiments.train.adaptive import HELD_OUT, Adaptive
+
+HOW_TO_READ = (
+    "ACC: recognition, stored against stored and stored against an undefended photograph. Then the "
+    "largest value over the attacks of this attacker: SSIM of a picture with the face; replay: a "
+    "picture accepted by the server as another photograph of that person; TAR at a false accept "
+    "rate of 1e-2 and rank 1: the person found among all photographs, read off the item itself or "
+    "off a picture. Ψ is the server's recogniser; who has it, or stolen items with their names, "
+    "can do what the others can, too. Ignorance and the template are floors: what a picture or a "
+    "guess gives without any item, and with Ψ(z) and nothing else. Sealed: encrypted at rest, the "
+    "reference against theft of the database alone."
+)
+EPOCHS = {"demo": 4, "paper": 20}
+
+
+def main(
+    sample: OfSample,
+    ascent: OfAscent,
+    public: Annotated[PublicFaces, OmitArgPrefixes],
+    shadow: str = "resrec",
+    attacker: str = "resrec",
+    sibling: tuple[str, ...] = ("facenet-128",),
+    epsilon: float = EPSILON,
+    epochs: int | None = None,
+    defense: tuple[str, ...] = (),
+    attack: tuple[str, ...] = (),
+) -> None:
+    """Attack every defence with everything, and report the worst case beside its use.
+
+    Attackers: the paper's R, also with negative numbers clipped; R trained further on protected
+    features of public faces (adaptive); a public recogniser stitched onto features; Ψ itself, and
+    pictures from Ψ's embedding. Pictures are shown to the server (replay) and read by the public
+    recogniser. Beside the defences stand two floors, ignorance and the template, and features
+    sealed with AES-GCM (pip install cryptography), with the key safe and with the key stolen.
+
+    Stopped? The same command resumes after the last finished batch, trainings at their last
+    checkpoint.
+
+    Args:
+      public: The attackers' faces.
+      shadow: AdvFace's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
+      attacker: The paper's R, and where the adaptive one starts: the same choices.
+      sibling: Public recognisers, names or folders as --weights, other weights than those; the
+        first one also reads pictures.
+      epsilon: The bound of every defence, in units of the feature; Laplace's scale.
+      epochs: Of the adaptive R over the public faces; by default 4 (demo) or 20 (paper), 0 for
+        none.
+      defense: Further defences, as MODULE:FUNCTION: a function of the system that returns a
+        Defense.
+      attack: Further attacks, likewise: a function of experiments.measure.attackers.Known that
+        returns an Attack, or None where it does not apply.
+    """
+    checks.bound(epsilon)
+    ascent.config()
+    public.check()
+    joined = [joining.function(one, "attack") for one in attack]
+    for one in defense:
+        joining.function(one, "defense")
+    system, given = sample.open(shadow, attacker)
+    others = tuple(advface_jax.load(one) for one in sibling)
+    if not others or system.card["sha256"] in {one.card["sha256"] for one in others}:
+        raise ValueError(
+            f"got --sibling {' '.join(sibling) or '(none)'} with --weights {sample.weights}; "
+            "wanted one or more, none of them the server's own"
+        )
+    world = World(
+        system,
+        others,
+        decoders.decoder(system, attacker, "attacker"),
+        public.read(sample.preset),
+        sample.batch,
+        sample.seed,
+    )
+    passes = EPOCHS[sample.preset] if epochs is None else epochs
+    result = table(world, given, sample, ascent, shadow, attacker, epsilon, passes, defense, joined)
+    publish(result, sample.out)
+
+
+def table(
+    world: World,
+    given: Inputs,
+    sample: Sample,
+    ascent: Ascent,
+    shadow: str = "resrec",
+    attacker: str = "resrec",
+    epsilon: float = EPSILON,
+    epochs: int = 0,
+    joined_defenses: Sequence[str] = (),
+    joined_attacks: Sequence[Builder] = (),
+) -> Table:
+    """A row for each defence and attack; arguments as for ``main``."""
+    began = time.monotonic()
+    crops, over, origin = given
+    config = ascent.config()
+    models = decoders.models(world.system, shadow, attacker)
+    lists = decoders.lists(world.system, shadow, attacker)
+    seen = inputs.seen_in_training(lists, crops, sample.on_leak)
+    adaptive = [Adaptive(sample.out / "attackers", epochs)] if epochs else []
+    if adaptive and len(world.public) < 2 * HELD_OUT:
+        raise ValueError(
+            f"got {len(world.public)} public faces; wanted {2 * HELD_OUT} or more, or --epochs 0"
+        )
+    ours = attackers.on_features(world)
+    on_features = [*ours, *adaptive, *joined_attacks]
+    compared = [
+        defenses.none(),
+        *of_features(models, config),
+        *(_joined(one, world.system) for one in joined_defenses),
+    ]
+    cases: list[tuple[Case, Sequence[Builder]]] = [
+        (case(one, world.system.network, epsilon), on_features) for one in compared
+    ]
+    missing = {}
+    if importlib.util.find_spec("cryptography"):
+        cases += [
+            (one, attackers.ON_FEATURES) for one in sealed.cases(world.system.network, sample.seed)
+        ]
+    else:
+        missing["sealed"] = "not measured: pip install cryptography"
+    cases += attackers.floors(world.system.network)
+    settings = {
+        "experiment": "worst_case",
+        **origin,
+        **decoders.provenance(world.system, models, shadow, attacker),
+        "siblings": {str(s.card["source"]): s.card["sha256"] for s in world.siblings},
+        "public_faces": len(world.public),
+        "public_people": len(set(world.public.identities)),
+        "epsilon": epsilon,
+        "epochs": epochs,
+        **{k: v for k, v in dataclasses.asdict(config).items() if k != "method"},
+        "batch": sample.batch,
+        "precision": ascent.precision,
+        "versions": surroundings()["versions"],
+    }
+    rows, kept, earlier, photographs = [], [], 0.0, Photographs()
+    with judging.exactly(ascent.precision), cli.bar("faces") as bar:
+        for one, builders in cases:
+            known = Known(world, one)
+            attacks = [a for build in builders if (a := attackers.built(build, known))]
+            task = bar.add_task(one.name, total=len(crops), note="")
+            found = attacked(
+                one,
+                attacks,
+                world,
+                crops,
+                photographs,
+                settings=settings,
+                progress=lambda n, task=task: bar.update(task, advance=n),
+                **sample.how,
+            )
+            use = worst.use(found, crops.identities, over)
+            reader = world.sibling.card["source"]
+            plain = [a.attack if isinstance(a, Against) else a for a in attacks]
+            reads = zip(plain, found.reads, strict=True)
+            rows += [
+                worst.row(one, a, r, found, use, crops.identities, over, reader) for a, r in reads
+            ]
+            kept.append(found.folder)
+            earlier += found.earlier
+            if one.name == attackers.FLOORS[0]:
+                rows.append(worst.shuffled(one, found, use, crops.identities, over, sample.seed))
+    largest = worst.worst(rows)
+    return Table(
+        "worst_case",
+        f"The worst case of every defence at ε = {epsilon:g}",
+        rows,
+        worst.HEADER,
+        worst.lines(rows, largest),
+        settings,
+        notes={"worst": largest, "seen_in_training": seen, **missing},
+        spent=Spent(earlier, time.monotonic() - began),
+        remarks=(HOW_TO_READ, _attackers(world, epochs), setting(settings, rows[0])),
+        pictures={
+            "worst_case.png": functools.partial(plots.worst_case, rows, largest),
+            "leaderboard.md": functools.partial(worst.leaderboard, rows, largest, settings),
+        },
+        kept=kept,
+        caption="The worst case over all attacks",
+    )
+
+
+def _joined(source: str, system: advface_jax.System) -> defenses.Defense:
+    found = joining.function(source, "defense")(system)
+    defense = joining.built(found, defenses.Defense, source, "defense")
+    if not defense.for_server:
+        raise ValueError(
+            f"got --defense {source}, which stores no features for the server ({defense.name}); "
+            "wanted one that Ψ recognises"
+        )
+    return defense
+
+
+def _attackers(world: World, epochs: int) -> str:
+    trained = f"R' is R trained for {epochs} epochs on them, protected" if epochs else "no R' here"
+    return (
+        f"Attackers have {len(world.public):,} public faces of "
+        f"{len(set(world.public.identities)):,} other people; {trained}; the stitch is learnt on "
+        f"{min(attackers.STITCHED, len(world.public))} of them. LPIPS is not measured: it needs "
+        "the weights of another network."
+    )
+
+
+if __name__ == "__main__":
+    cli.start(main, "experiments.worst_case")

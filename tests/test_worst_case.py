@@ -1,0 +1,198 @@
+"""Every defence against every attack: the rows, the worst of them, floors, the sealed reference."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from networks import Small, filled, system_of
+from tables import given, is_picture, small_sample, written
+
+from advface_jax import attacks, data, defenses
+from experiments import worst_case
+from experiments.measure import attackers, decoders, joining, worst
+from experiments.measure.attackers import Known, World
+from experiments.measure.attacking import Photographs, attacked
+from experiments.measure.compared import case
+from experiments.measure.public_faces import PublicFaces
+from experiments.measure.sample import Ascent
+from experiments.measure.table import publish
+
+FIELDS = {
+    *("defence", "attack", "knows", "ssim", "psnr", "lpips", "type1", "type2"),
+    *("tar_far_1e-2", "rank1", "acc", "n", "ssim_ci", "rank1_ci", "acc_ci"),
+}
+
+
+def recogniser(seed):
+    return system_of(filled(lambda: Small(rngs=nnx.Rngs(0)), seed), f"{seed:02}", f"seed {seed}")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    place = tmp_path_factory.mktemp("decoders")
+    return {role: written(place, "resrec", role) for role in ("shadow", "attacker")}
+
+
+def world(files):
+    system = dataclasses.replace(recogniser(5), card={"source": "random", "sha256": "00"})
+    public = data.synthetic_faces(12, 4, names=[*data.synthetic_names(12, 4)][16:])
+    attacker = decoders.decoder(system, files["attacker"], "attacker")
+    return World(system, (recogniser(6),), attacker, public, 4)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, files):
+    out = tmp_path_factory.mktemp("out")
+    run = functools.partial(
+        worst_case.table, world(files), given(), small_sample(out), Ascent(steps=2)
+    )
+    with jax.numpy_dtype_promotion("standard"):  # Adam's, as in test_train
+        return run(*files.values(), epochs=1), out
+
+
+def by_attack(table, defence):
+    return {r["attack"]: r for r in table.rows if r["defence"] == defence}
+
+
+@pytest.mark.slow
+def test_every_defence_meets_every_attack(measured):
+    table, out = measured
+    names = list(dict.fromkeys(r["defence"] for r in table.rows))
+    assert names[:2] == ["Unprotected", "Random (ball)"] and names[-2:] == [*attackers.FLOORS]
+    assert {"AdvFace", "AdvFace (FGSM)", "AdvFace (MI-FGSM)"} <= {*names}
+    adv = by_attack(table, "AdvFace")
+    assert len(adv) == 10 and "R', adaptive" in adv
+    assert adv["R', adaptive"]["knows"] == ["extractor", "defense", "shadow"]
+    assert by_attack(table, "Laplace")["R', adaptive"]["knows"] == ["extractor", "defense"]
+    for r in adv.values():
+        assert FIELDS - {"ssim_ci"} <= r.keys() and r["n"] == 8
+        assert (r["ssim"] is None) == (r["reads"] == "identity")
+        assert 0 <= r["rank1"] <= 1 and r["rank1_ci"][0] <= r["rank1"] <= r["rank1_ci"][1]
+    assert by_attack(table, "Unprotected")["Ψ"]["cosine"] == pytest.approx(1, abs=1e-5)
+    ignorant, template = (by_attack(table, one) for one in attackers.FLOORS)
+    assert set(ignorant) == {"mean face", "shuffled people"}
+    assert ignorant["shuffled people"]["cosine"] < 1
+    assert template["template"]["cosine"] == pytest.approx(1, abs=1e-5)
+    publish(table, out)
+    document = json.loads((out / "worst_case.json").read_text())
+    assert len(document["rows"]) == len(table.rows)
+    assert is_picture(out / "worst_case.png")
+    page = (out / "leaderboard.md").read_text()
+    assert page.count("AdvFace (MI-FGSM)") == 11, "its rank, and a line for each attack"
+
+
+@pytest.mark.slow
+def test_sealed_features_say_nothing_until_the_key_is_stolen(measured):
+    pytest.importorskip("cryptography")
+    table, _ = measured
+    safe, stolen = (by_attack(table, f"Sealed (AES-GCM), key {k}") for k in ("safe", "stolen"))
+    bare = by_attack(table, "Unprotected")
+    assert safe["Ψ"]["cosine"] < stolen["Ψ"]["cosine"] - 0.1
+    assert stolen["Ψ"]["cosine"] == pytest.approx(bare["Ψ"]["cosine"], abs=1e-2)
+    assert safe["Ψ"]["acc"] == stolen["Ψ"]["acc"] == bare["Ψ"]["acc"], "the server has the key"
+    assert safe["R"]["cost"]["extra_bytes"] == 28
+
+
+def row(defence, attacker, **harms):
+    empty = dict.fromkeys(worst.HARMS)
+    return (
+        {"defence": defence, "attacker": attacker, "attack": f"{harms}", "acc": 0.9} | empty | harms
+    )
+
+
+def test_who_has_more_can_do_what_needs_less():
+    rows = [
+        row("A", "without", ssim=0.4),
+        row("A", "without", ssim=0.9, rank1=0.2),
+        row("A", "with", rank1=0.1),
+        row("A", "names", rank1=0.5),
+        row("B", "with", rank1=1.0),
+    ]
+    found = worst.worst(rows)
+    assert found["A"]["without"]["ssim"] == {"value": 0.9, "ci": None, "attack": rows[1]["attack"]}
+    assert found["A"]["with"]["rank1"]["value"] == 0.2, "Ψ does not forget how to do without"
+    assert found["A"]["names"]["rank1"]["value"] == 0.5
+    assert set(found["B"]) == {"with"} and found["A"]["without"]["type2"] is None
+
+
+def test_groups():
+    assert worst.group(("extractor", "defense")) == worst.group(()) == "without"
+    assert worst.group(("names", "recogniser")) == "with" and worst.group(("names",)) == "names"
+
+
+def test_the_front_has_what_nothing_beats():
+    points = [(0.1, 0.5), (0.2, 0.9), (0.3, 0.8), (0.2, 0.9), (0.05, 0.4)]
+    assert worst.front(points) == [0, 1, 3, 4]
+
+
+def test_sealing():
+    pytest.importorskip("cryptography")
+    from experiments.measure import sealed
+
+    feature = np.random.default_rng(0).random((2, 3, 4), np.float32)
+    item = sealed.seal(feature, b"k" * 32, b"n" * 12)
+    assert len(item) == 2 * 24 + 28
+    opened = sealed.unseal(item, b"k" * 32, feature.shape)
+    np.testing.assert_array_equal(opened, feature.astype(np.float16))
+    for wrong, key in ((item, b"l" * 32), (item[:-1] + bytes([item[-1] ^ 1]), b"k" * 32)):
+        with pytest.raises(ValueError, match="the key that sealed it"):
+            sealed.unseal(wrong, key, feature.shape)
+
+
+def test_attackers_have_other_people(monkeypatch):
+    ours = {*data.synthetic_names(24, 4)}
+    public = PublicFaces(public_faces=6).read("demo")
+    assert len(public) == 6 and not ours & {*public.names}
+    monkeypatch.delenv("ADVFACE_DATA", raising=False)
+    with pytest.raises(ValueError, match="give --public"):
+        PublicFaces().read("paper")
+    with pytest.raises(ValueError, match="positive|1 or more|wanted"):
+        PublicFaces(public_faces=0).check()
+
+
+def test_a_function_that_cannot_join_is_refused():
+    for source, says in (
+        ("no function", "MODULE:FUNCTION"),
+        ("nowhere_at_all:f", "cannot be loaded"),
+        ("json:nothing", "cannot be loaded"),
+        ("math:pi", "a float"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            joining.function(source, "attack")
+    with pytest.raises(ValueError, match="returned a dict"):
+        joining.built({}, defenses.Defense, "a:b", "defense")
+    known = Known(None, None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="returned a str"):
+        attackers.built(lambda known: "R", known)  # type: ignore[arg-type,return-value]
+
+
+EXAMPLE = Path(worst_case.__file__).parents[1] / "CONTRIBUTING.md"
+
+
+@pytest.mark.slow
+def test_somebody_elses_file_joins(monkeypatch, tmp_path, files):
+    """The example of CONTRIBUTING.md, as it stands there."""
+    text = EXAMPLE.read_text("utf-8").partition("## To join the worst case")[2]
+    code = text.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "my_work.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = joining.function("my_work:defense", "defense")(recogniser(5))
+    ours = world(files)
+    one = case(joining.built(found, defenses.Defense, "", ""), ours.system.network, 0.2)
+    attack = attackers.built(joining.function("my_work:attack", "attack"), Known(ours, one))
+    assert isinstance(attack, attacks.Attack) and one.epsilon == 0.2
+    crops, over, _ = given()
+    how = {"batch": 4, "seed": 0, "keep": tmp_path, "settings": {}}
+    measured = attacked(one, [attack], ours, crops, Photographs(), **how)
+    use = worst.use(measured, crops.identities, over)
+    sample = measured, use, crops.identities, over, "reader"
+    line = worst.row(one, attack, measured.reads[0], *sample)
+    assert line["defence"] == "Rounded" and 0 < line["ssim"] < 1
+    again = attacked(one, [attack], ours, crops, Photographs(), **how)
+    assert again.earlier > 0, "what is finished is kept"
+    np.testing.assert_array_equal(again.reads[0].seen, measured.reads[0].seen)
