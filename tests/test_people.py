@@ -83,4 +83,4 @@ def test_what_does_not_fit_is_refused(seen, known, people, says):
     with pytest.raises(ValueError, match=says):
         metrics.identify(seen, known, tuple(people))
     with pytest.raises(ValueError, match="NaN"):
-        metrics.interval_by_person([np.nan], ["a"])
+        metrics.interval_by_person(np.array([np.nan]), ["a"])

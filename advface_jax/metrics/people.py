@@ -44,7 +44,10 @@ class Reading(NamedTuple):
 
 
 def identify(
-    seen: ArrayLike, known: ArrayLike, people: Sequence[str], fars: Sequence[float] = FARS
+    seen: ArrayLike,
+    known: ArrayLike,
+    people: Sequence[str] | np.ndarray,
+    fars: Sequence[float] = FARS,
 ) -> Reading:
     """Compare every item with every other item's photograph.
 
@@ -90,7 +93,9 @@ def identify(
     return Reading(accepted, first, cosine, float(below.mean() / 2 / len(others)))
 
 
-def interval_by_person(values: ArrayLike, people: Sequence[str], seed: int = 0) -> list[float]:
+def interval_by_person(
+    values: ArrayLike, people: Sequence[str] | np.ndarray, seed: int = 0
+) -> list[float]:
     """The 95 % percentile interval of a mean, by 1,000 seeded resamples of people.
 
     All faces of a drawn person are drawn with it, so faces of one person do not count as

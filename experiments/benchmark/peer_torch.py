@@ -12,6 +12,7 @@ import os
 import resource
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
@@ -109,7 +110,7 @@ def taped_gradient(decode, x_tilde, q):
         return torch.autograd.grad(image, q, torch.sign(image.detach() - x_tilde))[0]
 
 
-def _replayed(program):
+def _replayed(program) -> Any:
     """A program of CUDA graphs, whose next replay overwrites its results: they are copied."""
 
     def run(*arguments):
@@ -138,7 +139,7 @@ class Given:
         torch.set_float32_matmul_precision("highest" if self.exact else "high")
         torch.backends.cudnn.allow_tf32 = not self.exact
 
-    def compiled(self, f):
+    def compiled(self, f) -> Any:
         if self.eager:
             return f
         made = torch.compile(f, dynamic=False, mode=self.mode)
