@@ -7,7 +7,8 @@ is one compiled program for one batch shape and every ε.
 E and S may be any recogniser's: Flax NNX modules, Linen modules with their variables, other
 callable pytrees (Equinox), functions. docs/own-recogniser.md has an example.
 
-AdvFace does not protect against an adaptive attacker, who trains on protected features (README).
+AdvFace protects a picture against a decoder that does not expect it. It does not protect against an
+adaptive attacker, nor an identity against another public recogniser (README, docs/attacks.md).
 """
 
 from __future__ import annotations
@@ -82,6 +83,12 @@ def protect(
     mask: ArrayLike | None = None,
 ) -> jax.Array:
     """Adversarial features z_adv for the client's features z (Eq. 4-6).
+
+    They hide the picture from a decoder trained on unprotected features, and from nobody else. On
+    100 LFW faces at ε = 0.2 another public recogniser, stitched on with 60 public faces, reads
+    every identity (rank 1 1.00, TAR at FAR 1e-2 .99), and a linear map learnt on 60 protected faces
+    gives a decoder the pictures back (SSIM .88; docs/attacks.md). Against theft of the database
+    alone encryption at rest protects.
 
     The derivative is the exact one of this arithmetic (``advface_jax.gradient``): to z it is that
     of z~ = E(S(z)), since the signs of the ascent are constant almost everywhere. ``jax.grad`` and
