@@ -15,7 +15,7 @@ FLOOR_PYTHON ?= $(call named,python3.11 python3 $(wildcard $(HOME)/.pyenv/versio
 NEWER_PYTHON ?= $(call named,python3.14 python3.13 python3.12 python3 $(wildcard \
 	$(HOME)/.pyenv/versions/3.1[2-9]*/bin/python),$(IS_NEWER))
 
-.PHONY: demo test test-all test-floor test-newest touching-floor touching-newest lint types lock clean
+.PHONY: demo test test-all test-long test-floor test-newest touching-floor touching-newest lint types lock clean
 
 demo: $(VENV)/runtime
 	$(PY) -m experiments.tradeoff $(ARGS)
@@ -33,8 +33,12 @@ test: lint types
 	$(QUICK) $(PYTEST) -m "not slow" $(ARGS)
 
 test-all: test
-	$(PYTEST) -m slow --ignore tests/test_readme.py $(ARGS)
+	$(PYTEST) -m "slow and not long" --ignore tests/test_readme.py $(ARGS)
 	$(MAKE) -j2 touching-floor touching-newest
+
+# What test-all leaves out, so that it ends within 20 minutes on two cores.
+test-long: $(VENV)/dev
+	$(PYTEST) -m long $(ARGS)
 
 # The fast tests with the oldest versions that pyproject.toml allows, and with the newest, which a
 # newer Python than 3.11 has. ARGS chooses some: ARGS="-k metrics".

@@ -57,6 +57,7 @@ def measured(tmp_path, files):
 
 
 @pytest.mark.slow  # every part is a program or an ascent of its own
+@pytest.mark.long
 def test_every_ablation_is_a_row_beside_the_default(measured, files, tmp_path):
     others = files["shadow", 1], files["attacker", 1]
     table = measured(*PARTS, shadows=others[:1], attackers=others[1:])

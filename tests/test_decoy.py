@@ -216,6 +216,7 @@ def test_the_default_of_a_pattern_is_one_number():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_drawn_faces_with_the_real_recogniser():
     """Two networks near to Ψ read the decoy: one is a shadow recogniser, one in no objective."""
     try:

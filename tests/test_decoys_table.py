@@ -48,6 +48,7 @@ def test_noise_leaves_a_bias_and_moves_a_kernel():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_everyone_reads_every_case(tmp_path, monkeypatch):
     monkeypatch.setattr(decoy_cases, "STITCHED", 3)
     monkeypatch.setattr(decoy_cases, "FOREIGN", 2)

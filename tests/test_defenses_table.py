@@ -84,6 +84,7 @@ def test_the_seed_and_the_bound_count_where_they_should(measured):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_defences_of_images_join_with_networks_of_their_own(measured, tmp_path):
     write_networks(tmp_path)
     alone = by_method(measured())
@@ -108,6 +109,7 @@ def test_defences_of_images_join_with_networks_of_their_own(measured, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_each_condition_is_its_own_defence(files):
     """What is measured under a name is what the library's defence of that name stores."""
     config = ProtectConfig(steps=2)
@@ -131,6 +133,7 @@ def test_each_condition_is_its_own_defence(files):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_papers_numbers_stand_beside_ours(measured):
     """In the paper preset, at the paper's own settings: 40 steps and ε = 0.2."""
     published = {"preset": "paper", "set": "cfp_fp"}

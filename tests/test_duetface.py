@@ -138,6 +138,7 @@ def trained(small, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_run_leaves_the_same_recogniser_and_its_card(
     small, trained, system, tmp_path, monkeypatch
 ):

@@ -214,6 +214,7 @@ def test_eight_devices_compute_what_one_does():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_eight_devices_learn_what_one_does():
     found = answer(start(TRAIN))
     assert max(found["apart"]) < 1e-5

@@ -241,6 +241,7 @@ cli.start(throughput.main, "experiments.throughput")
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_hosts_share_a_batch_and_the_first_writes(flags):
     given = f"--decoder {flags['decoder'][0]} --batch 1 4 --steps 2 --repeats 1 --latency 1"
     given += f" --hosts 127.0.0.1:{free_port()},2,"

@@ -93,6 +93,7 @@ def test_seeds_of_one_kind_have_a_spread(measured, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_papers_cells_stand_beside_ours(measured, files):
     published = {"set": "lfw", "sample": {"preset": "paper"}, "shadows": files["shadows"][:1]}
     table = measured(steps=40, **published)

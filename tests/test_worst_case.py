@@ -60,6 +60,7 @@ def by_attack(table, defence):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_defence_meets_every_attack(measured):
     table, out = measured
     names = list(dict.fromkeys(r["defence"] for r in table.rows))
@@ -87,6 +88,7 @@ def test_every_defence_meets_every_attack(measured):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_sealed_features_say_nothing_until_the_key_is_stolen(measured):
     pytest.importorskip("cryptography")
     table, _ = measured
