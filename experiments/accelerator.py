@@ -55,8 +55,9 @@ def main(
             told[step.name] = run(step, out / step.name, ends)
             cli.console.print(f"{step.name}: {told[step.name]}", soft_wrap=True)
     cards = out / "kernels.json"
-    trace = out / "profile" / "trace"
-    if trace.is_dir() and (found := kernels.table(trace)):
+    traces = sorted((out / "profile" / "trace").rglob("*.xplane.pb"))
+    # The last one alone: a profile that failed and was run again leaves two.
+    if traces and (found := kernels.table(traces[-1].parent)):
         cards.write_text(json.dumps(found, indent=2), encoding="utf-8")
     (out / "accelerator.md").write_text(page(out, told), encoding="utf-8")
     cli.console.print(f"written: {out / 'accelerator.md'}", soft_wrap=True)

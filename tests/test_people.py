@@ -43,7 +43,7 @@ def test_the_share_that_is_accepted():
 def test_ties_and_strangers():
     alike = np.tile(at(0), (4, 1))
     found = metrics.identify(alike, alike, ("a", "a", "b", "c"), fars=(0.5,))
-    assert found.auc == 0.5 and found.tar(0.5) == 0.0, "what looks like everybody is nobody"
+    assert found.auc == 0.5 and found.tar(0.5) == 0.0, "equal embeddings tell nobody apart"
     assert np.isnan(found.first[2:]).all(), "who has one photograph cannot be found"
 
 
