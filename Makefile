@@ -15,7 +15,7 @@ FLOOR_PYTHON ?= $(call named,python3.11 python3 $(wildcard $(HOME)/.pyenv/versio
 NEWER_PYTHON ?= $(call named,python3.14 python3.13 python3.12 python3 $(wildcard \
 	$(HOME)/.pyenv/versions/3.1[2-9]*/bin/python),$(IS_NEWER))
 
-.PHONY: demo test test-all test-long test-floor test-newest touching-floor touching-newest lint types lock clean
+.PHONY: demo test test-all test-long test-device test-floor test-newest touching-floor touching-newest lint types lock clean
 
 demo: $(VENV)/runtime
 	$(PY) -m experiments.tradeoff $(ARGS)
@@ -39,6 +39,10 @@ test-all: test
 # What test-all leaves out, so that it ends within 20 minutes on two cores.
 test-long: $(VENV)/dev
 	$(PYTEST) -m long $(ARGS)
+
+# What of the tests says something about an accelerator, there.
+test-device: $(VENV)/dev
+	$(PY) -m experiments.accelerator --only tests --out .pytest_cache/device $(ARGS)
 
 # The fast tests with the oldest versions that pyproject.toml allows, and with the newest, which a
 # newer Python than 3.11 has. ARGS chooses some: ARGS="-k metrics".

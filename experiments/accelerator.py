@@ -18,10 +18,12 @@ from advface_jax import checks, cli
 from experiments.benchmark import kernels
 
 DECODERS = "transrec", "resrec", "urec"
+# Arithmetic alone, and small: what does not read files, draw pages or start other processes.
+TESTS = ("layers", "networks", "packed", "grouped", "gradient", "protect", "losses", "stitching")
 
 
 class Step(NamedTuple):
-    """A command of this repository: its name here, its arguments, the seconds it may take."""
+    """What ``python -m`` runs: its name here, module and arguments, the seconds it may take."""
 
     name: str
     arguments: tuple[str, ...]
@@ -69,37 +71,40 @@ def steps(quick: bool) -> list[Step]:
     batch, count = ("2", "5") if quick else ("256", "10")
     others = ("1",) if quick else ("1", "8", "32", "128", "512")
     shadows = ("--shadows", *(DECODERS[:1] if quick else DECODERS))
-    slowest = ("--shadows", DECODERS[0] if quick else "resrec")
+    slowest = ("--shadows", DECODERS[0] if quick else "urec")
+    single = ("--matmul-precision", "default", "highest")
     half, peers = ("--dtype", "bfloat16"), ("--peer", "torch", "--peer-variants")
 
     def timed(name: str, seconds: float, *more: str) -> Step:
-        usual = ("throughput", "--steps", count, "--latency", "0", "--repeats", "3")
-        return Step(name, (*usual, *more), seconds)
+        usual = ("--steps", count, "--latency", "0", "--repeats", "3", "--out", "{out}")
+        return Step(name, ("experiments.throughput", *usual, *more), seconds)
 
     def faces(name: str, command: str, seconds: float, pairs: str, size: str) -> Step:
         small = ("--limit", "20", "--batch", "8")
         more = small if quick else ("--limit", pairs, "--batch", size)
-        return Step(name, (command, *preset, *more), seconds)
+        return Step(name, (f"experiments.{command}", *preset, *more, "--out", "{out}"), seconds)
 
     at = (*shadows, "--batch", batch)
     alone = (*slowest, "--batch", batch, *half)
+    tests = [f"tests/test_{name}.py" for name in (TESTS[:1] if quick else TESTS)]
     return [
         faces("parity", "benchmark.parity", 120, "200", "100"),
         timed("speed", 180, *at, *half, *peers, "eager", "step+channels_last"),
         timed("profile", 60, *alone, "--profile", "{out}/trace"),
         faces("table_1", "defenses", 120, "600", "128"),
         timed("forms", 90, *at, *half, "--formulation", "subpixel", "packed"),
-        timed("float32", 100, *at, "--matmul-precision", "default", "highest"),
+        timed("float32", 100, *at, *single, "--formulation", "plain", "packed"),
         timed("batches", 150, *shadows, "--batch", *others, *half),
         timed("training", 90, *shadows, "--batch", "1", "--training", batch),
         timed("tuned", 150, *alone, *peers, "tuned+channels_last"),
+        Step("tests", ("pytest", "-q", "-m", "not slow", *tests), 150),
     ]
 
 
 def run(step: Step, folder: Path, ends: float) -> str:
     """Runs a step unless it is done; how it went, in words."""
     arguments = [a.format(out=folder) for a in step.arguments]
-    command = [sys.executable, "-m", f"experiments.{arguments[0]}", *arguments[1:]]
+    command = [sys.executable, "-m", *arguments]
     stamp, log = folder / "done.json", folder / "log.txt"
     if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == command[1:]:
         return "done before"
@@ -109,12 +114,12 @@ def run(step: Step, folder: Path, ends: float) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     surroundings = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    if arguments[0] == "pytest":  # its equalities are those of float32 that is not rounded
+        surroundings["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
     with log.open("w", encoding="utf-8") as file:
         how = {"stdout": file, "stderr": subprocess.STDOUT, "env": surroundings}
         try:
-            code = subprocess.run(
-                [*command, "--out", str(folder)], timeout=min(left, step.seconds), **how
-            ).returncode
+            code = subprocess.run(command, timeout=min(left, step.seconds), **how).returncode
         except subprocess.TimeoutExpired:
             return f"stopped after {time.monotonic() - began:.0f} s: out of time (log.txt)"
     if code:

@@ -11,17 +11,17 @@ from experiments.benchmark import kernels
 
 
 def test_an_interrupted_accelerator_skips_what_is_done(tmp_path):
-    step = Step("speed", ("throughput", "--batch", "1"), 60)
+    step = Step("speed", ("experiments.throughput", "--batch", "1"), 60)
     command = ["-m", "experiments.throughput", "--batch", "1"]
     (tmp_path / "done.json").write_text(json.dumps(command))
     assert accelerator.run(step, tmp_path, time.monotonic() + 60) == "done before"
-    other = step._replace(arguments=("throughput", "--batch", "0"))
+    other = step._replace(arguments=("experiments.throughput", "--batch", "0"))
     assert accelerator.run(other, tmp_path, time.monotonic()) == "left out: no time"
 
 
 @pytest.mark.slow  # each step is a process that imports JAX
 def test_a_failed_step_says_why_and_is_not_done(tmp_path):
-    step = Step("speed", ("throughput", "--batch", "0"), 60)
+    step = Step("speed", ("experiments.throughput", "--batch", "0"), 60)
     told = accelerator.run(step, tmp_path, time.monotonic() + 60)
     assert told.startswith("failed: error: got --batch 0") and not (tmp_path / "done.json").exists()
     slow = accelerator.run(step._replace(seconds=0.01), tmp_path, time.monotonic() + 60)
