@@ -46,11 +46,16 @@ def test_a_program_without_estimates_is_refused(spoilt):
 def test_the_table_has_the_share_of_plain_and_the_clock():
     case = {"decoder": "transrec", "width": 32, "depth": 0, "batch": 8, "dtype": "bfloat16"}
     case |= {"device": "v5e:1x1", "faces_per_s": 1234.5, "gflop_per_iteration": 5.4}
-    case |= {"temporary_mb": 26.1, "collectives": {"all-reduce": 2}}
+    case |= {
+        "roofline_share": 0.432,
+        "bound_by": "memory",
+        "temporary_mb": 26.1,
+        "collectives": {"all-reduce": 2},
+    }
     cycles = {"plain": 1000, "packed": 250}
     rows = [{**case, "formulation": k, "cycles_per_iteration": n} for k, n in cycles.items()]
     text = tpu_estimate.table(rows)
-    assert "| packed | 250 | 0.25 | 1,234 |" in text and "2 all-reduce |" in text
+    assert "| packed | 250 | 0.25 | 43 (memory) | 1,234 |" in text and "2 all-reduce |" in text
     assert "v5e 1.5 GHz (197 TFLOP/s" in text and "v6e" not in text
 
 

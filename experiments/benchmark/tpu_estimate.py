@@ -26,6 +26,7 @@ from advface_jax import ProtectConfig
 from advface_jax.models import decoders, facenet
 from advface_jax.models.fast import packed_decoders
 from advface_jax.protect import _protect, ascent
+from experiments.benchmark import roofline
 from experiments.benchmark.roofline import as_on_a_tpu
 from experiments.measure.results_file import Row, markdown
 
@@ -37,6 +38,14 @@ CLOCKS = {
 }
 """GHz, to convert cycles into seconds, and their source; peak FLOP/s and matrix units are Google's
 published ones (docs.cloud.google.com/tpu/docs)."""
+
+PEAKS = {
+    "v4": (275e12, 1228e9),
+    "v5e": (197e12, 819e9),
+    "v5p": (459e12, 2765e9),
+    "v6e": (918e12, 1640e9),
+}
+"""Of a chip, as published there: FLOP/s in bfloat16, and bytes/s of its memory."""
 
 SURROUNDINGS = {
     "TPU_SKIP_MDS_QUERY": "1",  # there is no TPU with metadata
@@ -119,7 +128,8 @@ def row(
     mesh = Mesh(np.asarray(chips), ("faces",))
     everywhere, shared = (NamedSharding(mesh, PartitionSpec(*p)) for p in ((), ("faces",)))
 
-    shadow = nnx.eval_shape(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)))
+    shadow = decoders.decoder(config, rngs=nnx.Rngs(0))
+    work = roofline.iteration(shadow, dtype)
     extractor = nnx.eval_shape(lambda: facenet.Extractor(rngs=nnx.Rngs(0)))
     shadow, extractor = _shapes((shadow, extractor), everywhere)
     z = jax.ShapeDtypeStruct((batch, *facenet.FEATURE_SHAPE), dtype, sharding=shared)
@@ -134,7 +144,9 @@ def row(
         program = traced_anew.lower(z, epsilon, None, extractor, shadow).compile()
     seconds = time.perf_counter() - began
     text, memory = program.as_text() or "", program.memory_analysis()
-    (iteration, once), (ghz, _) = cycles(text), CLOCKS[topology.partition(":")[0]]
+    chip = topology.partition(":")[0]
+    (iteration, once), (ghz, _) = cycles(text), CLOCKS[chip]
+    least = work.least_seconds(*PEAKS[chip]) * batch / len(chips)
     return {
         "impl": f"jax-{formulation}",
         "decoder": config.kind,
@@ -150,6 +162,8 @@ def row(
         "cycles_once": once,
         "clock_ghz": ghz,
         "faces_per_s": batch * ghz * 1e9 / (once + steps * iteration),
+        "roofline_share": least * ghz * 1e9 / iteration,
+        "bound_by": work.bound(*PEAKS[chip]),
         "gflop_per_iteration": flops(shadow, z, formulation) / 1e9,
         "temporary_mb": getattr(memory, "temp_size_in_bytes", 0) / 1e6,
         "arguments_mb": getattr(memory, "argument_size_in_bytes", 0) / 1e6,
@@ -191,6 +205,7 @@ def table(made: Sequence[Row]) -> str:
             *(str(r[k]) for k in ("device", "batch", "dtype", "formulation")),
             f"{r['cycles_per_iteration']:,}",
             "–" if share is None else f"{share:.2f}",
+            f"{100 * r['roofline_share']:.0f} ({r['bound_by']})",
             f"{r['faces_per_s']:,.0f}",
             f"{r['gflop_per_iteration']:.2f}",
             f"{r['temporary_mb']:.1f}",
@@ -199,10 +214,14 @@ def table(made: Sequence[Row]) -> str:
 
     plain = {case(r): r["cycles_per_iteration"] for r in made if r["formulation"] == "plain"}
     header = "decoder, device, batch, dtype, formulation, cycles an iteration, of plain, "
-    header += "faces/s (estimated), GFLOP an iteration, temporary MB, collectives"
+    header += (
+        "% of the roofline, faces/s (estimated), GFLOP an iteration, temporary MB, collectives"
+    )
     chips = dict.fromkeys(r["device"].partition(":")[0] for r in made)
     clocks = "; ".join(f"{c} {CLOCKS[c][0]} GHz ({CLOCKS[c][1]})" for c in chips)
     return (
         markdown(header.split(", "), [cells(r) for r in made])
-        + f"\n\nThe compiler's estimates (libtpu), nothing was run. Faces/s assume: {clocks}."
+        + f"\n\nThe compiler's estimates (libtpu), nothing was run. Faces/s assume: {clocks}. The "
+        "roofline is of the chip's published peaks, and of the bytes and FLOPs that one iteration "
+        "needs at least."
     )
