@@ -14,10 +14,11 @@ from tables import given, is_picture, small_sample, written
 
 from advface_jax import attacks, data, defenses
 from experiments import worst_case
-from experiments.measure import attackers, decoders, joining, worst
-from experiments.measure.attackers import Known, World
+from experiments.measure import case_rows, decoders, joining, worst
 from experiments.measure.attacking import Photographs, attacked
 from experiments.measure.compared import case
+from experiments.measure.floors import FLOORS
+from experiments.measure.knowing import Known, World, built
 from experiments.measure.public_faces import PublicFaces
 from experiments.measure.sample import Ascent
 from experiments.measure.table import publish
@@ -64,18 +65,19 @@ def by_attack(table, defence):
 def test_every_defence_meets_every_attack(measured):
     table, out = measured
     names = list(dict.fromkeys(r["defence"] for r in table.rows))
-    assert names[:2] == ["Unprotected", "Random (ball)"] and names[-2:] == [*attackers.FLOORS]
+    assert names[:2] == ["Unprotected", "Random (ball)"] and names[-2:] == [*FLOORS]
     assert {"AdvFace", "AdvFace (FGSM)", "AdvFace (MI-FGSM)"} <= {*names}
     adv = by_attack(table, "AdvFace")
-    assert len(adv) == 10 and "R', adaptive" in adv
+    assert len(adv) == 12 and "R', adaptive" in adv
     assert adv["R', adaptive"]["knows"] == ["extractor", "defense", "shadow"]
+    assert adv["R, denoised, own S"]["knows"] == ["extractor", "defense"]
     assert by_attack(table, "Laplace")["R', adaptive"]["knows"] == ["extractor", "defense"]
     for r in adv.values():
         assert FIELDS - {"ssim_ci"} <= r.keys() and r["n"] == 8
         assert (r["ssim"] is None) == (r["reads"] == "identity")
         assert 0 <= r["rank1"] <= 1 and r["rank1_ci"][0] <= r["rank1"] <= r["rank1_ci"][1]
     assert by_attack(table, "Unprotected")["Ψ"]["cosine"] == pytest.approx(1, abs=1e-5)
-    ignorant, template = (by_attack(table, one) for one in attackers.FLOORS)
+    ignorant, template = (by_attack(table, one) for one in FLOORS)
     assert set(ignorant) == {"mean face", "shuffled people"}
     assert ignorant["shuffled people"]["cosine"] < 1
     assert template["template"]["cosine"] == pytest.approx(1, abs=1e-5)
@@ -84,7 +86,7 @@ def test_every_defence_meets_every_attack(measured):
     assert len(document["rows"]) == len(table.rows)
     assert is_picture(out / "worst_case.png")
     page = (out / "leaderboard.md").read_text()
-    assert page.count("AdvFace (MI-FGSM)") == 11, "its rank, and a line for each attack"
+    assert page.count("AdvFace (MI-FGSM)") == 13, "its rank, and a line for each attack"
 
 
 @pytest.mark.slow
@@ -98,6 +100,39 @@ def test_sealed_features_say_nothing_until_the_key_is_stolen(measured):
     assert stolen["Ψ"]["cosine"] == pytest.approx(bare["Ψ"]["cosine"], abs=1e-2)
     assert safe["Ψ"]["acc"] == stolen["Ψ"]["acc"] == bare["Ψ"]["acc"], "the server has the key"
     assert safe["R"]["cost"]["extra_bytes"] == 28
+
+
+def test_what_is_measured_stays_measured(tmp_path):
+    place, rows = case_rows.file(tmp_path, "Random (ball)"), [{"attack": "R", "ssim": 0.5}]
+    assert case_rows.read(place, {"seed": 0}, "light") is None
+    case_rows.write(place, {"seed": 0, "folds": (1, 2)}, "full", rows, 3.0)
+    kept = case_rows.read(place, {"seed": 0, "folds": (1, 2)}, "light")
+    assert kept == (rows, 3.0), "full has what light asks"
+    assert case_rows.read(place, {"seed": 1, "folds": (1, 2)}, "full") is None
+    case_rows.write(place, {"seed": 0}, "light", rows, 3.0)
+    assert case_rows.read(place, {"seed": 0}, "full") is None
+    place.write_text("{")
+    assert case_rows.read(place, {"seed": 0}, "light") is None, "damaged"
+    assert place.name == "random-ball.json"
+
+
+@pytest.mark.slow
+def test_one_defence_at_a_time(tmp_path, files):
+    ours, (crops, over, origin) = world(files), given()
+    some = (*files.values(), 0.2, 0, (), ())
+    run = functools.partial(
+        worst_case.table, ours, (crops, over, origin), small_sample(tmp_path), Ascent(steps=1)
+    )
+    with pytest.raises(ValueError, match="wanted some of: Unprotected, Random"):
+        run(*some, "light", ("Nothing",))
+    ignorance, template = FLOORS
+    first = run(*some, "light", (ignorance,))
+    assert {r["defence"] for r in first.rows} == {ignorance}
+    assert "AdvFace" in first.notes["left_out"] and template in first.notes["left_out"]
+    both = run(*some, "light", (template,))
+    assert [*dict.fromkeys(r["defence"] for r in both.rows)] == [ignorance, template]
+    assert both.rows[: len(first.rows)] == first.rows and both.spent.earlier > 0
+    assert not (tmp_path / ".batches").exists(), "no embedding of a face stays"
 
 
 def row(defence, attacker, **harms):
@@ -170,7 +205,7 @@ def test_a_function_that_cannot_join_is_refused():
         joining.built({}, defenses.Defense, "a:b", "defense")
     known = Known(None, None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="returned a str"):
-        attackers.built(lambda known: "R", known)  # type: ignore[arg-type,return-value]
+        built(lambda known: "R", known)  # type: ignore[arg-type,return-value]
 
 
 EXAMPLE = Path(worst_case.__file__).parents[1] / "CONTRIBUTING.md"
@@ -186,7 +221,7 @@ def test_somebody_elses_file_joins(monkeypatch, tmp_path, files):
     found = joining.function("my_work:defense", "defense")(recogniser(5))
     ours = world(files)
     one = case(joining.built(found, defenses.Defense, "", ""), ours.system.network, 0.2)
-    attack = attackers.built(joining.function("my_work:attack", "attack"), Known(ours, one))
+    attack = built(joining.function("my_work:attack", "attack"), Known(ours, one))
     assert isinstance(attack, attacks.Attack) and one.epsilon == 0.2
     crops, over, _ = given()
     how = {"batch": 4, "seed": 0, "keep": tmp_path, "settings": {}}

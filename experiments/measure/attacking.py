@@ -12,9 +12,9 @@ import numpy as np
 from advface_jax import metrics, sharding
 from advface_jax.attacks import Attack
 from advface_jax.data import Faces
-from experiments.measure.attackers import Against, World
 from experiments.measure.compared import Case
 from experiments.measure.judging import folder_of, keep_arrays, kept_arrays
+from experiments.measure.knowing import Against, World
 
 LIKENESS = ("ssim", "psnr", "mse")
 
@@ -156,11 +156,16 @@ def _batch(
         if attack.reads == "identity":
             if len(stolen.shape) == 2:  # a template
                 found[f"{i}.known"] = probes
-            elif isinstance(one, Against):
-                known = photographs.once(start, one.known, lambda n=one.known: called(n, z))
-                found[f"{i}.known"] = known
-            else:
+            elif not isinstance(one, Against):
                 found[f"{i}.known"] = attack(z, batch=len(stolen))
+            elif one.source == "leak":
+                again, _ = case.store(item, jax.vmap(jax.random.fold_in, (0, None))(keys, 1), mask)
+                found[f"{i}.known"] = one.known(again, batch=len(stolen))
+            else:
+                shown = z if one.source == "features" else images
+                found[f"{i}.known"] = photographs.once(
+                    start, one.known, lambda a=one.known, x=shown: a(x, batch=len(x))
+                )
             continue
         shown = sharding.split(np.clip(read, 0, 1), mesh)
         alike = _likeness(shown, images)
