@@ -21,7 +21,16 @@ import advface_jax
 from advface_jax import checks, cli, defenses
 from advface_jax.defenses.defense import EPSILON
 from experiments import plots
-from experiments.measure import attackers, decoders, inputs, joining, judging, sealed, worst
+from experiments.measure import (
+    attackers,
+    decoders,
+    decoyed,
+    inputs,
+    joining,
+    judging,
+    sealed,
+    worst,
+)
 from experiments.measure.attackers import Against, Builder, Known, World
 from experiments.measure.attacking import Photographs, attacked
 from experiments.measure.compared import Case, case, of_features
@@ -140,7 +149,11 @@ def table(
         *(_joined(one, world.system) for one in joined_defenses),
     ]
     cases: list[tuple[Case, Sequence[Builder]]] = [
-        (case(one, world.system.network, epsilon), on_features) for one in compared
+        *((case(one, world.system.network, epsilon), on_features) for one in compared),
+        *(
+            (one, on_features)
+            for one in decoyed.cases(world.system, world.sibling, epsilon, sample.seed)
+        ),
     ]
     missing = {}
     if importlib.util.find_spec("cryptography"):

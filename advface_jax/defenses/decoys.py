@@ -64,8 +64,15 @@ def decoy(
         "faces": pictures,
         "pattern": None if pattern is None else jnp.asarray(pattern),
     }
-    name = "Decoy" if pattern is None else "Decoy with a key"
-    return Defense(name, _decoy, (config, parts), given, takes_key=True, takes_epsilon=True)
+    return Defense(
+        "Decoy" if pattern is None else "Decoy with a key",
+        _decoy,
+        (config, parts),
+        given,
+        takes_key=True,
+        takes_epsilon=True,
+        private=None if pattern is None else _private,
+    )
 
 
 def pictures(defense: Defense, keys: jax.Array) -> jax.Array:
@@ -82,9 +89,11 @@ def start(defense: Defense, keys: jax.Array) -> jax.Array:
 
 def recogniser(defense: Defense) -> Any:
     """The recogniser of what a decoy defence stores: Ψ, or the private one."""
-    given = defense.networks
-    server, pattern = given["recogniser"], given["pattern"]
-    return server if pattern is None else keyed(server, pattern)
+    return defense.server(defense.networks["recogniser"])
+
+
+def _private(networks):
+    return keyed(networks["recogniser"], networks["pattern"])
 
 
 def _decoy(z, keys, epsilon, mask, settings: tuple[DecoyConfig, int], networks) -> jax.Array:

@@ -13,7 +13,7 @@ import advface_jax
 from advface_jax import attacks, data
 from advface_jax.attacks import Attack, cleaning, linkers, pictures, reading
 from advface_jax.models import sface
-from experiments.measure.compared import Case, protected
+from experiments.measure.compared import Case, Store, protected
 from experiments.measure.judging import Servers
 
 FLOORS = ("Ignorance (floor)", "Template (floor)")
@@ -111,8 +111,18 @@ class Known:
 
     @functools.cached_property
     def stored(self) -> np.ndarray:
-        """The public faces as the defence stores them, float16 (n,…), in their order."""
-        return protected(self.case, self.world.features, self.world.seed + 1, self.world.batch)
+        """The public faces as the attacker's own copy of the defence stores them, float16 (n,…), in
+        their order: with secrets of the attacker's, if it has any."""
+        return self._protected(self.case.imitated or self.case.store)
+
+    @functools.cached_property
+    def stolen(self) -> np.ndarray:
+        """The public faces as the server stores them, as ``stored``: in the role of stolen items
+        that have names."""
+        return self._protected(self.case.store) if self.case.imitated else self.stored
+
+    def _protected(self, store: Store) -> np.ndarray:
+        return protected(store, self.world.features, self.world.seed + 1, self.world.batch)
 
 
 class Against(NamedTuple):
@@ -238,7 +248,7 @@ def linked(known: Known) -> Attack | None:
     people = known.world.public.identities
     if known.case.defense is None or len(set(people)) in (1, len(people)):
         return None
-    return linkers.fisher("linear linker", known.some(len(people)), people)
+    return linkers.fisher("linear linker", known.stolen.astype(np.float32), people)
 
 
 def tuned(known: Known) -> Attack | None:
@@ -250,7 +260,12 @@ def tuned(known: Known) -> Attack | None:
     of_z, knows = world.on_z[0], ("extractor", "public recogniser", "names")
     name = f"stitched {world.name}, tuned on names"
     return linkers.tuned(
-        name, world.sibling.server, known.some(len(people)), people, knows, before=of_z.stitch
+        name,
+        world.sibling.server,
+        known.stolen.astype(np.float32),
+        people,
+        knows,
+        before=of_z.stitch,
     )
 
 
@@ -259,7 +274,7 @@ def convolutional(known: Known) -> Attack | None:
     people = known.world.public.identities
     if known.case.defense is None or len(set(people)) in (1, len(people)):
         return None
-    return linkers.convolutional("small linker", known.some(len(people)), people)
+    return linkers.convolutional("small linker", known.stolen.astype(np.float32), people)
 
 
 def server(known: Known) -> Against:

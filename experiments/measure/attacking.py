@@ -26,7 +26,7 @@ class Read(NamedTuple):
       seen: (n,e) the attacker's embedding of each item: read off it, or of the picture.
       known: (n,e) of each item's photograph, by the same network.
       likeness: (n,) by measure, of the picture.
-      replayed: (n,e) Ψ(E(picture)), for the server.
+      replayed: (n,e) what the server makes of the picture, shown to the client.
     """
 
     seen: np.ndarray
@@ -39,7 +39,7 @@ class Attacked(NamedTuple):
     """One defence under all its attacks."""
 
     served: np.ndarray  # (n,e) the server's embedding of each stored item
-    probes: np.ndarray  # (n,e) of each photograph, which no defence touched
+    probes: np.ndarray  # (n,e) the server's of each photograph, which no defence touched
     reads: list[Read]  # of each attack
     earlier: float  # seconds of the batches kept from earlier sittings
     folder: Path  # of the kept batches
@@ -68,7 +68,7 @@ def attacked(
         sharding.replicate(case.client, mesh),
         sharding.replicate(world.system.extractor, mesh),
         sharding.replicate(case.recognise, mesh),
-        sharding.replicate(world.system.network, mesh),
+        sharding.replicate(case.replay or world.system.network, mesh),
         sharding.replicate(world.sibling.network, mesh),
     )
     plain = [one.attack if isinstance(one, Against) else one for one in attacks]
@@ -125,7 +125,7 @@ class _Networks(NamedTuple):
     client: Any
     extractor: Any
     recognise: Any
-    system: Any
+    replay: Any
     sibling: Any
 
 
@@ -146,7 +146,10 @@ def _batch(
     z = item if case.client is world.system.extractor else called(place.extractor, images)
     probes, by_sibling = (
         photographs.once(start, whose, lambda network=network: called(network, images))
-        for whose, network in ((world.system, place.system), (world.sibling, place.sibling))
+        for whose, network in (
+            (case.replay or world.system, place.replay),
+            (world.sibling, place.sibling),
+        )
     )
     found = {"served": called(place.recognise, served, images), "probes": probes}
     for i, one in enumerate(attacks):
@@ -166,7 +169,7 @@ def _batch(
         alike = _likeness(shown, images)
         found |= {f"{i}.{k}": v for k, v in alike.items()}
         found |= {f"{i}.seen": called(place.sibling, shown), f"{i}.known": by_sibling}
-        found[f"{i}.replayed"] = called(place.system, shown)
+        found[f"{i}.replayed"] = called(place.replay, shown)
     return found
 
 

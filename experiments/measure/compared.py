@@ -10,7 +10,7 @@ import numpy as np
 from advface_jax import ProtectConfig, defenses, sharding
 from advface_jax.defenses import Defense
 from experiments.measure import decoders
-from experiments.measure.judging import Servers
+from experiments.measure.judging import Replay, Servers
 
 METHODS = ("pgd", "fgsm", "mifgsm")
 
@@ -29,6 +29,9 @@ def of_features(models: decoders.Models, config: ProtectConfig) -> tuple[Defense
     )
 
 
+Store = Callable[[Any, jax.Array, Any], tuple[Any, Any]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A defence as it is attacked.
@@ -41,33 +44,50 @@ class Case:
       client: images -> the item.
       defense: For attackers who have its code; None where no code helps.
       epsilon: The bound; None without one.
+      replay: What the server makes of what is shown to the client, images -> embeddings (b,e);
+        None for Ψ(E(·)).
+      imitated: ``store`` by an attacker who has the code and not the secret; None without one.
       cost: Plain facts, such as milliseconds an item.
     """
 
     name: str
-    store: Callable[[Any, jax.Array, Any], tuple[Any, Any]]
+    store: Store
     recognise: Callable[[Any, Any], Any]
     client: Callable[[Any], Any]
     defense: Defense | None = None
     epsilon: float | None = None
+    replay: Callable[[Any], Any] | None = None
+    imitated: Store | None = None
     cost: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def case(defense: Defense, network: Any, epsilon: float) -> Case:
-    """A defence of E's features that Ψ recognises."""
+def case(defense: Defense, network: Any, epsilon: float, imitation: Defense | None = None) -> Case:
+    """A defence of E's features that Ψ recognises, or its private recogniser; ``imitation`` is
+    the same with an attacker's own secrets."""
     bound = epsilon if defense.takes_epsilon else None
 
-    def store(z: Any, keys: jax.Array, mask: Any) -> tuple[Any, Any]:
-        stored = defense(z, key=keys, epsilon=bound, mask=mask)
-        return stored, stored
+    def storing(defense: Defense) -> Store:
+        def store(z: Any, keys: jax.Array, mask: Any) -> tuple[Any, Any]:
+            stored = defense(z, key=keys, epsilon=bound, mask=mask)
+            return stored, stored
 
-    server = Servers((network.server,))
-    return Case(defense.name, store, server, network.extractor, defense, bound)
+        return store
+
+    server = Servers((defense.server(network.server),))
+    return Case(
+        defense.name,
+        storing(defense),
+        server,
+        network.extractor,
+        defense,
+        bound,
+        replay=Replay(network.extractor, server) if defense.private else None,
+        imitated=storing(imitation) if imitation else None,
+    )
 
 
-def protected(case: Case, items: np.ndarray, seed: int, batch: int) -> np.ndarray:
-    """What a thief has of public items (n,…), float16: a defence that an attacker runs, with keys
-    of the attacker's."""
+def protected(store: Store, items: np.ndarray, seed: int, batch: int) -> np.ndarray:
+    """What a thief has of public items (n,…), float16, by keys of ``seed``."""
     root, parts, mesh = jax.random.key(seed), [], sharding.across(batch)
     for start in range(0, len(items), batch):
         real = min(batch, len(items) - start)
@@ -75,6 +95,6 @@ def protected(case: Case, items: np.ndarray, seed: int, batch: int) -> np.ndarra
         mask = (np.arange(batch) < real).astype(np.float32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
         given = sharding.split((items[chosen].astype(np.float32), keys, mask), mesh)
-        stored, _ = case.store(*given)
+        stored, _ = store(*given)
         parts.append(np.asarray(stored)[:real].astype(np.float16))
     return np.concatenate(parts)
