@@ -26,6 +26,7 @@ from experiments.measure import (
     attackers,
     case_rows,
     decoders,
+    decoyed,
     floors,
     inputs,
     joining,
@@ -164,7 +165,11 @@ def table(
         *(_joined(one, world.system) for one in joined_defenses),
     ]
     cases: list[tuple[Case, Sequence[Builder]]] = [
-        (case(one, world.system.network, epsilon), on_features) for one in compared
+        *((case(one, world.system.network, epsilon), on_features) for one in compared),
+        *(
+            (one, on_features)
+            for one in decoyed.cases(world.system, world.sibling, epsilon, sample.seed)
+        ),
     ]
     missing = {}
     if importlib.util.find_spec("cryptography"):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -14,7 +15,7 @@ from tables import given, is_picture, small_sample, written
 
 from advface_jax import attacks, data, defenses
 from experiments import worst_case
-from experiments.measure import case_rows, decoders, joining, worst
+from experiments.measure import attackers, case_rows, decoders, decoyed, joining, worst
 from experiments.measure.attacking import Photographs, attacked
 from experiments.measure.compared import case
 from experiments.measure.floors import FLOORS
@@ -52,7 +53,12 @@ def measured(tmp_path_factory, files):
     run = functools.partial(
         worst_case.table, world(files), given(), small_sample(out), Ascent(steps=2)
     )
-    with jax.numpy_dtype_promotion("standard"):  # Adam's, as in test_train
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        jax.numpy_dtype_promotion("standard"),  # Adam's, as in test_train
+    ):
+        patched.setattr(decoyed, "DRAWN", 3)
+        patched.setattr(decoyed, "LEARNT", 3)
         return run(*files.values(), epochs=1), out
 
 
@@ -67,6 +73,7 @@ def test_every_defence_meets_every_attack(measured):
     names = list(dict.fromkeys(r["defence"] for r in table.rows))
     assert names[:2] == ["Unprotected", "Random (ball)"] and names[-2:] == [*FLOORS]
     assert {"AdvFace", "AdvFace (FGSM)", "AdvFace (MI-FGSM)"} <= {*names}
+    assert {"Decoy", "Decoy with a key"} <= {*names}
     adv = by_attack(table, "AdvFace")
     assert len(adv) == 12 and "R', adaptive" in adv
     assert adv["R', adaptive"]["knows"] == ["extractor", "defense", "shadow"]
@@ -118,18 +125,18 @@ def test_what_is_measured_stays_measured(tmp_path):
 
 @pytest.mark.slow
 def test_one_defence_at_a_time(tmp_path, files):
-    ours, (crops, over, origin) = world(files), given()
-    some = (*files.values(), 0.2, 0, (), ())
-    run = functools.partial(
-        worst_case.table, ours, (crops, over, origin), small_sample(tmp_path), Ascent(steps=1)
-    )
+    fixed = world(files), given(), small_sample(tmp_path), Ascent(steps=1)
+
+    def run(only):
+        return worst_case.table(*fixed, **files, only=(only,))
+
     with pytest.raises(ValueError, match="wanted some of: Unprotected, Random"):
-        run(*some, "light", ("Nothing",))
+        run("Nothing")
     ignorance, template = FLOORS
-    first = run(*some, "light", (ignorance,))
+    first = run(ignorance)
     assert {r["defence"] for r in first.rows} == {ignorance}
     assert "AdvFace" in first.notes["left_out"] and template in first.notes["left_out"]
-    both = run(*some, "light", (template,))
+    both = run(template)
     assert [*dict.fromkeys(r["defence"] for r in both.rows)] == [ignorance, template]
     assert both.rows[: len(first.rows)] == first.rows and both.spent.earlier > 0
     assert not (tmp_path / ".batches").exists(), "no embedding of a face stays"
@@ -140,6 +147,49 @@ def row(defence, attacker, **harms):
     return (
         {"defence": defence, "attacker": attacker, "attack": f"{harms}", "acc": 0.9} | empty | harms
     )
+
+
+def keyed_case(network):
+    """The features' mean, with a secret added that its private recogniser takes off again."""
+
+    def shift(z, keys, epsilon, mask, settings, networks):
+        return z + networks
+
+    def of(secret):
+        return defenses.Defense("Shifted", shift, networks=jnp.float32(secret), private=Unshift)
+
+    return case(of(3.0), network, 0.2, of(5.0)), of(3.0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Unshift:
+    secret: jax.Array
+
+    def __call__(self, z):
+        return z.mean((1, 2)) - self.secret
+
+
+def test_a_private_recogniser_reads_probes_and_pictures_and_an_attacker_has_other_secrets(
+    files, tmp_path
+):
+    ours = world(files)
+    one, defense = keyed_case(ours.system.network)
+    known = Known(ours, one)
+    z = ours.features.astype(np.float32)
+    np.testing.assert_allclose(known.stolen, z + 3, rtol=1e-2)
+    np.testing.assert_allclose(known.stored, z + 5, rtol=1e-2)
+    crops, *_ = given()
+    how = {"batch": 8, "seed": 0, "keep": tmp_path, "settings": {}}
+    found = attacked(one, [attackers.paper(known)], ours, crops, Photographs(), **how)
+    server = defense.server(ours.system.server)
+    of = jnp.asarray(crops.images[:8] / 255, jnp.float32)
+    probes = server(ours.system.extractor(of))
+    np.testing.assert_allclose(found.probes[:8], probes, atol=1e-4)
+    np.testing.assert_allclose(found.served[:8], probes + 3, atol=1e-4)
+    assert found.reads[0].replayed is not None
+    assert found.reads[0].replayed.shape == found.probes.shape, "by the private one, too"
+    assert defenses.none().server("public") == "public"
 
 
 def test_who_has_more_can_do_what_needs_less():

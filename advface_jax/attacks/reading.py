@@ -28,7 +28,7 @@ def read(name: str, recogniser: Any, knows: Sequence[str], before: Any = None) -
       before: stored -> features, as ``cleaning.clip``; None leaves them as they are.
     """
     net, clean = _normalised(recogniser), optional(before)
-    return Attack(name, tuple(knows), "identity", lambda stored: _read(net, clean, stored))
+    return Attack(name, tuple(knows), "identity", lambda stored: _read(net, _apply(clean, stored)))
 
 
 def amplified(
@@ -50,22 +50,24 @@ def amplified(
     net, own = _normalised(recogniser), _start(knows, start)
 
     def run(stored: jax.Array, known: jax.Array | None = None) -> jax.Array:
-        at = _known(own, stored) if known is None else known
-        return _read(net, None, _further(stored, at, jnp.float32(gain)))
+        at = _apply(own, stored) if known is None else known
+        return _read(net, _further(stored, at, jnp.float32(gain)))
 
     return Attack(name, tuple(knows), "identity", run)
 
 
-def moved(name: str, recogniser: Any, knows: Sequence[str], start: Start | None = None) -> Attack:
+def moved(
+    name: str, recogniser: Any, knows: Sequence[str], start: Start | None = None, before: Any = None
+) -> Attack:
     """Which way the embedding moved: that of stored minus that of the start, normalised.
 
-    Arguments as of ``amplified``.
+    Arguments as of ``amplified``; ``before`` as of ``read``, of both.
     """
-    net, own = _normalised(recogniser), _start(knows, start)
+    net, own, clean = _normalised(recogniser), _start(knows, start), optional(before)
 
     def run(stored: jax.Array, known: jax.Array | None = None) -> jax.Array:
-        at = _known(own, stored) if known is None else known
-        return _unit(_read(net, None, stored) - _read(net, None, at))
+        at = _apply(own, stored) if known is None else known
+        return _unit(_read(net, _apply(clean, stored)) - _read(net, _apply(clean, at)))
 
     return Attack(name, tuple(knows), "identity", run)
 
@@ -82,8 +84,8 @@ def difference(name: str, recognisers: Sequence[Any], minus: Any, knows: Sequenc
     other = _normalised(minus)
 
     def run(stored: jax.Array) -> jax.Array:
-        mean = jnp.stack([_read(net, None, stored) for net in nets]).mean(0)
-        return _unit(mean - _read(other, None, stored))
+        mean = jnp.stack([_read(net, stored) for net in nets]).mean(0)
+        return _unit(mean - _read(other, stored))
 
     return Attack(name, tuple(knows), "identity", run)
 
@@ -124,17 +126,17 @@ def _unit(embeddings: jax.Array) -> jax.Array:
     )
 
 
-# One program reads with a network of a kind, whatever the attack: they take long to compile.
+# A recogniser is one program by itself, whatever comes before it: it takes long to compile.
 
 
 @jax.jit
-def _read(net: Any, before: Any, stored: jax.Array) -> jax.Array:
-    return net((stored if before is None else before(stored)).astype(jnp.float32))
+def _read(net: Any, z: jax.Array) -> jax.Array:
+    return net(z.astype(jnp.float32))
 
 
 @jax.jit
-def _known(start: Any, stored: jax.Array) -> jax.Array:
-    return start(stored)
+def _apply(before: Any, stored: jax.Array) -> jax.Array:
+    return stored if before is None else before(stored)
 
 
 @jax.jit

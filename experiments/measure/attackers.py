@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from advface_jax.attacks import Attack, cleaning, linkers, pictures, reading
 from experiments.measure.knowing import SIBLING, STITCHED, Against, Builder, Known, World
@@ -40,9 +41,14 @@ def denoised_with_own_shadow(known: Known) -> Attack | None:
 def replayed(known: Known, number: int) -> Against:
     """The best picture without training, shown to a further public recogniser."""
     world, best = known.world, denoised(known) or paper(known)
-    network, name = world.siblings[number].network, world.siblings[number].card["source"]
-    read = pictures.replayed(best, network, ("public recogniser",), f"{best.name}, read by {name}")
-    return Against(read, world.of_photographs[number], "photograph")
+    photograph = world.of_photographs[number]
+
+    def run(stored: Any) -> Any:
+        return photograph.run(jnp.asarray(best.run(stored)))
+
+    name = f"{best.name}, read by {world.siblings[number].card['source']}"
+    knows = (*dict.fromkeys((*best.knows, "public recogniser")),)
+    return Against(Attack(name, knows, "identity", run, best.cost), photograph, "photograph")
 
 
 def sibling(known: Known, number: int = 0) -> Against:
@@ -55,10 +61,9 @@ def adapted_sibling(known: Known) -> Against | None:
     if not known.protects:
         return None
     world, n = known.world, min(STITCHED, len(known.world.public))
-    name = f"stitched {world.name}, adaptive"
-    knows = (*known.code, "public recogniser")
-    found = reading.read(name, world.stitched(world.sibling, known.some(n)), knows)
-    return Against(dataclasses.replace(found, cost={"faces": n}), world.read_z[0])
+    name, stitch = f"stitched {world.name}, adaptive", world.stitched(world.sibling, known.some(n))
+    found = world.read_by(name, world.sibling, stitch.stitch, (*known.code, "public recogniser"))
+    return Against(found, world.read_z[0])
 
 
 def moved_sibling(known: Known) -> Against:
@@ -66,13 +71,18 @@ def moved_sibling(known: Known) -> Against:
     world = known.world
     start = reading.estimated(world.system.extractor, world.attacker)
     name = f"stitched {world.name}, less the estimated start"
-    return Against(reading.moved(name, world.on_z[0], SIBLING, start), world.read_z[0])
+    server, stitch = world.sibling.server, world.on_z[0].stitch
+    return Against(reading.moved(name, server, SIBLING, start, stitch), world.read_z[0])
 
 
 def linked(known: Known) -> Attack | None:
     """A linear linker from stolen items with names: public faces in the role of the stolen."""
     people = known.world.public.identities
-    return linkers.fisher("linear linker", known.some(len(people)), people) if known.named else None
+    return (
+        linkers.fisher("linear linker", known.stolen.astype(np.float32), people)
+        if known.named
+        else None
+    )
 
 
 def server(known: Known) -> Against:
@@ -90,13 +100,15 @@ def picture_of_template(known: Known) -> Attack:
     return Attack("picture from Ψ(z')", knows, "picture", run, {"faces": len(world.public)})
 
 
-def leaked_twice(known: Known) -> Against | None:
-    """Two leaks of the same people, the second enrolled anew, linked by the sibling."""
-    if not known.protects:
+def leaked_twice(known: Known, elsewhere: bool = False) -> Against | None:
+    """Two leaks of the same people, the second enrolled anew, linked by the sibling: by the same
+    server, or by one with another secret."""
+    if not known.protects or (elsewhere and not known.case.imitated):
         return None
     read = known.world.read_z[0]
-    name = f"two leaks linked by {read.name}"
-    return Against(dataclasses.replace(read, name=name), read, "leak")
+    name = f"two leaks{' of two secrets' if elsewhere else ''}, linked by {read.name}"
+    source = "other leak" if elsewhere else "leak"
+    return Against(dataclasses.replace(read, name=name), read, source)
 
 
 ON_FEATURES: tuple[Builder, ...] = (
@@ -109,6 +121,7 @@ ON_FEATURES: tuple[Builder, ...] = (
     moved_sibling,
     linked,
     leaked_twice,
+    functools.partial(leaked_twice, elsewhere=True),
     server,
     picture_of_template,
 )

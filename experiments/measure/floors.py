@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from advface_jax.attacks import Attack
-from experiments.measure.compared import Case
-from experiments.measure.judging import Servers
+from experiments.measure.compared import Case, recognised_by
 from experiments.measure.knowing import Builder, Known, World
 
 FLOORS = ("Ignorance (floor)", "Template (floor)")
@@ -60,7 +59,7 @@ def floors(world: World) -> list[tuple[Case, Sequence[Builder]]]:
         return world.psi.run(z), z
 
     network = world.system.network
-    server = Servers((network.server,))
+    server = recognised_by(network.server)
     ignorance, template_ = FLOORS
     return [
         (Case(ignorance, nothing, server, network.extractor), (mean_face,)),

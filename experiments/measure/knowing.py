@@ -11,9 +11,9 @@ import numpy as np
 
 import advface_jax
 from advface_jax import attacks, data, defenses, networks
-from advface_jax.attacks import Attack, pictures, reading
+from advface_jax.attacks import Attack, reading
 from advface_jax.models import sface
-from experiments.measure.compared import Case, case, protected
+from experiments.measure.compared import Case, Store, case, protected
 from experiments.train import drawer
 
 STITCHED = 60  # public faces that a stitch learns from: more gain nothing
@@ -76,19 +76,25 @@ class World:
     @functools.cached_property
     def read_z(self) -> tuple[Attack, ...]:
         """The same, as attacks."""
-        cost = {"faces": min(STITCHED, len(self.public))}
         return tuple(
-            dataclasses.replace(
-                reading.read(f"stitched {one.card['source']}", of_z, SIBLING), cost=cost
-            )
+            self.read_by(f"stitched {one.card['source']}", one, of_z.stitch, SIBLING)
             for one, of_z in zip(self.siblings, self.on_z, strict=True)
         )
+
+    def read_by(
+        self, name: str, one: advface_jax.System, stitch: Any, knows: tuple[str, ...]
+    ) -> Attack:
+        """A sibling after a stitch."""
+        found = reading.read(name, one.server, knows, before=stitch)
+        return dataclasses.replace(found, cost={"faces": min(STITCHED, len(self.public))})
 
     @functools.cached_property
     def of_photographs(self) -> tuple[Attack, ...]:
         """Each sibling on photographs, as it reads a picture."""
-        shown = Attack("photograph", (), "picture", jnp.asarray)
-        return tuple(pictures.replayed(shown, one.network) for one in self.siblings)
+        return tuple(
+            reading.read("photograph", one.server, SIBLING, before=one.extractor)
+            for one in self.siblings
+        )
 
     @functools.cached_property
     def psi(self) -> Attack:
@@ -136,7 +142,8 @@ class Known:
     @property
     def code(self) -> tuple[str, ...]:
         """What it is to know the defence: its code, and S where it has one."""
-        has = self.case.defense and self.case.defense.networks
+        secret = self.case.imitated is not None
+        has = self.case.defense and self.case.defense.networks and not secret
         return ("extractor", "defense", *(("shadow",) if has else ()))
 
     @property
@@ -154,16 +161,27 @@ class Known:
         """The first n of ``stored``, float32, all of which are stored only where needed."""
         if "stored" in self.__dict__ or n > STITCHED:
             return self.stored[:n].astype(np.float32)
-        return self._protected(n).astype(np.float32)
+        return self._protected(self._imitated, n).astype(np.float32)
 
     @functools.cached_property
     def stored(self) -> np.ndarray:
-        """The public faces as the defence stores them, float16 (n,…), in their order."""
-        return self._protected(len(self.world.public))
+        """The public faces as the attacker's own copy of the defence stores them, float16 (n,…), in
+        their order: with secrets of the attacker's, if it has any."""
+        return self._protected(self._imitated)
 
-    def _protected(self, n: int) -> np.ndarray:
+    @functools.cached_property
+    def stolen(self) -> np.ndarray:
+        """The public faces as the server stores them, as ``stored``: in the role of stolen items
+        that have names."""
+        return self._protected(self.case.store) if self.case.imitated else self.stored
+
+    @property
+    def _imitated(self) -> Store:
+        return self.case.imitated or self.case.store
+
+    def _protected(self, store: Store, n: int | None = None) -> np.ndarray:
         world = self.world
-        return protected(self.case, world.features[:n], world.seed + 1, world.batch)
+        return protected(store, world.features[:n], world.seed + 1, world.batch)
 
     @functools.cached_property
     def back(self) -> attacks.Stitch | None:
@@ -193,15 +211,15 @@ class _WithOwnShadow(Known):
         return ("extractor", "defense")
 
 
-Source = Literal["features", "photograph", "leak"]
+Source = Literal["features", "photograph", "leak", "other leak"]
 
 
 class Against(NamedTuple):
     """An attack that reads identities, and what reads the other side, which it is compared with.
 
     ``known`` reads, by ``source``, the photographs' unprotected features; the photographs
-    themselves; or the same faces as the defence stores them a second time, with fresh keys. Without
-    an ``Against``, the attack itself reads the features.
+    themselves; the same faces as the defence stores them a second time, with the same secret or
+    with another one. Without an ``Against``, the attack itself reads the features.
     """
 
     attack: Attack

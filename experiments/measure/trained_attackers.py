@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from advface_jax.attacks import Attack, linkers, pictures
 from experiments.measure.knowing import Builder, Known
@@ -62,7 +63,12 @@ def tuned(known: Known) -> Attack | None:
     knows = ("extractor", "public recogniser", "names")
     name, of_z = f"stitched {world.name}, tuned on names", world.on_z[0]
     return linkers.tuned(
-        name, world.sibling.server, known.some(len(people)), people, knows, before=of_z.stitch
+        name,
+        world.sibling.server,
+        known.stolen.astype(np.float32),
+        people,
+        knows,
+        before=of_z.stitch,
     )
 
 
@@ -71,7 +77,7 @@ def convolutional(known: Known) -> Attack | None:
     people = known.world.public.identities
     if not known.named:
         return None
-    return linkers.convolutional("small linker", known.some(len(people)), people)
+    return linkers.convolutional("small linker", known.stolen.astype(np.float32), people)
 
 
 def full(out: Path, epochs: int) -> list[Builder]:

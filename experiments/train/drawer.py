@@ -17,14 +17,14 @@ IDENTITY = 0.5  # the weight of 1 - cosine beside the mean absolute error of pix
 
 
 class Drawer(nnx.Module):
-    """Embeddings (b,e) -> images (b,160,160,3) in [0,1]; before its training the mean face."""
+    """Embeddings (b,e) -> images (b,160,160,3) in [0,1]; before its training near the mean face."""
 
     def __init__(self, size: int, mean: np.ndarray, *, rngs: nnx.Rngs):
         self.first = nnx.Linear(size, 25 * WIDTHS[0], rngs=rngs)
         pairs = zip(WIDTHS, WIDTHS[1:], strict=False)
         self.layers = nnx.List([nnx.Conv(a, b, (3, 3), rngs=rngs) for a, b in pairs])
-        zero = nnx.initializers.zeros
-        self.last = nnx.Conv(WIDTHS[-1], 3, (3, 3), kernel_init=zero, rngs=rngs)
+        small = nnx.initializers.variance_scaling(0.01, "fan_in", "normal")
+        self.last = nnx.Conv(WIDTHS[-1], 3, (3, 3), kernel_init=small, rngs=rngs)
         mean = np.clip(mean, 0.02, 0.98)
         self.mean = nnx.Variable(jnp.asarray(np.log(mean / (1 - mean)), jnp.float32))
 
