@@ -30,7 +30,8 @@ from advface_jax import ball, checks, networks, sharding
 
 Reader = Callable[[jax.Array], jax.Array]
 """A recogniser of features: z (b, …) -> embeddings (b,e). Every item is read by itself."""
-BETAS = (0.7, 0.99)
+BETA = 0.99
+"""Of Adam's second moment."""
 DEVIATION = 0.3
 """Of a secret pattern: half of z's own deviation."""
 
@@ -44,6 +45,10 @@ class DecoyConfig:
       weight: λ, of each shadow recogniser.
       threshold: a face is left as it is once cos(Ψ(q), Ψ(z)) reaches this; 1 takes all steps.
       step: the first step's size, in ε; it falls linearly to 0.
+      momentum: of Adam's first moment, from 0 to below 1.
+      lead: where it starts: so much of the way from d to the point of the ball that is nearest
+        to z, from 0 to 1.
+      kept: a shadow recogniser's cosine above which it asks for no more.
       deviation: of the foreign patterns, if there is a secret one: that of its own.
     """
 
@@ -51,16 +56,25 @@ class DecoyConfig:
     weight: float = 1.0
     threshold: float = 0.95
     step: float = 0.25
+    momentum: float = 0.7
+    lead: float = 0.0
+    kept: float = 1.0
     deviation: float = DEVIATION
 
     def __post_init__(self):
         object.__setattr__(self, "steps", checks.whole("steps", self.steps))
-        for name in ("weight", "threshold", "step", "deviation"):
+        for name in ("weight", "threshold", "step", "momentum", "lead", "kept", "deviation"):
             object.__setattr__(self, name, checks.plain(getattr(self, name)))
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"got weight={self.weight}; wanted λ, 0 or more")
         if not -1 <= self.threshold <= 1:
             raise ValueError(f"got threshold={self.threshold}; wanted a cosine from -1 to 1")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"got momentum={self.momentum}; wanted 0 or more, below 1")
+        if not 0 <= self.lead <= 1:
+            raise ValueError(f"got lead={self.lead}; wanted a share from 0 to 1")
+        if not -1 <= self.kept <= 1:
+            raise ValueError(f"got kept={self.kept}; wanted a cosine from -1 to 1")
         checks.above_zero(step=self.step, deviation=self.deviation)
 
 
@@ -199,7 +213,7 @@ def _check_fit(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> None
         ) from cause
 
 
-def _cosine(a: jax.Array, b: jax.Array) -> jax.Array:
+def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
     """(b,), in float32, of embeddings of any length."""
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     lengths = jnp.sqrt(jnp.square(a).sum(-1) * jnp.square(b).sum(-1))
@@ -221,7 +235,7 @@ def _nudge(z, decoys, epsilon, mask, pattern, keys, readers, config):
     # E ends in a ReLU, and so does what is stored; an E of another kind keeps its negative values.
     places = tuple(range(1, z.ndim))
     floor = jnp.where(decoys.min(places, keepdims=True) >= 0, 0, -jnp.inf).astype(z.dtype)
-    onto_ball = ball.projection(decoys, epsilon)
+    onto_ball, momentum = ball.projection(decoys, epsilon), config["momentum"]
 
     def foreign(t: jax.Array) -> jax.Array:
         """A fresh pattern for each item."""
@@ -232,9 +246,11 @@ def _nudge(z, decoys, epsilon, mask, pattern, keys, readers, config):
         return config["deviation"] * jax.vmap(draw)(keys)
 
     def objective(q: jax.Array, more: Sequence[tuple[Reader, jax.Array]]):
-        cosine = _cosine(own(q), face)
-        kept = [_cosine(reader(q), read) for reader, read in (*pairs, *more)]
-        return (cosine + config["weight"] * sum(kept)).sum(), cosine
+        alike = cosine(own(q), face)
+        kept = [
+            jnp.minimum(cosine(reader(q), read), config["kept"]) for reader, read in (*pairs, *more)
+        ]
+        return (alike + config["weight"] * sum(kept)).sum(), alike
 
     def step(state):
         t, q, mean, square, done = state
@@ -242,13 +258,13 @@ def _nudge(z, decoys, epsilon, mask, pattern, keys, readers, config):
         if pattern is not None:
             other = Keyed(public, foreign(t))
             more = [(other, other(decoys))]
-        (_, cosine), uphill = jax.value_and_grad(objective, has_aux=True)(q, more)
-        done |= cosine >= config["threshold"]
+        (_, alike), uphill = jax.value_and_grad(objective, has_aux=True)(q, more)
+        done |= alike >= config["threshold"]
         uphill = uphill.astype(jnp.float32)
-        mean = BETAS[0] * mean + (1 - BETAS[0]) * uphill
-        square = BETAS[1] * square + (1 - BETAS[1]) * jnp.square(uphill)
-        corrected = mean / (1 - BETAS[0] ** (t + 1.0))
-        spread = jnp.sqrt(square / (1 - BETAS[1] ** (t + 1.0)))
+        mean = momentum * mean + (1 - momentum) * uphill
+        square = BETA * square + (1 - BETA) * jnp.square(uphill)
+        corrected = mean / (1 - momentum ** (t + 1.0))
+        spread = jnp.sqrt(square / (1 - BETA ** (t + 1.0)))
         size = config["step"] * epsilon * (1 - t / config["steps"])
         moved = q + (size * corrected / (spread + 1e-8)).astype(q.dtype)
         moved = jnp.maximum(onto_ball(moved), floor)
@@ -260,5 +276,7 @@ def _nudge(z, decoys, epsilon, mask, pattern, keys, readers, config):
 
     padding = jnp.zeros(z.shape[0], bool) if mask is None else mask == 0
     zeros = jnp.zeros(z.shape, jnp.float32)
-    stored = lax.while_loop(unfinished, step, (0, decoys, zeros, zeros, padding))[1]
-    return stored, _cosine(own(stored), face)
+    ahead = decoys + config["lead"].astype(z.dtype) * (onto_ball(z) - decoys)
+    first = jnp.maximum(onto_ball(ahead), floor)
+    stored = lax.while_loop(unfinished, step, (0, first, zeros, zeros, padding))[1]
+    return stored, cosine(own(stored), face)

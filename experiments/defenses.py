@@ -11,15 +11,19 @@ import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
 import advface_jax
 from advface_jax import checks, cli
+from advface_jax.data import Faces
+from advface_jax.defenses import Defense
 from advface_jax.defenses.defense import EPSILON
 from experiments import plots
 from experiments.measure import channels as channel_rows
-from experiments.measure import decoders, inputs, judging
+from experiments.measure import decoders, decoyed, inputs, judging
 from experiments.measure.compared import of_features
 from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, surroundings
@@ -55,17 +59,18 @@ def main(
     duetface_attacker: Path | None = None,
     channels: tuple[Path, ...] = (),
     epsilon: float = EPSILON,
+    sibling: str | None = None,
 ) -> None:
     """Compare the defences of a feature: reconstruction quality, accuracy, replay.
 
     Unprotected; random noise within ε in total (ball) and by steps (walk); Laplace noise, which
     guarantees no differential privacy; DuetFace, with networks of its own; AdvFace by PGD, FGSM and
-    MI-FGSM; and the mean face, which is an attacker's picture without any feature. The features of
-    every face are defended, the attacker's decoder R turns them back into pictures (SSIM, PSNR, MSE
-    against the face), the recogniser compares them in pairs (ACC), and R's pictures are shown to
-    the recogniser (SRRA: accepted as another image of the same person; "same image": as the same
-    image). The attacker is the paper's: R was trained on unprotected features, DuetFace's on its
-    channels.
+    MI-FGSM; this project's decoys, without and with a key; and the mean face, which is an
+    attacker's picture without any feature. The features of every face are defended, the attacker's
+    decoder R turns them back into pictures (SSIM, PSNR, MSE against the face), the recogniser
+    compares them in pairs (ACC), and R's pictures are shown to the recogniser (SRRA: accepted as
+    another image of the same person; "same image": as the same image). The attacker is the paper's:
+    R was trained on unprotected features, DuetFace's on its channels.
 
     Stopped? The same command resumes after the last finished batch.
 
@@ -78,6 +83,8 @@ def main(
       channels: Further decoders, files of train_decoder --defense partialface or dctdp; each adds
         a row of reconstruction alone, since no recogniser reads those channels.
       epsilon: The bound of every defence, in units of the feature; Laplace's scale.
+      sibling: The public recogniser that a decoy's shadow recogniser is made of; by default
+        facenet-128, or facenet-512-q8 beside that.
     """
     checks.bound(epsilon)
     ascent.config()
@@ -85,8 +92,10 @@ def main(
     for file in channels:
         cli.present(channels=file)
     system, given = sample.open(shadow, attacker)
+    sibling = sibling or decoyed.other(sample.weights)
     networks = duetface, duetface_attacker, channels
-    publish(table(system, given, sample, ascent, shadow, attacker, *networks, epsilon), sample.out)
+    others = shadow, attacker, *networks, epsilon, advface_jax.load(sibling)
+    publish(table(system, given, sample, ascent, *others), sample.out)
 
 
 def table(
@@ -100,8 +109,10 @@ def table(
     duetface_attacker: Path | None = None,
     channels: Sequence[Path] = (),
     epsilon: float = EPSILON,
+    other: advface_jax.System | None = None,
 ) -> Table:
-    """A row for each defence; arguments as for ``main``."""
+    """A row for each defence; arguments as for ``main``. ``other`` is the public recogniser beside
+    the system's; without it there are no decoys."""
     began = time.monotonic()
     crops, over, origin = given
     config = ascent.config()
@@ -109,7 +120,9 @@ def table(
     models = decoders.models(system, shadow, attacker)
     lists = decoders.lists(system, shadow, attacker)
     seen = inputs.seen_in_training(lists, crops, sample.on_leak)
-    compared = of_features(models, config)
+    hidden = decoyed.pair(system, other, sample.seed) if other else ()
+    private = [one for one in hidden if one.private]
+    public = (*of_features(models, config), *(one for one in hidden if not one.private))
     apart, missing = [], None
     try:
         apart.append(channel_rows.read_duetface(system, duetface, duetface_attacker))
@@ -122,7 +135,8 @@ def table(
         "experiment": "defenses",
         **origin,
         **decoders.provenance(system, models, shadow, attacker),
-        "defenses": [d.name for d in compared],
+        "defenses": [d.name for d in (*public, *private)],
+        **({"sibling_sha256": other.card["sha256"]} if other else {}),
         "epsilon": epsilon,
         **{k: v for k, v in dataclasses.asdict(config).items() if k != "method"},
         "batch": sample.batch,
@@ -130,7 +144,7 @@ def table(
         "versions": surroundings()["versions"],
     }
     subject = judging.of_features(
-        system.network, Each(compared, checked, ascent.precision), [models.attacker]
+        system.network, Each(public, checked, ascent.precision), [models.attacker]
     )
     how = {**sample.how, "settings": settings}
     extra = {k: settings[k] for k in ("set", "shadow", "attacker")}
@@ -139,7 +153,12 @@ def table(
         judged = measured.judged
         rows = [row("Unprotected", None, judged, 0, over, extra=extra)]
         rows += [
-            row(d.name, epsilon, judged, i, over, extra=extra) for i, d in enumerate(compared, 1)
+            row(d.name, epsilon, judged, i, over, extra=extra) for i, d in enumerate(public, 1)
+        ]
+        keyed = [_keyed(d, system, models, crops, checked, ascent.precision, how) for d in private]
+        rows += [
+            row(d.name, epsilon, found.judged, 1, over, extra=extra)
+            for d, found in zip(private, keyed, strict=True)
         ]
         of_channels = [
             channel_rows.measure(networks, crops, over, extra=extra, **how) for networks in apart
@@ -147,7 +166,7 @@ def table(
         last = floor(crops, judged, subject, over, extra=extra)
 
     shown = inputs.distinct(crops.identities[: measured.pictures.shape[2]])
-    shots = [*_shots(measured, shown)]
+    shots = [*_shots(measured, shown), *([*_shots(found, shown)][1] for found in keyed)]
     at = 1 + [r["method"] for r in rows].index("Laplace")  # the paper's order
     rows[at:at] = [r for found in of_channels for r in found.rows]
     shots[at:at] = [shot for found in of_channels for shot in _shots(found.measured, shown)]
@@ -160,7 +179,7 @@ def table(
     shots.append((np.stack([mean] * len(shown)), unknown, unknown))
     pictures, ssim, psnr = (np.stack(part) for part in zip(*shots, strict=True))
     beside = [sample.beside(r, models.kinds, config) for r in rows]
-    everything = [measured, *(found.measured for found in of_channels)]
+    everything = [measured, *keyed, *(found.measured for found in of_channels)]
     return Table(
         "defenses",
         f"Defences of a feature at ε = {epsilon:g}",
@@ -191,6 +210,27 @@ def table(
             )
         },
         kept=[m.folder for m in everything],
+    )
+
+
+def _keyed(
+    defense: Defense,
+    system: advface_jax.System,
+    models: decoders.Models,
+    crops: Faces,
+    epsilon: jax.Array,
+    precision: str,
+    how: dict[str, Any],
+) -> judging.Measured:
+    """A defence with a private recogniser, which the undefended features are read by, too."""
+    subject = judging.of_features(
+        system.network,
+        Each((defense,), epsilon, precision),
+        [models.attacker],
+        private=defense.server(system.server),
+    )
+    return judging.measure(
+        crops, subject, **how | {"settings": {**how["settings"], "private": defense.name}}
     )
 
 

@@ -10,10 +10,11 @@ leaderboard.md and worst_case.png into --out.
 
 import dataclasses
 import functools
+import hashlib
 import importlib.util
 import time
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes
 
@@ -21,15 +22,28 @@ import advface_jax
 from advface_jax import checks, cli, defenses
 from advface_jax.defenses.defense import EPSILON
 from experiments import plots
-from experiments.measure import attackers, decoders, inputs, joining, judging, sealed, worst
-from experiments.measure.attackers import Against, Builder, Known, World
+from experiments.measure import (
+    attackers,
+    case_rows,
+    decoders,
+    decoyed,
+    floors,
+    inputs,
+    joining,
+    judging,
+    sealed,
+    worst,
+)
 from experiments.measure.attacking import Photographs, attacked
+from experiments.measure.case_rows import Level
 from experiments.measure.compared import Case, case, of_features
 from experiments.measure.inputs import Inputs
+from experiments.measure.knowing import STITCHED, Against, Builder, Known, World, built
 from experiments.measure.public_faces import PublicFaces
 from experiments.measure.results_file import surroundings
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
 from experiments.measure.table import Spent, Table, publish, setting
+from experiments.measure.trained_attackers import full
 from experiments.train.adaptive import HELD_OUT, Adaptive
 
 HOW_TO_READ = (
@@ -56,6 +70,8 @@ def main(
     epochs: int | None = None,
     defense: tuple[str, ...] = (),
     attack: tuple[str, ...] = (),
+    attackers: Level = "light",  # noqa: F811
+    only: tuple[str, ...] = (),
 ) -> None:
     """Attack every defence with everything, and report the worst case beside its use.
 
@@ -66,7 +82,8 @@ def main(
     sealed with AES-GCM (pip install cryptography), with the key safe and with the key stolen.
 
     Stopped? The same command resumes after the last finished batch, trainings at their last
-    checkpoint.
+    checkpoint. A measured defence stays in --out, in cases/, and the table shows all that lie there
+    with the same settings: so several processes can measure one defence each.
 
     Args:
       public: The attackers' faces.
@@ -81,6 +98,10 @@ def main(
         Defense.
       attack: Further attacks, likewise: a function of experiments.measure.attackers.Known that
         returns an Attack, or None where it does not apply.
+      attackers: light, or full: also R' of other decoders, of 100 and 1,000 pairs, from scratch and
+        with the attacker's own S, pixels by gradient, linkers trained on names, and pictures drawn
+        for Ψ; minutes for each defence on a GPU.
+      only: Defences to measure now, by their names in the table.
     """
     checks.bound(epsilon)
     ascent.config()
@@ -104,7 +125,8 @@ def main(
         sample.seed,
     )
     passes = EPOCHS[sample.preset] if epochs is None else epochs
-    result = table(world, given, sample, ascent, shadow, attacker, epsilon, passes, defense, joined)
+    more = (epsilon, passes, defense, joined, attackers, only)
+    result = table(world, given, sample, ascent, shadow, attacker, *more)
     publish(result, sample.out)
 
 
@@ -119,6 +141,8 @@ def table(
     epochs: int = 0,
     joined_defenses: Sequence[str] = (),
     joined_attacks: Sequence[Builder] = (),
+    level: Level = "light",
+    only: Sequence[str] = (),
 ) -> Table:
     """A row for each defence and attack; arguments as for ``main``."""
     began = time.monotonic()
@@ -127,20 +151,25 @@ def table(
     models = decoders.models(world.system, shadow, attacker)
     lists = decoders.lists(world.system, shadow, attacker)
     seen = inputs.seen_in_training(lists, crops, sample.on_leak)
-    adaptive = [Adaptive(sample.out / "attackers", epochs)] if epochs else []
+    trained = sample.out / "attackers"
+    adaptive = [Adaptive(trained, epochs)] if epochs else []
     if adaptive and len(world.public) < 2 * HELD_OUT:
         raise ValueError(
             f"got {len(world.public)} public faces; wanted {2 * HELD_OUT} or more, or --epochs 0"
         )
-    ours = attackers.on_features(world)
-    on_features = [*ours, *adaptive, *joined_attacks]
+    more = full(trained, epochs) if level == "full" else []
+    on_features = [*attackers.on_features(world), *adaptive, *more, *joined_attacks]
     compared = [
         defenses.none(),
         *of_features(models, config),
         *(_joined(one, world.system) for one in joined_defenses),
     ]
     cases: list[tuple[Case, Sequence[Builder]]] = [
-        (case(one, world.system.network, epsilon), on_features) for one in compared
+        *((case(one, world.system.network, epsilon), on_features) for one in compared),
+        *(
+            (one, on_features)
+            for one in decoyed.cases(world.system, world.sibling, epsilon, sample.seed)
+        ),
     ]
     missing = {}
     if importlib.util.find_spec("cryptography"):
@@ -149,7 +178,10 @@ def table(
         ]
     else:
         missing["sealed"] = "not measured: pip install cryptography"
-    cases += attackers.floors(world.system.network)
+    cases += floors.floors(world)
+    names = [one.name for one, _ in cases]
+    if wrong := [name for name in only if name not in names]:
+        raise ValueError(f"got --only {wrong[0]!r}; wanted some of: {', '.join(names)}")
     settings = {
         "experiment": "worst_case",
         **origin,
@@ -157,41 +189,41 @@ def table(
         "siblings": {str(s.card["source"]): s.card["sha256"] for s in world.siblings},
         "public_faces": len(world.public),
         "public_people": len(set(world.public.identities)),
+        "public_sha256": hashlib.sha256(world.public.images.tobytes()).hexdigest(),
         "epsilon": epsilon,
         "epochs": epochs,
+        "joined": [f"{one.__module__}:{getattr(one, '__name__', '')}" for one in joined_attacks],
         **{k: v for k, v in dataclasses.asdict(config).items() if k != "method"},
         "batch": sample.batch,
         "precision": ascent.precision,
         "versions": surroundings()["versions"],
     }
-    rows, kept, earlier, photographs = [], [], 0.0, Photographs()
+    rows, left, photographs = [], [], Photographs()
+    earlier = 0.0
     with judging.exactly(ascent.precision), cli.bar("faces") as bar:
         for one, builders in cases:
-            known = Known(world, one)
-            attacks = [a for build in builders if (a := attackers.built(build, known))]
-            task = bar.add_task(one.name, total=len(crops), note="")
-            found = attacked(
-                one,
-                attacks,
-                world,
-                crops,
-                photographs,
-                settings=settings,
-                progress=lambda n, task=task: bar.update(task, advance=n),
-                **sample.how,
-            )
-            use = worst.use(found, crops.identities, over)
-            reader = world.sibling.card["source"]
-            plain = [a.attack if isinstance(a, Against) else a for a in attacks]
-            reads = zip(plain, found.reads, strict=True)
-            rows += [
-                worst.row(one, a, r, found, use, crops.identities, over, reader) for a, r in reads
-            ]
-            kept.append(found.folder)
-            earlier += found.earlier
-            if one.name == attackers.FLOORS[0]:
-                rows.append(worst.shuffled(one, found, use, crops.identities, over, sample.seed))
+            place = case_rows.file(sample.out, one.name)
+            if kept := case_rows.read(place, settings, level):
+                earlier += kept.seconds
+            elif not only or one.name in only:
+                task = bar.add_task(one.name, total=len(crops), note="")
+                kept = _measured(
+                    (one, builders),
+                    world,
+                    given,
+                    sample,
+                    photographs,
+                    settings,
+                    level,
+                    lambda n, task=task: bar.update(task, advance=n),
+                )
+            else:
+                left.append(one.name)
+                continue
+            rows += kept.rows
     largest = worst.worst(rows)
+    if left:
+        missing["left_out"] = left
     return Table(
         "worst_case",
         f"The worst case of every defence at ε = {epsilon:g}",
@@ -206,9 +238,42 @@ def table(
             "worst_case.png": functools.partial(plots.worst_case, rows, largest),
             "leaderboard.md": functools.partial(worst.leaderboard, rows, largest, settings),
         },
-        kept=kept,
         caption="The worst case over all attacks",
     )
+
+
+def _measured(
+    planned: tuple[Case, Sequence[Builder]],
+    world: World,
+    given: Inputs,
+    sample: Sample,
+    photographs: Photographs,
+    settings: Mapping[str, Any],
+    level: Level,
+    progress: Callable[[int], None],
+) -> case_rows.Kept:
+    """The rows of one case, kept in their file."""
+    began = time.monotonic()
+    one, builders = planned
+    crops, over, _ = given
+    known = Known(world, one)
+    attacks = [a for build in builders if (a := built(build, known))]
+    how = {**sample.how, "settings": settings, "progress": progress}
+    found = attacked(one, attacks, world, crops, photographs, **how)
+    people = crops.identities
+    use = worst.use(found, people, over)
+    reader = world.sibling.card["source"]
+    plain = [a.attack if isinstance(a, Against) else a for a in attacks]
+    rows = [
+        worst.row(one, a, r, found, use, people, over, reader)
+        for a, r in zip(plain, found.reads, strict=True)
+    ]
+    if one.name == floors.FLOORS[0]:
+        rows.append(worst.shuffled(one, found, use, people, over, sample.seed))
+    seconds = found.earlier + time.monotonic() - began
+    kept = case_rows.write(case_rows.file(sample.out, one.name), settings, level, rows, seconds)
+    judging.discard(found.folder)
+    return kept
 
 
 def _joined(source: str, system: advface_jax.System) -> defenses.Defense:
@@ -227,7 +292,7 @@ def _attackers(world: World, epochs: int) -> str:
     return (
         f"Attackers have {len(world.public):,} public faces of "
         f"{len(set(world.public.identities)):,} other people; {trained}; the stitch is learnt on "
-        f"{min(attackers.STITCHED, len(world.public))} of them. LPIPS is not measured: it needs "
+        f"{min(STITCHED, len(world.public))} of them. LPIPS is not measured: it needs "
         "the weights of another network."
     )
 

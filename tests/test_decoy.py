@@ -1,5 +1,6 @@
 """Decoys: the bound, the objective, stopping, padding, compilations, a pattern, bad input."""
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -149,6 +150,9 @@ BAD = {
     "threshold": ({"config": {"threshold": 2}}, "threshold=2; wanted a cosine"),
     "weight": ({"config": {"weight": -1}}, "weight=-1; wanted λ"),
     "steps": ({"config": {"steps": 0}}, "steps=0"),
+    "momentum": ({"config": {"momentum": 1}}, "momentum=1; wanted 0 or more, below 1"),
+    "lead": ({"config": {"lead": 2}}, "lead=2; wanted a share"),
+    "kept": ({"config": {"kept": 2}}, "kept=2; wanted a cosine"),
 }
 
 
@@ -190,6 +194,36 @@ def test_as_a_defence_it_stores_a_nudged_decoy_of_the_items_key():
     many = decoys.start(defense, jax.random.split(jax.random.key(2), 40))
     assert len(np.unique(np.asarray(many).reshape(40, -1), axis=0)) == 40  # of 4 faces
     assert decoys.recogniser(defense) is PSI
+
+
+def test_of_several_candidates_the_nearest_is_taken():
+    given = {"recogniser": PSI, "extractor": E, "faces": FACES, "config": LONG}
+    defense = defenses.decoy(**given, candidates=5)
+    each = jax.random.split(jax.random.key(1), 3)
+    keys_ = decoys.chosen(defense, Z, each)
+    best = cosine(PSI(decoys.start(defense, keys_)), PSI(Z))
+    for c in range(5):
+        one = jax.vmap(jax.random.fold_in, (0, None))(each, c)
+        assert (cosine(PSI(decoys.start(defense, one)), PSI(Z)) <= best + 1e-6).all()
+    stored = defense(Z, key=each, epsilon=0.05)
+    assert distance(stored, decoys.start(defense, keys_)).max() <= np.float32(0.05)
+    alone = defenses.decoy(**given)
+    assert decoys.chosen(alone, Z, each) is not None
+    assert (jax.random.key_data(decoys.chosen(alone, Z, each)) == jax.random.key_data(each)).all()
+
+
+def test_it_may_start_on_the_way_to_the_face_and_let_a_shadow_move():
+    stays = {"steps": 1, "step": 1e-6, "threshold": 1}
+    ahead, read = protect_decoy(Z, D, recogniser=PSI, epsilon=0.3, config={**stays, "lead": 1})
+    np.testing.assert_allclose(ahead, np.clip(Z, D - 0.3, D + 0.3), atol=1e-5)
+    still, before = protect_decoy(Z, D, recogniser=PSI, epsilon=0.3, config=stays)
+    np.testing.assert_allclose(still, D, atol=1e-5)
+    assert (read > before).all()
+    how = {"recogniser": PSI, "shadows": [SHADOW], "epsilon": 0.6}
+    tight, _ = protect_decoy(Z, D, **how, config=LONG)
+    loose, _ = protect_decoy(Z, D, **how, config=dataclasses.replace(LONG, kept=0.9))
+    kept, lost = (cosine(SHADOW(q), SHADOW(D)) for q in (tight, loose))
+    assert (lost < kept).all() and (lost > 0.85).all()
 
 
 def test_a_defence_with_a_pattern_names_its_recogniser():

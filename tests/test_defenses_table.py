@@ -13,7 +13,7 @@ import advface_jax
 from advface_jax import ProtectConfig, data
 from advface_jax import defenses as library
 from experiments import defenses
-from experiments.measure import decoders, paper
+from experiments.measure import decoders, decoyed, paper
 from experiments.measure.sample import Ascent
 from experiments.measure.subjects import Each
 from experiments.measure.table import publish
@@ -70,6 +70,19 @@ def test_every_defence_of_a_feature_has_its_row(measured, tmp_path):
     assert len({r["mse"] for r in rows.values()}) == len(rows), "no two conditions are one"
     assert "Laplace noise (no DP guarantee)" in text and "in the paper" not in text
     assert is_picture(tmp_path / "defenses.png")
+
+
+@pytest.mark.slow
+def test_decoys_stand_beside_them_without_and_with_a_key(measured, monkeypatch):
+    monkeypatch.setattr(decoyed, "DRAWN", 3)
+    monkeypatch.setattr(decoyed, "LEARNT", 3)
+    table = measured(other=pooled_system())
+    rows = by_method(table)
+    assert list(rows) == [*METHODS[:-1], "Decoy", "Decoy with a key", METHODS[-1]]
+    decoy, key = rows["Decoy"], rows["Decoy with a key"]
+    assert decoy["cosine_to_unprotected"] > 0.5 and key["cosine_to_unprotected"] > 0.5
+    assert key["n"] == 8 and all(np.isfinite(key[k]) for k in MEASURED)
+    assert len(table.kept) == 2 and table.settings["defenses"][-1] == "Decoy with a key"
 
 
 def test_the_seed_and_the_bound_count_where_they_should(measured):

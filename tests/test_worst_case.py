@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -14,10 +15,11 @@ from tables import given, is_picture, small_sample, written
 
 from advface_jax import attacks, data, defenses
 from experiments import worst_case
-from experiments.measure import attackers, decoders, joining, worst
-from experiments.measure.attackers import Known, World
+from experiments.measure import attackers, case_rows, decoders, decoyed, joining, worst
 from experiments.measure.attacking import Photographs, attacked
 from experiments.measure.compared import case
+from experiments.measure.floors import FLOORS
+from experiments.measure.knowing import Known, World, built
 from experiments.measure.public_faces import PublicFaces
 from experiments.measure.sample import Ascent
 from experiments.measure.table import publish
@@ -51,7 +53,12 @@ def measured(tmp_path_factory, files):
     run = functools.partial(
         worst_case.table, world(files), given(), small_sample(out), Ascent(steps=2)
     )
-    with jax.numpy_dtype_promotion("standard"):  # Adam's, as in test_train
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        jax.numpy_dtype_promotion("standard"),  # Adam's, as in test_train
+    ):
+        patched.setattr(decoyed, "DRAWN", 3)
+        patched.setattr(decoyed, "LEARNT", 3)
         return run(*files.values(), epochs=1), out
 
 
@@ -64,18 +71,20 @@ def by_attack(table, defence):
 def test_every_defence_meets_every_attack(measured):
     table, out = measured
     names = list(dict.fromkeys(r["defence"] for r in table.rows))
-    assert names[:2] == ["Unprotected", "Random (ball)"] and names[-2:] == [*attackers.FLOORS]
+    assert names[:2] == ["Unprotected", "Random (ball)"] and names[-2:] == [*FLOORS]
     assert {"AdvFace", "AdvFace (FGSM)", "AdvFace (MI-FGSM)"} <= {*names}
+    assert {"Decoy", "Decoy with a key"} <= {*names}
     adv = by_attack(table, "AdvFace")
-    assert len(adv) == 10 and "R', adaptive" in adv
+    assert len(adv) == 12 and "R', adaptive" in adv
     assert adv["R', adaptive"]["knows"] == ["extractor", "defense", "shadow"]
+    assert adv["R, denoised, own S"]["knows"] == ["extractor", "defense"]
     assert by_attack(table, "Laplace")["R', adaptive"]["knows"] == ["extractor", "defense"]
     for r in adv.values():
         assert FIELDS - {"ssim_ci"} <= r.keys() and r["n"] == 8
         assert (r["ssim"] is None) == (r["reads"] == "identity")
         assert 0 <= r["rank1"] <= 1 and r["rank1_ci"][0] <= r["rank1"] <= r["rank1_ci"][1]
     assert by_attack(table, "Unprotected")["Ψ"]["cosine"] == pytest.approx(1, abs=1e-5)
-    ignorant, template = (by_attack(table, one) for one in attackers.FLOORS)
+    ignorant, template = (by_attack(table, one) for one in FLOORS)
     assert set(ignorant) == {"mean face", "shuffled people"}
     assert ignorant["shuffled people"]["cosine"] < 1
     assert template["template"]["cosine"] == pytest.approx(1, abs=1e-5)
@@ -84,7 +93,7 @@ def test_every_defence_meets_every_attack(measured):
     assert len(document["rows"]) == len(table.rows)
     assert is_picture(out / "worst_case.png")
     page = (out / "leaderboard.md").read_text()
-    assert page.count("AdvFace (MI-FGSM)") == 11, "its rank, and a line for each attack"
+    assert page.count("AdvFace (MI-FGSM)") == 13, "its rank, and a line for each attack"
 
 
 @pytest.mark.slow
@@ -100,11 +109,87 @@ def test_sealed_features_say_nothing_until_the_key_is_stolen(measured):
     assert safe["R"]["cost"]["extra_bytes"] == 28
 
 
+def test_what_is_measured_stays_measured(tmp_path):
+    place, rows = case_rows.file(tmp_path, "Random (ball)"), [{"attack": "R", "ssim": 0.5}]
+    assert case_rows.read(place, {"seed": 0}, "light") is None
+    case_rows.write(place, {"seed": 0, "folds": (1, 2)}, "full", rows, 3.0)
+    kept = case_rows.read(place, {"seed": 0, "folds": (1, 2)}, "light")
+    assert kept == (rows, 3.0), "full has what light asks"
+    assert case_rows.read(place, {"seed": 1, "folds": (1, 2)}, "full") is None
+    case_rows.write(place, {"seed": 0}, "light", rows, 3.0)
+    assert case_rows.read(place, {"seed": 0}, "full") is None
+    place.write_text("{")
+    assert case_rows.read(place, {"seed": 0}, "light") is None, "damaged"
+    assert place.name == "random-ball.json"
+
+
+@pytest.mark.slow
+def test_one_defence_at_a_time(tmp_path, files):
+    fixed = world(files), given(), small_sample(tmp_path), Ascent(steps=1)
+
+    def run(only):
+        return worst_case.table(*fixed, **files, only=(only,))
+
+    with pytest.raises(ValueError, match="wanted some of: Unprotected, Random"):
+        run("Nothing")
+    ignorance, template = FLOORS
+    first = run(ignorance)
+    assert {r["defence"] for r in first.rows} == {ignorance}
+    assert "AdvFace" in first.notes["left_out"] and template in first.notes["left_out"]
+    both = run(template)
+    assert [*dict.fromkeys(r["defence"] for r in both.rows)] == [ignorance, template]
+    assert both.rows[: len(first.rows)] == first.rows and both.spent.earlier > 0
+    assert not (tmp_path / ".batches").exists(), "no embedding of a face stays"
+
+
 def row(defence, attacker, **harms):
     empty = dict.fromkeys(worst.HARMS)
     return (
         {"defence": defence, "attacker": attacker, "attack": f"{harms}", "acc": 0.9} | empty | harms
     )
+
+
+def keyed_case(network):
+    """The features' mean, with a secret added that its private recogniser takes off again."""
+
+    def shift(z, keys, epsilon, mask, settings, networks):
+        return z + networks
+
+    def of(secret):
+        return defenses.Defense("Shifted", shift, networks=jnp.float32(secret), private=Unshift)
+
+    return case(of(3.0), network, 0.2, of(5.0)), of(3.0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Unshift:
+    secret: jax.Array
+
+    def __call__(self, z):
+        return z.mean((1, 2)) - self.secret
+
+
+def test_a_private_recogniser_reads_probes_and_pictures_and_an_attacker_has_other_secrets(
+    files, tmp_path
+):
+    ours = world(files)
+    one, defense = keyed_case(ours.system.network)
+    known = Known(ours, one)
+    z = ours.features.astype(np.float32)
+    np.testing.assert_allclose(known.stolen, z + 3, rtol=1e-2)
+    np.testing.assert_allclose(known.stored, z + 5, rtol=1e-2)
+    crops, *_ = given()
+    how = {"batch": 8, "seed": 0, "keep": tmp_path, "settings": {}}
+    found = attacked(one, [attackers.paper(known)], ours, crops, Photographs(), **how)
+    server = defense.server(ours.system.server)
+    of = jnp.asarray(crops.images[:8] / 255, jnp.float32)
+    probes = server(ours.system.extractor(of))
+    np.testing.assert_allclose(found.probes[:8], probes, atol=1e-4)
+    np.testing.assert_allclose(found.served[:8], probes + 3, atol=1e-4)
+    assert found.reads[0].replayed is not None
+    assert found.reads[0].replayed.shape == found.probes.shape, "by the private one, too"
+    assert defenses.none().server("public") == "public"
 
 
 def test_who_has_more_can_do_what_needs_less():
@@ -170,7 +255,7 @@ def test_a_function_that_cannot_join_is_refused():
         joining.built({}, defenses.Defense, "a:b", "defense")
     known = Known(None, None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="returned a str"):
-        attackers.built(lambda known: "R", known)  # type: ignore[arg-type,return-value]
+        built(lambda known: "R", known)  # type: ignore[arg-type,return-value]
 
 
 EXAMPLE = Path(worst_case.__file__).parents[1] / "CONTRIBUTING.md"
@@ -186,7 +271,7 @@ def test_somebody_elses_file_joins(monkeypatch, tmp_path, files):
     found = joining.function("my_work:defense", "defense")(recogniser(5))
     ours = world(files)
     one = case(joining.built(found, defenses.Defense, "", ""), ours.system.network, 0.2)
-    attack = attackers.built(joining.function("my_work:attack", "attack"), Known(ours, one))
+    attack = built(joining.function("my_work:attack", "attack"), Known(ours, one))
     assert isinstance(attack, attacks.Attack) and one.epsilon == 0.2
     crops, over, _ = given()
     how = {"batch": 4, "seed": 0, "keep": tmp_path, "settings": {}}

@@ -28,7 +28,7 @@ def read(name: str, recogniser: Any, knows: Sequence[str], before: Any = None) -
       before: stored -> features, as ``cleaning.clip``; None leaves them as they are.
     """
     net, clean = _normalised(recogniser), optional(before)
-    return Attack(name, tuple(knows), "identity", lambda stored: _read(net, clean, stored))
+    return Attack(name, tuple(knows), "identity", lambda stored: _read(net, _apply(clean, stored)))
 
 
 def amplified(
@@ -50,20 +50,24 @@ def amplified(
     net, own = _normalised(recogniser), _start(knows, start)
 
     def run(stored: jax.Array, known: jax.Array | None = None) -> jax.Array:
-        return _amplified(net, own, stored, known, jnp.float32(gain))
+        at = _apply(own, stored) if known is None else known
+        return _read(net, _further(stored, at, jnp.float32(gain)))
 
     return Attack(name, tuple(knows), "identity", run)
 
 
-def moved(name: str, recogniser: Any, knows: Sequence[str], start: Start | None = None) -> Attack:
+def moved(
+    name: str, recogniser: Any, knows: Sequence[str], start: Start | None = None, before: Any = None
+) -> Attack:
     """Which way the embedding moved: that of stored minus that of the start, normalised.
 
-    Arguments as of ``amplified``.
+    Arguments as of ``amplified``; ``before`` as of ``read``, of both.
     """
-    net, own = _normalised(recogniser), _start(knows, start)
+    net, own, clean = _normalised(recogniser), _start(knows, start), optional(before)
 
     def run(stored: jax.Array, known: jax.Array | None = None) -> jax.Array:
-        return _moved(net, own, stored, known)
+        at = _apply(own, stored) if known is None else known
+        return _unit(_read(net, _apply(clean, stored)) - _read(net, _apply(clean, at)))
 
     return Attack(name, tuple(knows), "identity", run)
 
@@ -78,7 +82,12 @@ def difference(name: str, recognisers: Sequence[Any], minus: Any, knows: Sequenc
     if not nets:
         raise ValueError("got no recognisers to average; wanted one or more")
     other = _normalised(minus)
-    return Attack(name, tuple(knows), "identity", lambda stored: _difference(nets, other, stored))
+
+    def run(stored: jax.Array) -> jax.Array:
+        mean = jnp.stack([_read(net, stored) for net in nets]).mean(0)
+        return _unit(mean - _read(other, stored))
+
+    return Attack(name, tuple(knows), "identity", run)
 
 
 def estimated(extractor: Any, decoder: Any) -> Start:
@@ -117,24 +126,20 @@ def _unit(embeddings: jax.Array) -> jax.Array:
     )
 
 
-@jax.jit
-def _read(net: Any, before: Any, stored: jax.Array) -> jax.Array:
-    return net((stored if before is None else before(stored)).astype(jnp.float32))
+# A recogniser is one program by itself, whatever comes before it: it takes long to compile.
 
 
 @jax.jit
-def _amplified(net: Any, start: Any, stored: jax.Array, known: Any, gain: jax.Array) -> jax.Array:
-    at = (start(stored) if known is None else known).astype(jnp.float32)
-    return net(jnp.maximum(at + gain * (stored.astype(jnp.float32) - at), 0))
+def _read(net: Any, z: jax.Array) -> jax.Array:
+    return net(z.astype(jnp.float32))
 
 
 @jax.jit
-def _moved(net: Any, start: Any, stored: jax.Array, known: Any) -> jax.Array:
-    at = start(stored) if known is None else known
-    return _unit(net(stored.astype(jnp.float32)) - net(at.astype(jnp.float32)))
+def _apply(before: Any, stored: jax.Array) -> jax.Array:
+    return stored if before is None else before(stored)
 
 
 @jax.jit
-def _difference(nets: tuple[Any, ...], other: Any, stored: jax.Array) -> jax.Array:
-    stored = stored.astype(jnp.float32)
-    return _unit(jnp.stack([net(stored) for net in nets]).mean(0) - other(stored))
+def _further(stored: jax.Array, at: jax.Array, gain: jax.Array) -> jax.Array:
+    at = at.astype(jnp.float32)
+    return jnp.maximum(at + gain * (stored.astype(jnp.float32) - at), 0)

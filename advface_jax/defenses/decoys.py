@@ -11,11 +11,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from advface_jax import checks, networks
-from advface_jax.decoy import DEFAULT, DecoyConfig, keyed, protect_decoy
+from advface_jax.decoy import DEFAULT, DecoyConfig, cosine, keyed, protect_decoy
 from advface_jax.defenses.defense import Defense
 
 PARTS = 2
 """How many faces a decoy is mixed from."""
+CANDIDATES = 1
+"""Of how many decoys the nearest one is taken."""
 
 
 def decoy(
@@ -26,6 +28,7 @@ def decoy(
     shadows: Sequence[Any] = (),
     pattern: ArrayLike | None = None,
     parts: int = PARTS,
+    candidates: int = CANDIDATES,
     config: DecoyConfig | Mapping[str, Any] = DEFAULT,
 ) -> Defense:
     """Decoys: somebody else's feature, nudged within ε until Ψ reads the enrolled face.
@@ -44,13 +47,16 @@ def decoy(
       shadows: shadow recognisers, z -> embeddings, which go on reading the decoy.
       pattern: the secret of ``keys.pattern``; None for no key.
       parts: how many faces a decoy is mixed from.
+      candidates: of how many decoys of an item's key the one is taken that the recogniser reads as
+        nearest to the enrolled face: fewer steps, and as many bits about the face as it takes to
+        name one of them.
       config: steps, λ, threshold.
 
     Raises:
       ValueError: a wrong setting, a part that cannot be called, or fewer faces than ``parts``.
     """
     config = checks.config(config, DecoyConfig)
-    checks.positive(parts=parts)
+    checks.positive(parts=parts, candidates=candidates)
     pictures = jnp.asarray(faces)
     if pictures.ndim < 2 or len(pictures) < parts:
         raise ValueError(
@@ -64,31 +70,48 @@ def decoy(
         "faces": pictures,
         "pattern": None if pattern is None else jnp.asarray(pattern),
     }
-    name = "Decoy" if pattern is None else "Decoy with a key"
-    return Defense(name, _decoy, (config, parts), given, takes_key=True, takes_epsilon=True)
+    return Defense(
+        "Decoy" if pattern is None else "Decoy with a key",
+        _decoy,
+        (config, parts, candidates),
+        given,
+        takes_key=True,
+        takes_epsilon=True,
+        private=None if pattern is None else _private,
+    )
+
+
+def chosen(defense: Defense, z: jax.Array, keys: jax.Array) -> jax.Array:
+    """The keys (b,) of the decoys that features z (b, …) get, of their ``candidates``; the items'
+    own keys if there is one candidate."""
+    _, parts, candidates = defense.settings  # type: ignore[misc]
+    return _chosen(z, keys, defense.networks, parts, candidates)
 
 
 def pictures(defense: Defense, keys: jax.Array) -> jax.Array:
-    """The faces of nobody (b, *image) whose features a decoy defence starts from, by the items'
-    keys (b,): secret."""
+    """The faces of nobody (b, *image) whose features a decoy defence starts from, by the keys (b,)
+    of ``chosen``: secret."""
     return _mixed(keys, defense.networks["faces"], defense.settings[1])  # type: ignore[index]
 
 
 def start(defense: Defense, keys: jax.Array) -> jax.Array:
-    """The decoys d (b, …), E of ``pictures``: secret."""
+    """The decoys d (b, …), E of ``pictures``, likewise: secret."""
     given = defense.networks
     return _start(keys, given["faces"], given["extractor"], defense.settings[1])  # type: ignore[index]
 
 
 def recogniser(defense: Defense) -> Any:
     """The recogniser of what a decoy defence stores: Ψ, or the private one."""
-    given = defense.networks
-    server, pattern = given["recogniser"], given["pattern"]
-    return server if pattern is None else keyed(server, pattern)
+    return defense.server(defense.networks["recogniser"])
 
 
-def _decoy(z, keys, epsilon, mask, settings: tuple[DecoyConfig, int], networks) -> jax.Array:
-    config, parts = settings
+def _private(networks):
+    return keyed(networks["recogniser"], networks["pattern"])
+
+
+def _decoy(z, keys, epsilon, mask, settings: tuple[DecoyConfig, int, int], networks) -> jax.Array:
+    config, parts, candidates = settings
+    keys = _chosen(z, keys, networks, parts, candidates)
     decoys = _start(keys, networks["faces"], networks["extractor"], parts)
     return protect_decoy(
         z,
@@ -101,6 +124,22 @@ def _decoy(z, keys, epsilon, mask, settings: tuple[DecoyConfig, int], networks) 
         config=config,
         mask=mask,
     ).stored
+
+
+@functools.partial(jax.jit, static_argnames=("parts", "candidates"))
+def _chosen(z, keys, networks, parts, candidates):
+    """One after the other, so that memory does not grow with them."""
+    if candidates == 1:
+        return keys
+    own = networks["recogniser"] if networks["pattern"] is None else _private(networks)
+    face = own(z)
+
+    def near(c):
+        each = jax.vmap(jax.random.fold_in, (0, None))(keys, c)
+        return cosine(own(_start(each, networks["faces"], networks["extractor"], parts)), face)
+
+    best = jax.lax.map(near, jnp.arange(candidates)).argmax(0)
+    return jax.vmap(jax.random.fold_in)(keys, best)
 
 
 @functools.partial(jax.jit, static_argnames="parts")

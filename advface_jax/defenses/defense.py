@@ -43,6 +43,8 @@ class Defense:
         item; None where nothing stays.
       takes_key: whether it draws at random and needs a key.
       takes_epsilon: whether it has the noise bound ε.
+      private: (networks) -> the recogniser that alone is meant to read what is stored, a function
+        of a module; None where that is the public Ψ.
     """
 
     name: str = _static()
@@ -54,11 +56,16 @@ class Defense:
     keeps: Shape | None = _static(default=None)
     takes_key: bool = _static(default=False)
     takes_epsilon: bool = _static(default=False)
+    private: Callable[[Any], Any] | None = _static(default=None)
 
     @property
     def for_server(self) -> bool:
         """Whether Ψ recognises what is stored, without a recogniser trained on stored items."""
         return self.stores is None
+
+    def server(self, public: Any) -> Any:
+        """What recognises what is stored: the public Ψ, or the defence's private one."""
+        return public if self.private is None else self.private(self.networks)
 
     def __call__(
         self,

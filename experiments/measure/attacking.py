@@ -12,9 +12,9 @@ import numpy as np
 from advface_jax import metrics, sharding
 from advface_jax.attacks import Attack
 from advface_jax.data import Faces
-from experiments.measure.attackers import Against, World
-from experiments.measure.compared import Case
+from experiments.measure.compared import Case, called
 from experiments.measure.judging import folder_of, keep_arrays, kept_arrays
+from experiments.measure.knowing import Against, World
 
 LIKENESS = ("ssim", "psnr", "mse")
 
@@ -26,7 +26,7 @@ class Read(NamedTuple):
       seen: (n,e) the attacker's embedding of each item: read off it, or of the picture.
       known: (n,e) of each item's photograph, by the same network.
       likeness: (n,) by measure, of the picture.
-      replayed: (n,e) Ψ(E(picture)), for the server.
+      replayed: (n,e) what the server makes of the picture, shown to the client.
     """
 
     seen: np.ndarray
@@ -39,7 +39,7 @@ class Attacked(NamedTuple):
     """One defence under all its attacks."""
 
     served: np.ndarray  # (n,e) the server's embedding of each stored item
-    probes: np.ndarray  # (n,e) of each photograph, which no defence touched
+    probes: np.ndarray  # (n,e) the server's of each photograph, which no defence touched
     reads: list[Read]  # of each attack
     earlier: float  # seconds of the batches kept from earlier sittings
     folder: Path  # of the kept batches
@@ -64,12 +64,8 @@ def attacked(
     its readings are compared with. Pictures are read by the public recogniser.
     """
     mesh = sharding.across(batch)
-    place = _Networks(
-        sharding.replicate(case.client, mesh),
-        sharding.replicate(world.system.extractor, mesh),
-        sharding.replicate(case.recognise, mesh),
-        sharding.replicate(world.system.network, mesh),
-        sharding.replicate(world.sibling.network, mesh),
+    client, extractor = (
+        sharding.replicate(one, mesh) for one in (case.client, world.system.extractor)
     )
     plain = [one.attack if isinstance(one, Against) else one for one in attacks]
     folder = folder_of(keep, {**settings, "case": case.name, "attacks": [a.name for a in plain]})
@@ -88,7 +84,9 @@ def attacked(
             mask = (np.arange(batch) < real).astype(np.float32)
             keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
             given = sharding.split((faces.batch(chosen), mask, keys), mesh)
-            found = _batch(case, attacks, world, place, photographs, start, mesh, given)
+            found = _batch(
+                case, attacks, world, (client, extractor), photographs, start, mesh, given
+            )
             kept = {k: np.asarray(v)[:real] for k, v in found.items()}
             kept["seconds"] = np.array(time.monotonic() - began)
             keep_arrays(file, kept)
@@ -121,34 +119,26 @@ class Photographs:
         return self._kept[key]
 
 
-class _Networks(NamedTuple):
-    client: Any
-    extractor: Any
-    recognise: Any
-    system: Any
-    sibling: Any
-
-
 def _batch(
     case: Case,
     attacks: Sequence[Attack | Against],
     world: World,
-    place: _Networks,
+    place: tuple[Any, Any],
     photographs: Photographs,
     start: int,
     mesh: Any,
     given: tuple[Any, Any, Any],
 ) -> dict[str, Any]:
     pixels, mask, keys = given
+    client, extractor = place
     images = jnp.asarray(pixels, jnp.float32) / 255
-    item = called(place.client, images)
+    item = called(client, images)
     stolen, served = case.store(item, keys, mask)
-    z = item if case.client is world.system.extractor else called(place.extractor, images)
-    probes, by_sibling = (
-        photographs.once(start, whose, lambda network=network: called(network, images))
-        for whose, network in ((world.system, place.system), (world.sibling, place.sibling))
-    )
-    found = {"served": called(place.recognise, served, images), "probes": probes}
+    z = item if case.client is world.system.extractor else called(extractor, images)
+    probes = np.asarray(case.recognise(item, images))
+    found = {"served": case.recognise(served, images), "probes": probes}
+    sibling = world.of_photographs[0]
+    by_sibling = photographs.once(start, sibling, lambda: sibling(images, batch=len(images)))
     for i, one in enumerate(attacks):
         attack = one.attack if isinstance(one, Against) else one
         read = attack(stolen, batch=len(stolen))
@@ -156,24 +146,24 @@ def _batch(
         if attack.reads == "identity":
             if len(stolen.shape) == 2:  # a template
                 found[f"{i}.known"] = probes
-            elif isinstance(one, Against):
-                known = photographs.once(start, one.known, lambda n=one.known: called(n, z))
-                found[f"{i}.known"] = known
-            else:
+            elif not isinstance(one, Against):
                 found[f"{i}.known"] = attack(z, batch=len(stolen))
+            elif "leak" in one.source:
+                store = case.store if one.source == "leak" else case.imitated or case.store
+                again, _ = store(item, jax.vmap(jax.random.fold_in, (0, None))(keys, 1), mask)
+                found[f"{i}.known"] = one.known(again, batch=len(stolen))
+            else:
+                shown = z if one.source == "features" else images
+                found[f"{i}.known"] = photographs.once(
+                    start, one.known, lambda a=one.known, x=shown: a(x, batch=len(x))
+                )
             continue
         shown = sharding.split(np.clip(read, 0, 1), mesh)
         alike = _likeness(shown, images)
         found |= {f"{i}.{k}": v for k, v in alike.items()}
-        found |= {f"{i}.seen": called(place.sibling, shown), f"{i}.known": by_sibling}
-        found[f"{i}.replayed"] = called(place.system, shown)
+        found |= {f"{i}.seen": sibling(shown, batch=len(shown)), f"{i}.known": by_sibling}
+        found[f"{i}.replayed"] = case.recognise(called(client, shown), shown)
     return found
-
-
-@jax.jit
-def called(network: Any, *given: jax.Array) -> jax.Array:
-    """A network as an argument of the compiled program."""
-    return network(*given)
 
 
 @jax.jit

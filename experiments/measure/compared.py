@@ -1,6 +1,7 @@
 """The defences that the tables compare, each with the network that recognises what it stores."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 
 from advface_jax import ProtectConfig, defenses, sharding
+from advface_jax.attacks import reading
 from advface_jax.defenses import Defense
 from experiments.measure import decoders
 from experiments.measure.judging import Servers
@@ -29,6 +31,9 @@ def of_features(models: decoders.Models, config: ProtectConfig) -> tuple[Defense
     )
 
 
+Store = Callable[[Any, jax.Array, Any], tuple[Any, Any]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A defence as it is attacked.
@@ -41,33 +46,58 @@ class Case:
       client: images -> the item.
       defense: For attackers who have its code; None where no code helps.
       epsilon: The bound; None without one.
+      imitated: ``store`` by an attacker who has the code and not the secret; None without one.
       cost: Plain facts, such as milliseconds an item.
     """
 
     name: str
-    store: Callable[[Any, jax.Array, Any], tuple[Any, Any]]
+    store: Store
     recognise: Callable[[Any, Any], Any]
     client: Callable[[Any], Any]
     defense: Defense | None = None
     epsilon: float | None = None
+    imitated: Store | None = None
     cost: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def case(defense: Defense, network: Any, epsilon: float) -> Case:
-    """A defence of E's features that Ψ recognises."""
+def case(defense: Defense, network: Any, epsilon: float, imitation: Defense | None = None) -> Case:
+    """A defence of E's features that Ψ recognises, or its private recogniser; ``imitation`` is
+    the same with an attacker's own secrets."""
     bound = epsilon if defense.takes_epsilon else None
 
-    def store(z: Any, keys: jax.Array, mask: Any) -> tuple[Any, Any]:
-        stored = defense(z, key=keys, epsilon=bound, mask=mask)
-        return stored, stored
+    def storing(defense: Defense) -> Store:
+        def store(z: Any, keys: jax.Array, mask: Any) -> tuple[Any, Any]:
+            stored = defense(z, key=keys, epsilon=bound, mask=mask)
+            return stored, stored
 
-    server = Servers((network.server,))
-    return Case(defense.name, store, server, network.extractor, defense, bound)
+        return store
+
+    own = functools.partial(called, Servers((defense.server(network.server),)))
+    return Case(
+        defense.name,
+        storing(defense),
+        own if defense.private else recognised_by(network.server),
+        network.extractor,
+        defense,
+        bound,
+        imitated=storing(imitation) if imitation else None,
+    )
 
 
-def protected(case: Case, items: np.ndarray, seed: int, batch: int) -> np.ndarray:
-    """What a thief has of public items (n,…), float16: a defence that an attacker runs, with keys
-    of the attacker's."""
+def recognised_by(server: Any) -> Callable[[Any, Any], Any]:
+    """What Ψ makes of what is stored, by the same program as an attack that reads with Ψ."""
+    read = reading.read("server", server, ("recogniser",))
+    return lambda stored, images: read.run(stored)
+
+
+@jax.jit
+def called(network: Any, *given: jax.Array) -> jax.Array:
+    """A network as an argument of the compiled program."""
+    return network(*given)
+
+
+def protected(store: Store, items: np.ndarray, seed: int, batch: int) -> np.ndarray:
+    """What a thief has of public items (n,…), float16, by keys of ``seed``."""
     root, parts, mesh = jax.random.key(seed), [], sharding.across(batch)
     for start in range(0, len(items), batch):
         real = min(batch, len(items) - start)
@@ -75,6 +105,6 @@ def protected(case: Case, items: np.ndarray, seed: int, batch: int) -> np.ndarra
         mask = (np.arange(batch) < real).astype(np.float32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
         given = sharding.split((items[chosen].astype(np.float32), keys, mask), mesh)
-        stored, _ = case.store(*given)
+        stored, _ = store(*given)
         parts.append(np.asarray(stored)[:real].astype(np.float16))
     return np.concatenate(parts)

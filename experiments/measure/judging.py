@@ -103,9 +103,11 @@ def of_features(
     store: Store,
     attackers: Sequence[Callable[[jax.Array], jax.Array]],
     image_size: int = IMAGE_SIZE,
+    private: Any = None,
 ) -> Subject:
-    """A defence of E's features: E at the client, Ψ at the server, and Ψ(E(·)) on what is shown."""
-    server = Servers((network.server,))
+    """A defence of E's features: E at the client, Ψ (or a ``private`` recogniser) at the server,
+    and the same after E on what is shown."""
+    server = Servers((private or network.server,))
     replay = Replay(network.extractor, server)
     return Subject(
         network.extractor, store, tuple(attackers), server, replay, image_size=image_size

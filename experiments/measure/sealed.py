@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.measure.compared import Case
-from experiments.measure.judging import Servers
+from experiments.measure.compared import Case, recognised_by
 
 NONCE, KEY = 12, 32  # bytes; AES-256-GCM adds a tag of 16
 
@@ -61,7 +60,7 @@ def cases(network: Any, seed: int) -> list[Case]:
         _, opened = store(z, keys, mask)
         return opened, opened
 
-    server, spent = Servers((network.server,)), cost()
+    server, spent = recognised_by(network.server), cost()
     stores = {"key safe": store, "key stolen": stolen}
     return [
         Case(f"Sealed (AES-GCM), {name}", one, server, network.extractor, cost=spent)

@@ -9,9 +9,9 @@ import numpy as np
 from advface_jax import metrics
 from advface_jax.attacks import Attack
 from advface_jax.data import Pairs
-from experiments.measure import attackers
 from experiments.measure.attacking import Attacked, Read
 from experiments.measure.compared import Case
+from experiments.measure.floors import FLOORS
 from experiments.measure.results_file import Row, markdown
 from experiments.measure.table_rows import verdicts
 
@@ -208,9 +208,7 @@ def leaderboard(
         worst = found[defence].get("without", {}).get("tar_far_1e-2")
         return worst["value"] if worst else 0.0
 
-    ranked = sorted(
-        (d for d in found if d not in attackers.FLOORS and "without" in found[d]), key=harm
-    )
+    ranked = sorted((d for d in found if d not in FLOORS and "without" in found[d]), key=harm)
     header = ["defence", "ACC %", "raw probe %", *HARMS.values()]
     shown = []
     for d in ranked:

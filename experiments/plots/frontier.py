@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.measure import attackers
+from experiments.measure.floors import FLOORS
 from experiments.measure.results_file import Row
 from experiments.measure.worst import GROUPS, front
 from experiments.plots.drawing import Named, label, pyplot, save
@@ -26,7 +26,7 @@ def worst_case(rows: Sequence[Row], found: Mapping[str, Mapping[str, Any]], path
                 if harms[key] is None:
                     continue
                 x = scale * harms[key]["value"]
-                if defence in attackers.FLOORS:
+                if defence in FLOORS:
                     floor = defence.partition(" (")[0].lower()
                     line = ":" if "ignorance" in floor else "--"
                     axes.axvline(x, color="tab:gray", linestyle=line, label=f"floor: {floor}")

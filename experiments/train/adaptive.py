@@ -2,8 +2,8 @@
 
 import dataclasses
 import hashlib
-import re
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,14 @@ from advface_jax.attacks import Attack, pictures
 from advface_jax.models import decoders
 from advface_jax.system import read_decoder, write_decoder
 from advface_jax.training import step, train
-from experiments.measure.attackers import Known
+from experiments.measure.case_rows import slug
 from experiments.measure.decoders import digest
+from experiments.measure.knowing import Known
 from experiments.train.decoder import MEASURES, DecoderTraining
 from experiments.train.run import Place
 
 HELD_OUT = 16
+SAVE_EVERY = 500  # steps: a checkpoint takes as long as some of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,20 +32,45 @@ class Adaptive:
       out: Folder for the decoders and their checkpoints, one for each defence.
       epochs: Passes over the protected public faces.
       start: From the paper's R, which knows unprotected features, or from scratch.
+      kind: Of the decoder, transrec, resrec or urec, which starts as the shipped R of that kind;
+        None for the paper's R.
+      pairs: Of how many faces; None for all. They are repeated to as many steps.
+      shadow: Whether the public faces are protected with the defender's S or the attacker's own,
+        which is R.
       learning_rate: Adam's, with the cosine schedule.
     """
 
     out: Path
     epochs: int
-    start: str = "R"
+    start: Literal["R", "scratch"] = "R"
+    kind: str | None = None
+    pairs: int | None = None
+    shadow: Literal["defender", "own"] = "defender"
     learning_rate: float = 1e-3
+
+    @property
+    def name(self) -> str:
+        different = [
+            "from scratch" if self.start == "scratch" else None,
+            self.kind,
+            f"{self.pairs} pairs" if self.pairs else None,
+            "own S" if self.shadow == "own" else None,
+        ]
+        return f"R', {', '.join(filter(None, different)) or 'adaptive'}"
 
     def __call__(self, known: Known) -> Attack | None:
         """R', trained on (what the defence stores of a public face, that face)."""
-        world, base = known.world, known.world.attacker
-        if known.case.defense is None or not isinstance(base, decoders.Decoder):
+        ours = known if self.shadow == "defender" else known.with_own_shadow
+        base = known.world.attacker
+        if known.case.defense is None or ours is None or not isinstance(base, decoders.Decoder):
             return None
-        n = len(world.public) - HELD_OUT
+        world, n = known.world, len(known.world.public) - HELD_OUT
+        if self.kind == base.config.kind or n <= (self.pairs or 0):
+            return None  # another attack is the same
+        if self.name != "R', adaptive" and not known.protects:
+            return None
+        if self.kind:
+            base = world.system.decoder(self.kind, "attacker")
         batch = min(world.batch, n)
         config = train.TrainConfig(
             self.learning_rate, "cosine", batch, self.epochs, flip=False, seed=world.seed
@@ -51,29 +78,37 @@ class Adaptive:
         settings = {
             "defense": known.case.name,
             "epsilon": known.case.epsilon,
-            "networks": _sum(known),
+            "networks": _sum(ours, base),
             "start": self.start,
+            "pairs": self.pairs,
+            "shadow": self.shadow,
             "train": dataclasses.asdict(config),
             "public": hashlib.sha256(world.public.images.tobytes()).hexdigest(),
         }
-        name = re.sub(r"[^a-z0-9]+", "-", known.case.name.lower()).strip("-")
-        place = Place(self.out / name, settings, save_every=50, measure_every=self.epochs)
-        run = _Training(known, n, config, base if self.start == "R" else None, place)
+        place = self.out / slug(known.case.name) / slug(self.name)
+        start = base if self.start == "R" else None
+        chosen = np.resize(np.arange(min(self.pairs or n, n)), n)
+        kept = Place(place, settings, save_every=SAVE_EVERY, measure_every=self.epochs)
+        run = _Training(ours, chosen, config, base.config, start, kept)
         run.resume()
         if run.step < run.total:
-            run.to_the_end(f"R' for {known.case.name}")
+            run.to_the_end(f"{self.name}, for {known.case.name}")
         file = run.out / "decoder.safetensors"
         if not file.exists():
             run.write_decoder(file)
         decoder, card = read_decoder(file)
-        cost = {"pairs": n, "epochs": self.epochs, "seconds": card["seconds"], "start": self.start}
-        cost["held_out_ssim"] = round(card["quality"]["ssim"], 3)
-        found = pictures.decoded("R', adaptive", decoder, known.code)
-        return dataclasses.replace(found, cost=cost)
+        cost = {
+            "pairs": len(set(chosen)),
+            "epochs": self.epochs,
+            "seconds": card["seconds"],
+            "start": self.start,
+            "held_out_ssim": round(card["quality"]["ssim"], 3),
+        }
+        return dataclasses.replace(pictures.decoded(self.name, decoder, ours.code), cost=cost)
 
 
-def _sum(known: Known) -> str:
-    parts = [digest(known.world.attacker), str(known.world.system.card["sha256"])]
+def _sum(known: Known, base: decoders.Decoder) -> str:
+    parts = [digest(base), str(known.world.system.card["sha256"])]
     settings = known.case.defense and known.case.defense.settings
     return hashlib.sha256("\n".join([*parts, repr(settings)]).encode()).hexdigest()
 
@@ -86,21 +121,22 @@ class _Training(DecoderTraining):
     def __init__(
         self,
         known: Known,
-        n: int,
+        chosen: np.ndarray,
         config: train.TrainConfig,
+        size: decoders.AnyConfig,
         start: decoders.Decoder | None,
         place: Place,
     ):
-        public, self.known = known.world.public, known
-        crops, held = public.select(range(n)), public.select(range(n, len(public)))
-        size = known.world.attacker.config
+        public, self.known, self.chosen = known.world.public, known, chosen
+        crops, held = public.select(chosen), public.select(range(len(chosen), len(public)))
         front = known.world.system.extractor  # not used: what it makes is protected already
         super().__init__(front, crops, held, size, config, place, start)
 
     def advance(self, one: data.Batch) -> jax.Array:
-        stored = sharding.split(self.known.stored[one.indices], self.mesh)
-        front = train.Given(stored)
-        self.state, loss = train.train_step(self.state, one.values, front, self.trainer)
+        stored = sharding.split(self.known.stored[self.chosen[one.indices]], self.mesh)
+        self.state, loss = train.train_step(
+            self.state, one.values, train.Given(stored), self.trainer
+        )
         return loss
 
     def judge(self) -> dict[str, float]:

@@ -1,0 +1,51 @@
+"""The rows of one case in a file: what is measured stays measured, in whichever run."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from experiments.measure.results_file import Row
+
+Level = Literal["light", "full"]
+
+
+class Kept(NamedTuple):
+    """A case as it was measured."""
+
+    rows: list[Row]
+    seconds: float
+
+
+def file(out: Path, name: str) -> Path:
+    """Where the rows of a case lie."""
+    return out / "cases" / f"{slug(name)}.json"
+
+
+def slug(name: str) -> str:
+    """A name as a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def read(path: Path, settings: Mapping[str, Any], level: Level) -> Kept | None:
+    """The rows, if they were measured with these settings and with these attackers or more."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        same = found["settings"] == json.loads(json.dumps(settings))
+        enough = level in ("light", found["attackers"])
+        return Kept(found["rows"], float(found["seconds"])) if same and enough else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write(
+    path: Path, settings: Mapping[str, Any], level: Level, rows: Sequence[Row], seconds: float
+) -> Kept:
+    """Writes them at once, so that a stopped run leaves no half of a file."""
+    document = {"settings": settings, "attackers": level, "seconds": seconds, "rows": list(rows)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    unfinished.rename(path)
+    return Kept(list(rows), seconds)

@@ -1,0 +1,79 @@
+"""The decoy as the tables build it: drawn faces, a shadow recogniser and a pattern, by a seed."""
+
+import jax.numpy as jnp
+import numpy as np
+
+import advface_jax
+from advface_jax import attacks, data, defenses
+from advface_jax.decoy import DEVIATION
+from advface_jax.defenses import Defense
+from advface_jax.models import sface
+from experiments.measure.compared import Case, called, case
+
+DRAWN = 32
+"""Faces that decoys are mixed from: people whom no other part of the project draws."""
+LEARNT = 60
+"""Further drawn faces, of which the shadow recogniser is learnt."""
+BATCH = 20
+
+
+def drawn(seed: int, n: int = DRAWN) -> np.ndarray:
+    """Faces of nobody (n,160,160,3) uint8, which are the secret in experiments."""
+    return data.synthetic_faces(n, 1, seed=1000 + seed).images
+
+
+def other(weights: str) -> str:
+    """A public recogniser that is not the server's."""
+    return "facenet-512-q8" if weights == "facenet-128" else "facenet-128"
+
+
+def pair(system: advface_jax.System, other: advface_jax.System, seed: int) -> tuple[Defense, ...]:
+    """The decoy without and with a key, with the shadow recogniser that needs no photograph.
+
+    Args:
+      system: E and Ψ.
+      other: A public recogniser, which the shadow recogniser is made of.
+      seed: Of everything secret; deploy with ``advface_jax.keys`` instead.
+    """
+    mixed, learnt = np.split(drawn(seed, DRAWN + LEARNT), [DRAWN])
+    faces = jnp.asarray(mixed, jnp.float32) / 255
+    shadow = stitched(system, other, learnt)
+    rng = np.random.default_rng([seed, 1000])
+    z = called(system.extractor, faces[:1])
+    pattern = DEVIATION * rng.normal(size=z.shape[1:]).astype(np.float32)
+    return tuple(
+        defenses.decoy(
+            recogniser=system.server,
+            extractor=system.extractor,
+            faces=faces,
+            shadows=[shadow],
+            pattern=one,
+        )
+        for one in (None, pattern)
+    )
+
+
+def stitched(
+    system: advface_jax.System, other: advface_jax.System, learnt: np.ndarray
+) -> attacks.Sibling:
+    """``other`` put onto z by what it makes of faces (n,160,160,3) uint8."""
+    batches = [learnt[i : i + BATCH].astype(np.float32) / 255 for i in range(0, len(learnt), BATCH)]
+    z, target = (
+        np.concatenate([np.asarray(called(one.extractor, jnp.asarray(b))) for b in batches])
+        for one in (system, other)
+    )
+    grid = sface.grid() if isinstance(other.network, sface.SFace) else None
+    return attacks.sibling(attacks.stitch(z, target, grid=grid), other.server)
+
+
+def cases(
+    system: advface_jax.System, other: advface_jax.System, epsilon: float, seed: int
+) -> list[Case]:
+    """The decoy without and with a key, for attackers who have its code and secrets of their own.
+
+    An attacker of ``other`` seeds: 10,000 further, so that no run's secret is another's guess.
+    """
+    own, guessed = (pair(system, other, one) for one in (seed, seed + 10_000))
+    return [
+        case(one, system.network, epsilon, guess) for one, guess in zip(own, guessed, strict=True)
+    ]

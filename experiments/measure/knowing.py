@@ -1,0 +1,263 @@
+"""What an attacker has, whatever the defence, and what of one defence."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import advface_jax
+from advface_jax import attacks, data, defenses, networks
+from advface_jax.attacks import Attack, reading
+from advface_jax.models import sface
+from experiments.measure.compared import Case, Store, case, protected
+from experiments.train import drawer
+
+STITCHED = 60  # public faces that a stitch learns from: more gain nothing
+RIDGE = 1e-2  # of the template's pictures, as a share of the mean square of an embedding's element
+SIBLING = ("extractor", "public recogniser")
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """What attackers have, whatever the defence.
+
+    Attributes:
+      system: E as an oracle (``system.extractor``), and Ψ for those who have it.
+      siblings: Public recognisers that are not the server's; the first one reads pictures.
+      attacker: The paper's R.
+      public: Faces of people who are not measured.
+      batch, seed: Of what the attacker computes.
+    """
+
+    system: advface_jax.System
+    siblings: tuple[advface_jax.System, ...]
+    attacker: Any
+    public: data.Faces
+    batch: int = 16
+    seed: int = 0
+
+    def of_public(self, network: Callable[[jax.Array], jax.Array], n: int | None = None):
+        """``network`` of the first n public faces, float16."""
+        parts, n = [], min(n or len(self.public), len(self.public))
+        for start in range(0, n, self.batch):
+            chosen = np.resize(np.arange(start, min(start + self.batch, n)), self.batch)
+            pixels = self.public.batch(chosen)
+            parts.append(np.asarray(of_pixels(network, pixels)).astype(np.float16))
+        return np.concatenate(parts)[:n]
+
+    @property
+    def sibling(self) -> advface_jax.System:
+        return self.siblings[0]
+
+    @property
+    def name(self) -> str:
+        """The first sibling's."""
+        return str(self.sibling.card["source"])
+
+    @functools.cached_property
+    def features(self) -> np.ndarray:
+        """Of the public faces, float16."""
+        return self.of_public(self.system.extractor)
+
+    def some_features(self, n: int) -> np.ndarray:
+        """Of the first n public faces, float32."""
+        return self.features[:n].astype(np.float32)
+
+    @functools.cached_property
+    def on_z(self) -> tuple[attacks.Sibling, ...]:
+        """Each sibling, put onto z by a linear map learnt on public faces."""
+        n = min(STITCHED, len(self.public))
+        return tuple(self.stitched(one, self.some_features(n)) for one in self.siblings)
+
+    @functools.cached_property
+    def read_z(self) -> tuple[Attack, ...]:
+        """The same, as attacks."""
+        return tuple(
+            self.read_by(f"stitched {one.card['source']}", one, of_z.stitch, SIBLING)
+            for one, of_z in zip(self.siblings, self.on_z, strict=True)
+        )
+
+    def read_by(
+        self, name: str, one: advface_jax.System, stitch: Any, knows: tuple[str, ...]
+    ) -> Attack:
+        """A sibling after a stitch."""
+        found = reading.read(name, one.server, knows, before=stitch)
+        return dataclasses.replace(found, cost={"faces": min(STITCHED, len(self.public))})
+
+    @functools.cached_property
+    def of_photographs(self) -> tuple[Attack, ...]:
+        """Each sibling on photographs, as it reads a picture."""
+        return tuple(
+            reading.read("photograph", one.server, SIBLING, before=one.extractor)
+            for one in self.siblings
+        )
+
+    @functools.cached_property
+    def psi(self) -> Attack:
+        """Ψ itself reads z."""
+        return reading.read("Ψ", self.system.server, ("recogniser",))
+
+    def stitched(self, one: advface_jax.System, source: np.ndarray) -> attacks.Sibling:
+        """A sibling, put onto what a source (n,77,77,64) is of the first n public faces."""
+        target = self.of_public(one.extractor, len(source)).astype(np.float32)
+        grid = sface.grid() if isinstance(one.network, sface.SFace) else None
+        return attacks.sibling(attacks.stitch(source, target, grid=grid), one.server)
+
+    @functools.cached_property
+    def embeddings(self) -> np.ndarray:
+        """Ψ of the public faces, float32."""
+        return self.psi(self.features, batch=self.batch)
+
+    @functools.cached_property
+    def from_template(self) -> "FromTemplate":
+        """A picture from Ψ(z), by ridge on public faces."""
+        embeddings = self.embeddings.astype(np.float64)
+        pixels = self.public.images.reshape(len(embeddings), -1) / np.float32(255)
+        mean, centre = pixels.mean(0), embeddings.mean(0)
+        x = embeddings - centre
+        penalty = RIDGE * np.square(x).mean() * len(x)
+        weights = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ (pixels - mean))
+        parts = (jnp.asarray(a, jnp.float32) for a in (weights, centre, mean))
+        return FromTemplate(*parts)
+
+    @functools.cached_property
+    def drawer(self) -> drawer.Drawer:
+        """A picture from Ψ(z), by a network."""
+        return drawer.train(
+            self.system.network, self.public.images, self.embeddings, seed=self.seed
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What an attacker on one defence may use; an attack says what it uses (``Attack.knows``)."""
+
+    world: World
+    case: Case
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """What it is to know the defence: its code, and S where it has one."""
+        secret = self.case.imitated is not None
+        has = self.case.defense and self.case.defense.networks and not secret
+        return ("extractor", "defense", *(("shadow",) if has else ()))
+
+    @property
+    def protects(self) -> bool:
+        """Whether there is a defence, so that items stored are not the client's."""
+        return self.case.defense not in (None, defenses.none())
+
+    @property
+    def named(self) -> bool:
+        """Whether stolen items with names are of use: a defence, and people with several faces."""
+        people = self.world.public.identities
+        return self.case.defense is not None and len(set(people)) not in (1, len(people))
+
+    def some(self, n: int) -> np.ndarray:
+        """The first n of ``stored``, float32, all of which are stored only where needed."""
+        if "stored" in self.__dict__ or n > STITCHED:
+            return self.stored[:n].astype(np.float32)
+        return self._protected(self._imitated, n).astype(np.float32)
+
+    @functools.cached_property
+    def stored(self) -> np.ndarray:
+        """The public faces as the attacker's own copy of the defence stores them, float16 (n,…), in
+        their order: with secrets of the attacker's, if it has any."""
+        return self._protected(self._imitated)
+
+    @functools.cached_property
+    def stolen(self) -> np.ndarray:
+        """The public faces as the server stores them, as ``stored``: in the role of stolen items
+        that have names."""
+        return self._protected(self.case.store) if self.case.imitated else self.stored
+
+    @property
+    def _imitated(self) -> Store:
+        return self.case.imitated or self.case.store
+
+    def _protected(self, store: Store, n: int | None = None) -> np.ndarray:
+        world = self.world
+        return protected(store, world.features[:n], world.seed + 1, world.batch)
+
+    @functools.cached_property
+    def back(self) -> attacks.Stitch | None:
+        """A linear map from what is stored back to z, learnt on public faces; None where what is
+        stored is z."""
+        if not self.protects:
+            return None
+        n = min(STITCHED, len(self.world.public))
+        return attacks.stitch(self.some(n), self.world.some_features(n))
+
+    @functools.cached_property
+    def with_own_shadow(self) -> "Known | None":
+        """What an attacker knows who has the defence's code and not its S: he takes R for S."""
+        defense = self.case.defense
+        if defense is None or "shadow" not in (defense.networks or ()):
+            return None
+        ours = {**defense.networks, "shadow": networks.network(self.world.attacker, "shadow")}
+        defense = dataclasses.replace(defense, networks=ours)
+        network = self.world.system.network
+        again = case(defense, network, self.case.epsilon or 0.0)
+        return _WithOwnShadow(self.world, again)
+
+
+class _WithOwnShadow(Known):
+    @property
+    def code(self) -> tuple[str, ...]:
+        return ("extractor", "defense")
+
+
+Source = Literal["features", "photograph", "leak", "other leak"]
+
+
+class Against(NamedTuple):
+    """An attack that reads identities, and what reads the other side, which it is compared with.
+
+    ``known`` reads, by ``source``, the photographs' unprotected features; the photographs
+    themselves; the same faces as the defence stores them a second time, with the same secret or
+    with another one. Without an ``Against``, the attack itself reads the features.
+    """
+
+    attack: Attack
+    known: Attack
+    source: Source = "features"
+
+
+Builder = Callable[[Known], "Attack | Against | None"]
+"""An attack on one defence, or None where it makes no sense."""
+
+
+def built(build: Builder, known: Known) -> Attack | Against | None:
+    """The attack, if there is one; ValueError where somebody's function returns anything else."""
+    found = build(known)
+    if found is not None and not isinstance(found, (Attack, Against)):
+        raise ValueError(
+            f"the attack {getattr(build, '__name__', build)} returned a {type(found).__name__}; "
+            "wanted an advface_jax.attacks.Attack, or None where it does not apply"
+        )
+    return found
+
+
+@jax.jit
+def of_pixels(network: Any, pixels: jax.Array) -> jax.Array:
+    """A network of pixels (b,160,160,3) uint8."""
+    return network(pixels.astype(jnp.float32) / 255)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FromTemplate:
+    """A picture that is linear in an embedding (b,e)."""
+
+    weights: jax.Array
+    centre: jax.Array
+    mean: jax.Array
+
+    @jax.jit
+    def __call__(self, embedding: jax.Array) -> jax.Array:
+        picture = self.mean[None] + (embedding - self.centre[None]) @ self.weights
+        return jnp.clip(picture, 0, 1).reshape(-1, 160, 160, 3)

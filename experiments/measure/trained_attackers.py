@@ -1,0 +1,97 @@
+"""Further attacks of the worst case, which take minutes for each defence: ``--attackers full``."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advface_jax.attacks import Attack, linkers, pictures
+from experiments.measure.knowing import Builder, Known
+from experiments.train.adaptive import Adaptive
+from experiments.train.drawer import STEPS as DRAWER_STEPS
+
+STEPS = 100  # of Adam over pixels
+FEW = (100, 1000)  # pairs, where there are more
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class After:
+    """One network after another."""
+
+    first: Any
+    second: Any
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.second(self.first(x))
+
+
+def solved(known: Known) -> Attack:
+    """The pixels whose features are nearest to what is stored."""
+    return pictures.solved("pixels", known.world.system.extractor, steps=STEPS)
+
+
+def solved_for_psi(known: Known) -> Attack:
+    """The pixels that Ψ takes for what is stored, from R's picture."""
+    world, knows = known.world, ("extractor", "recogniser")
+    first = world.attacker
+    if known.back is not None:
+        first, knows = After(known.back, first), (*known.code, "recogniser")
+    more = {"first": first, "recogniser": world.system.server, "steps": STEPS}
+    return pictures.solved("pixels for Ψ", world.system.extractor, knows, **more)
+
+
+def drawn_for_psi(known: Known) -> Attack:
+    """Ψ(z') to a picture by a network whose training showed its pictures to Ψ."""
+    world = known.world
+
+    def run(stored: Any) -> jax.Array:
+        return _draw(world.drawer, jnp.asarray(world.psi.run(stored)))
+
+    cost = {"faces": len(world.public), "steps": DRAWER_STEPS}
+    return Attack("drawn from Ψ(z')", ("extractor", "recogniser"), "picture", run, cost)
+
+
+def tuned(known: Known) -> Attack | None:
+    """The stitched sibling, trained further on stolen, named items."""
+    if not known.named:
+        return None
+    world, people = known.world, known.world.public.identities
+    knows = ("extractor", "public recogniser", "names")
+    name, of_z = f"stitched {world.name}, tuned on names", world.on_z[0]
+    return linkers.tuned(
+        name,
+        world.sibling.server,
+        known.stolen.astype(np.float32),
+        people,
+        knows,
+        before=of_z.stitch,
+    )
+
+
+def convolutional(known: Known) -> Attack | None:
+    """A small network trained from nothing on stolen, named items."""
+    people = known.world.public.identities
+    if not known.named:
+        return None
+    return linkers.convolutional("small linker", known.stolen.astype(np.float32), people)
+
+
+def full(out: Path, epochs: int) -> list[Builder]:
+    """All of them; decoders trained for ``epochs`` are kept in ``out``."""
+    trained = [
+        Adaptive(out, epochs, start="scratch"),
+        *(Adaptive(out, epochs, pairs=n) for n in FEW),
+        *(Adaptive(out, epochs, kind=kind) for kind in ("transrec", "resrec", "urec")),
+        Adaptive(out, epochs, shadow="own"),
+    ]
+    others = [solved, tuned, convolutional, solved_for_psi, drawn_for_psi]
+    return [*(trained if epochs else []), *others]
+
+
+@jax.jit
+def _draw(drawer: Any, embedding: jax.Array) -> jax.Array:
+    return drawer(embedding)
