@@ -14,18 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from tyro.conf import OmitArgPrefixes
 
 import advface_jax
-from advface_jax import checks, cli, defenses, metrics
+from advface_jax import checks, cli, defenses
 from advface_jax.decoy import DEFAULT, DecoyConfig
 from advface_jax.defenses import decoys as library
 from advface_jax.defenses.defense import EPSILON
 from experiments import plots
 from experiments.measure import (
+    competitors,
     decoders,
     decoy_cases,
     decoy_linkers,
@@ -34,9 +34,10 @@ from experiments.measure import (
     inputs,
     judging,
 )
+from experiments.measure.competitors import Competitor
 from experiments.measure.decoy_cases import Case
 from experiments.measure.decoy_readings import Measured
-from experiments.measure.decoy_rows import COLUMNS, HOW_TO_READ, row
+from experiments.measure.decoy_rows import COLUMNS, HOW_TO_READ, floor, row
 from experiments.measure.inputs import Inputs
 from experiments.measure.public_faces import PublicFaces
 from experiments.measure.results_file import Row, surroundings
@@ -58,6 +59,7 @@ def main(
     key: bool = True,
     names: tuple[int, ...] = (),
     tuned: bool = False,
+    beside: bool = False,
 ) -> None:
     """Decoys at one base setting, each setting changed alone, and the base with a key.
 
@@ -79,6 +81,8 @@ def main(
       names: Attack the base by linkers that learnt from so many stolen items with names; public
         faces stand in for other people of the same system.
       tuned: Also read by Ψ trained further on named public faces.
+      beside: Also other ways to the same end: min-max AdvFace, an ensemble with transforms, few
+        noisy dimensions, synthesis from one public start.
     """
     axes = {"epsilon": epsilons, "weight": lambdas, "steps": steps, "shadows": shadows}
     cases = _checked(key, threshold, also, parts=parts, **axes)
@@ -91,7 +95,7 @@ def main(
         )
     system, given = sample.open()
     others = [advface_jax.load(one) for one in sibling]
-    how = threshold, names, tuned
+    how = threshold, names, tuned, beside
     publish(table(system, others, given, public, sample, cases, *how), sample.out)
     (sample.out / PARTIAL).unlink(missing_ok=True)
 
@@ -127,6 +131,7 @@ def table(
     threshold: float = DecoyConfig.threshold,
     names: Sequence[int] = (),
     tuned: bool = False,
+    beside: bool = False,
 ) -> Table:
     """A row for each case, after those of no defence and of AdvFace; ``others`` are the public
     recognisers, the rest as for ``main``."""
@@ -165,40 +170,52 @@ def table(
         )
         readers = decoy_linkers.tuned(system, faces, sample.batch) if tuned else {}
         bare = decoy_readings.known(world, images, sample.batch, readers)
-        every: list[tuple[str, Case | None, defenses.Defense, float | None]] = [
-            ("Unprotected", None, defenses.none(), None),
-            ("AdvFace", None, advface, EPSILON),
-            *(("Decoy", case, world.defense(case, threshold), case.epsilon) for case in cases),
+        every = [
+            Competitor("Unprotected", defenses.none(), None, world),
+            Competitor("AdvFace", advface, EPSILON, world),
+            *(
+                Competitor("Decoy", world.defense(case, threshold), case.epsilon, world, case)
+                for case in cases
+            ),
         ]
+        if beside:
+            z = decoy_linkers.of_images(system.extractor, faces.images, sample.batch)
+            every += competitors.competitors(system, world, z, cases[0], threshold)
         task = bar.add_task("protect, attack, recognise", total=len(every) * len(images), note="")
-        for name, case, defense, epsilon in every:
-            label = name if case is None else case.label
+        for name, defense, epsilon, theirs, case in every:
+            label = case.label if case and name == "Decoy" else name
             bar.update(task, note=label)
-            lap, linkers = time.monotonic(), readers
-            if case and case in (cases[0], cases[0]._replace(key=True)):
-                linkers = readers | _stolen(
-                    world, others[0], faces, defense, case, names, sample, images, bare
-                )
+            lap, linkers, undefended = time.monotonic(), dict(readers), dict(bare)
+            if case and names and case in (cases[0], cases[0]._replace(key=True)):
+                how = case.epsilon, sample.batch, sample.seed + 2
+                stored = decoy_readings.items(defense, world, faces.images[: max(names)], *how)
+                for count in names:
+                    linkers |= decoy_linkers.named(
+                        world, others[0], stored, faces.identities, count
+                    )
+                nobody = dataclasses.replace(world, shadows=(), outside={})
+                new = {k: v for k, v in linkers.items() if k not in bare}
+                undefended |= decoy_readings.known(nobody, images, sample.batch, new, private=False)
             found = decoy_readings.measured(
-                world,
+                theirs,
                 case,
                 defense,
                 images,
                 epsilon=epsilon,
                 linkers=linkers,
-                settings=settings,
+                settings=settings | {"row": name},
                 progress=lambda k: bar.update(task, advance=k),
                 **sample.how,
             )
-            line = row(name, case, epsilon, found, bare, crops.identities, over, threshold)
+            line = row(name, case, epsilon, found, undefended, crops.identities, over, threshold)
             rows.append(line | {"seconds": round(time.monotonic() - lap, 1)})
             labels.append(label)
             shown[label] = found
             cli.console.print(f"{label}: " + _spoken(rows[-1]), soft_wrap=True)
             _keep(rows, settings, sample.out / PARTIAL)
         mean = jnp.asarray(images.mean(0, dtype=np.float64) / 255, jnp.float32)
-        floor = _floor(mean, images, sample.batch)
-        rows.append({"method": "Mean face", "epsilon": None, **floor, "n": len(images)})
+        likeness = floor(mean, images, sample.batch)
+        rows.append({"method": "Mean face", "epsilon": None, **likeness, "n": len(images)})
         labels.append("Mean face")
     settings |= {
         "cases": [case._asdict() for case in cases],
@@ -231,32 +248,6 @@ def table(
     )
 
 
-def _stolen(
-    world: decoy_cases.World,
-    other: advface_jax.System,
-    faces: Any,
-    defense: defenses.Defense,
-    case: Case,
-    names: Sequence[int],
-    sample: Sample,
-    images: np.ndarray,
-    bare: decoy_readings.Embeddings,
-) -> dict[str, Any]:
-    """Linkers from stolen, named items of one case; ``bare`` gets what they make of photographs."""
-    if not names:
-        return {}
-    n = max(names)
-    how = case.epsilon, sample.batch, sample.seed + 2
-    stored = decoy_readings.items(defense, world, faces.images[:n], *how)
-    found = {}
-    for count in names:
-        found |= decoy_linkers.named(world, other, stored, faces.identities, count)
-    nobody = dataclasses.replace(world, shadows=(), outside={})
-    both = decoy_readings.known(nobody, images, sample.batch, found, private=False)
-    bare |= {name: both[name] for name in found}
-    return found
-
-
 def _keep(rows: Sequence[Row], settings: dict[str, Any], file: Path) -> None:
     document = {"rows": list(rows), "config": settings}
     file.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
@@ -266,17 +257,6 @@ def _spoken(r: Row) -> str:
     """A finished row in one line: a long run that is stopped has said what it found."""
     named = [(column.title, column.text(r)) for column in COLUMNS]
     return ", ".join(f"{title} {text}" for title, text in named if text != "–")
-
-
-def _floor(mean: jax.Array, images: np.ndarray, batch: int) -> dict[str, float]:
-    """The likeness of the mean face with every face."""
-    found = {"ssim": [], "psnr": []}
-    for start in range(0, len(images), batch):
-        x = jnp.asarray(images[start : start + batch], jnp.float32) / 255
-        guess = jnp.broadcast_to(mean, x.shape)
-        for name, values in found.items():
-            values += getattr(metrics, name)(guess, x).tolist()
-    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def _draw(images: np.ndarray, chosen: list[int], found: dict[str, Measured], path: Any) -> None:

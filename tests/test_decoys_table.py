@@ -10,7 +10,7 @@ from tables import given, is_picture, small_sample
 
 from advface_jax import System
 from experiments import decoys
-from experiments.measure import decoy_cases, decoy_readings, decoyed
+from experiments.measure import competitors, decoy_cases, decoy_readings, decoyed
 from experiments.measure.decoy_cases import Case
 from experiments.measure.public_faces import PublicFaces
 from experiments.measure.table import publish
@@ -66,10 +66,15 @@ def test_everyone_reads_every_case(tmp_path, monkeypatch):
     others = [system("other"), system("further")]
     public = PublicFaces("synthetic", public_faces=9)
     run = functools.partial(decoys.table, system("own"), others, given(), public)
-    table = run(small_sample(tmp_path), cases)
-    bare, advface, base, key, still, floor = table.rows
+    monkeypatch.setattr(competitors, "STEPS", 2)
+    monkeypatch.setattr(competitors, "RANK", 3)
+    table = run(small_sample(tmp_path), cases, beside=True)
+    bare, advface, base, key, still, minmax, ensemble, rank, noisy, start, floor = table.rows
     names = [r["method"] for r in table.rows]
-    assert names == ["Unprotected", "AdvFace", "Decoy", "Decoy with a key", "Decoy", "Mean face"]
+    ours = ["Unprotected", "AdvFace", "Decoy", "Decoy with a key", "Decoy"]
+    assert names[:5] == ours and names[-1] == "Mean face"
+    assert minmax["cosine"] < 1 and ensemble["cosine"] != minmax["cosine"]
+    assert rank["cosine"] > noisy["cosine"] and "tar_known" in start and start["parts"] == 1
     assert all(r["n"] == 8 for r in table.rows)
     assert abs(bare["cosine"] - 1) < 1e-5
     assert bare["refused"] is advface["refused"] is None and still["refused"] >= 0
@@ -81,7 +86,7 @@ def test_everyone_reads_every_case(tmp_path, monkeypatch):
     kept = json.loads((tmp_path / decoys.PARTIAL).read_text())["rows"]
     assert [r["method"] for r in kept] == names[:-1]
     monkeypatch.setattr(decoy_readings, "_batch", None)  # a second run measures nothing again
-    again = run(small_sample(tmp_path), cases)
+    again = run(small_sample(tmp_path), cases, beside=True)
     assert [r["cosine"] for r in again.rows[:-1]] == [r["cosine"] for r in table.rows[:-1]]
     publish(table, tmp_path)
     assert is_picture(tmp_path / "decoys.png")

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from advface_jax import metrics
@@ -42,19 +44,20 @@ COLUMNS = (
 )
 HOW_TO_READ = (
     "ACC, over the pairs: stored against an undefended photograph. TAR: the share of other "
-    "photographs of the person accepted, at a false accept rate of 1e-2 over the faces (chance 1). "
-    "TAR and cos Ψ are by the server's own recogniser, with a key by the private one; refused: "
-    "faces below the threshold, and below .90, which are counted in all else. SSIM: R's picture "
-    "with the enrolled face, and with the decoy; type II: that picture accepted by the server as "
-    "another photograph of the person, at 1e-3. The other columns are TAR of attackers. shadow: a "
-    "sibling that may stand in the objective; sibling, 1×1: siblings that never do, stitched from "
-    "other faces, the second by 1×1 patches; far: another family of recognisers, stitched; Ψ ± s: "
-    "Ψ with noise on its kernels, nearer than anything public; Ψ tuned: Ψ trained further on named "
-    "public faces; estimated: the step away from E(R(stored)) amplified, best of two factors; "
-    "decoy known: the step away from the true decoy amplified, best of three, read by the sibling, or "
-    "by the public Ψ. Foreign keys: the mean over eight patterns of the attacker's; less Ψ: that less "
-    "what the public Ψ reads. Linked: two stored items of one person, by the sibling. Names: the "
-    "best linker that learnt from stolen, named items of other people. One seed; no interval."
+    "photographs of the person accepted, at a false accept rate of 1e-2 over the faces (chance "
+    "1). TAR and cos Ψ are by the server's own recogniser, with a key by the private one; "
+    "refused: faces below the threshold, and below .90, which are counted in all else. SSIM: R's "
+    "picture with the enrolled face, and with the decoy; type II: that picture accepted by the "
+    "server as another photograph of the person, at 1e-3. The other columns are TAR of attackers."
+    " shadow: a sibling that may stand in the objective; sibling, 1×1: siblings that never do, "
+    "stitched from other faces, the second by 1×1 patches; far: another family of recognisers, "
+    "stitched; Ψ ± s: Ψ with noise on its kernels, nearer than anything public; Ψ tuned: Ψ "
+    "trained further on named public faces; estimated: the step away from E(R(stored)) amplified,"
+    " best of two factors; decoy known: the step away from the true decoy amplified, best of "
+    "three, read by the sibling, or by the public Ψ. Foreign keys: the mean over eight patterns "
+    "of the attacker's; less Ψ: that less what the public Ψ reads. Linked: two stored items of "
+    "one person, by the sibling. Names: the best linker that learnt from stolen, named items of "
+    "other people. One seed; no interval."
 )
 
 
@@ -133,6 +136,17 @@ def _replays(
             shown = replays(served, replayed, over, {"": float(far[at])})
             found[name] = shown["srra"]
     return found
+
+
+def floor(mean: jax.Array, images: np.ndarray, batch: int) -> dict[str, float]:
+    """The likeness of the mean face with every face."""
+    found = {"ssim": [], "psnr": []}
+    for start in range(0, len(images), batch):
+        x = jnp.asarray(images[start : start + batch], jnp.float32) / 255
+        guess = jnp.broadcast_to(mean, x.shape)
+        for name, values in found.items():
+            values += getattr(metrics, name)(guess, x).tolist()
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def unit(x: np.ndarray) -> np.ndarray:
