@@ -46,8 +46,8 @@ class DecoyConfig:
       threshold: a face is left as it is once cos(Ψ(q), Ψ(z)) reaches this; 1 takes all steps.
       step: the first step's size, in ε; it falls linearly to 0.
       momentum: of Adam's first moment, from 0 to below 1.
-      lead: where it starts: so much of the way from d to the point of the ball that is nearest
-        to z, from 0 to 1.
+      evenness: 1 moves every element about as far (Adam), 0 in proportion to its gradient;
+        between, by that power of the gradient's spread.
       kept: a shadow recogniser's cosine above which it asks for no more.
       deviation: of the foreign patterns, if there is a secret one: that of its own.
     """
@@ -57,13 +57,13 @@ class DecoyConfig:
     threshold: float = 0.95
     step: float = 0.25
     momentum: float = 0.7
-    lead: float = 0.0
+    evenness: float = 1.0
     kept: float = 1.0
     deviation: float = DEVIATION
 
     def __post_init__(self):
         object.__setattr__(self, "steps", checks.whole("steps", self.steps))
-        for name in ("weight", "threshold", "step", "momentum", "lead", "kept", "deviation"):
+        for name in ("weight", "threshold", "step", "momentum", "evenness", "kept", "deviation"):
             object.__setattr__(self, name, checks.plain(getattr(self, name)))
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"got weight={self.weight}; wanted λ, 0 or more")
@@ -71,8 +71,8 @@ class DecoyConfig:
             raise ValueError(f"got threshold={self.threshold}; wanted a cosine from -1 to 1")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"got momentum={self.momentum}; wanted 0 or more, below 1")
-        if not 0 <= self.lead <= 1:
-            raise ValueError(f"got lead={self.lead}; wanted a share from 0 to 1")
+        if not 0 <= self.evenness <= 1:
+            raise ValueError(f"got evenness={self.evenness}; wanted a power from 0 to 1")
         if not -1 <= self.kept <= 1:
             raise ValueError(f"got kept={self.kept}; wanted a cosine from -1 to 1")
         checks.above_zero(step=self.step, deviation=self.deviation)
@@ -265,8 +265,10 @@ def _nudge(z, decoys, epsilon, mask, pattern, keys, readers, config):
         square = BETA * square + (1 - BETA) * jnp.square(uphill)
         corrected = mean / (1 - momentum ** (t + 1.0))
         spread = jnp.sqrt(square / (1 - BETA ** (t + 1.0)))
+        whole = jnp.sqrt(jnp.square(spread).mean(places, keepdims=True)) + 1e-12
+        spread = whole * ((spread + 1e-8 * whole) / whole) ** config["evenness"]
         size = config["step"] * epsilon * (1 - t / config["steps"])
-        moved = q + (size * corrected / (spread + 1e-8)).astype(q.dtype)
+        moved = q + (size * corrected / spread).astype(q.dtype)
         moved = jnp.maximum(onto_ball(moved), floor)
         stays = done.reshape(-1, *[1] * (q.ndim - 1))
         return t + 1, jnp.where(stays, q, moved), mean, square, done
@@ -276,7 +278,5 @@ def _nudge(z, decoys, epsilon, mask, pattern, keys, readers, config):
 
     padding = jnp.zeros(z.shape[0], bool) if mask is None else mask == 0
     zeros = jnp.zeros(z.shape, jnp.float32)
-    ahead = decoys + config["lead"].astype(z.dtype) * (onto_ball(z) - decoys)
-    first = jnp.maximum(onto_ball(ahead), floor)
-    stored = lax.while_loop(unfinished, step, (0, first, zeros, zeros, padding))[1]
+    stored = lax.while_loop(unfinished, step, (0, decoys, zeros, zeros, padding))[1]
     return stored, cosine(own(stored), face)

@@ -75,7 +75,7 @@ def main(
       shadows: How many shadow recognisers are in the objective.
       parts: How many drawn faces a decoy is mixed from.
       also: Further cases, as changes of the base: epsilon=0.25,steps=48 (names: weight, shadows,
-        parts, key, candidates, step, momentum, lead, kept).
+        parts, key, candidates, step, momentum, evenness, kept).
       threshold: The cosine at which a face is done, and below which it is refused.
       key: Also measure the base with a secret pattern.
       names: Attack the base by linkers that learnt from so many stolen items with names; public

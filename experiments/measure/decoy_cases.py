@@ -31,7 +31,7 @@ class Case(NamedTuple):
     candidates: int = decoys.CANDIDATES
     step: float = DEFAULT.step
     momentum: float = DEFAULT.momentum
-    lead: float = DEFAULT.lead
+    evenness: float = DEFAULT.evenness
     kept: float = DEFAULT.kept
 
     @property
@@ -70,7 +70,7 @@ class Case(NamedTuple):
             threshold,
             self.step,
             momentum=self.momentum,
-            lead=self.lead,
+            evenness=self.evenness,
             kept=self.kept,
         )
 
