@@ -48,7 +48,6 @@ class DecoyConfig:
       momentum: of Adam's first moment, from 0 to below 1.
       evenness: 1 moves every element about as far (Adam), 0 in proportion to its gradient;
         between, by that power of the gradient's spread.
-      kept: a shadow recogniser's cosine above which it asks for no more.
       deviation: of the foreign patterns, if there is a secret one: that of its own.
     """
 
@@ -58,12 +57,11 @@ class DecoyConfig:
     step: float = 0.25
     momentum: float = 0.7
     evenness: float = 1.0
-    kept: float = 1.0
     deviation: float = DEVIATION
 
     def __post_init__(self):
         object.__setattr__(self, "steps", checks.whole("steps", self.steps))
-        for name in ("weight", "threshold", "step", "momentum", "evenness", "kept", "deviation"):
+        for name in ("weight", "threshold", "step", "momentum", "evenness", "deviation"):
             object.__setattr__(self, name, checks.plain(getattr(self, name)))
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"got weight={self.weight}; wanted λ, 0 or more")
@@ -73,8 +71,6 @@ class DecoyConfig:
             raise ValueError(f"got momentum={self.momentum}; wanted 0 or more, below 1")
         if not 0 <= self.evenness <= 1:
             raise ValueError(f"got evenness={self.evenness}; wanted a power from 0 to 1")
-        if not -1 <= self.kept <= 1:
-            raise ValueError(f"got kept={self.kept}; wanted a cosine from -1 to 1")
         checks.above_zero(step=self.step, deviation=self.deviation)
 
 
@@ -247,9 +243,7 @@ def _nudge(z, decoys, epsilon, mask, pattern, keys, readers, config):
 
     def objective(q: jax.Array, more: Sequence[tuple[Reader, jax.Array]]):
         alike = cosine(own(q), face)
-        kept = [
-            jnp.minimum(cosine(reader(q), read), config["kept"]) for reader, read in (*pairs, *more)
-        ]
+        kept = [cosine(reader(q), read) for reader, read in (*pairs, *more)]
         return (alike + config["weight"] * sum(kept)).sum(), alike
 
     def step(state):

@@ -54,6 +54,7 @@ def main(
     steps: tuple[int, ...] = (DEFAULT.steps, 48),
     shadows: tuple[int, ...] = (1, 0, 2),
     parts: tuple[int, ...] = (library.PARTS, 1),
+    base: str = "",
     also: tuple[str, ...] = (),
     threshold: float = DecoyConfig.threshold,
     key: bool = True,
@@ -74,8 +75,9 @@ def main(
       steps: The most steps.
       shadows: How many shadow recognisers are in the objective.
       parts: How many drawn faces a decoy is mixed from.
+      base: Changes of the base, as for --also.
       also: Further cases, as changes of the base: epsilon=0.25,steps=48 (names: weight, shadows,
-        parts, key, candidates, step, momentum, evenness, kept).
+        parts, key, candidates, step, momentum, evenness).
       threshold: The cosine at which a face is done, and below which it is refused.
       key: Also measure the base with a secret pattern.
       names: Attack the base by linkers that learnt from so many stolen items with names; public
@@ -85,7 +87,7 @@ def main(
         noisy dimensions, synthesis from one public start.
     """
     axes = {"epsilon": epsilons, "weight": lambdas, "steps": steps, "shadows": shadows}
-    cases = _checked(key, threshold, also, parts=parts, **axes)
+    cases = _checked(key, threshold, base, also, parts=parts, **axes)
     public.check()
     checks.positive(**{f"names[{i}]": n for i, n in enumerate(names)})
     if not sibling or sample.weights in sibling:
@@ -104,13 +106,15 @@ PARTIAL = "decoys.partial.json"
 
 
 def _checked(
-    key: bool, threshold: float, also: Sequence[str] = (), **axes: tuple[Any, ...]
+    key: bool, threshold: float, base: str, also: Sequence[str], **axes: tuple[Any, ...]
 ) -> list[Case]:
     for name, values in axes.items():
         if not values:
             raise ValueError(f"got no value of {name}; wanted one or more, the base's first")
     order = ("epsilon", "weight", "steps", "shadows", "parts")
     cases = decoy_cases.one_at_a_time(key, **{name: axes[name] for name in order})
+    if base:
+        cases = [case.changed(base) for case in cases]
     cases += [cases[0].changed(one) for one in also]
     for case in cases:
         checks.bound(case.epsilon)

@@ -32,7 +32,6 @@ class Case(NamedTuple):
     step: float = DEFAULT.step
     momentum: float = DEFAULT.momentum
     evenness: float = DEFAULT.evenness
-    kept: float = DEFAULT.kept
 
     @property
     def label(self) -> str:
@@ -71,7 +70,6 @@ class Case(NamedTuple):
             self.step,
             momentum=self.momentum,
             evenness=self.evenness,
-            kept=self.kept,
         )
 
 
