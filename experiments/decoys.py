@@ -33,6 +33,7 @@ from experiments.measure import (
     decoyed,
     inputs,
     judging,
+    key_families,
 )
 from experiments.measure.competitors import Competitor
 from experiments.measure.decoy_cases import Case
@@ -61,6 +62,8 @@ def main(
     names: tuple[int, ...] = (),
     tuned: bool = False,
     beside: bool = False,
+    families: bool = False,
+    exact: bool = True,
 ) -> None:
     """Decoys at one base setting, each setting changed alone, and the base with a key.
 
@@ -85,6 +88,8 @@ def main(
       tuned: Also read by Ψ trained further on named public faces.
       beside: Also other ways to the same end: min-max AdvFace, an ensemble with transforms, few
         noisy dimensions, synthesis from one public start.
+      families: Also other kinds of secret change of z than a white pattern.
+      exact: Round no product on its way; --no-exact is faster on accelerators.
     """
     axes = {"epsilon": epsilons, "weight": lambdas, "steps": steps, "shadows": shadows}
     cases = _checked(key, threshold, base, also, parts=parts, **axes)
@@ -97,7 +102,7 @@ def main(
         )
     system, given = sample.open()
     others = [advface_jax.load(one) for one in sibling]
-    how = threshold, names, tuned, beside
+    how = threshold, names, tuned, beside, families, exact
     publish(table(system, others, given, public, sample, cases, *how), sample.out)
     (sample.out / PARTIAL).unlink(missing_ok=True)
 
@@ -136,6 +141,8 @@ def table(
     names: Sequence[int] = (),
     tuned: bool = False,
     beside: bool = False,
+    families: bool = False,
+    exact: bool = True,
 ) -> Table:
     """A row for each case, after those of no defence and of AdvFace; ``others`` are the public
     recognisers, the rest as for ``main``."""
@@ -160,9 +167,10 @@ def table(
         "names": list(names),
         "batch": sample.batch,
         "seed": sample.seed,
+        "exact": exact,
     }
     rows, labels, shown = [], [], {}
-    with judging.exactly("float32"), cli.bar("faces") as bar:
+    with judging.exactly("float32" if exact else "tf32"), cli.bar("faces") as bar:
         world = decoy_cases.world(
             system,
             system.attacker,
@@ -216,6 +224,12 @@ def table(
             labels.append(label)
             shown[label] = found
             cli.console.print(f"{label}: " + _spoken(rows[-1]), soft_wrap=True)
+            _keep(rows, settings, sample.out / PARTIAL)
+        for name in key_families.FAMILIES if families else ():
+            how = sample.how | {"settings": settings}
+            what = threshold, images, bare["recogniser"], crops.identities, over, how
+            rows.append(key_families.row(name, world, cases[0], *what))
+            labels.append(rows[-1]["method"])
             _keep(rows, settings, sample.out / PARTIAL)
         mean = jnp.asarray(images.mean(0, dtype=np.float64) / 255, jnp.float32)
         likeness = floor(mean, images, sample.batch)
