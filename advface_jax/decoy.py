@@ -177,6 +177,27 @@ def protect_decoy(
     return Decoyed(*_protect_decoy(*given, pattern, keys, readers, numbers))
 
 
+def lowered(
+    z: jax.Array | jax.ShapeDtypeStruct,
+    *,
+    recogniser: Any,
+    shadows: Sequence[Any] = (),
+    pattern: bool = False,
+    config: DecoyConfig | Mapping[str, Any] = DEFAULT,
+) -> jax.stages.Lowered:
+    """The program of ``protect_decoy`` before compilation, without or with a ``pattern``: for its
+    memory, cost or text. z may be a shape without values; arguments are not checked."""
+    config = checks.config(config, DecoyConfig)
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), z.shape[0]))
+    given = z, z, number, None, jax.ShapeDtypeStruct(z.shape[1:], jnp.float32) if pattern else None
+    readers = (
+        networks.network(recogniser, "recogniser"),
+        *(networks.network(one, f"shadows[{i}]") for i, one in enumerate(shadows)),
+    )
+    return _protect_decoy.lower(*given, keys, readers, dict.fromkeys(dataclasses.asdict(config), number))
+
+
 def _keys(key: jax.Array, batch: int) -> jax.Array:
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     if (
