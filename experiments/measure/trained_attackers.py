@@ -61,7 +61,7 @@ def tuned(known: Known) -> Attack | None:
         return None
     world, people = known.world, known.world.public.identities
     knows = ("extractor", "public recogniser", "names")
-    name, of_z = f"stitched {world.name}, tuned on names", world.on_z[0]
+    name, of_z = f"stitched {world.names[0]}, tuned on names", world.on_z[0]
     return linkers.tuned(
         name,
         world.sibling.server,
