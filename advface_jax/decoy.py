@@ -46,9 +46,8 @@ class DecoyConfig:
       threshold: a face is left as it is once cos(Ψ(q), Ψ(z)) reaches this; 1 takes all steps.
       step: the first step's size, in ε; it falls linearly to 0.
       momentum: of Adam's first moment, from 0 to below 1.
-      lead: where it starts: so much of the way from d to the point of the ball that is nearest
-        to z, from 0 to 1.
-      kept: a shadow recogniser's cosine above which it asks for no more.
+      evenness: 1 moves every element about as far (Adam), 0 in proportion to its gradient;
+        between, by that power of the gradient's spread.
       deviation: of the foreign patterns, if there is a secret one: that of its own.
     """
 
@@ -57,13 +56,12 @@ class DecoyConfig:
     threshold: float = 0.95
     step: float = 0.25
     momentum: float = 0.7
-    lead: float = 0.0
-    kept: float = 1.0
+    evenness: float = 1.0
     deviation: float = DEVIATION
 
     def __post_init__(self):
         object.__setattr__(self, "steps", checks.whole("steps", self.steps))
-        for name in ("weight", "threshold", "step", "momentum", "lead", "kept", "deviation"):
+        for name in ("weight", "threshold", "step", "momentum", "evenness", "deviation"):
             object.__setattr__(self, name, checks.plain(getattr(self, name)))
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"got weight={self.weight}; wanted λ, 0 or more")
@@ -71,10 +69,8 @@ class DecoyConfig:
             raise ValueError(f"got threshold={self.threshold}; wanted a cosine from -1 to 1")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"got momentum={self.momentum}; wanted 0 or more, below 1")
-        if not 0 <= self.lead <= 1:
-            raise ValueError(f"got lead={self.lead}; wanted a share from 0 to 1")
-        if not -1 <= self.kept <= 1:
-            raise ValueError(f"got kept={self.kept}; wanted a cosine from -1 to 1")
+        if not 0 <= self.evenness <= 1:
+            raise ValueError(f"got evenness={self.evenness}; wanted a power from 0 to 1")
         checks.above_zero(step=self.step, deviation=self.deviation)
 
 
@@ -181,6 +177,27 @@ def protect_decoy(
     return Decoyed(*_protect_decoy(*given, pattern, keys, readers, numbers))
 
 
+def lowered(
+    z: jax.Array | jax.ShapeDtypeStruct,
+    *,
+    recogniser: Any,
+    shadows: Sequence[Any] = (),
+    pattern: bool = False,
+    config: DecoyConfig | Mapping[str, Any] = DEFAULT,
+) -> jax.stages.Lowered:
+    """The program of ``protect_decoy`` before compilation, without or with a ``pattern``: for its
+    memory, cost or text. z may be a shape without values; arguments are not checked."""
+    config = checks.config(config, DecoyConfig)
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), z.shape[0]))
+    given = z, z, number, None, jax.ShapeDtypeStruct(z.shape[1:], jnp.float32) if pattern else None
+    readers = (
+        networks.network(recogniser, "recogniser"),
+        *(networks.network(one, f"shadows[{i}]") for i, one in enumerate(shadows)),
+    )
+    return _protect_decoy.lower(*given, keys, readers, dict.fromkeys(dataclasses.asdict(config), number))
+
+
 def _keys(key: jax.Array, batch: int) -> jax.Array:
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     if (
@@ -247,9 +264,7 @@ def _nudge(z, decoys, epsilon, mask, pattern, keys, readers, config):
 
     def objective(q: jax.Array, more: Sequence[tuple[Reader, jax.Array]]):
         alike = cosine(own(q), face)
-        kept = [
-            jnp.minimum(cosine(reader(q), read), config["kept"]) for reader, read in (*pairs, *more)
-        ]
+        kept = [cosine(reader(q), read) for reader, read in (*pairs, *more)]
         return (alike + config["weight"] * sum(kept)).sum(), alike
 
     def step(state):
@@ -265,8 +280,10 @@ def _nudge(z, decoys, epsilon, mask, pattern, keys, readers, config):
         square = BETA * square + (1 - BETA) * jnp.square(uphill)
         corrected = mean / (1 - momentum ** (t + 1.0))
         spread = jnp.sqrt(square / (1 - BETA ** (t + 1.0)))
+        whole = jnp.sqrt(jnp.square(spread).mean(places, keepdims=True)) + 1e-12
+        spread = whole * ((spread + 1e-8 * whole) / whole) ** config["evenness"]
         size = config["step"] * epsilon * (1 - t / config["steps"])
-        moved = q + (size * corrected / (spread + 1e-8)).astype(q.dtype)
+        moved = q + (size * corrected / spread).astype(q.dtype)
         moved = jnp.maximum(onto_ball(moved), floor)
         stays = done.reshape(-1, *[1] * (q.ndim - 1))
         return t + 1, jnp.where(stays, q, moved), mean, square, done
@@ -276,7 +293,5 @@ def _nudge(z, decoys, epsilon, mask, pattern, keys, readers, config):
 
     padding = jnp.zeros(z.shape[0], bool) if mask is None else mask == 0
     zeros = jnp.zeros(z.shape, jnp.float32)
-    ahead = decoys + config["lead"].astype(z.dtype) * (onto_ball(z) - decoys)
-    first = jnp.maximum(onto_ball(ahead), floor)
-    stored = lax.while_loop(unfinished, step, (0, first, zeros, zeros, padding))[1]
+    stored = lax.while_loop(unfinished, step, (0, decoys, zeros, zeros, padding))[1]
     return stored, cosine(own(stored), face)

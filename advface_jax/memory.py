@@ -7,7 +7,9 @@ run, give it for any size. Nothing here allocates.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,11 +78,20 @@ def footprint(
             "wanted shape=z.shape[1:]"
         )
     epsilon = np.zeros(() if n_epsilon == 1 else n_epsilon)
+    program = functools.partial(lowered, extractor=extractor, shadow=shadow, config=config)
+    return of_program(lambda z: program(z, epsilon), shape, dtype)
+
+
+def of_program(
+    program: Callable[[jax.ShapeDtypeStruct], jax.stages.Lowered],
+    shape: tuple[int, ...],
+    dtype: str = "float32",
+) -> Footprint:
+    """The memory of any program of a batch z (b, *shape), as ``decoy.lowered`` gives it; as for
+    ``footprint``."""
     sizes = []
     for batch in PROBES:
-        z = jax.ShapeDtypeStruct((batch, *shape), dtype)
-        program = lowered(z, epsilon, extractor=extractor, shadow=shadow, config=config)
-        size = needed(program.compile())
+        size = needed(program(jax.ShapeDtypeStruct((batch, *shape), dtype)).compile())
         if size is None:
             raise ValueError(
                 f"the compiler for {jax.default_backend()} does not report a program's memory: "
@@ -151,6 +162,13 @@ def largest_batch(
     checks.positive(devices=devices, **({} if most is None else {"most": most}))
     how: dict[str, Any] = {"config": config, "n_epsilon": n_epsilon, "dtype": dtype}
     size = footprint(extractor=extractor, shadow=shadow, shape=shape, **how)
+    return fitting(size, devices=devices, room=room, most=most)
+
+
+def fitting(
+    size: Footprint, *, devices: int = 1, room: float | None = None, most: int | None = None
+) -> int:
+    """``largest_batch`` of a footprint that is known."""
     room = _room(devices) if room is None else room
     batch = devices * size.fitting(room)
     if not batch:

@@ -8,180 +8,235 @@ Writes decoys.json, decoys.md and decoys.png into --out.
 
 import dataclasses
 import functools
+import json
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from tyro.conf import OmitArgPrefixes
 
 import advface_jax
-from advface_jax import checks, cli, data, defenses, metrics
-from advface_jax.decoy import DecoyConfig
+from advface_jax import checks, cli, defenses
+from advface_jax.decoy import DEFAULT, DecoyConfig
+from advface_jax.defenses import decoys as library
 from advface_jax.defenses.defense import EPSILON
 from experiments import plots
-from experiments.measure import decoders, decoy_cases, inputs, judging
-from experiments.measure.decoy_cases import Case, Measured
+from experiments.measure import (
+    competitors,
+    decoders,
+    decoy_cases,
+    decoy_linkers,
+    decoy_readings,
+    decoyed,
+    inputs,
+    judging,
+    key_families,
+)
+from experiments.measure.competitors import Competitor
+from experiments.measure.decoy_cases import Case
+from experiments.measure.decoy_readings import Measured
+from experiments.measure.decoy_rows import COLUMNS, HOW_TO_READ, floor, row
 from experiments.measure.inputs import Inputs
 from experiments.measure.public_faces import PublicFaces
 from experiments.measure.results_file import Row, surroundings
 from experiments.measure.sample import OfSample, Sample
-from experiments.measure.table import Column, Spent, Table, printed, publish
-
-DRAWN = 32
-"""Faces that decoys are mixed from: people whom no other part of the project draws."""
-COLUMNS = (
-    Column("ACC %", "acc", 100),
-    Column("TAR %", "tar", 100, 1),
-    Column("cos Ψ", "cosine", 1, 3),
-    Column("refused", "refused", 1, 0),
-    Column("SSIM", "ssim", 1, 3),
-    Column("SSIM decoy", "ssim_decoy", 1, 3),
-    Column("shadow", "tar_shadow", 100, 1),
-    Column("sibling", "tar_sibling", 100, 1),
-    Column("1×1", "tar_sibling, 1×1", 100, 1),
-    *(Column(f"Ψ ± {share:g}", f"tar_Ψ ± {share:g}", 100, 1) for share in decoy_cases.NEAR),
-    Column("estimated", "tar_estimated", 100, 1),
-    Column("decoy known", "tar_known", 100, 1),
-    Column("public Ψ", "tar_Ψ", 100, 1),
-    Column("foreign keys", "tar_foreign", 100, 1),
-    Column("less Ψ", "tar_less", 100, 1),
-    Column("Ψ, decoy known", "tar_Ψ_known", 100, 1),
-)
-HOW_TO_READ = (
-    "ACC, over the pairs: stored against an undefended photograph. TAR: the share of other "
-    "photographs of the person accepted, at a false accept rate of 1e-2 over all faces (chance 1). "
-    "TAR and cos Ψ are by the server's own recogniser, with a key by the private one; refused: "
-    "faces below the threshold, which are counted in all else. SSIM: R's picture with the enrolled "
-    "face, and with the decoy. The other columns are TAR of attackers. shadow: a sibling that may "
-    "stand in the objective; sibling, 1×1: siblings that never do, stitched from other faces, the "
-    "second by 1×1 patches; Ψ ± s: Ψ with noise on its kernels, nearer than anything public; "
-    "estimated: the step away from E(R(stored)) amplified, best of two factors; decoy known: the "
-    "step away from the true decoy amplified, best of three, read by the sibling, or by the public "
-    "Ψ. Foreign keys: the mean over eight patterns of the attacker's; less Ψ: that less what the "
-    "public Ψ reads. One seed; no interval."
-)
+from experiments.measure.table import Spent, Table, printed, publish
 
 
 def main(
     sample: OfSample,
     public: Annotated[PublicFaces, OmitArgPrefixes],
-    sibling: str = "facenet-128",
+    sibling: tuple[str, ...] = ("facenet-128",),
     epsilons: tuple[float, ...] = (0.2, 0.1, 0.3),
-    lambdas: tuple[float, ...] = (1.0, 0.3),
-    steps: tuple[int, ...] = (24, 48),
+    lambdas: tuple[float, ...] = (DEFAULT.weight, 0.3),
+    steps: tuple[int, ...] = (DEFAULT.steps, 48),
     shadows: tuple[int, ...] = (1, 0, 2),
-    parts: tuple[int, ...] = (2, 1),
+    parts: tuple[int, ...] = (library.PARTS, 1),
+    base: str = "",
+    also: tuple[str, ...] = (),
     threshold: float = DecoyConfig.threshold,
     key: bool = True,
+    names: tuple[int, ...] = (),
+    tuned: bool = False,
+    beside: bool = False,
+    families: bool = False,
+    exact: bool = True,
 ) -> None:
     """Decoys at one base setting, each setting changed alone, and the base with a key.
 
-    Each list begins with the base's value. A run that is stopped starts again.
+    Each list begins with the base's value. Stopped? The same command resumes after the last
+    finished batch; finished rows stand in decoys.partial.json.
 
     Args:
-      sibling: A public recogniser, not the server's, that is stitched onto the features.
+      sibling: Public recognisers, not the server's, that are stitched onto the features; the first
+        one is also what the shadow recognisers are made of.
       epsilons: The bound on the nudge, in units of the feature.
       lambdas: λ, the weight of every shadow recogniser.
       steps: The most steps.
       shadows: How many shadow recognisers are in the objective.
       parts: How many drawn faces a decoy is mixed from.
+      base: Changes of the base, as for --also.
+      also: Further cases, as changes of the base: epsilon=0.25,steps=48 (names: weight, shadows,
+        parts, key, candidates, step, momentum, evenness).
       threshold: The cosine at which a face is done, and below which it is refused.
       key: Also measure the base with a secret pattern.
+      names: Attack the base by linkers that learnt from so many stolen items with names; public
+        faces stand in for other people of the same system.
+      tuned: Also read by Ψ trained further on named public faces.
+      beside: Also other ways to the same end: min-max AdvFace, an ensemble with transforms, few
+        noisy dimensions, synthesis from one public start.
+      families: Also other kinds of secret change of z than a white pattern.
+      exact: Round no product on its way; --no-exact is faster on accelerators.
     """
     axes = {"epsilon": epsilons, "weight": lambdas, "steps": steps, "shadows": shadows}
-    cases = _checked(key, threshold, parts=parts, **axes)
+    cases = _checked(key, threshold, base, also, parts=parts, **axes)
     public.check()
-    if sibling == sample.weights:
-        raise ValueError(f"got --sibling {sibling}, the server's own; wanted another recogniser")
+    checks.positive(**{f"names[{i}]": n for i, n in enumerate(names)})
+    if not sibling or sample.weights in sibling:
+        raise ValueError(
+            f"got --sibling {' '.join(sibling) or '(none)'} with --weights {sample.weights}; "
+            "wanted one or more other recognisers"
+        )
     system, given = sample.open()
-    other = advface_jax.load(sibling)
-    publish(table(system, other, given, public, sample, cases, threshold), sample.out)
+    others = [advface_jax.load(one) for one in sibling]
+    how = threshold, names, tuned, beside, families, exact
+    publish(table(system, others, given, public, sample, cases, *how), sample.out)
+    (sample.out / PARTIAL).unlink(missing_ok=True)
 
 
-def _checked(key: bool, threshold: float, **axes: tuple[Any, ...]) -> list[Case]:
+PARTIAL = "decoys.partial.json"
+
+
+def _checked(
+    key: bool, threshold: float, base: str, also: Sequence[str], **axes: tuple[Any, ...]
+) -> list[Case]:
     for name, values in axes.items():
         if not values:
             raise ValueError(f"got no value of {name}; wanted one or more, the base's first")
-    for epsilon in axes["epsilon"]:
-        checks.bound(epsilon)
-    for n in axes["shadows"]:
-        checks.between(0, 8, shadows=n)
-    for n in axes["parts"]:
-        checks.between(1, DRAWN, parts=n)
     order = ("epsilon", "weight", "steps", "shadows", "parts")
     cases = decoy_cases.one_at_a_time(key, **{name: axes[name] for name in order})
+    if base:
+        cases = [case.changed(base) for case in cases]
+    cases += [cases[0].changed(one) for one in also]
     for case in cases:
-        DecoyConfig(steps=case.steps, weight=case.weight, threshold=threshold)
-    return cases
+        checks.bound(case.epsilon)
+        checks.between(0, 8, shadows=case.shadows)
+        checks.between(1, decoyed.DRAWN, parts=case.parts)
+        checks.positive(candidates=case.candidates)
+        case.config(threshold)
+    return list(dict.fromkeys(cases))
 
 
 def table(
     system: advface_jax.System,
-    other: advface_jax.System,
+    others: Sequence[advface_jax.System],
     given: Inputs,
     public: PublicFaces,
     sample: Sample,
     cases: list[Case],
     threshold: float = DecoyConfig.threshold,
+    names: Sequence[int] = (),
+    tuned: bool = False,
+    beside: bool = False,
+    families: bool = False,
+    exact: bool = True,
 ) -> Table:
-    """A row for each case, after those of no defence and of AdvFace; ``other`` is the public
-    recogniser, the rest as for ``main``."""
+    """A row for each case, after those of no defence and of AdvFace; ``others`` are the public
+    recognisers, the rest as for ``main``."""
     began = time.monotonic()
     crops, over, origin = given
     images = crops.batch(np.arange(len(crops)))
     n = max(1, *(case.shadows for case in cases))
-    count = decoy_cases.STITCHED * (n + 2)
-    learnt = dataclasses.replace(public, public_faces=public.public_faces or count)
-    learnt = learnt.read(sample.preset).images
-    drawn = data.synthetic_faces(DRAWN, 1, seed=1000 + sample.seed).images
-    attacker = system.attacker
+    count = max(decoy_cases.STITCHED * (n + 2), *names, 0)
+    faces = dataclasses.replace(public, public_faces=public.public_faces or count)
+    faces = faces.read(sample.preset)
     advface = defenses.advface(extractor=system.extractor, shadow=system.shadow)
-    rows, labels, shown = [], [], {}
-    how: dict[str, Any] = {"batch": sample.batch, "seed": sample.seed}
-    with judging.exactly("float32"), cli.bar("faces") as bar:
-        world = decoy_cases.world(
-            system.network, attacker, other.network, learnt, drawn, n, sample.seed
-        )
-        bare = decoy_cases.known(world, images, sample.batch)
-        every: list[tuple[str, Case | None, defenses.Defense, float | None]] = [
-            ("Unprotected", None, defenses.none(), None),
-            ("AdvFace", None, advface, EPSILON),
-            *(("Decoy", case, world.defense(case, threshold), case.epsilon) for case in cases),
-        ]
-        task = bar.add_task("protect, attack, recognise", total=len(every) * len(images), note="")
-        for name, case, defense, epsilon in every:
-            label = name if case is None else case.label
-            bar.update(task, note=label)
-            lap = time.monotonic()
-            found = decoy_cases.measured(
-                world,
-                case,
-                defense,
-                images,
-                epsilon=epsilon,
-                **how,
-                progress=lambda k: bar.update(task, advance=k),
-            )
-            line = _row(name, case, epsilon, found, bare, given, threshold)
-            rows.append(line | {"seconds": round(time.monotonic() - lap, 1)})
-            labels.append(label)
-            shown[label] = found
-            cli.console.print(f"{label}: " + _spoken(rows[-1]), soft_wrap=True)
-        mean = jnp.asarray(images.mean(0, dtype=np.float64) / 255, jnp.float32)
-        floor = _floor(mean, images, sample.batch)
-        rows.append({"method": "Mean face", "epsilon": None, **floor, "n": len(images)})
-        labels.append("Mean face")
     settings = {
         "experiment": "decoys",
         **origin,
         **decoders.of_system(system),
-        "sibling": other.card["source"],
-        "cases": [case._asdict() for case in cases],
+        "sibling": others[0].card["source"],
+        "siblings": [one.card["source"] for one in others],
         "threshold": threshold,
-        "public_faces": len(learnt),
+        "public_faces": len(faces),
+        "shadows": n,  # of which the cases use some
+        "tuned": tuned,
+        "names": list(names),
         "batch": sample.batch,
+        "seed": sample.seed,
+        "exact": exact,
+    }
+    rows, labels, shown = [], [], {}
+    with judging.exactly("float32" if exact else "tf32"), cli.bar("faces") as bar:
+        world = decoy_cases.world(
+            system,
+            system.attacker,
+            others,
+            faces.images,
+            decoyed.drawn(sample.seed),
+            n,
+            sample.seed,
+        )
+        readers = decoy_linkers.tuned(system, faces, sample.batch) if tuned else {}
+        bare = decoy_readings.known(world, images, sample.batch, readers)
+        every = [
+            Competitor("Unprotected", defenses.none(), None, world),
+            Competitor("AdvFace", advface, EPSILON, world),
+            *(
+                Competitor("Decoy", world.defense(case, threshold), case.epsilon, world, case)
+                for case in cases
+            ),
+        ]
+        if beside:
+            z = decoy_linkers.of_images(system.extractor, faces.images, sample.batch)
+            every += competitors.competitors(system, world, z, cases[0], threshold)
+        task = bar.add_task("protect, attack, recognise", total=len(every) * len(images), note="")
+        for name, defense, epsilon, theirs, case in every:
+            label = case.label if case and name == "Decoy" else name
+            bar.update(task, note=label)
+            lap, linkers, undefended = time.monotonic(), dict(readers), dict(bare)
+            if case and names and case in (cases[0], cases[0]._replace(key=True)):
+                how = case.epsilon, sample.batch, sample.seed + 2
+                stored = decoy_readings.items(defense, world, faces.images[: max(names)], *how)
+                for count in names:
+                    linkers |= decoy_linkers.named(
+                        world, others[0], stored, faces.identities, count
+                    )
+                nobody = dataclasses.replace(world, shadows=(), outside={})
+                new = {k: v for k, v in linkers.items() if k not in bare}
+                undefended |= decoy_readings.known(nobody, images, sample.batch, new, private=False)
+            found = decoy_readings.measured(
+                theirs,
+                case,
+                defense,
+                images,
+                epsilon=epsilon,
+                linkers=linkers,
+                settings=settings | {"row": name},
+                progress=lambda k: bar.update(task, advance=k),
+                **sample.how,
+            )
+            line = row(name, case, epsilon, found, undefended, crops.identities, over, threshold)
+            rows.append(line | {"seconds": round(time.monotonic() - lap, 1)})
+            labels.append(label)
+            shown[label] = found
+            cli.console.print(f"{label}: " + _spoken(rows[-1]), soft_wrap=True)
+            _keep(rows, settings, sample.out / PARTIAL)
+        for name in key_families.FAMILIES if families else ():
+            how = sample.how | {"settings": settings}
+            what = threshold, images, bare["recogniser"], crops.identities, over, how
+            rows.append(key_families.row(name, world, cases[0], *what))
+            labels.append(rows[-1]["method"])
+            _keep(rows, settings, sample.out / PARTIAL)
+        mean = jnp.asarray(images.mean(0, dtype=np.float64) / 255, jnp.float32)
+        likeness = floor(mean, images, sample.batch)
+        rows.append({"method": "Mean face", "epsilon": None, **likeness, "n": len(images)})
+        labels.append("Mean face")
+    settings |= {
+        "cases": [case._asdict() for case in cases],
         "versions": surroundings()["versions"],
     }
     header, lines = printed(labels, rows, [{}] * len(rows), COLUMNS)
@@ -198,8 +253,8 @@ def table(
             HOW_TO_READ,
             f"{len(images):,} faces of {len(set(crops.identities)):,} people, {len(over):,} pairs "
             f"({origin['faces']}); weights {settings['weights']}, siblings of "
-            f"{settings['sibling']}, stitched from {decoy_cases.STITCHED} faces each; threshold "
-            f"{threshold:g}, batches of {sample.batch}, seed {sample.seed}.",
+            f"{', '.join(settings['siblings'])}, stitched from {decoy_cases.STITCHED} faces each; "
+            f"threshold {threshold:g}, batches of {sample.batch}, seed {sample.seed}.",
         ),
         pictures={
             "decoys.png": functools.partial(
@@ -207,81 +262,19 @@ def table(
             )
         },
         caption="Recognition, R's pictures, and the identity that attackers read (TAR %)",
-        narrow=(0, 1, 2, 4, 5, 8, 12, 13),
+        narrow=(0, 1, 2, 4, 6, 9, 14, 17),
     )
 
 
-def _row(
-    method: str,
-    case: Case | None,
-    epsilon: float | None,
-    found: Measured,
-    bare: decoy_cases.Embeddings,
-    given: Inputs,
-    threshold: float,
-) -> Row:
-    crops, over, _ = given
-    private = bool(case and case.key)
-    read = dict(found.read)
-    foreign = [read.pop(name) for name in list(read) if name.startswith("foreign ")]
-    line: Row = {
-        "method": method + (" with a key" if private else ""),
-        "epsilon": epsilon,
-        **({} if case is None else {k: v for k, v in case._asdict().items() if k != "epsilon"}),
-        "n": len(found.cosine),
-        "pairs": len(over),
-        "cosine": float(found.cosine.mean()),
-        "cosine_worst": float(found.cosine.min()),
-        "refused": None if case is None else int((found.cosine < threshold).sum()),
-        **{name: float(values.mean()) for name, values in found.likeness.items()},
-    }
-    own = bare["private" if private else "recogniser"]
-    distances = metrics.squared_distance(read["recogniser"][over.left], own[over.right])
-    line["acc"] = metrics.ten_fold_accuracy(distances, over.same, over.fold).accuracy
-    tars: dict[str, float | None] = {}
-    firsts: dict[str, float] = {}
-
-    def judge(name: str, seen: np.ndarray, known: np.ndarray) -> None:
-        reading = metrics.identify(seen, known, crops.identities, (1e-2,))
-        tars[name], firsts[name] = reading.tar(1e-2), float(np.nanmean(reading.first))
-
-    for name, seen in read.items():
-        kind = "recogniser" if name == "Ψ" or name.startswith("Ψ,") else name
-        kind = "sibling" if name.startswith("decoy ") else kind
-        judge(name, seen, own if name == "recogniser" else bare[kind])
-    if foreign:
-        mean = np.mean(foreign, 0)
-        judge("foreign", _unit(mean), bare["recogniser"])
-        judge("less", _unit(mean - read["Ψ"]), bare["recogniser"])
-    line["tar"], line["rank1"] = tars.pop("recogniser"), firsts.pop("recogniser")
-    line |= {f"tar_{name}": value for name, value in tars.items()}
-    line |= {f"rank1_{name}": value for name, value in firsts.items()}
-    best = (("estimated", "decoy est"), ("known", "decoy k"), ("Ψ_known", "Ψ, "))
-    for name, starts in best:
-        values = [v for k, v in tars.items() if k.startswith(starts) and v is not None]
-        line[f"tar_{name}"] = max(values, default=None)
-    return line
+def _keep(rows: Sequence[Row], settings: dict[str, Any], file: Path) -> None:
+    document = {"rows": list(rows), "config": settings}
+    file.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def _spoken(r: Row) -> str:
     """A finished row in one line: a long run that is stopped has said what it found."""
     named = [(column.title, column.text(r)) for column in COLUMNS]
     return ", ".join(f"{title} {text}" for title, text in named if text != "–")
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
-
-
-def _floor(mean: jax.Array, images: np.ndarray, batch: int) -> dict[str, float]:
-    """The likeness of the mean face with every face."""
-    found = {"ssim": [], "psnr": []}
-    for start in range(0, len(images), batch):
-        x = jnp.asarray(images[start : start + batch], jnp.float32) / 255
-        guess = jnp.broadcast_to(mean, x.shape)
-        for name, values in found.items():
-            values += getattr(metrics, name)(guess, x).tolist()
-    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def _draw(images: np.ndarray, chosen: list[int], found: dict[str, Measured], path: Any) -> None:

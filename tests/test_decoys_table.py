@@ -1,5 +1,8 @@
 """The sweep of decoys: its cases, and what its readers read."""
 
+import functools
+import json
+
 import numpy as np
 import pytest
 from networks import Pool, small_decoder, small_extractor
@@ -7,7 +10,7 @@ from tables import given, is_picture, small_sample
 
 from advface_jax import System
 from experiments import decoys
-from experiments.measure import decoy_cases
+from experiments.measure import competitors, decoy_cases, decoy_readings, decoyed
 from experiments.measure.decoy_cases import Case
 from experiments.measure.public_faces import PublicFaces
 from experiments.measure.table import publish
@@ -38,6 +41,12 @@ def test_the_base_its_key_and_then_one_change_at_a_time():
     assert found == [BASE, *(one._replace(**change) for one, change in changes)]
     assert decoy_cases.one_at_a_time(False, **axes) == [one for one in found if not one.key]
     assert len({one.label for one in found}) == 4
+    changed = BASE.changed("epsilon=0.3, steps=48, key=1,evenness=0.5")
+    assert changed == BASE._replace(epsilon=0.3, steps=48, key=True, evenness=0.5)
+    assert "evenness 0.5" in changed.label and "48 steps" in changed.label
+    for wrong in ("stepz=3", "steps", "steps=2.5", "key=2", "label=1"):
+        with pytest.raises(ValueError, match="wanted NAME=NUMBER"):
+            BASE.changed(wrong)
 
 
 def test_noise_leaves_a_bias_and_moves_a_kernel():
@@ -51,19 +60,21 @@ def test_noise_leaves_a_bias_and_moves_a_kernel():
 @pytest.mark.long
 def test_everyone_reads_every_case(tmp_path, monkeypatch):
     monkeypatch.setattr(decoy_cases, "STITCHED", 3)
-    monkeypatch.setattr(decoy_cases, "FOREIGN", 2)
+    monkeypatch.setattr(decoy_readings, "FOREIGN", 2)
+    monkeypatch.setattr(decoyed, "DRAWN", 4)
     cases = [BASE, BASE._replace(key=True), BASE._replace(shadows=0, epsilon=0.0)]
-    table = decoys.table(
-        system("own"),
-        system("other"),
-        given(),
-        PublicFaces("synthetic", public_faces=9),
-        small_sample(tmp_path),
-        cases,
-    )
-    bare, advface, base, key, still, floor = table.rows
+    others = [system("other"), system("further")]
+    public = PublicFaces("synthetic", public_faces=9)
+    run = functools.partial(decoys.table, system("own"), others, given(), public)
+    monkeypatch.setattr(competitors, "STEPS", 2)
+    monkeypatch.setattr(competitors, "RANK", 3)
+    table = run(small_sample(tmp_path), cases, beside=True)
+    bare, advface, base, key, still, minmax, ensemble, rank, noisy, start, floor = table.rows
     names = [r["method"] for r in table.rows]
-    assert names == ["Unprotected", "AdvFace", "Decoy", "Decoy with a key", "Decoy", "Mean face"]
+    ours = ["Unprotected", "AdvFace", "Decoy", "Decoy with a key", "Decoy"]
+    assert names[:5] == ours and names[-1] == "Mean face"
+    assert minmax["cosine"] < 1 and ensemble["cosine"] != minmax["cosine"]
+    assert rank["cosine"] > noisy["cosine"] and "tar_known" in start and start["parts"] == 1
     assert all(r["n"] == 8 for r in table.rows)
     assert abs(bare["cosine"] - 1) < 1e-5
     assert bare["refused"] is advface["refused"] is None and still["refused"] >= 0
@@ -71,6 +82,12 @@ def test_everyone_reads_every_case(tmp_path, monkeypatch):
     assert {"rank1_sibling", "tar_known", "tar_Ψ ± 0.2", "rank1_decoy known ×8"} <= base.keys()
     assert {"tar_foreign", "rank1_less", "tar_Ψ", "tar_Ψ_known"} <= key.keys()
     assert "rank1_shadow" not in still and "ssim_decoy" in still and floor["ssim"] > 0
+    assert "rank1_far, further" in base and base["refused_90"] >= 0 and "link_Ψ" in key
+    kept = json.loads((tmp_path / decoys.PARTIAL).read_text())["rows"]
+    assert [r["method"] for r in kept] == names[:-1]
+    monkeypatch.setattr(decoy_readings, "_batch", None)  # a second run measures nothing again
+    again = run(small_sample(tmp_path), cases, beside=True)
+    assert [r["cosine"] for r in again.rows[:-1]] == [r["cosine"] for r in table.rows[:-1]]
     publish(table, tmp_path)
     assert is_picture(tmp_path / "decoys.png")
     assert "| ε = 0.2, λ = 1, 2 steps, 1 shadows, 2 faces, key |" in (

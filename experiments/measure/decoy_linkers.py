@@ -1,0 +1,56 @@
+"""Readers near to Ψ, and readers that learnt from stolen, named items of other people."""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from advface_jax import System, attacks
+from advface_jax.attacks import linkers
+from advface_jax.data import Faces
+from experiments.measure.attackers import of_pixels
+from experiments.measure.decoy_cases import World
+
+NEARER = dataclasses.replace(linkers.TUNING, classifier_epochs=10, epochs=4, learning_rate=5e-5)
+
+
+def tuned(system: System, public: Faces, batch: int) -> dict[str, attacks.Attack]:
+    """Ψ trained further on undefended features of named public faces: its near relation. Empty
+    where there are too few of one person."""
+    people = list(public.identities)
+    if not _enough(people):
+        return {}
+    z = of_images(system.extractor, public.images, batch)
+    knows = ("recogniser",)
+    return {"Ψ tuned": linkers.tuned("Ψ tuned", system.server, z, people, knows, config=NEARER)}
+
+
+def named(
+    world: World, other: System, stored: np.ndarray, people: Sequence[str], n: int
+) -> dict[str, attacks.Attack]:
+    """Two linkers that learn from n stolen items (m, …) with names: a linear one, and the stitched
+    sibling trained further."""
+    who = list(people[:n])
+    if not _enough(who):
+        return {}
+    items, of_z = stored[:n].astype(np.float32), world.outside["sibling"]
+    sibling = linkers.tuned("", other.server, items, who, ("names",), before=of_z.stitch)
+    return {f"names {n}, linear": linkers.fisher("", items, who), f"names {n}, sibling": sibling}
+
+
+def _enough(people: Sequence[str]) -> bool:
+    """Groups of one person for a batch."""
+    config = linkers.TUNING
+    groups = sum(n // config.images for n in collections.Counter(people).values())
+    return groups >= config.people
+
+
+def of_images(network: Any, images: np.ndarray, batch: int) -> np.ndarray:
+    """A network of uint8 images, float16."""
+    parts = []
+    for start in range(0, len(images), batch):
+        chosen = np.resize(np.arange(start, min(start + batch, len(images))), batch)
+        parts.append(np.asarray(of_pixels(network, images[chosen])).astype(np.float16))
+    return np.concatenate(parts)[: len(images)]

@@ -1,0 +1,205 @@
+"""Everything that is read off each setting of the decoy, batch by batch."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advface_jax import attacks, metrics, networks, sharding
+from advface_jax.decoy import DEVIATION, Keyed, keyed
+from advface_jax.defenses import Defense, decoys
+from experiments.measure.decoy_cases import Case, World
+from experiments.measure.judging import folder_of, keep_arrays, kept_arrays
+
+AMPLIFIED = (2.0, 4.0, 8.0)
+FOREIGN = 8
+"""Patterns of his own that an attacker averages over."""
+Embeddings = dict[str, np.ndarray]
+
+
+class Measured(NamedTuple):
+    """Of one stored set: what each reader reads, the picture's likeness, and some pictures.
+
+    Attributes:
+      read: (n,e) by reader; "replayed" is what the server makes of R's picture.
+      cosine: (n,) by the server's recogniser, of stored and enrolled.
+      likeness: (n,) by measure.
+      pictures, decoys: of the first batch, uint8; None for what has no decoy.
+    """
+
+    read: Embeddings
+    cosine: np.ndarray
+    likeness: dict[str, np.ndarray]
+    pictures: np.ndarray
+    decoys: np.ndarray | None
+
+
+def measured(
+    world: World,
+    case: Case | None,
+    defense: Defense,
+    images: np.ndarray,
+    *,
+    epsilon: float | None,
+    batch: int,
+    seed: int,
+    keep: Path,
+    settings: Mapping[str, Any],
+    linkers: Mapping[str, attacks.Attack] | None = None,
+    progress: Callable[[int], None] = lambda n: None,
+) -> Measured:
+    """Protects (n,160,160,3) uint8 by ``defense`` and reads everything off what is stored.
+
+    ``linkers`` are further readers, which learnt from named items. Finished batches are kept in
+    the folder ``keep``; a run with the same ``settings`` resumes.
+    """
+    mesh = sharding.across(batch)
+    root, parts = jax.random.key(seed), []
+    folder = folder_of(keep, {**settings, "case": case and list(case), "defense": defense.name})
+    place = sharding.replicate((world, defense), mesh)
+    for start in range(0, len(images), batch):
+        file = folder / f"{start:06d}.npz"
+        names = kept_arrays(file, ["names"])
+        kept = names and kept_arrays(file, [str(name) for name in names["names"]])
+        real = min(batch, len(images) - start)
+        if not kept:
+            chosen = np.resize(np.arange(start, start + real), batch)  # padding repeats
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
+            mask = (np.arange(batch) < real).astype(np.float32)
+            given = sharding.split((images[chosen], keys, mask), mesh)
+            found = _batch(*place, case, epsilon, linkers or {}, start == 0, *given)
+            kept = {k: np.asarray(v)[:real] for k, v in found.items()}
+            keep_arrays(file, {**kept, "names": np.array(list(kept))})
+        parts.append(kept)
+        progress(real)
+
+    def joined(kind: str) -> dict[str, np.ndarray]:
+        named = {k.partition(".")[2]: k for k in parts[0] if k.startswith(kind)}
+        return {name: np.concatenate([p[k] for p in parts]) for name, k in named.items()}
+
+    first = parts[0]
+    return Measured(
+        joined("read."),
+        joined("cosine.")["own"],
+        joined("like."),
+        first["first.pictures"],
+        first.get("first.decoys"),
+    )
+
+
+def _batch(world, defense, case, epsilon, linkers, first, pixels, keys, mask) -> dict[str, Any]:
+    x = jnp.asarray(pixels, jnp.float32) / 255
+    z = _called(world.network.extractor, x)
+    stored = defense(z, key=keys, epsilon=epsilon, mask=mask)
+    decoy = nobody = None
+    if case:
+        best = decoys.chosen(defense, z, keys)
+        decoy, nobody = decoys.start(defense, best), decoys.pictures(defense, best)
+    own = decoys.recogniser(defense) if case else world.network.server
+    found = {f"read.{k}": read(r, seen) for k, r, seen in readings(world, case, own, stored, decoy)}
+    found |= {f"read.{k}": read(attack, stored) for k, attack in linkers.items()}
+    picture = _called(world.attacker, stored)
+    found["read.replayed"] = read(own, _called(world.network.extractor, picture))
+    found["cosine.own"] = jnp.sum(found["read.recogniser"] * read(own, z), -1)
+    found |= {"like.ssim": metrics.ssim(picture, x), "like.psnr": metrics.psnr(picture, x)}
+    if nobody is not None:
+        found["like.ssim_decoy"] = metrics.ssim(picture, nobody)
+    shown = {"first.pictures": picture, "first.decoys": nobody} if first else {}
+    return found | {
+        k: np.round(np.asarray(v) * 255).astype(np.uint8) for k, v in shown.items() if v is not None
+    }
+
+
+def readings(
+    world: World, case: Case | None, own: Any, stored: jax.Array, decoy: jax.Array | None
+) -> Iterator[tuple[str, Any, jax.Array]]:
+    """(name, recogniser, what it is shown) for everyone who reads what is stored."""
+    yield "recogniser", own, stored
+    if world.shadows and (case is None or case.shadows):
+        yield "shadow", world.shadows[0], stored
+    for name, reader in world.outside.items():
+        yield name, reader, stored
+    attacker = world.outside["sibling"]
+    estimate = _called(world.network.extractor, _called(world.attacker, stored))
+    for k in AMPLIFIED[:2]:
+        yield f"decoy estimated ×{k:g}", attacker, _amplified(stored, estimate, k)
+    if decoy is None:
+        return
+    public = world.network.server
+    for k in AMPLIFIED:
+        louder = _amplified(stored, decoy, k)
+        yield f"decoy known ×{k:g}", attacker, louder
+        if case and case.key:
+            yield f"Ψ, decoy known ×{k:g}", public, louder
+    if case and case.key:
+        yield "Ψ", public, stored
+        for i in range(FOREIGN):
+            pattern = DEVIATION * jax.random.normal(jax.random.key(1000 + i), stored.shape[1:])
+            yield f"foreign {i}", keyed(public, pattern), stored
+
+
+def known(
+    world: World,
+    images: np.ndarray,
+    batch: int,
+    linkers: Mapping[str, attacks.Attack] | None = None,
+    private: bool = True,
+) -> Embeddings:
+    """What each reader makes of undefended photographs."""
+    mesh = sharding.across(batch)
+    world = sharding.replicate(world, mesh)
+    readers = {
+        "recogniser": world.network.server,
+        **({"private": Keyed(world.network.server, world.pattern)} if private else {}),
+        **({"shadow": world.shadows[0]} if world.shadows else {}),
+        **world.outside,
+        **(linkers or {}),
+    }
+    parts = []
+    for start in range(0, len(images), batch):
+        real = min(batch, len(images) - start)
+        chosen = np.resize(np.arange(start, start + real), batch)
+        pixels = sharding.split(images[chosen], mesh)
+        z = _called(world.network.extractor, jnp.asarray(pixels, jnp.float32) / 255)
+        parts.append({name: np.asarray(read(one, z))[:real] for name, one in readers.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in readers}
+
+
+def items(
+    defense: Defense, world: World, images: np.ndarray, epsilon: float, batch: int, seed: int
+) -> np.ndarray:
+    """What the server stores of further faces, float16, by keys of another root."""
+    root, parts = jax.random.key(seed), []
+    for start in range(0, len(images), batch):
+        real = min(batch, len(images) - start)
+        chosen = np.resize(np.arange(start, start + real), batch)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
+        mask = jnp.asarray((np.arange(batch) < real).astype(np.float32))
+        z = _called(world.network.extractor, jnp.asarray(images[chosen], jnp.float32) / 255)
+        stored = defense(z, key=keys, epsilon=epsilon, mask=mask)
+        parts.append(np.asarray(stored)[:real].astype(np.float16))
+    return np.concatenate(parts)
+
+
+def read(reader: Any, z: jax.Array) -> jax.Array | np.ndarray:
+    """A recogniser's embeddings of length 1; an attack's as they are."""
+    if isinstance(reader, attacks.Attack):
+        return reader(z, batch=len(z))
+    return _read(reader, z)
+
+
+def _amplified(stored: jax.Array, decoy: jax.Array, k: float) -> jax.Array:
+    return jnp.maximum(decoy + k * (stored - decoy), 0)
+
+
+@jax.jit
+def _called(network: Any, x: jax.Array) -> jax.Array:
+    return network(x)
+
+
+@jax.jit
+def _read(reader: Any, z: jax.Array) -> jax.Array:
+    return networks.Normalised(reader)(z)
