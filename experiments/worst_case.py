@@ -93,7 +93,7 @@ def main(
         none.
       defense: Further defences, as MODULE:FUNCTION: a function of the system that returns a
         Defense.
-      attack: Further attacks, likewise: a function of experiments.measure.attackers.Known that
+      attack: Further attacks, likewise: a function of experiments.measure.knowing.Known that
         returns an Attack, or None where it does not apply.
       attackers: light, or full: also R' of other decoders, of 100 and 1,000 pairs, from scratch and
         with the attacker's own S, pixels by gradient, linkers trained on names, and pictures drawn
