@@ -11,7 +11,6 @@ leaderboard.md and worst_case.png into --out.
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
@@ -19,26 +18,24 @@ from typing import Annotated, Any
 from tyro.conf import OmitArgPrefixes
 
 import advface_jax
-from advface_jax import checks, cli, defenses
+from advface_jax import checks, cli
 from advface_jax.defenses.defense import EPSILON
 from experiments import plots
 from experiments.measure import (
     attackers,
     case_rows,
     decoders,
-    decoyed,
     floors,
     inputs,
     joining,
     judging,
-    sealed,
     worst,
 )
 from experiments.measure.attacking import Photographs, attacked
 from experiments.measure.case_rows import Level
-from experiments.measure.compared import Case, case, of_features
 from experiments.measure.inputs import Inputs
 from experiments.measure.knowing import STITCHED, Against, Builder, Known, World, built
+from experiments.measure.planned import Planned, plan
 from experiments.measure.public_faces import PublicFaces
 from experiments.measure.results_file import surroundings
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
@@ -96,7 +93,7 @@ def main(
         none.
       defense: Further defences, as MODULE:FUNCTION: a function of the system that returns a
         Defense.
-      attack: Further attacks, likewise: a function of experiments.measure.attackers.Known that
+      attack: Further attacks, likewise: a function of experiments.measure.knowing.Known that
         returns an Attack, or None where it does not apply.
       attackers: light, or full: also R' of other decoders, of 100 and 1,000 pairs, from scratch and
         with the attacker's own S, pixels by gradient, linkers trained on names, and pictures drawn
@@ -159,27 +156,11 @@ def table(
         )
     more = full(trained, epochs) if level == "full" else []
     on_features = [*attackers.on_features(world), *adaptive, *more, *joined_attacks]
-    compared = [
-        defenses.none(),
-        *of_features(models, config),
-        *(_joined(one, world.system) for one in joined_defenses),
-    ]
-    cases: list[tuple[Case, Sequence[Builder]]] = [
-        *((case(one, world.system.network, epsilon), on_features) for one in compared),
-        *(
-            (one, on_features)
-            for one in decoyed.cases(world.system, world.sibling, epsilon, sample.seed)
-        ),
-    ]
+    cases = plan(world, models, config, epsilon, sample.seed, on_features, joined_defenses)
+    names = [one.name for one in cases]
     missing = {}
-    if importlib.util.find_spec("cryptography"):
-        cases += [
-            (one, attackers.ON_FEATURES) for one in sealed.cases(world.system.network, sample.seed)
-        ]
-    else:
+    if not any(name.startswith("Sealed") for name in names):
         missing["sealed"] = "not measured: pip install cryptography"
-    cases += floors.floors(world)
-    names = [one.name for one, _ in cases]
     if wrong := [name for name in only if name not in names]:
         raise ValueError(f"got --only {wrong[0]!r}; wanted some of: {', '.join(names)}")
     settings = {
@@ -201,22 +182,14 @@ def table(
     rows, left, photographs = [], [], Photographs()
     earlier = 0.0
     with judging.exactly(ascent.precision), cli.bar("faces") as bar:
-        for one, builders in cases:
-            place = case_rows.file(sample.out, one.name)
-            if kept := case_rows.read(place, settings, level):
+        for one in cases:
+            if kept := case_rows.read(case_rows.file(sample.out, one.name), settings, level):
                 earlier += kept.seconds
             elif not only or one.name in only:
                 task = bar.add_task(one.name, total=len(crops), note="")
-                kept = _measured(
-                    (one, builders),
-                    world,
-                    given,
-                    sample,
-                    photographs,
-                    settings,
-                    level,
-                    lambda n, task=task: bar.update(task, advance=n),
-                )
+                advance = functools.partial(bar.update, task)
+                how = photographs, settings, level, lambda n, f=advance: f(advance=n)
+                kept = _measured(one, world, given, sample, *how)
             else:
                 left.append(one.name)
                 continue
@@ -243,7 +216,7 @@ def table(
 
 
 def _measured(
-    planned: tuple[Case, Sequence[Builder]],
+    planned: Planned,
     world: World,
     given: Inputs,
     sample: Sample,
@@ -254,15 +227,14 @@ def _measured(
 ) -> case_rows.Kept:
     """The rows of one case, kept in their file."""
     began = time.monotonic()
-    one, builders = planned
-    crops, over, _ = given
+    one, (crops, over, _) = planned.make(), given
     known = Known(world, one)
-    attacks = [a for build in builders if (a := built(build, known))]
+    attacks = [a for build in planned.builders if (a := built(build, known))]
     how = {**sample.how, "settings": settings, "progress": progress}
     found = attacked(one, attacks, world, crops, photographs, **how)
     people = crops.identities
     use = worst.use(found, people, over)
-    reader = world.sibling.card["source"]
+    reader = world.names[0]
     plain = [a.attack if isinstance(a, Against) else a for a in attacks]
     rows = [
         worst.row(one, a, r, found, use, people, over, reader)
@@ -274,17 +246,6 @@ def _measured(
     kept = case_rows.write(case_rows.file(sample.out, one.name), settings, level, rows, seconds)
     judging.discard(found.folder)
     return kept
-
-
-def _joined(source: str, system: advface_jax.System) -> defenses.Defense:
-    found = joining.function(source, "defense")(system)
-    defense = joining.built(found, defenses.Defense, source, "defense")
-    if not defense.for_server:
-        raise ValueError(
-            f"got --defense {source}, which stores no features for the server ({defense.name}); "
-            "wanted one that Ψ recognises"
-        )
-    return defense
 
 
 def _attackers(world: World, epochs: int) -> str:

@@ -176,6 +176,9 @@ def test_every_step_is_an_existing_command(tmp_path, monkeypatch, preset):
         assert set(by_name["spread"].needs) == seeds
         accuracy, table = by_name["accuracy"], by_name["defenses"]
         assert "--duetface-attacker" in table.words and "duetface-attacker" in table.needs
+        assert [f.name for f in by_name["worst-case"].data] == [
+            f"{plan.ATTACK}{e}" for e in (".zip", ".tsv")
+        ]
         assert "--offline" in accuracy.words and set(accuracy.needs) == {"offline", "duetface"}
 
 

@@ -22,7 +22,7 @@ def test_its_pictures_are_recognised():
     pixels = jnp.asarray(images, jnp.float32) / 255
     wanted = np.asarray(colours(pixels))
     with jax.numpy_dtype_promotion("standard"):  # Adam's
-        trained = drawer.train(jax.tree_util.Partial(colours), images, wanted, steps=20)
+        trained = drawer.train(jax.tree_util.Partial(colours), images, wanted, passes=20)
         drawn = trained(jnp.asarray(wanted))
     assert drawn.shape == images.shape and drawn.min() >= 0 and drawn.max() <= 1
     alike, mean = ((colours(x) * wanted).sum(-1).mean() for x in (drawn, pixels.mean(0)[None]))

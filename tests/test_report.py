@@ -10,6 +10,7 @@ import pytest
 from experiments import report
 from experiments.measure import paper
 from experiments.measure.evaluation_sets import TITLES
+from experiments.measure.worst import HARMS
 from experiments.reproduction import ledger, ledger_page, paper_tables
 
 ROOT = Path(__file__).parents[1]
@@ -198,8 +199,13 @@ def test_what_the_paper_has_no_table_for_has_a_section(tmp_path):
     write(tmp_path, "random_row", [line("shift", None)], experiment="random_row", notes=noise)
     before = line("held-out people, before", acc=0.91, separation=2.5)
     write(tmp_path, "finetune", [before], experiment="finetune")
+    harms = {k: {"value": 0.5, "ci": None, "attack": "R"} for k in HARMS}
+    attacked = {"defence": "AdvFace", "attack": "R", "acc": 0.98, "acc_raw_probe": 0.97, "n": 40}
+    found = {"worst": {"AdvFace": {"without": harms}}}
+    write(tmp_path, "worst_case", [attacked], experiment="worst_case", notes=found)
     text = rendered(tmp_path)
     for expected_line in (
+        "| AdvFace | 98.0 | 97.0 | without Ψ | 0.500 | 50.0 | 50.0 | 50.0 | R |",
         "| *AdvFace (FGSM)* | – | 0.500 |",
         "| α = ε/10 | 0.412 | 8.00 | 97.00 | 4.00 | 50.00 | alpha |",
         "| Compact | 70.00 (50.00 to 90.00) | 75.00 (50.00 to 90.00) |",

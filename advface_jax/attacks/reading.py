@@ -84,8 +84,8 @@ def difference(name: str, recognisers: Sequence[Any], minus: Any, knows: Sequenc
     other = _normalised(minus)
 
     def run(stored: jax.Array) -> jax.Array:
-        mean = jnp.stack([_read(net, stored) for net in nets]).mean(0)
-        return _unit(mean - _read(other, stored))
+        mean = jnp.stack([_read(net, _apply(None, stored)) for net in nets]).mean(0)
+        return _unit(mean - _read(other, _apply(None, stored)))
 
     return Attack(name, tuple(knows), "identity", run)
 
@@ -131,12 +131,12 @@ def _unit(embeddings: jax.Array) -> jax.Array:
 
 @jax.jit
 def _read(net: Any, z: jax.Array) -> jax.Array:
-    return net(z.astype(jnp.float32))
+    return net(z)
 
 
 @jax.jit
 def _apply(before: Any, stored: jax.Array) -> jax.Array:
-    return stored if before is None else before(stored)
+    return (stored if before is None else before(stored)).astype(jnp.float32)
 
 
 @jax.jit

@@ -46,7 +46,7 @@ def replayed(known: Known, number: int) -> Against:
     def run(stored: Any) -> Any:
         return photograph.run(jnp.asarray(best.run(stored)))
 
-    name = f"{best.name}, read by {world.siblings[number].card['source']}"
+    name = f"{best.name}, read by {world.names[number]}"
     knows = (*dict.fromkeys((*best.knows, "public recogniser")),)
     return Against(Attack(name, knows, "identity", run, best.cost), photograph, "photograph")
 
@@ -61,7 +61,10 @@ def adapted_sibling(known: Known) -> Against | None:
     if not known.protects:
         return None
     world, n = known.world, min(STITCHED, len(known.world.public))
-    name, stitch = f"stitched {world.name}, adaptive", world.stitched(world.sibling, known.some(n))
+    name, stitch = (
+        f"stitched {world.names[0]}, adaptive",
+        world.stitched(world.sibling, known.some(n)),
+    )
     found = world.read_by(name, world.sibling, stitch.stitch, (*known.code, "public recogniser"))
     return Against(found, world.read_z[0])
 
@@ -70,7 +73,7 @@ def moved_sibling(known: Known) -> Against:
     """Which way the sibling's embedding moved from E(R(z')), an estimate of the start."""
     world = known.world
     start = reading.estimated(world.system.extractor, world.attacker)
-    name = f"stitched {world.name}, less the estimated start"
+    name = f"stitched {world.names[0]}, less the estimated start"
     server, stitch = world.sibling.server, world.on_z[0].stitch
     return Against(reading.moved(name, server, SIBLING, start, stitch), world.read_z[0])
 

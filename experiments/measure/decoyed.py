@@ -10,6 +10,7 @@ from advface_jax.defenses import Defense
 from advface_jax.models import sface
 from experiments.measure.compared import Case, called, case
 
+NAMES = ("Decoy", "Decoy with a key")
 DRAWN = 32
 """Faces that decoys are mixed from: people whom no other part of the project draws."""
 LEARNT = 60

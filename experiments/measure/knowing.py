@@ -54,9 +54,12 @@ class World:
         return self.siblings[0]
 
     @property
-    def name(self) -> str:
-        """The first sibling's."""
-        return str(self.sibling.card["source"])
+    def names(self) -> tuple[str, ...]:
+        """The siblings'."""
+        return tuple(
+            "SFace" if isinstance(one.network, sface.SFace) else str(one.card["source"])
+            for one in self.siblings
+        )
 
     @functools.cached_property
     def features(self) -> np.ndarray:
@@ -77,8 +80,8 @@ class World:
     def read_z(self) -> tuple[Attack, ...]:
         """The same, as attacks."""
         return tuple(
-            self.read_by(f"stitched {one.card['source']}", one, of_z.stitch, SIBLING)
-            for one, of_z in zip(self.siblings, self.on_z, strict=True)
+            self.read_by(f"stitched {name}", one, of_z.stitch, SIBLING)
+            for name, one, of_z in zip(self.names, self.siblings, self.on_z, strict=True)
         )
 
     def read_by(

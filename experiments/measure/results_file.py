@@ -4,6 +4,7 @@ import datetime
 import importlib.metadata
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,13 @@ def write_results(
         "seconds": round(seconds, 1),
         **surroundings(),
     }
-    written = {"json": json.dumps(document, indent=2, allow_nan=False), "md": text}
+    # The ends of an interval on one line: thousands of them are written.
+    lines = re.sub(
+        r"\[\s+(-?[\d.][^\[\]{}\"]*?)\s+\]",
+        lambda found: f"[{' '.join(found[1].split())}]",
+        json.dumps(document, indent=2, allow_nan=False),
+    )
+    written = {"json": lines, "md": text}
     for ending, content in written.items():
         # A file name of other bytes than UTF-8 may stand in the command.
         (out / f"{name}.{ending}").write_text(

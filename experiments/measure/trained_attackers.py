@@ -11,7 +11,7 @@ import numpy as np
 from advface_jax.attacks import Attack, linkers, pictures
 from experiments.measure.knowing import Builder, Known
 from experiments.train.adaptive import Adaptive
-from experiments.train.drawer import STEPS as DRAWER_STEPS
+from experiments.train.drawer import PASSES
 
 STEPS = 100  # of Adam over pixels
 FEW = (100, 1000)  # pairs, where there are more
@@ -51,7 +51,7 @@ def drawn_for_psi(known: Known) -> Attack:
     def run(stored: Any) -> jax.Array:
         return _draw(world.drawer, jnp.asarray(world.psi.run(stored)))
 
-    cost = {"faces": len(world.public), "steps": DRAWER_STEPS}
+    cost = {"faces": len(world.public), "epochs": PASSES}
     return Attack("drawn from Ψ(z')", ("extractor", "recogniser"), "picture", run, cost)
 
 
@@ -61,7 +61,7 @@ def tuned(known: Known) -> Attack | None:
         return None
     world, people = known.world, known.world.public.identities
     knows = ("extractor", "public recogniser", "names")
-    name, of_z = f"stitched {world.name}, tuned on names", world.on_z[0]
+    name, of_z = f"stitched {world.names[0]}, tuned on names", world.on_z[0]
     return linkers.tuned(
         name,
         world.sibling.server,

@@ -100,7 +100,7 @@ def row(
         accepted = found.accepted[far]
         line |= {name: None} if accepted is None else _mean(name, accepted, whose)
     line |= _mean("rank1", found.first, whose) | _mean("cosine", found.cosine, whose)
-    return line | {
+    line |= {
         "read_auc": found.auc,
         **kept.row,
         "n": len(people),
@@ -108,6 +108,7 @@ def row(
         "pairs": len(pairs),
         "cost": {**case.cost, **attack.cost},
     }
+    return {k: _short(v) for k, v in line.items()}
 
 
 def shuffled(
@@ -119,6 +120,13 @@ def shuffled(
     attack = Attack("shuffled people", (), "identity", len)
     read = Read(attacked.probes[other], attacked.probes, None, None)
     return row(case, attack, read, attacked, kept, people, pairs, "")
+
+
+def _short(value: Any) -> Any:
+    """A number to six digits: there are thousands in the file."""
+    if isinstance(value, (list, tuple)):
+        return [_short(one) for one in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _mean(name: str, values: np.ndarray, people: Sequence[str]) -> Row:

@@ -83,7 +83,9 @@ def read(folder: Path) -> list[Run]:
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
             words = document["command"].split()
-            sound = words[:2] == ["python", "-m"] and all("method" in r for r in document["rows"])
+            sound = words[:2] == ["python", "-m"] and all(
+                r.keys() & {"method", "defence"} for r in document["rows"]
+            )
             if not sound or not {"date", "hardware"} <= document.keys() | document["config"].keys():
                 raise ValueError
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):

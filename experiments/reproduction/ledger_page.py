@@ -73,7 +73,7 @@ def _reason(number: Number, runs: Sequence[Run]) -> str:
     """Not measured, and why where a results file has the reason."""
     for run in runs:
         for row in run.rows:
-            here = ledger.set_of(row, run) == number.set and row["method"] == number.method
+            here = ledger.set_of(row, run) == number.set and row.get("method") == number.method
             if here and "not_measured" in row:
                 return f"not measured: {row['not_measured']}"
     return "not measured"

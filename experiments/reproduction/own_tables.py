@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from experiments.measure import worst
 from experiments.measure.results_file import markdown
 from experiments.reproduction.ledger import Run
 from experiments.reproduction.paper_tables import METRICS, mean_of, shown, values
@@ -67,6 +68,16 @@ def _random(run: Run) -> str:
     return _of(run, f"{text}\n\n{goal}: {'; '.join(found)}.")
 
 
+def _worst_case(run: Run) -> str:
+    lines = worst.lines(run.rows, run.document["notes"]["worst"])
+    told = (
+        "What an attacker takes at most: the similarity of a picture (SSIM), a picture accepted as "
+        "another photograph of that person (replay), the person found among all photographs (TAR "
+        "at a false accept rate of 1e-2, rank 1)."
+    )
+    return _of(run, f"{told}\n\n{markdown(worst.HEADER, lines)}")
+
+
 def _of(run: Run, text: str) -> str:
     faces = max((r.get("n") or 0 for r in run.rows), default=0)
     return f"{text}\n\n`{run.file}`, {faces:,} faces: `{run.document['command']}`"
@@ -108,5 +119,6 @@ OTHERS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (
     ("Offline mode: the training", "finetune", _offline),
     ("Features as a data set (§4.4): trained on protected ones only", "reuse", _reuse),
     ("Which noise the paper's Random row was", "random_row", _random),
+    ("The worst case: attackers who think", "worst_case", _worst_case),
     ("Ablations: what the paper leaves open", "ablations", _ablations),
 )

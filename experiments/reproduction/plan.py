@@ -16,6 +16,7 @@ ROLES = ("shadow", "attacker")
 SEEDS = (1, 2)  # of further S and R, beside the shipped ones of seed 0
 WIDE = 32  # channels of the stronger S and R
 CHANNELS = "duetface-attacker"
+WORST_PAIRS = "700"  # of LFW: a thousand faces; all 7,701 under every attack take days on two cores
 OFFLINE = "2"  # passes over A's features; the paper's 50 over CASIA-WebFace take days on two cores
 # As the shipped decoders were trained, without people who resemble somebody in LFW.
 EPOCHS = ("--learning-rate", "4e-3", "--schedule", "cosine", "--batch", "8")
@@ -177,11 +178,17 @@ def _measurements(
     before = {None: "demo-", "lfw": ""}.get(name, f"{name}-")
     ready = {step.name: step.result.parent for step in trained if not lacks(step)}
 
-    def step(kind: str, *words: str, title: str = "", needs: Sequence[str] = ()) -> Step:
+    def step(
+        kind: str,
+        *words: str,
+        title: str = "",
+        needs: Sequence[str] = (),
+        data: tuple[Path, ...] = (),
+    ) -> Step:
         folder = out / (before + (title or kind.replace("_", "-")))
         module, result = f"experiments.{kind}", folder / f"{kind}.json"
         words = (*common, *words, "--out", str(folder))
-        return Step(folder.name, module, words, result, needs=tuple(needs), set=name)
+        return Step(folder.name, module, words, result, needs=tuple(needs), data=data, set=name)
 
     def decoders(role: str, names: Sequence[str]) -> list[str]:
         return [str(ready[n] / f"resrec-{role}.safetensors") for n in names]
@@ -207,4 +214,8 @@ def _measurements(
         wide = {role: f"resrec{WIDE}-{role}" for role in ROLES if f"resrec{WIDE}-{role}" in ready}
         words = [w for role, n in wide.items() for w in (f"--{role}-files", *decoders(role, [n]))]
         found += [step("ablations", *words, needs=list(wide.values())), step("random_row")]
+        place = Path(os.environ.get("ADVFACE_DATA") or "ADVFACE_DATA")
+        others = _people(place, ATTACK)[1] if name else ()
+        pairs = ("--limit", WORST_PAIRS) if name and not limit else ()
+        found.append(step("worst_case", *pairs, data=others))
     return found

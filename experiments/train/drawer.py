@@ -12,7 +12,7 @@ from flax import nnx
 from advface_jax.training import step
 
 WIDTHS = (256, 128, 96, 64, 32, 16)  # from 5 × 5 places to 160 × 160
-STEPS, BATCH, RATE = 600, 16, 1e-3
+PASSES, BATCH, RATE = 10, 16, 1e-3  # passes over the faces
 IDENTITY = 0.5  # the weight of 1 - cosine beside the mean absolute error of pixels
 
 
@@ -39,11 +39,12 @@ class Drawer(nnx.Module):
 
 
 def train(
-    network: Any, images: np.ndarray, embeddings: np.ndarray, seed: int = 0, steps: int = STEPS
+    network: Any, images: np.ndarray, embeddings: np.ndarray, seed: int = 0, passes: int = PASSES
 ) -> Drawer:
     """A drawer from pairs of an image (n,160,160,3) uint8 and its embedding (n,e) by ``network``,
     which the picture is shown to as well."""
     batch = min(BATCH, len(images))
+    steps = passes * (len(images) // batch)
     rng = np.random.default_rng(seed)
     drawer = Drawer(embeddings.shape[1], images.mean(0) / 255, rngs=nnx.Rngs(seed))
     trainer, state = step.begin(drawer, _adam(steps), None)

@@ -1,0 +1,66 @@
+"""The cases of the worst case, in the order of its table; each is built when it is measured."""
+
+import functools
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import advface_jax
+from advface_jax import ProtectConfig, defenses
+from experiments.measure import attackers, decoyed, floors, joining, sealed
+from experiments.measure.compared import Case, case, of_features
+from experiments.measure.decoders import Models
+from experiments.measure.knowing import Builder, World
+
+
+class Planned(NamedTuple):
+    """A case by name, what makes it, and its attackers."""
+
+    name: str
+    make: Callable[[], Case]
+    builders: Sequence[Builder]
+
+    @classmethod
+    def of(cls, made: Case, builders: Sequence[Builder]) -> "Planned":
+        return cls(made.name, lambda: made, builders)
+
+
+def plan(
+    world: World,
+    models: Models,
+    config: ProtectConfig,
+    epsilon: float,
+    seed: int,
+    builders: Sequence[Builder],
+    joined: Sequence[str] = (),
+) -> list[Planned]:
+    """Without defence, each defence of a feature, those that ``joined`` names, decoys, sealed at
+    rest (where ``cryptography`` is installed), and the floors."""
+    network = world.system.network
+    compared = [
+        defenses.none(),
+        *of_features(models, config),
+        *(_joined(one, world.system) for one in joined),
+    ]
+
+    @functools.cache
+    def decoys() -> dict[str, Case]:  # takes a minute
+        found = decoyed.cases(world.system, world.sibling, epsilon, seed)
+        return {one.name: one for one in found}
+
+    found = [Planned.of(case(one, network, epsilon), builders) for one in compared]
+    found += [Planned(name, lambda name=name: decoys()[name], builders) for name in decoyed.NAMES]
+    if importlib.util.find_spec("cryptography"):
+        found += [Planned.of(one, attackers.ON_FEATURES) for one in sealed.cases(network, seed)]
+    return found + [Planned.of(*one) for one in floors.floors(world)]
+
+
+def _joined(source: str, system: advface_jax.System) -> defenses.Defense:
+    found = joining.function(source, "defense")(system)
+    defense = joining.built(found, defenses.Defense, source, "defense")
+    if not defense.for_server:
+        raise ValueError(
+            f"got --defense {source}, which stores no features for the server ({defense.name}); "
+            "wanted one that Ψ recognises"
+        )
+    return defense
