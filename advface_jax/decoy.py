@@ -195,8 +195,9 @@ def lowered(
         networks.network(recogniser, "recogniser"),
         *(networks.network(one, f"shadows[{i}]") for i, one in enumerate(shadows)),
     )
-    numbers = dict.fromkeys(dataclasses.asdict(config), number)
-    return _protect_decoy.lower(*given, keys, readers, numbers)
+    return _protect_decoy.lower(
+        *given, keys, readers, dict.fromkeys(dataclasses.asdict(config), number)
+    )
 
 
 def _keys(key: jax.Array, batch: int) -> jax.Array:
