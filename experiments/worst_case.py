@@ -99,7 +99,7 @@ def main(
       attackers: light, or full: also R' of other decoders, of 100 and 1,000 pairs, from scratch and
         with the attacker's own S, pixels by gradient, linkers trained on names, and pictures drawn
         for Ψ; minutes for each defence on a GPU.
-      only: Defences to measure now, by their names in the table, as AdvFace; by default all (paper),
+      only: Defences to measure now, by their names in the table, as AdvFace; default: all (paper),
         or Unprotected, Laplace, AdvFace, those of --defense and the floors (demo).
     """
     checks.bound(epsilon)
