@@ -53,7 +53,8 @@ HOW_TO_READ = (
     "guess gives without any item, and with Ψ(z) and nothing else. Sealed: encrypted at rest, the "
     "reference against theft of the database alone."
 )
-EPOCHS = {"demo": 4, "paper": 20}
+EPOCHS = {"demo": 12, "paper": 20}
+DEMO = ("Unprotected", "Laplace", "AdvFace", *floors.FLOORS)  # the whole in minutes on two cores
 
 
 def main(
@@ -89,7 +90,7 @@ def main(
       sibling: Public recognisers, names or folders as --weights, other weights than those; the
         first one also reads pictures.
       epsilon: The bound of every defence, in units of the feature; Laplace's scale.
-      epochs: Of the adaptive R over the public faces; by default 4 (demo) or 20 (paper), 0 for
+      epochs: Of the adaptive R over the public faces; by default 12 (demo) or 20 (paper), 0 for
         none.
       defense: Further defences, as MODULE:FUNCTION: a function of the system that returns a
         Defense.
@@ -98,7 +99,8 @@ def main(
       attackers: light, or full: also R' of other decoders, of 100 and 1,000 pairs, from scratch and
         with the attacker's own S, pixels by gradient, linkers trained on names, and pictures drawn
         for Ψ; minutes for each defence on a GPU.
-      only: Defences to measure now, by their names in the table.
+      only: Defences to measure now, by their names in the table, as AdvFace; default: all (paper),
+        or Unprotected, Laplace, AdvFace, those of --defense and the floors (demo).
     """
     checks.bound(epsilon)
     ascent.config()
@@ -161,6 +163,8 @@ def table(
     missing = {}
     if not any(name.startswith("Sealed") for name in names):
         missing["sealed"] = "not measured: pip install cryptography"
+    few = [*DEMO, *(one.name for one in cases if one.joined)]
+    wanted = only or (few if sample.preset == "demo" else names)
     if wrong := [name for name in only if name not in names]:
         raise ValueError(f"got --only {wrong[0]!r}; wanted some of: {', '.join(names)}")
     settings = {
@@ -185,7 +189,7 @@ def table(
         for one in cases:
             if kept := case_rows.read(case_rows.file(sample.out, one.name), settings, level):
                 earlier += kept.seconds
-            elif not only or one.name in only:
+            elif one.name in wanted:
                 task = bar.add_task(one.name, total=len(crops), note="")
                 advance = functools.partial(bar.update, task)
                 how = photographs, settings, level, lambda n, f=advance: f(advance=n)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import json
 from pathlib import Path
 
@@ -23,11 +24,17 @@ from experiments.measure.knowing import Known, World, built
 from experiments.measure.public_faces import PublicFaces
 from experiments.measure.sample import Ascent
 from experiments.measure.table import publish
+from experiments.measure.trained_attackers import full
+from experiments.train.adaptive import Adaptive
 
 FIELDS = {
     *("defence", "attack", "knows", "ssim", "psnr", "lpips", "type1", "type2"),
     *("tar_far_1e-2", "rank1", "acc", "n", "ssim_ci", "rank1_ci", "acc_ci"),
 }
+
+METHODS = ("AdvFace", "AdvFace (FGSM)", "AdvFace (MI-FGSM)")
+SEALED = tuple(f"Sealed (AES-GCM), key {k}" for k in ("safe", "stolen"))
+EVERY = ("Unprotected", "Random (ball)", "Laplace", *METHODS, *decoyed.NAMES, *FLOORS)
 
 
 def recogniser(seed):
@@ -59,7 +66,8 @@ def measured(tmp_path_factory, files):
     ):
         patched.setattr(decoyed, "DRAWN", 3)
         patched.setattr(decoyed, "LEARNT", 3)
-        return run(*files.values(), epochs=1), out
+        sealed = SEALED if importlib.util.find_spec("cryptography") else ()
+        return run(*files.values(), epochs=1, only=(*EVERY, *sealed)), out
 
 
 def by_attack(table, defence):
@@ -72,8 +80,7 @@ def test_every_defence_meets_every_attack(measured):
     table, out = measured
     names = list(dict.fromkeys(r["defence"] for r in table.rows))
     assert names[:2] == ["Unprotected", "Random (ball)"] and names[-2:] == [*FLOORS]
-    assert {"AdvFace", "AdvFace (FGSM)", "AdvFace (MI-FGSM)"} <= {*names}
-    assert {"Decoy", "Decoy with a key"} <= {*names}
+    assert {*METHODS, *decoyed.NAMES} <= {*names} and "Random (walk)" not in names
     adv = by_attack(table, "AdvFace")
     assert len(adv) == 12 and "R', adaptive" in adv
     assert adv["R', adaptive"]["knows"] == ["extractor", "defense", "shadow"]
@@ -101,7 +108,7 @@ def test_every_defence_meets_every_attack(measured):
 def test_sealed_features_say_nothing_until_the_key_is_stolen(measured):
     pytest.importorskip("cryptography")
     table, _ = measured
-    safe, stolen = (by_attack(table, f"Sealed (AES-GCM), key {k}") for k in ("safe", "stolen"))
+    safe, stolen = (by_attack(table, name) for name in SEALED)
     bare = by_attack(table, "Unprotected")
     assert safe["Ψ"]["cosine"] < stolen["Ψ"]["cosine"] - 0.1
     assert stolen["Ψ"]["cosine"] == pytest.approx(bare["Ψ"]["cosine"], abs=1e-2)
@@ -121,6 +128,14 @@ def test_what_is_measured_stays_measured(tmp_path):
     place.write_text("{")
     assert case_rows.read(place, {"seed": 0}, "light") is None, "damaged"
     assert place.name == "random-ball.json"
+
+
+def test_further_attackers_have_names_of_their_own(tmp_path):
+    trained = [one for one in full(tmp_path, 1) if isinstance(one, Adaptive)]
+    names = [Adaptive(tmp_path, 1).name, *(one.name for one in trained)]
+    assert names[:2] == ["R', adaptive", "R', from scratch"] and "R', own S" in names
+    assert len({case_rows.slug(name) for name in names}) == len(names), "a folder each"
+    assert len(full(tmp_path, 0)) == len(full(tmp_path, 1)) - len(trained)
 
 
 @pytest.mark.slow

@@ -14,15 +14,16 @@ from experiments.measure.knowing import Builder, World
 
 
 class Planned(NamedTuple):
-    """A case by name, what makes it, and its attackers."""
+    """A case by name, what makes it, its attackers, and whether the user has named it."""
 
     name: str
     make: Callable[[], Case]
     builders: Sequence[Builder]
+    joined: bool = False
 
     @classmethod
-    def of(cls, made: Case, builders: Sequence[Builder]) -> "Planned":
-        return cls(made.name, lambda: made, builders)
+    def of(cls, made: Case, builders: Sequence[Builder], joined: bool = False) -> "Planned":
+        return cls(made.name, lambda: made, builders, joined)
 
 
 def plan(
@@ -37,18 +38,16 @@ def plan(
     """Without defence, each defence of a feature, those that ``joined`` names, decoys, sealed at
     rest (where ``cryptography`` is installed), and the floors."""
     network = world.system.network
-    compared = [
-        defenses.none(),
-        *of_features(models, config),
-        *(_joined(one, world.system) for one in joined),
-    ]
+    ours = (defenses.none(), *of_features(models, config))
+    theirs = (_joined(one, world.system) for one in joined)
 
     @functools.cache
     def decoys() -> dict[str, Case]:  # takes a minute
         found = decoyed.cases(world.system, world.sibling, epsilon, seed)
         return {one.name: one for one in found}
 
-    found = [Planned.of(case(one, network, epsilon), builders) for one in compared]
+    found = [Planned.of(case(one, network, epsilon), builders) for one in ours]
+    found += [Planned.of(case(one, network, epsilon), builders, True) for one in theirs]
     found += [Planned(name, lambda name=name: decoys()[name], builders) for name in decoyed.NAMES]
     if importlib.util.find_spec("cryptography"):
         found += [Planned.of(one, attackers.ON_FEATURES) for one in sealed.cases(network, seed)]
