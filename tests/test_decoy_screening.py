@@ -48,8 +48,8 @@ def test_no_change_is_psi_and_a_white_pattern_is_the_librarys_key():
 
 
 def test_a_feature_of_the_public_ones_survives_their_whole_basis_and_no_less():
-    z, keys = jnp.asarray(Z), jax.random.split(jax.random.key(0), 3)
-    whole, some = (competitors.basis(Z, rank) for rank in (9, 1))
+    z, keys = Z, jax.random.split(jax.random.key(0), 3)
+    whole, some = (competitors.basis(np.asarray(Z), rank) for rank in (9, 1))
     kept, lost = (
         competitors.low_rank(z, keys, None, None, 0.0, networks) for networks in (whole, some)
     )
@@ -71,8 +71,9 @@ def test_linkers_learn_from_names_and_need_enough_of_them(monkeypatch):
     of_z = attacks.sibling(attacks.stitch(z[:3], z[:3], patch=1), other.server)
     world = types.SimpleNamespace(outside={"sibling": of_z})
     people = list(public.identities)
-    found = decoy_linkers.named(world, other, z, people, 8)  # type: ignore[arg-type]
-    found |= decoy_linkers.tuned(other, public, 4)  # type: ignore[arg-type]
+    with jax.numpy_dtype_promotion("standard"):  # Adam's, as in test_train
+        found = decoy_linkers.named(world, other, z, people, 8)  # type: ignore[arg-type]
+        found |= decoy_linkers.tuned(other, public, 4)  # type: ignore[arg-type]
     assert list(found) == ["names 8, linear", "names 8, sibling", "Ψ tuned"]
     assert all(np.isfinite(one(z[:2], batch=2)).all() for one in found.values())
     assert not decoy_linkers.named(world, other, z, people[::2], 4)  # type: ignore[arg-type]
