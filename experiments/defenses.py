@@ -48,6 +48,7 @@ CHANNELS = (
     "was trained on millions of faces; the others have none. Solved: the attacker is linear "
     "algebra, without any training, and guesses three numbers, the mean colour of public faces."
 )
+NO_DECOYS = "Decoys (docs/decoys.md) are not here: --sibling facenet-128 adds them."
 
 
 def main(
@@ -65,12 +66,12 @@ def main(
 
     Unprotected; random noise within ε in total (ball) and by steps (walk); Laplace noise, which
     guarantees no differential privacy; DuetFace, with networks of its own; AdvFace by PGD, FGSM and
-    MI-FGSM; this project's decoys, without and with a key; and the mean face, which is an
-    attacker's picture without any feature. The features of every face are defended, the attacker's
-    decoder R turns them back into pictures (SSIM, PSNR, MSE against the face), the recogniser
-    compares them in pairs (ACC), and R's pictures are shown to the recogniser (SRRA: accepted as
-    another image of the same person; "same image": as the same image). The attacker is the paper's:
-    R was trained on unprotected features, DuetFace's on its channels.
+    MI-FGSM; with --sibling this project's decoys, without and with a key; and the mean face, which
+    is an attacker's picture without any feature. The features of every face are defended, the
+    attacker's decoder R turns them back into pictures (SSIM, PSNR, MSE against the face), the
+    recogniser compares them in pairs (ACC), and R's pictures are shown to the recogniser (SRRA:
+    accepted as another image of the same person; "same image": as the same image). The attacker is
+    the paper's: R was trained on unprotected features, DuetFace's on its channels.
 
     Stopped? The same command resumes after the last finished batch.
 
@@ -83,8 +84,9 @@ def main(
       channels: Further decoders, files of train_decoder --defense partialface or dctdp; each adds
         a row of reconstruction alone, since no recogniser reads those channels.
       epsilon: The bound of every defence, in units of the feature; Laplace's scale.
-      sibling: The public recogniser that a decoy's shadow recogniser is made of; by default
-        facenet-128, or facenet-512-q8 beside that.
+      sibling: Adds this project's decoys: the public recogniser that their shadow recogniser is
+        made of, such as facenet-128 (fetched at first use, 90 MB). A decoy costs many times what
+        AdvFace does.
     """
     checks.bound(epsilon)
     ascent.config()
@@ -92,9 +94,9 @@ def main(
     for file in channels:
         cli.present(channels=file)
     system, given = sample.open(shadow, attacker)
-    sibling = sibling or decoyed.other(sample.weights)
     networks = duetface, duetface_attacker, channels
-    others = shadow, attacker, *networks, epsilon, advface_jax.load(sibling)
+    other = advface_jax.load(sibling) if sibling else None
+    others = shadow, attacker, *networks, epsilon, other
     publish(table(system, given, sample, ascent, *others), sample.out)
 
 
@@ -196,6 +198,7 @@ def table(
             HOW_TO_READ,
             NOISE,
             *([CHANNELS] if of_channels else []),
+            *([] if other else [NO_DECOYS]),
             setting(settings, rows[0]),
         ),
         pictures={

@@ -27,8 +27,8 @@ from advface_jax.training import finetune, step
 
 BATCH = 32
 POOL = 7
-"""Learnt on 50 and on 150 people of CelebA B, for 60 people of CelebA A: rank 1 rises from 2 to 7, and
-is the same within its error for 7, 11, 15 and 25."""
+"""Learnt on 50 and on 150 people of CelebA B, for 60 people of CelebA A: rank 1 rises from 2 to 7,
+and is the same within its error for 7, 11, 15 and 25."""
 TUNING = finetune.FinetuneConfig(classifier_epochs=20, epochs=8, learning_rate=2e-5, flip=False)
 FROM_NOTHING = finetune.FinetuneConfig(
     classifier_epochs=0, epochs=30, learning_rate=1e-3, people=16, flip=False
