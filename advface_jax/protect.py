@@ -69,6 +69,15 @@ class ProtectConfig(gradient.PGDConfig):
         checks.choice(self.start, "start", STARTS)
         checks.choice(self.formulation, "formulation", FORMULATIONS)
 
+    @classmethod
+    def fast(cls) -> "ProtectConfig":
+        """The paper's, but three steps instead of forty, for much to protect.
+
+        On 1,000 LFW pairs at ε = 0.2 they hide as much: SSIM .288 instead of .328, replayed
+        pictures accepted 18.0 instead of 16.1 %, ACC 98.6 instead of 98.8 % (docs/performance.md).
+        """
+        return cls(steps=3)
+
 
 PAPER = ProtectConfig()
 

@@ -35,7 +35,7 @@ PUBLISHED = {  # settings a run must share with the paper, where its file has th
     "statistics": "batch",
     "start": "z_tilde",
 }
-CHOSEN = {"weights": "facenet-512-q8", "batch": 16, "precision": "float32"}
+CHOSEN = {"weights": "facenet-512-q8", "precision": "float32"}
 PAIRS = ("acc", "srra", "drop")  # measured over pairs; the other metrics over faces
 
 
