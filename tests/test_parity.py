@@ -143,7 +143,9 @@ def test_first_gradient(name, networks, goldens):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resrec_w64_b2", "urec_w32_d2"])  # those that float32 rounds
+@pytest.mark.parametrize(  # those that float32 rounds
+    "name", [pytest.param("resrec_w64_b2", marks=pytest.mark.long), "urec_w32_d2"]
+)
 def test_first_gradient_in_float64(name, networks, goldens):
     """Without float32's rounding nothing falls on the wrong side: the same gradient, all of it."""
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
