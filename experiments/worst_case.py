@@ -25,6 +25,7 @@ from experiments.measure import (
     attackers,
     case_rows,
     decoders,
+    duetface_case,
     floors,
     inputs,
     joining,
@@ -163,6 +164,8 @@ def table(
     missing = {}
     if not any(name.startswith("Sealed") for name in names):
         missing["sealed"] = "not measured: pip install cryptography"
+    if duetface_case.NAME not in names:
+        missing["duetface"] = "not measured: no recogniser is shipped for these weights"
     few = [*DEMO, *(one.name for one in cases if one.joined)]
     wanted = only or (few if sample.preset == "demo" else names)
     if wrong := [name for name in only if name not in names]:
