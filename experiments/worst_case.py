@@ -38,7 +38,6 @@ from experiments.measure.inputs import Inputs
 from experiments.measure.knowing import STITCHED, Against, Builder, Known, World, built
 from experiments.measure.planned import Planned, plan
 from experiments.measure.public_faces import PublicFaces
-from experiments.measure.results_file import surroundings
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
 from experiments.measure.table import Spent, Table, publish, setting
 from experiments.measure.trained_attackers import full
@@ -184,9 +183,8 @@ def table(
         **{k: v for k, v in dataclasses.asdict(config).items() if k != "method"},
         "batch": sample.batch,
         "precision": ascent.precision,
-        "versions": surroundings()["versions"],
     }
-    rows, left, photographs = [], [], Photographs()
+    rows, left, photographs, machines = [], [], Photographs(), {}
     earlier = 0.0
     with judging.exactly(ascent.precision), cli.bar("faces") as bar:
         for one in cases:
@@ -201,6 +199,7 @@ def table(
                 left.append(one.name)
                 continue
             rows += kept.rows
+            machines[one.name] = kept.hardware
     largest = worst.worst(rows)
     if left:
         missing["left_out"] = left
@@ -211,7 +210,7 @@ def table(
         worst.HEADER,
         worst.lines(rows, largest),
         settings,
-        notes={"worst": largest, "seen_in_training": seen, **missing},
+        notes={"worst": largest, "seen_in_training": seen, "machines": machines, **missing},
         spent=Spent(earlier, time.monotonic() - began),
         remarks=(HOW_TO_READ, _attackers(world, epochs), setting(settings, rows[0])),
         pictures={

@@ -129,7 +129,7 @@ def test_what_is_measured_stays_measured(tmp_path):
     assert case_rows.read(place, {"seed": 0}, "light") is None
     case_rows.write(place, {"seed": 0, "folds": (1, 2)}, "full", rows, 3.0)
     kept = case_rows.read(place, {"seed": 0, "folds": (1, 2)}, "light")
-    assert kept == (rows, 3.0), "full has what light asks"
+    assert kept and kept[:2] == (rows, 3.0), "full has what light asks"
     assert case_rows.read(place, {"seed": 1, "folds": (1, 2)}, "full") is None
     case_rows.write(place, {"seed": 0}, "light", rows, 3.0)
     assert case_rows.read(place, {"seed": 0}, "full") is None
