@@ -53,7 +53,8 @@ HOW_TO_READ = (
     "guess gives without any item, and with Ψ(z) and nothing else. Sealed: encrypted at rest, the "
     "reference against theft of the database alone."
 )
-EPOCHS = {"demo": 12, "paper": 20}
+EPOCHS = {"demo": 24, "paper": 20}
+DEMO_PAIRS = 40
 DEMO = ("Unprotected", "Laplace", "AdvFace", *floors.FLOORS)  # the whole in minutes on two cores
 
 
@@ -79,9 +80,10 @@ def main(
     recogniser. Beside the defences stand two floors, ignorance and the template, and features
     sealed with AES-GCM (pip install cryptography), with the key safe and with the key stolen.
 
-    Stopped? The same command resumes after the last finished batch, trainings at their last
-    checkpoint. A measured defence stays in --out, in cases/, and the table shows all that lie there
-    with the same settings: so several processes can measure one defence each.
+    The demo takes 40 pairs and a few of the defences. Stopped? The same command resumes after the
+    last finished batch, trainings at their last checkpoint. A measured defence stays in --out, in
+    cases/, and the table shows all that lie there with the same settings: so several processes can
+    measure one defence each.
 
     Args:
       public: The attackers' faces.
@@ -90,7 +92,7 @@ def main(
       sibling: Public recognisers, names or folders as --weights, other weights than those; the
         first one also reads pictures.
       epsilon: The bound of every defence, in units of the feature; Laplace's scale.
-      epochs: Of the adaptive R over the public faces; by default 12 (demo) or 20 (paper), 0 for
+      epochs: Of the adaptive R over the public faces; by default 24 (demo) or 20 (paper), 0 for
         none.
       defense: Further defences, as MODULE:FUNCTION: a function of the system that returns a
         Defense.
@@ -108,6 +110,8 @@ def main(
     joined = [joining.function(one, "attack") for one in attack]
     for one in defense:
         joining.function(one, "defense")
+    if sample.preset == "demo" and sample.limit is None:
+        sample = dataclasses.replace(sample, limit=DEMO_PAIRS)
     system, given = sample.open(shadow, attacker)
     others = tuple(advface_jax.load(one) for one in sibling)
     if not others or system.card["sha256"] in {one.card["sha256"] for one in others}:
