@@ -25,6 +25,7 @@ from experiments.measure import (
     attackers,
     case_rows,
     decoders,
+    duetface_case,
     floors,
     inputs,
     joining,
@@ -37,7 +38,6 @@ from experiments.measure.inputs import Inputs
 from experiments.measure.knowing import STITCHED, Against, Builder, Known, World, built
 from experiments.measure.planned import Planned, plan
 from experiments.measure.public_faces import PublicFaces
-from experiments.measure.results_file import surroundings
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
 from experiments.measure.table import Spent, Table, publish, setting
 from experiments.measure.trained_attackers import full
@@ -53,7 +53,8 @@ HOW_TO_READ = (
     "guess gives without any item, and with Ψ(z) and nothing else. Sealed: encrypted at rest, the "
     "reference against theft of the database alone."
 )
-EPOCHS = {"demo": 12, "paper": 20}
+EPOCHS = {"demo": 24, "paper": 20}
+DEMO_PAIRS = 40
 DEMO = ("Unprotected", "Laplace", "AdvFace", *floors.FLOORS)  # the whole in minutes on two cores
 
 
@@ -79,9 +80,10 @@ def main(
     recogniser. Beside the defences stand two floors, ignorance and the template, and features
     sealed with AES-GCM (pip install cryptography), with the key safe and with the key stolen.
 
-    Stopped? The same command resumes after the last finished batch, trainings at their last
-    checkpoint. A measured defence stays in --out, in cases/, and the table shows all that lie there
-    with the same settings: so several processes can measure one defence each.
+    The demo takes 40 pairs and a few of the defences. Stopped? The same command resumes after the
+    last finished batch, trainings at their last checkpoint. A measured defence stays in --out, in
+    cases/, and the table shows all that lie there with the same settings: so several processes can
+    measure one defence each.
 
     Args:
       public: The attackers' faces.
@@ -90,7 +92,7 @@ def main(
       sibling: Public recognisers, names or folders as --weights, other weights than those; the
         first one also reads pictures.
       epsilon: The bound of every defence, in units of the feature; Laplace's scale.
-      epochs: Of the adaptive R over the public faces; by default 12 (demo) or 20 (paper), 0 for
+      epochs: Of the adaptive R over the public faces; by default 24 (demo) or 20 (paper), 0 for
         none.
       defense: Further defences, as MODULE:FUNCTION: a function of the system that returns a
         Defense.
@@ -108,6 +110,8 @@ def main(
     joined = [joining.function(one, "attack") for one in attack]
     for one in defense:
         joining.function(one, "defense")
+    if sample.preset == "demo" and sample.limit is None:
+        sample = dataclasses.replace(sample, limit=DEMO_PAIRS)
     system, given = sample.open(shadow, attacker)
     others = tuple(advface_jax.load(one) for one in sibling)
     if not others or system.card["sha256"] in {one.card["sha256"] for one in others}:
@@ -163,6 +167,8 @@ def table(
     missing = {}
     if not any(name.startswith("Sealed") for name in names):
         missing["sealed"] = "not measured: pip install cryptography"
+    if duetface_case.NAME not in names:
+        missing["duetface"] = "not measured: no recogniser is shipped for these weights"
     few = [*DEMO, *(one.name for one in cases if one.joined)]
     wanted = only or (few if sample.preset == "demo" else names)
     if wrong := [name for name in only if name not in names]:
@@ -181,9 +187,8 @@ def table(
         **{k: v for k, v in dataclasses.asdict(config).items() if k != "method"},
         "batch": sample.batch,
         "precision": ascent.precision,
-        "versions": surroundings()["versions"],
     }
-    rows, left, photographs = [], [], Photographs()
+    rows, left, photographs, machines = [], [], Photographs(), {}
     earlier = 0.0
     with judging.exactly(ascent.precision), cli.bar("faces") as bar:
         for one in cases:
@@ -198,6 +203,7 @@ def table(
                 left.append(one.name)
                 continue
             rows += kept.rows
+            machines[one.name] = kept.hardware
     largest = worst.worst(rows)
     if left:
         missing["left_out"] = left
@@ -208,7 +214,7 @@ def table(
         worst.HEADER,
         worst.lines(rows, largest),
         settings,
-        notes={"worst": largest, "seen_in_training": seen, **missing},
+        notes={"worst": largest, "seen_in_training": seen, "machines": machines, **missing},
         spent=Spent(earlier, time.monotonic() - began),
         remarks=(HOW_TO_READ, _attackers(world, epochs), setting(settings, rows[0])),
         pictures={

@@ -40,15 +40,19 @@ def denoised_with_own_shadow(known: Known) -> Attack | None:
 
 def replayed(known: Known, number: int) -> Against:
     """The best picture without training, shown to a further public recogniser."""
-    world, best = known.world, denoised(known) or paper(known)
+    return shown_to(known.world, denoised(known) or paper(known), number)
+
+
+def shown_to(world: World, picture: Attack, number: int) -> Against:
+    """Whom a further public recogniser sees in a picture."""
     photograph = world.of_photographs[number]
 
     def run(stored: Any) -> Any:
-        return photograph.run(jnp.asarray(best.run(stored)))
+        return photograph.run(jnp.asarray(picture.run(stored)))
 
-    name = f"{best.name}, read by {world.names[number]}"
-    knows = (*dict.fromkeys((*best.knows, "public recogniser")),)
-    return Against(Attack(name, knows, "identity", run, best.cost), photograph, "photograph")
+    name = f"{picture.name}, read by {world.names[number]}"
+    knows = (*dict.fromkeys((*picture.knows, "public recogniser")),)
+    return Against(Attack(name, knows, "identity", run, picture.cost), photograph, "photograph")
 
 
 def sibling(known: Known, number: int = 0) -> Against:

@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from experiments.measure.results_file import Row
+from experiments.measure.results_file import Row, surroundings
 
 Level = Literal["light", "full"]
 
 
 class Kept(NamedTuple):
-    """A case as it was measured."""
+    """A case as it was measured, in how many seconds and where."""
 
     rows: list[Row]
     seconds: float
+    hardware: str
 
 
 def file(out: Path, name: str) -> Path:
@@ -29,12 +30,14 @@ def slug(name: str) -> str:
 
 
 def read(path: Path, settings: Mapping[str, Any], level: Level) -> Kept | None:
-    """The rows, if they were measured with these settings and with these attackers or more."""
+    """The rows, if they were measured with these settings and with these attackers or more; on
+    another machine, maybe."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         same = found["settings"] == json.loads(json.dumps(settings))
         enough = level in ("light", found["attackers"])
-        return Kept(found["rows"], float(found["seconds"])) if same and enough else None
+        kept = Kept(found["rows"], float(found["seconds"]), found["hardware"])
+        return kept if same and enough else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -43,9 +46,11 @@ def write(
     path: Path, settings: Mapping[str, Any], level: Level, rows: Sequence[Row], seconds: float
 ) -> Kept:
     """Writes them at once, so that a stopped run leaves no half of a file."""
-    document = {"settings": settings, "attackers": level, "seconds": seconds, "rows": list(rows)}
+    where = surroundings()
+    document = {"settings": settings, "attackers": level, "seconds": seconds, **where}
+    document["rows"] = list(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps(document, indent=1), encoding="utf-8")
     unfinished.rename(path)
-    return Kept(list(rows), seconds)
+    return Kept(list(rows), seconds, where["hardware"])

@@ -46,6 +46,7 @@ class Case:
       client: images -> the item.
       defense: For attackers who have its code; None where no code helps.
       epsilon: The bound; None without one.
+      probe: The item of an undefended photograph -> what the server compares of it; None: itself.
       imitated: ``store`` by an attacker who has the code and not the secret; None without one.
       cost: Plain facts, such as milliseconds an item.
     """
@@ -56,8 +57,14 @@ class Case:
     client: Callable[[Any], Any]
     defense: Defense | None = None
     epsilon: float | None = None
+    probe: Callable[[Any], Any] | None = None
     imitated: Store | None = None
     cost: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def shown(self, images: Any) -> Any:
+        """What the server makes of photographs, which no defence touched: embeddings (b,e)."""
+        item = called(self.client, images)
+        return self.recognise(self.probe(item) if self.probe else item, images)
 
 
 def case(defense: Defense, network: Any, epsilon: float, imitation: Defense | None = None) -> Case:

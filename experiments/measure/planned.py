@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import advface_jax
 from advface_jax import ProtectConfig, defenses
-from experiments.measure import attackers, decoyed, floors, joining, sealed
+from experiments.measure import attackers, decoyed, duetface_case, floors, joining, sealed
 from experiments.measure.compared import Case, case, of_features
 from experiments.measure.decoders import Models
 from experiments.measure.knowing import Builder, World
@@ -35,8 +35,8 @@ def plan(
     builders: Sequence[Builder],
     joined: Sequence[str] = (),
 ) -> list[Planned]:
-    """Without defence, each defence of a feature, those that ``joined`` names, decoys, sealed at
-    rest (where ``cryptography`` is installed), and the floors."""
+    """Without defence, each defence of a feature, those that ``joined`` names, decoys,
+    DuetFace, sealed at rest (where ``cryptography`` is installed), and the floors."""
     network = world.system.network
     ours = (defenses.none(), *of_features(models, config))
     theirs = (_joined(one, world.system) for one in joined)
@@ -49,6 +49,8 @@ def plan(
     found = [Planned.of(case(one, network, epsilon), builders) for one in ours]
     found += [Planned.of(case(one, network, epsilon), builders, True) for one in theirs]
     found += [Planned(name, lambda name=name: decoys()[name], builders) for name in decoyed.NAMES]
+    if channels := duetface_case.planned(world.system):
+        found.append(Planned.of(*channels))
     if importlib.util.find_spec("cryptography"):
         found += [Planned.of(one, attackers.ON_FEATURES) for one in sealed.cases(network, seed)]
     return found + [Planned.of(*one) for one in floors.floors(world)]

@@ -62,13 +62,11 @@ class Adaptive:
         """R', trained on (what the defence stores of a public face, that face)."""
         ours = known if self.shadow == "defender" else known.with_own_shadow
         base = known.world.attacker
-        if known.case.defense is None or ours is None or not isinstance(base, decoders.Decoder):
+        if not known.protects or ours is None or not isinstance(base, decoders.Decoder):
             return None
         world, n = known.world, len(known.world.public) - HELD_OUT
         if self.kind == base.config.kind or n <= (self.pairs or 0):
             return None  # another attack is the same
-        if self.name != "R', adaptive" and not known.protects:
-            return None
         if self.kind:
             base = world.system.decoder(self.kind, "attacker")
         batch = min(world.batch, n)
