@@ -57,8 +57,8 @@ class DecoyConfig:
     weight: float = 1.0
     threshold: float = 0.95
     step: float = 0.25
-    momentum: float = 0.3
-    evenness: float = 0.25
+    momentum: float = 0.5
+    evenness: float = 0.5
     deviation: float = DEVIATION
 
     def __post_init__(self):
