@@ -32,6 +32,8 @@ Reader = Callable[[jax.Array], jax.Array]
 """A recogniser of features: z (b, …) -> embeddings (b,e). Every item is read by itself."""
 BETA = 0.99
 """Of Adam's second moment."""
+EPSILON = 0.3
+"""The usual bound: of the step away from the decoy, so it is no noise on a face."""
 DEVIATION = 0.3
 """Of a secret pattern: half of z's own deviation."""
 
@@ -51,7 +53,7 @@ class DecoyConfig:
       deviation: of the foreign patterns, if there is a secret one: that of its own.
     """
 
-    steps: int = 24
+    steps: int = 36
     weight: float = 1.0
     threshold: float = 0.95
     step: float = 0.25
@@ -121,7 +123,7 @@ def protect_decoy(
     shadows: Sequence[Any] = (),
     pattern: ArrayLike | None = None,
     key: jax.Array | None = None,
-    epsilon: ArrayLike = 0.2,
+    epsilon: ArrayLike = EPSILON,
     config: DecoyConfig | Mapping[str, Any] = DEFAULT,
     mask: ArrayLike | None = None,
 ) -> Decoyed:
