@@ -32,6 +32,8 @@ Reader = Callable[[jax.Array], jax.Array]
 """A recogniser of features: z (b, …) -> embeddings (b,e). Every item is read by itself."""
 BETA = 0.99
 """Of Adam's second moment."""
+EPSILON = 0.3
+"""The usual bound: of the step away from the decoy, so it is no noise on a face."""
 DEVIATION = 0.3
 """Of a secret pattern: half of z's own deviation."""
 
@@ -51,12 +53,12 @@ class DecoyConfig:
       deviation: of the foreign patterns, if there is a secret one: that of its own.
     """
 
-    steps: int = 24
+    steps: int = 36
     weight: float = 1.0
     threshold: float = 0.95
     step: float = 0.25
-    momentum: float = 0.7
-    evenness: float = 1.0
+    momentum: float = 0.5
+    evenness: float = 0.5
     deviation: float = DEVIATION
 
     def __post_init__(self):
@@ -121,7 +123,7 @@ def protect_decoy(
     shadows: Sequence[Any] = (),
     pattern: ArrayLike | None = None,
     key: jax.Array | None = None,
-    epsilon: ArrayLike = 0.2,
+    epsilon: ArrayLike = EPSILON,
     config: DecoyConfig | Mapping[str, Any] = DEFAULT,
     mask: ArrayLike | None = None,
 ) -> Decoyed:
@@ -195,7 +197,9 @@ def lowered(
         networks.network(recogniser, "recogniser"),
         *(networks.network(one, f"shadows[{i}]") for i, one in enumerate(shadows)),
     )
-    return _protect_decoy.lower(*given, keys, readers, dict.fromkeys(dataclasses.asdict(config), number))
+    return _protect_decoy.lower(
+        *given, keys, readers, dict.fromkeys(dataclasses.asdict(config), number)
+    )
 
 
 def _keys(key: jax.Array, batch: int) -> jax.Array:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 import advface_jax
@@ -82,7 +81,8 @@ def main(
         shipped one.
       channels: Further decoders, files of train_decoder --defense partialface or dctdp; each adds
         a row of reconstruction alone, since no recogniser reads those channels.
-      epsilon: The bound of every defence, in units of the feature; Laplace's scale.
+      epsilon: The bound of every defence, in units of the feature; Laplace's scale. Decoys have
+        one and a half of it, which bounds the step away from somebody else.
       sibling: The public recogniser that a decoy's shadow recogniser is made of; by default
         facenet-128, or facenet-512-q8 beside that.
     """
@@ -121,8 +121,7 @@ def table(
     lists = decoders.lists(system, shadow, attacker)
     seen = inputs.seen_in_training(lists, crops, sample.on_leak)
     hidden = decoyed.pair(system, other, sample.seed) if other else ()
-    private = [one for one in hidden if one.private]
-    public = (*of_features(models, config), *(one for one in hidden if not one.private))
+    compared = of_features(models, config)
     apart, missing = [], None
     try:
         apart.append(channel_rows.read_duetface(system, duetface, duetface_attacker))
@@ -135,8 +134,8 @@ def table(
         "experiment": "defenses",
         **origin,
         **decoders.provenance(system, models, shadow, attacker),
-        "defenses": [d.name for d in (*public, *private)],
-        **({"sibling_sha256": other.card["sha256"]} if other else {}),
+        "defenses": [d.name for d in (*compared, *hidden)],
+        **(decoyed.settings(other) if other else {}),
         "epsilon": epsilon,
         **{k: v for k, v in dataclasses.asdict(config).items() if k != "method"},
         "batch": sample.batch,
@@ -144,7 +143,7 @@ def table(
         "versions": surroundings()["versions"],
     }
     subject = judging.of_features(
-        system.network, Each(public, checked, ascent.precision), [models.attacker]
+        system.network, Each(compared, checked, ascent.precision), [models.attacker]
     )
     how = {**sample.how, "settings": settings}
     extra = {k: settings[k] for k in ("set", "shadow", "attacker")}
@@ -153,12 +152,13 @@ def table(
         judged = measured.judged
         rows = [row("Unprotected", None, judged, 0, over, extra=extra)]
         rows += [
-            row(d.name, epsilon, judged, i, over, extra=extra) for i, d in enumerate(public, 1)
+            row(d.name, epsilon, judged, i, over, extra=extra) for i, d in enumerate(compared, 1)
         ]
-        keyed = [_keyed(d, system, models, crops, checked, ascent.precision, how) for d in private]
+        bound = decoyed.bound(epsilon)
+        decoys = [_alone(d, bound, system, models, crops, ascent.precision, how) for d in hidden]
         rows += [
-            row(d.name, epsilon, found.judged, 1, over, extra=extra)
-            for d, found in zip(private, keyed, strict=True)
+            row(d.name, bound, found.judged, 1, over, extra=extra)
+            for d, found in zip(hidden, decoys, strict=True)
         ]
         of_channels = [
             channel_rows.measure(networks, crops, over, extra=extra, **how) for networks in apart
@@ -166,7 +166,7 @@ def table(
         last = floor(crops, judged, subject, over, extra=extra)
 
     shown = inputs.distinct(crops.identities[: measured.pictures.shape[2]])
-    shots = [*_shots(measured, shown), *([*_shots(found, shown)][1] for found in keyed)]
+    shots = [*_shots(measured, shown), *([*_shots(found, shown)][1] for found in decoys)]
     at = 1 + [r["method"] for r in rows].index("Laplace")  # the paper's order
     rows[at:at] = [r for found in of_channels for r in found.rows]
     shots[at:at] = [shot for found in of_channels for shot in _shots(found.measured, shown)]
@@ -179,7 +179,7 @@ def table(
     shots.append((np.stack([mean] * len(shown)), unknown, unknown))
     pictures, ssim, psnr = (np.stack(part) for part in zip(*shots, strict=True))
     beside = [sample.beside(r, models.kinds, config) for r in rows]
-    everything = [measured, *keyed, *(found.measured for found in of_channels)]
+    everything = [measured, *decoys, *(found.measured for found in of_channels)]
     return Table(
         "defenses",
         f"Defences of a feature at ε = {epsilon:g}",
@@ -213,24 +213,24 @@ def table(
     )
 
 
-def _keyed(
+def _alone(
     defense: Defense,
+    epsilon: float,
     system: advface_jax.System,
     models: decoders.Models,
     crops: Faces,
-    epsilon: jax.Array,
     precision: str,
     how: dict[str, Any],
 ) -> judging.Measured:
-    """A defence with a private recogniser, which the undefended features are read by, too."""
+    """A defence alone, at another ε; its recogniser reads the undefended features, too."""
     subject = judging.of_features(
         system.network,
-        Each((defense,), epsilon, precision),
+        Each((defense,), checks.epsilon(epsilon), precision),
         [models.attacker],
         private=defense.server(system.server),
     )
     return judging.measure(
-        crops, subject, **how | {"settings": {**how["settings"], "private": defense.name}}
+        crops, subject, **how | {"settings": {**how["settings"], "alone": defense.name}}
     )
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from advface_jax import checks, networks
-from advface_jax.decoy import DEFAULT, DecoyConfig, cosine, keyed, protect_decoy
+from advface_jax.decoy import DEFAULT, EPSILON, DecoyConfig, cosine, keyed, protect_decoy
 from advface_jax.defenses.defense import Defense
 
 PARTS = 2
@@ -77,6 +77,7 @@ def decoy(
         given,
         takes_key=True,
         takes_epsilon=True,
+        usual=EPSILON,
         private=None if pattern is None else _private,
     )
 

@@ -43,6 +43,7 @@ class Defense:
         item; None where nothing stays.
       takes_key: whether it draws at random and needs a key.
       takes_epsilon: whether it has the noise bound ε.
+      usual: the ε of a call that names none.
       private: (networks) -> the recogniser that alone is meant to read what is stored, a function
         of a module; None where that is the public Ψ.
     """
@@ -56,6 +57,7 @@ class Defense:
     keeps: Shape | None = _static(default=None)
     takes_key: bool = _static(default=False)
     takes_epsilon: bool = _static(default=False)
+    usual: float = _static(default=EPSILON)
     private: Callable[[Any], Any] | None = _static(default=None)
 
     @property
@@ -82,8 +84,8 @@ class Defense:
           key: of ``jax.random.key``. One key for the batch draws differently for each row; with
             (b,) keys, one for each item, an item's noise does not depend on its batch. Ignored by
             a defence that draws nothing.
-          epsilon: the noise bound, a scalar ≥ 0 in units of z; None for the paper's 0.2. Refused
-            by a defence without such a bound.
+          epsilon: the noise bound, a scalar ≥ 0 in units of z; None for the usual one, the
+            paper's 0.2 unless the defence says otherwise. Refused by a defence without a bound.
           mask: (b,) with 0 for padding, which then influences no other item; its rows of the
             result mean nothing.
 
@@ -101,7 +103,7 @@ class Defense:
 
     def _epsilon(self, epsilon: ArrayLike | None) -> jax.Array | None:
         if self.takes_epsilon:
-            return checks.epsilon(EPSILON if epsilon is None else epsilon)
+            return checks.epsilon(self.usual if epsilon is None else epsilon)
         if epsilon is not None:
             raise ValueError(
                 f"got epsilon={epsilon} for {self.name}, which has no noise bound; wanted None"

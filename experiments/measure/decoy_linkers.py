@@ -22,9 +22,10 @@ def tuned(system: System, public: Faces, batch: int) -> dict[str, attacks.Attack
     people = list(public.identities)
     if not _enough(people):
         return {}
-    z = of_images(system.extractor, public.images, batch)
+    z = of_images(system.extractor, public.images, batch).astype(np.float32)
     knows = ("recogniser",)
-    return {"Ψ tuned": linkers.tuned("Ψ tuned", system.server, z, people, knows, config=NEARER)}
+    network = system.server
+    return {"Ψ tuned": linkers.tuned("Ψ tuned", network, z, people, knows, config=NEARER)}
 
 
 def named(

@@ -1,12 +1,16 @@
 """The decoy as the tables build it: drawn faces, a shadow recogniser and a pattern, by a seed."""
 
+import dataclasses
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
 import advface_jax
 from advface_jax import attacks, data, defenses
-from advface_jax.decoy import DEVIATION
-from advface_jax.defenses import Defense
+from advface_jax.decoy import DEFAULT, DEVIATION, EPSILON
+from advface_jax.defenses import Defense, decoys
+from advface_jax.defenses.defense import EPSILON as NOISE
 from advface_jax.models import sface
 from experiments.measure.compared import Case, called, case
 
@@ -67,14 +71,23 @@ def stitched(
     return attacks.sibling(attacks.stitch(z, target, grid=grid), other.server)
 
 
+def settings(other: advface_jax.System) -> dict[str, Any]:
+    """What determines ``pair`` beside the system and the seed, for the settings of a table."""
+    numbers = {"epsilon": EPSILON, "parts": decoys.PARTS, **dataclasses.asdict(DEFAULT)}
+    return {"sibling_sha256": other.card["sha256"], "decoy": numbers}
+
+
+def bound(epsilon: float) -> float:
+    """A decoy's ε in a table of noises within ``epsilon``: one and a half of it, so that the usual
+    ones go together. It bounds the step away from somebody else, and is no noise on a face."""
+    return epsilon * EPSILON / NOISE
+
+
 def cases(
     system: advface_jax.System, other: advface_jax.System, epsilon: float, seed: int
 ) -> list[Case]:
-    """The decoy without and with a key, for attackers who have its code and secrets of their own.
-
-    An attacker of ``other`` seeds: 10,000 further, so that no run's secret is another's guess.
-    """
+    """The decoy without and with a key, within ``bound``, for attackers who have its code and
+    secrets of their own: of a seed 10,000 further, so that no run's secret is another's guess."""
     own, guessed = (pair(system, other, one) for one in (seed, seed + 10_000))
-    return [
-        case(one, system.network, epsilon, guess) for one, guess in zip(own, guessed, strict=True)
-    ]
+    both, ours = zip(own, guessed, strict=True), bound(epsilon)
+    return [case(one, system.network, ours, guess) for one, guess in both]
