@@ -192,12 +192,13 @@ def table(
     earlier = 0.0
     with judging.exactly(ascent.precision), cli.bar("faces") as bar:
         for one in cases:
-            if kept := case_rows.read(case_rows.file(sample.out, one.name), settings, level):
+            ours = {**settings, **one.settings}
+            if kept := case_rows.read(case_rows.file(sample.out, one.name), ours, level):
                 earlier += kept.seconds
             elif one.name in wanted:
                 task = bar.add_task(one.name, total=len(crops), note="")
                 advance = functools.partial(bar.update, task)
-                how = photographs, settings, level, lambda n, f=advance: f(advance=n)
+                how = photographs, ours, level, lambda n, f=advance: f(advance=n)
                 kept = _measured(one, world, given, sample, *how)
             else:
                 left.append(one.name)
