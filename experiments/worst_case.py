@@ -49,9 +49,9 @@ HOW_TO_READ = (
     "picture accepted by the server as another photograph of that person; TAR at a false accept "
     "rate of 1e-2 and rank 1: the person found among all photographs, read off the item itself or "
     "off a picture. Ψ is the server's recogniser; who has it, or stolen items with their names, "
-    "can do what the others can, too. Ignorance and the template are floors: what a picture or a "
-    "guess gives without any item, and with Ψ(z) and nothing else. Sealed: encrypted at rest, the "
-    "reference against theft of the database alone."
+    "can do what the others can, too, and has a line where that is more. Ignorance and the "
+    "template are floors: what a picture or a guess gives without any item, and with Ψ(z) and "
+    "nothing else. Sealed: encrypted at rest, the reference against theft of the database alone."
 )
 EPOCHS = {"demo": 24, "paper": 20}
 DEMO_PAIRS = 40
