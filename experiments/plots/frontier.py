@@ -14,8 +14,8 @@ MARKS = {"without": "o", "with": "^", "names": "s"}
 
 
 def worst_case(rows: Sequence[Row], found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """A point for each defence, and for each attacker with more who takes more; left is private, up is useful. The line joins the
-    defences that none beats in both against attackers without Ψ."""
+    """A point for each defence, and for each attacker with more who takes more; left is private, up
+    is useful. The line joins the defences that none beats in both against attackers without Ψ."""
     figure, panels = pyplot().subplots(1, 2, figsize=(12, 5.6), layout="constrained")
     for axes, (key, title) in zip(panels, PANELS.items(), strict=True):
         scale = 1 if key == "ssim" else 100
