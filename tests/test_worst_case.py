@@ -240,6 +240,20 @@ def test_who_has_more_can_do_what_needs_less():
     assert set(found["B"]) == {"with"} and found["A"]["without"]["type2"] is None
 
 
+def test_the_table_has_a_line_for_who_takes_more():
+    rows = [
+        row("A", "without", ssim=0.4, rank1=0.2),
+        row("A", "names", rank1=0.1),
+        row("A", "with", rank1=0.9),
+    ]
+    rows = [one | {"acc_raw_probe": None} for one in rows]
+    told = worst.lines(rows, worst.worst(rows))
+    assert [line[:4] for line in told] == [
+        ["A", "90.0", "–", "without Ψ"],
+        ["  ″", "", "", "with Ψ"],
+    ], "stolen names add nothing"
+
+
 def test_groups():
     assert worst.group(("extractor", "defense")) == worst.group(()) == "without"
     assert worst.group(("names", "recogniser")) == "with" and worst.group(("names",)) == "names"

@@ -2,8 +2,8 @@
 
 import functools
 import importlib.util
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import advface_jax
 from advface_jax import ProtectConfig, defenses
@@ -14,12 +14,21 @@ from experiments.measure.knowing import Builder, World
 
 
 class Planned(NamedTuple):
-    """A case by name, what makes it, its attackers, and whether the user has named it."""
+    """A case that can be measured.
+
+    Attributes:
+      name: In the table.
+      make: What builds it.
+      builders: Its attackers.
+      joined: Whether the user has named it.
+      settings: What determines it beside the table's own.
+    """
 
     name: str
     make: Callable[[], Case]
     builders: Sequence[Builder]
     joined: bool = False
+    settings: Mapping[str, Any] = {}
 
     @classmethod
     def of(cls, made: Case, builders: Sequence[Builder], joined: bool = False) -> "Planned":
@@ -48,7 +57,11 @@ def plan(
 
     found = [Planned.of(case(one, network, epsilon), builders) for one in ours]
     found += [Planned.of(case(one, network, epsilon), builders, True) for one in theirs]
-    found += [Planned(name, lambda name=name: decoys()[name], builders) for name in decoyed.NAMES]
+    decoy = decoyed.settings(world.sibling)
+    found += [
+        Planned(name, lambda name=name: decoys()[name], builders, settings=decoy)
+        for name in decoyed.NAMES
+    ]
     if channels := duetface_case.planned(world.system):
         found.append(Planned.of(*channels))
     if importlib.util.find_spec("cryptography"):

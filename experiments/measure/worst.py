@@ -176,11 +176,13 @@ HEADER = ["", "ACC %", "raw probe %", "attacker", *HARMS.values(), "by (TAR)"]
 
 
 def lines(rows: Sequence[Row], found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """The one table: a line for each defence and attacker."""
+    """The one table: a line for each defence, and for each attacker with more who takes more."""
     shown = []
     for defence, groups in found.items():
         first = next(r for r in rows if r["defence"] == defence)
-        for i, (name, harms) in enumerate(groups.items()):
+        least = groups.get("without")
+        told = [(k, h) for k, h in groups.items() if k == "without" or h != least]
+        for i, (name, harms) in enumerate(told):
             uses = [_percent(first.get(k)) for k in ("acc", "acc_raw_probe")]
             start = ["  ″", "", ""] if i else [defence, *uses]
             by = harms["tar_far_1e-2"] or harms["ssim"]
