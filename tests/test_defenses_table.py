@@ -73,6 +73,7 @@ def test_every_defence_of_a_feature_has_its_row(measured, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_decoys_stand_beside_them_without_and_with_a_key(measured, monkeypatch):
     monkeypatch.setattr(decoyed, "DRAWN", 3)
     monkeypatch.setattr(decoyed, "LEARNT", 3)
