@@ -73,6 +73,7 @@ def test_every_defence_of_a_feature_has_its_row(measured, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_decoys_stand_beside_them_without_and_with_a_key(measured, monkeypatch):
     monkeypatch.setattr(decoyed, "DRAWN", 3)
     monkeypatch.setattr(decoyed, "LEARNT", 3)
@@ -82,7 +83,8 @@ def test_decoys_stand_beside_them_without_and_with_a_key(measured, monkeypatch):
     decoy, key = rows["Decoy"], rows["Decoy with a key"]
     assert decoy["cosine_to_unprotected"] > 0.5 and key["cosine_to_unprotected"] > 0.5
     assert key["n"] == 8 and all(np.isfinite(key[k]) for k in MEASURED)
-    assert len(table.kept) == 2 and table.settings["defenses"][-1] == "Decoy with a key"
+    assert decoy["epsilon"] == key["epsilon"] == 0.3
+    assert len(table.kept) == 3 and table.settings["defenses"][-1] == "Decoy with a key"
 
 
 def test_the_seed_and_the_bound_count_where_they_should(measured):

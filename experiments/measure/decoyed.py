@@ -80,7 +80,7 @@ def settings(other: advface_jax.System) -> dict[str, Any]:
 def bound(epsilon: float) -> float:
     """A decoy's ε in a table of noises within ``epsilon``: one and a half of it, so that the usual
     ones go together. It bounds the step away from somebody else, and is no noise on a face."""
-    return epsilon * EPSILON / NOISE
+    return round(epsilon * EPSILON / NOISE, 9)
 
 
 def cases(
