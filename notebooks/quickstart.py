@@ -137,7 +137,7 @@ print(
 )
 
 # %% [markdown]
-# On real faces it reads every identity (README: *What AdvFace does not do*).
+# On real faces it reads every identity (README: *What protects, and what does not*).
 #
 # ## Decoys
 #
