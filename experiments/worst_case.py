@@ -40,8 +40,8 @@ from experiments.measure.planned import Planned, plan
 from experiments.measure.public_faces import PublicFaces
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
 from experiments.measure.table import Spent, Table, publish, setting
-from experiments.measure.trained_attackers import full
 from experiments.train.adaptive import HELD_OUT, Adaptive
+from experiments.train.attackers import full
 
 HOW_TO_READ = (
     "ACC: recognition, stored against stored and stored against an undefended photograph. Then the "
