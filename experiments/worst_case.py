@@ -40,8 +40,8 @@ from experiments.measure.planned import Planned, plan
 from experiments.measure.public_faces import PublicFaces
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
 from experiments.measure.table import Spent, Table, publish, setting
-from experiments.measure.trained_attackers import full
 from experiments.train.adaptive import HELD_OUT, Adaptive
+from experiments.train.attackers import full
 
 HOW_TO_READ = (
     "ACC: recognition, stored against stored and stored against an undefended photograph. Then the "
@@ -55,7 +55,7 @@ HOW_TO_READ = (
 )
 EPOCHS = {"demo": 24, "paper": 20}
 DEMO_PAIRS = 40
-DEMO = ("Unprotected", "Laplace", "AdvFace", *floors.FLOORS)  # the whole in minutes on two cores
+DEMO = ("Unprotected", "AdvFace", *floors.FLOORS)  # the whole in minutes on two cores
 
 
 def main(
@@ -102,7 +102,7 @@ def main(
         with the attacker's own S, pixels by gradient, linkers trained on names, and pictures drawn
         for Ψ; minutes for each defence on a GPU.
       only: Defences to measure now, by their names in the table, as AdvFace; default: all (paper),
-        or Unprotected, Laplace, AdvFace, those of --defense and the floors (demo).
+        or Unprotected, AdvFace, those of --defense and the floors (demo).
     """
     checks.bound(epsilon)
     ascent.config()

@@ -32,8 +32,8 @@ from experiments.measure.knowing import Known, World, built
 from experiments.measure.public_faces import PublicFaces
 from experiments.measure.sample import Ascent
 from experiments.measure.table import publish
-from experiments.measure.trained_attackers import full
 from experiments.train.adaptive import Adaptive
+from experiments.train.attackers import full
 
 FIELDS = {
     *("defence", "attack", "knows", "ssim", "psnr", "lpips", "type1", "type2"),

@@ -14,7 +14,6 @@ from advface_jax import attacks, data, defenses, networks
 from advface_jax.attacks import Attack, reading
 from advface_jax.models import sface
 from experiments.measure.compared import Case, Store, case, protected
-from experiments.train import drawer
 
 STITCHED = 60  # public faces that a stitch learns from: more gain nothing
 RIDGE = 1e-2  # of the template's pictures, as a share of the mean square of an embedding's element
@@ -126,13 +125,6 @@ class World:
         weights = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ (pixels - mean))
         parts = (jnp.asarray(a, jnp.float32) for a in (weights, centre, mean))
         return FromTemplate(*parts)
-
-    @functools.cached_property
-    def drawer(self) -> drawer.Drawer:
-        """A picture from Ψ(z), by a network."""
-        return drawer.train(
-            self.system.network, self.public.images, self.embeddings, seed=self.seed
-        )
 
 
 @dataclasses.dataclass(frozen=True)

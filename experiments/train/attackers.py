@@ -10,8 +10,8 @@ import numpy as np
 
 from advface_jax.attacks import Attack, linkers, pictures
 from experiments.measure.knowing import Builder, Known
+from experiments.train import drawer
 from experiments.train.adaptive import Adaptive
-from experiments.train.drawer import PASSES
 
 STEPS = 100  # of Adam over pixels
 FEW = (100, 1000)  # pairs, where there are more
@@ -44,15 +44,25 @@ def solved_for_psi(known: Known) -> Attack:
     return pictures.solved("pixels for Ψ", world.system.extractor, knows, **more)
 
 
-def drawn_for_psi(known: Known) -> Attack:
-    """Ψ(z') to a picture by a network whose training showed its pictures to Ψ."""
-    world = known.world
+class Drawn:
+    """Ψ(z') to a picture by a network whose training showed its pictures to Ψ; a ``Builder`` for
+    one world, in which the network is trained once."""
 
-    def run(stored: Any) -> jax.Array:
-        return _draw(world.drawer, jnp.asarray(world.psi.run(stored)))
+    def __init__(self) -> None:
+        self._drawer: drawer.Drawer | None = None
 
-    cost = {"faces": len(world.public), "epochs": PASSES}
-    return Attack("drawn from Ψ(z')", ("extractor", "recogniser"), "picture", run, cost)
+    def __call__(self, known: Known) -> Attack:
+        world = known.world
+        if self._drawer is None:
+            faces = world.public.images, world.embeddings
+            self._drawer = drawer.train(world.system.network, *faces, seed=world.seed)
+        trained = self._drawer
+
+        def run(stored: Any) -> jax.Array:
+            return _draw(trained, jnp.asarray(world.psi.run(stored)))
+
+        cost = {"faces": len(world.public), "epochs": drawer.PASSES}
+        return Attack("drawn from Ψ(z')", ("extractor", "recogniser"), "picture", run, cost)
 
 
 def tuned(known: Known) -> Attack | None:
@@ -88,7 +98,7 @@ def full(out: Path, epochs: int) -> list[Builder]:
         *(Adaptive(out, epochs, kind=kind) for kind in ("transrec", "resrec", "urec")),
         Adaptive(out, epochs, shadow="own"),
     ]
-    others = [solved, tuned, convolutional, solved_for_psi, drawn_for_psi]
+    others = [solved, tuned, convolutional, solved_for_psi, Drawn()]
     return [*(trained if epochs else []), *others]
 
 
