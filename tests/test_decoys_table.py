@@ -41,9 +41,9 @@ def test_the_base_its_key_and_then_one_change_at_a_time():
     assert found == [BASE, *(one._replace(**change) for one, change in changes)]
     assert decoy_cases.one_at_a_time(False, **axes) == [one for one in found if not one.key]
     assert len({one.label for one in found}) == 4
-    changed = BASE.changed("epsilon=0.3, steps=48, key=1,evenness=0.5")
-    assert changed == BASE._replace(epsilon=0.3, steps=48, key=True, evenness=0.5)
-    assert "evenness 0.5" in changed.label and "48 steps" in changed.label
+    changed = BASE.changed("epsilon=0.3, steps=48, key=1,evenness=0.25")
+    assert changed == BASE._replace(epsilon=0.3, steps=48, key=True, evenness=0.25)
+    assert "evenness 0.25" in changed.label and "48 steps" in changed.label
     for wrong in ("stepz=3", "steps", "steps=2.5", "key=2", "label=1"):
         with pytest.raises(ValueError, match="wanted NAME=NUMBER"):
             BASE.changed(wrong)
@@ -108,4 +108,4 @@ def test_everyone_reads_every_case(tmp_path, monkeypatch):
 def test_bad_settings_are_refused(axis, message):
     axes = {name: (value,) for name, value in BASE._asdict().items() if name != "key"}
     with pytest.raises(ValueError, match=message):
-        decoys._checked(False, 0.95, **(axes | axis))
+        decoys._checked(False, 0.95, "", (), **(axes | axis))
