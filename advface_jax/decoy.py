@@ -197,9 +197,8 @@ def lowered(
         networks.network(recogniser, "recogniser"),
         *(networks.network(one, f"shadows[{i}]") for i, one in enumerate(shadows)),
     )
-    return _protect_decoy.lower(
-        *given, keys, readers, dict.fromkeys(dataclasses.asdict(config), number)
-    )
+    numbers = dict.fromkeys(dataclasses.asdict(config), number)
+    return _protect_decoy.lower(*given, keys, readers, numbers)
 
 
 def _keys(key: jax.Array, batch: int) -> jax.Array:

@@ -16,7 +16,7 @@ from experiments.measure.compared import Case, called, case
 
 NAMES = ("Decoy", "Decoy with a key")
 DRAWN = 32
-"""Faces that decoys are mixed from: people whom no other part of the project draws."""
+"""Faces that decoys are mixed from; no other part of the project draws these people."""
 LEARNT = 60
 """Further drawn faces, of which the shadow recogniser is learnt."""
 BATCH = 20

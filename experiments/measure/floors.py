@@ -10,17 +10,9 @@ import jax.numpy as jnp
 from advface_jax.attacks import Attack
 from experiments.measure.compared import Case, recognised_by
 from experiments.measure.knowing import Builder, Known, World
+from experiments.measure.subjects import Images
 
 FLOORS = ("Ignorance (floor)", "Template (floor)")
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Same:
-    """What is stored is what is read."""
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return x
 
 
 @jax.tree_util.register_dataclass
@@ -36,7 +28,7 @@ class Always:
 
 def template(known: Known) -> Attack:
     """What Ψ(z) alone gives away, where it is all that is stored."""
-    return Attack("template", ("recogniser",), "identity", Same())
+    return Attack("template", ("recogniser",), "identity", Images())
 
 
 def picture(known: Known) -> Attack:
