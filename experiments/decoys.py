@@ -24,23 +24,17 @@ from advface_jax.decoy import DEFAULT, DecoyConfig
 from advface_jax.defenses import decoys as library
 from advface_jax.defenses.defense import EPSILON
 from experiments import plots
-from experiments.measure import (
-    competitors,
-    decoders,
-    decoy_cases,
-    decoy_linkers,
-    decoy_readings,
-    decoyed,
-    inputs,
-    judging,
-    key_families,
-)
-from experiments.measure.competitors import Competitor
-from experiments.measure.decoy_cases import Case
-from experiments.measure.decoy_readings import Measured
-from experiments.measure.decoy_rows import COLUMNS, HOW_TO_READ, floor, row
+from experiments.attack.public_faces import PublicFaces
+from experiments.decoy import cases as decoy_cases
+from experiments.decoy import competitors, key_families
+from experiments.decoy import linkers as decoy_linkers
+from experiments.decoy import readings as decoy_readings
+from experiments.decoy.cases import Case
+from experiments.decoy.competitors import Competitor
+from experiments.decoy.readings import Measured
+from experiments.decoy.rows import COLUMNS, HOW_TO_READ, floor, row
+from experiments.measure import decoders, decoyed, inputs, judging
 from experiments.measure.inputs import Inputs
-from experiments.measure.public_faces import PublicFaces
 from experiments.measure.results_file import Row, surroundings
 from experiments.measure.sample import OfSample, Sample
 from experiments.measure.table import Spent, Table, printed, publish

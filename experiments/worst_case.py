@@ -20,28 +20,19 @@ from tyro.conf import OmitArgPrefixes
 import advface_jax
 from advface_jax import checks, cli
 from advface_jax.defenses.defense import EPSILON
-from experiments import plots
-from experiments.measure import (
-    attackers,
-    case_rows,
-    decoders,
-    duetface_case,
-    floors,
-    inputs,
-    joining,
-    judging,
-    worst,
-)
-from experiments.measure.attacking import Photographs, attacked
-from experiments.measure.case_rows import Level
+from experiments.attack import attackers, case_rows, duetface_case, floors, frontier, joining
+from experiments.attack import rows as worst
+from experiments.attack.adaptive import HELD_OUT, Adaptive
+from experiments.attack.attacking import Photographs, attacked
+from experiments.attack.case_rows import Level
+from experiments.attack.knowing import STITCHED, Against, Builder, Known, World, built
+from experiments.attack.planned import Planned, plan
+from experiments.attack.public_faces import PublicFaces
+from experiments.attack.trained import full
+from experiments.measure import decoders, inputs, judging
 from experiments.measure.inputs import Inputs
-from experiments.measure.knowing import STITCHED, Against, Builder, Known, World, built
-from experiments.measure.planned import Planned, plan
-from experiments.measure.public_faces import PublicFaces
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
 from experiments.measure.table import Spent, Table, publish, setting
-from experiments.train.adaptive import HELD_OUT, Adaptive
-from experiments.train.attackers import full
 
 HOW_TO_READ = (
     "ACC: recognition, stored against stored and stored against an undefended photograph. Then the "
@@ -96,7 +87,7 @@ def main(
         none.
       defense: Further defences, as MODULE:FUNCTION: a function of the system that returns a
         Defense.
-      attack: Further attacks, likewise: a function of experiments.measure.knowing.Known that
+      attack: Further attacks, likewise: a function of experiments.attack.knowing.Known that
         returns an Attack, or None where it does not apply.
       attackers: light, or full: also R' of other decoders, of 100 and 1,000 pairs, from scratch and
         with the attacker's own S, pixels by gradient, linkers trained on names, and pictures drawn
@@ -219,7 +210,7 @@ def table(
         spent=Spent(earlier, time.monotonic() - began),
         remarks=(HOW_TO_READ, _attackers(world, epochs), setting(settings, rows[0])),
         pictures={
-            "worst_case.png": functools.partial(plots.worst_case, rows, largest),
+            "worst_case.png": functools.partial(frontier.worst_case, rows, largest),
             "leaderboard.md": functools.partial(worst.leaderboard, rows, largest, settings),
         },
         caption="The worst case over all attacks",

@@ -15,13 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = ("advface_jax", "experiments", "weights_convert")
 
-ROOMS = (
-    "measure",
-    "plots",
-    "train",
-    "benchmark",
-    "reproduction",
-)  # of experiments; a file is a command
+# Of experiments; a file is a command.
+ROOMS = ("measure", "plots", "train", "attack", "decoy", "benchmark", "reproduction")
 
 # Each room imports these of our modules, itself and no others; the longest matching room decides.
 MAY_IMPORT = {
@@ -89,6 +84,14 @@ MAY_IMPORT = {
         f"experiments.{room}": ("advface_jax", "experiments.measure", "experiments.plots")
         for room in ("train", "benchmark")
     },
+    "experiments.attack": (
+        "advface_jax",
+        "experiments.measure",
+        "experiments.plots",
+        "experiments.train",
+    ),
+    "experiments.decoy": ("advface_jax", "experiments.measure", "experiments.attack"),
+    "experiments.reproduction": ("advface_jax", "experiments.measure", "experiments.attack"),
     "weights_convert": ("advface_jax",),
 }
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-floor.lock")

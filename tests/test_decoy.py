@@ -15,7 +15,7 @@ import advface_jax
 from advface_jax import data, decoy, defenses, keys
 from advface_jax.decoy import DecoyConfig, keyed, protect_decoy
 from advface_jax.defenses import decoys
-from experiments.measure.decoy_cases import noisy
+from experiments.decoy.cases import noisy
 
 SHAPE = (6, 5, 4)
 LONG = DecoyConfig(steps=12, threshold=1)

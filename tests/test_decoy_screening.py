@@ -16,7 +16,9 @@ from advface_jax.attacks import linkers
 from advface_jax.decoy import keyed, lowered
 from advface_jax.models.compact import Compact
 from experiments import decoy_cost
-from experiments.measure import competitors, decoy_linkers, decoyed, key_families
+from experiments.decoy import competitors, key_families
+from experiments.decoy import linkers as decoy_linkers
+from experiments.measure import decoyed
 
 SHAPE = (9, 8, 4)
 Z = jnp.asarray(np.random.default_rng(0).uniform(size=(3, *SHAPE)), "f4")

@@ -10,9 +10,12 @@ from tables import given, is_picture, small_sample
 
 from advface_jax import System
 from experiments import decoys
-from experiments.measure import competitors, decoy_cases, decoy_readings, decoyed
-from experiments.measure.decoy_cases import Case
-from experiments.measure.public_faces import PublicFaces
+from experiments.attack.public_faces import PublicFaces
+from experiments.decoy import cases as decoy_cases
+from experiments.decoy import competitors
+from experiments.decoy import readings as decoy_readings
+from experiments.decoy.cases import Case
+from experiments.measure import decoyed
 from experiments.measure.table import publish
 
 BASE = Case(0.2, 1.0, 2, 1, 2)

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from advface_jax import data
-from experiments.train import drawer
+from experiments.attack import drawer
 
 
 def colours(images):

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from experiments import report
+from experiments.attack.rows import HARMS
 from experiments.measure import paper
 from experiments.measure.evaluation_sets import TITLES
-from experiments.measure.worst import HARMS
 from experiments.reproduction import ledger, ledger_page, paper_tables
 
 ROOT = Path(__file__).parents[1]

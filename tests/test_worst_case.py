@@ -16,24 +16,18 @@ from tables import given, is_picture, small_sample, written
 
 from advface_jax import attacks, data, defenses
 from experiments import worst_case
-from experiments.measure import (
-    attackers,
-    case_rows,
-    decoders,
-    decoyed,
-    duetface_case,
-    joining,
-    worst,
-)
-from experiments.measure.attacking import Photographs, attacked
+from experiments.attack import attackers, case_rows, duetface_case, joining
+from experiments.attack import rows as worst
+from experiments.attack.adaptive import Adaptive
+from experiments.attack.attacking import Photographs, attacked
+from experiments.attack.floors import FLOORS
+from experiments.attack.knowing import Known, World, built
+from experiments.attack.public_faces import PublicFaces
+from experiments.attack.trained import full
+from experiments.measure import decoders, decoyed
 from experiments.measure.compared import Case, case
-from experiments.measure.floors import FLOORS
-from experiments.measure.knowing import Known, World, built
-from experiments.measure.public_faces import PublicFaces
 from experiments.measure.sample import Ascent
 from experiments.measure.table import publish
-from experiments.train.adaptive import Adaptive
-from experiments.train.attackers import full
 
 FIELDS = {
     *("defence", "attack", "knows", "ssim", "psnr", "lpips", "type1", "type2"),
@@ -266,7 +260,7 @@ def test_the_front_has_what_nothing_beats():
 
 def test_sealing():
     pytest.importorskip("cryptography")
-    from experiments.measure import sealed
+    from experiments.attack import sealed
 
     feature = np.random.default_rng(0).random((2, 3, 4), np.float32)
     item = sealed.seal(feature, b"k" * 32, b"n" * 12)

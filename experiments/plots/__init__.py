@@ -2,7 +2,6 @@
 
 from experiments.plots.charts import ablations, noises, redraw, tradeoff, training
 from experiments.plots.drawing import pyplot
-from experiments.plots.frontier import worst_case
 from experiments.plots.pictures import reconstructions, transfer
 
 __all__ = [
@@ -14,5 +13,4 @@ __all__ = [
     "tradeoff",
     "training",
     "transfer",
-    "worst_case",
 ]

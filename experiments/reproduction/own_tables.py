@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from experiments.measure import worst
+from experiments.attack import rows as worst
 from experiments.measure.results_file import markdown
 from experiments.reproduction.ledger import Run
 from experiments.reproduction.paper_tables import METRICS, mean_of, shown, values

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advface_jax.attacks import Attack, cleaning, linkers, pictures, reading
-from experiments.measure.knowing import SIBLING, STITCHED, Against, Builder, Known, World
+from experiments.attack.knowing import SIBLING, STITCHED, Against, Builder, Known, World
 
 
 def paper(known: Known) -> Attack:

@@ -9,9 +9,9 @@ import numpy as np
 from advface_jax import metrics
 from advface_jax.attacks import Attack
 from advface_jax.data import Pairs
-from experiments.measure.attacking import Attacked, Read
+from experiments.attack.attacking import Attacked, Read
+from experiments.attack.floors import FLOORS
 from experiments.measure.compared import Case
-from experiments.measure.floors import FLOORS
 from experiments.measure.results_file import Row, markdown
 from experiments.measure.table_rows import verdicts
 

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import advface_jax
 from advface_jax import ProtectConfig, defenses
-from experiments.measure import attackers, decoyed, duetface_case, floors, joining, sealed
+from experiments.attack import attackers, duetface_case, floors, joining, sealed
+from experiments.attack.knowing import Builder, World
+from experiments.measure import decoyed
 from experiments.measure.compared import Case, case, of_features
 from experiments.measure.decoders import Models
-from experiments.measure.knowing import Builder, World
 
 
 class Planned(NamedTuple):

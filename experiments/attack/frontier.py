@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.measure.floors import FLOORS
+from experiments.attack.floors import FLOORS
+from experiments.attack.rows import GROUPS, front
 from experiments.measure.results_file import Row
-from experiments.measure.worst import GROUPS, front
 from experiments.plots.drawing import Named, label, pyplot, save
 
 PANELS = {"ssim": "SSIM of the best picture", "tar_far_1e-2": "people read, TAR at FAR 1e-2, %"}

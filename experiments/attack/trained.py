@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from advface_jax.attacks import Attack, linkers, pictures
-from experiments.measure.knowing import Builder, Known
-from experiments.train import drawer
-from experiments.train.adaptive import Adaptive
+from experiments.attack import drawer
+from experiments.attack.adaptive import Adaptive
+from experiments.attack.knowing import Builder, Known
 
 STEPS = 100  # of Adam over pixels
 FEW = (100, 1000)  # pairs, where there are more

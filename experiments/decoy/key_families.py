@@ -14,9 +14,9 @@ import numpy as np
 
 from advface_jax import defenses, metrics
 from advface_jax.data import Pairs
-from experiments.measure import decoy_readings
-from experiments.measure.decoy_cases import Case, World
-from experiments.measure.decoy_rows import unit
+from experiments.decoy import readings as decoy_readings
+from experiments.decoy.cases import Case, World
+from experiments.decoy.rows import unit
 from experiments.measure.results_file import Row
 
 FIXED, ATTACKER = 2, 8

@@ -8,8 +8,8 @@ import numpy as np
 
 from advface_jax import metrics
 from advface_jax.data import Pairs
-from experiments.measure.decoy_cases import NEAR, Case
-from experiments.measure.decoy_readings import Embeddings, Measured
+from experiments.decoy.cases import NEAR, Case
+from experiments.decoy.readings import Embeddings, Measured
 from experiments.measure.results_file import Row
 from experiments.measure.table import Column
 from experiments.measure.table_rows import replays

@@ -11,7 +11,7 @@ from jax import lax
 
 from advface_jax import System, ball
 from advface_jax.defenses import Defense
-from experiments.measure.decoy_cases import Case, World
+from experiments.decoy.cases import Case, World
 
 STEPS, RATE, RANK = 40, 0.01, 64
 """Of the ascents; of the decoder's own steps, in shares of a kernel's length; of the features."""

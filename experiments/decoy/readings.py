@@ -11,7 +11,7 @@ import numpy as np
 from advface_jax import attacks, metrics, networks, sharding
 from advface_jax.decoy import DEVIATION, Keyed, keyed
 from advface_jax.defenses import Defense, decoys
-from experiments.measure.decoy_cases import Case, World
+from experiments.decoy.cases import Case, World
 from experiments.measure.judging import folder_of, keep_arrays, kept_arrays
 
 AMPLIFIED = (2.0, 4.0, 8.0)

@@ -10,8 +10,8 @@ import numpy as np
 from advface_jax import System, attacks
 from advface_jax.attacks import linkers
 from advface_jax.data import Faces
-from experiments.measure.decoy_cases import World
-from experiments.measure.knowing import of_pixels
+from experiments.attack.knowing import of_pixels
+from experiments.decoy.cases import World
 
 NEARER = dataclasses.replace(linkers.TUNING, classifier_epochs=10, epochs=4, learning_rate=5e-5)
 

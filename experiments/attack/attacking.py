@@ -12,9 +12,9 @@ import numpy as np
 from advface_jax import metrics, sharding
 from advface_jax.attacks import Attack
 from advface_jax.data import Faces
+from experiments.attack.knowing import Against, World
 from experiments.measure.compared import Case, called
 from experiments.measure.judging import folder_of, keep_arrays, kept_arrays
-from experiments.measure.knowing import Against, World
 
 LIKENESS = ("ssim", "psnr", "mse")
 

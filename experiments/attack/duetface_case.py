@@ -8,10 +8,10 @@ import jax
 import advface_jax
 from advface_jax import defenses
 from advface_jax.attacks import Attack, pictures
-from experiments.measure.attackers import shown_to
+from experiments.attack.attackers import shown_to
+from experiments.attack.knowing import Against, Builder, Known
 from experiments.measure.channels import SOLVABLE, NotMeasured, read_duetface
 from experiments.measure.compared import Case, called
-from experiments.measure.knowing import Against, Builder, Known
 from experiments.measure.subjects import DuetFaceServer, Images, Solved
 
 NAME = "DuetFace"

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from advface_jax.attacks import Attack
+from experiments.attack.knowing import Builder, Known, World
 from experiments.measure.compared import Case, recognised_by
-from experiments.measure.knowing import Builder, Known, World
 from experiments.measure.subjects import Images
 
 FLOORS = ("Ignorance (floor)", "Template (floor)")

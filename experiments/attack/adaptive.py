@@ -14,9 +14,9 @@ from advface_jax.attacks import Attack, pictures
 from advface_jax.models import decoders
 from advface_jax.system import read_decoder, write_decoder
 from advface_jax.training import step, train
-from experiments.measure.case_rows import slug
+from experiments.attack.case_rows import slug
+from experiments.attack.knowing import Known
 from experiments.measure.decoders import digest
-from experiments.measure.knowing import Known
 from experiments.train.decoder import MEASURES, DecoderTraining
 from experiments.train.run import Place
 
