@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flat import promotion  # noqa: F401
 
+from advface_jax import attacks, data
 from advface_jax.attacks import cleaning, pictures, reading
 from advface_jax.attacks.stitching import stitch
 
@@ -113,6 +114,19 @@ def test_pixels_are_solved_from_features(world):
     seen = np.s_[:, 3:157:2, 3:157:2]  # what that E looks at
     np.testing.assert_allclose(picture[seen], faces[seen], atol=0.02)
     assert attack.cost == {"passes of E": 60}
+
+
+def test_a_drawn_face_comes_nearer_by_evolution(world):
+    extractor, _ = world
+    wanted = np.asarray(extractor(jnp.asarray(data.synthetic_faces(2, 1).images / np.float32(255))))
+
+    def apart(rounds: int) -> np.ndarray:
+        attack = attacks.evolved("drawn", extractor, parts=2, gallery=8, rounds=rounds, children=2)
+        return np.abs(np.asarray(extractor(jnp.asarray(attack(wanted)))) - wanted).mean((1, 2, 3))
+
+    assert (apart(6) < apart(1)).all() and (apart(6) < 0.15).all()
+    with pytest.raises(ValueError, match="rounds"):
+        attacks.evolved("drawn", extractor, rounds=0)
 
 
 def test_psi_alone_gives_a_picture_that_psi_takes_for_the_person(world):

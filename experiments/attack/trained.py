@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advface_jax.attacks import Attack, linkers, pictures
+from advface_jax import attacks
+from advface_jax.attacks import Attack, linkers, pictures, reading
 from experiments.attack import drawer
 from experiments.attack.adaptive import Adaptive
-from experiments.attack.knowing import Builder, Known
+from experiments.attack.knowing import SIBLING, Against, Builder, Known
 
 STEPS = 100  # of Adam over pixels
 FEW = (100, 1000)  # pairs, where there are more
@@ -42,6 +43,28 @@ def solved_for_psi(known: Known) -> Attack:
         first, knows = After(known.back, first), (*known.code, "recogniser")
     more = {"first": first, "recogniser": world.system.server, "steps": STEPS}
     return pictures.solved("pixels for Ψ", world.system.extractor, knows, **more)
+
+
+def evolved(known: Known) -> Attack:
+    """The mixture of two drawn faces whose features are nearest to what is stored."""
+    world = known.world
+    return attacks.evolved(
+        "drawn faces' parameters", world.system.extractor, parts=2, seed=world.seed + 2
+    )
+
+
+def moved_from_evolved(known: Known) -> Against:
+    """Which way the sibling's embedding moved from that face, another estimate of the start."""
+    world, face = known.world, evolved(known)
+    name = f"stitched {world.names[0]}, less the start by drawn faces"
+    moved = reading.moved(
+        name, world.sibling.server, (*SIBLING, "start"), before=world.on_z[0].stitch
+    )
+
+    def run(stored: Any) -> Any:
+        return moved.run(stored, _features(world.system.extractor, jnp.asarray(face.run(stored))))
+
+    return Against(Attack(name, SIBLING, "identity", run, face.cost), world.read_z[0])
 
 
 class Drawn:
@@ -98,10 +121,15 @@ def full(out: Path, epochs: int) -> list[Builder]:
         *(Adaptive(out, epochs, kind=kind) for kind in ("transrec", "resrec", "urec")),
         Adaptive(out, epochs, shadow="own"),
     ]
-    others = [solved, tuned, convolutional, solved_for_psi, Drawn()]
+    others = [solved, evolved, moved_from_evolved, tuned, convolutional, solved_for_psi, Drawn()]
     return [*(trained if epochs else []), *others]
 
 
 @jax.jit
 def _draw(drawer: Any, embedding: jax.Array) -> jax.Array:
     return drawer(embedding)
+
+
+@jax.jit
+def _features(extractor: Any, pictures: jax.Array) -> jax.Array:
+    return extractor(pictures)

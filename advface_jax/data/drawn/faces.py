@@ -74,12 +74,12 @@ def draw(seed: int, shots: Sequence[tuple[int, int]]) -> np.ndarray:
     images = np.empty((len(shots), SIZE, SIZE, 3), np.uint8)
     for row, (i, j) in enumerate(shots):
         rng = np.random.default_rng([seed, i, j])
-        images[row] = _render(draw_person(np.random.default_rng([seed, i])), draw_shot(rng), rng)
+        images[row] = render(draw_person(np.random.default_rng([seed, i])), draw_shot(rng), rng)
     return images
 
 
-def _render(p: Person, s: Shot, rng: np.random.Generator) -> np.ndarray:
-    """One picture, uint8 (160, 160, 3)."""
+def render(p: Person, s: Shot, rng: np.random.Generator) -> np.ndarray:
+    """One picture, uint8 (160,160,3); ``rng`` draws what lies behind, and the grain."""
     grid = ((np.arange(SIZE) + 0.5) / SIZE * 2 - 1).astype(np.float32)
     x, y = np.meshgrid(grid, grid)
     a, b = x - s.shift[0], y - s.shift[1]
