@@ -8,13 +8,14 @@ import pytest
 from networks import Pool, small_decoder, small_extractor
 from tables import given, is_picture, small_sample
 
-from advface_jax import System
+from advface_jax import System, data
 from experiments import decoys
 from experiments.attack.public_faces import PublicFaces
 from experiments.decoy import cases as decoy_cases
 from experiments.decoy import competitors
 from experiments.decoy import readings as decoy_readings
 from experiments.decoy.cases import Case
+from experiments.decoy.rows import row, unit
 from experiments.measure import decoyed
 from experiments.measure.table import publish
 
@@ -57,6 +58,26 @@ def test_noise_leaves_a_bias_and_moves_a_kernel():
     moved = decoy_cases.noisy(tree, 0.1, np.random.default_rng(0))
     np.testing.assert_array_equal(moved["bias"], tree["bias"])
     assert 0 < np.abs(moved["kernel"] - tree["kernel"]).max() < 1
+
+
+def test_tars_have_intervals_by_person():
+    rng = np.random.default_rng(0)
+    people = [f"{i // 2}" for i in range(80)]
+    centres = rng.normal(size=(40, 8)).repeat(2, 0)
+    faces, noise = (unit(centres + s * rng.normal(size=(80, 8))) for s in (0.3, 9.0))
+    read = {"recogniser": faces, "sibling": noise, "replayed": noise}
+    found = decoy_readings.Measured(read, np.ones(80), {"ssim": np.ones(80)}, faces, None)
+    drawn = data.Faces(
+        tuple(map(str, range(80))), tuple(people), np.zeros((80, 160, 160, 3), np.uint8)
+    )
+    over = data.make_pairs(drawn, folds=2)
+    line = row(
+        "Decoy", None, 0.3, found, {"recogniser": faces, "sibling": faces}, people, over, 0.95
+    )
+    for name in ("tar", "tar_sibling"):
+        low, high = line[f"{name}_ci"]
+        assert 0 <= low <= line[name] <= high <= 1 and low < high
+    assert line["tar"] > 0.5 > line["tar_sibling"]
 
 
 @pytest.mark.slow
