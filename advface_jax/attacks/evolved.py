@@ -20,16 +20,30 @@ GALLERY, ROUNDS, CHILDREN = 128, 12, 4
 _EXCHANGED = 0.3  # the share of a parent's parameters that a child has anew
 
 
-@dataclasses.dataclass(frozen=True)
-class _Drawn:
-    """A mixture of drawn faces: who they are, how they were taken, how much there is of each."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Face:
+    """Who it is, how it was taken, and the seed of what lies behind."""
 
-    faces: tuple[tuple[Person, Shot, int], ...]  # with the seed of what lies behind them
+    person: Person
+    shot: Shot
+    seed: int
+
+    @functools.cached_property
+    def picture(self) -> np.ndarray:
+        rng = np.random.default_rng(self.seed)
+        return render(self.person, self.shot, rng).astype(np.float32) / 255
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Mixture:
+    """Drawn faces, and how much there is of each."""
+
+    faces: tuple[_Face, ...]
     shares: np.ndarray
 
     @functools.cached_property
     def picture(self) -> np.ndarray:
-        return np.tensordot(self.shares, [_rendered(*face) for face in self.faces], 1)
+        return np.tensordot(self.shares, [face.picture for face in self.faces], 1)
 
 
 def evolved(
@@ -61,7 +75,7 @@ def evolved(
     net = networks.network(extractor, "extractor")
 
     @functools.cache
-    def first() -> tuple[list[_Drawn], np.ndarray]:
+    def first() -> tuple[list[_Mixture], np.ndarray]:
         rng = np.random.default_rng([seed, 0])
         drawn = [_random(rng, parts) for _ in range(gallery)]
         return drawn, np.concatenate(
@@ -88,26 +102,22 @@ def evolved(
     return Attack(name, tuple(knows), "picture", run, cost)
 
 
-def _rendered(person: Person, shot: Shot, seed: int) -> np.ndarray:
-    return render(person, shot, np.random.default_rng(seed)).astype(np.float32) / 255
+def _face(rng: np.random.Generator) -> _Face:
+    return _Face(draw_person(rng), draw_shot(rng), int(rng.integers(2**31)))
 
 
-def _face(rng: np.random.Generator) -> tuple[Person, Shot, int]:
-    return draw_person(rng), draw_shot(rng), int(rng.integers(2**31))
+def _random(rng: np.random.Generator, parts: int) -> _Mixture:
+    return _Mixture(tuple(_face(rng) for _ in range(parts)), rng.dirichlet(np.ones(parts)))
 
 
-def _random(rng: np.random.Generator, parts: int) -> _Drawn:
-    return _Drawn(tuple(_face(rng) for _ in range(parts)), rng.dirichlet(np.ones(parts)))
-
-
-def _child(rng: np.random.Generator, parent: _Drawn) -> _Drawn:
+def _child(rng: np.random.Generator, parent: _Mixture) -> _Mixture:
     """The parent with some parameters of one face, and by chance its shares, drawn anew."""
     at, fresh = int(rng.integers(len(parent.faces))), _face(rng)
-    person, shot, seed = parent.faces[at]
-    mixed = (_exchanged(rng, person, fresh[0]), _exchanged(rng, shot, fresh[1]), seed)
-    faces = (*parent.faces[:at], mixed, *parent.faces[at + 1 :])
+    old = parent.faces[at]
+    person, shot = _exchanged(rng, old.person, fresh.person), _exchanged(rng, old.shot, fresh.shot)
+    faces = (*parent.faces[:at], _Face(person, shot, old.seed), *parent.faces[at + 1 :])
     redrawn = rng.random() < _EXCHANGED
-    return _Drawn(faces, rng.dirichlet(np.ones(len(faces))) if redrawn else parent.shares)
+    return _Mixture(faces, rng.dirichlet(np.ones(len(faces))) if redrawn else parent.shares)
 
 
 def _exchanged(rng: np.random.Generator, old: Any, new: Any) -> Any:
@@ -115,7 +125,7 @@ def _exchanged(rng: np.random.Generator, old: Any, new: Any) -> Any:
     return dataclasses.replace(old, **{name: getattr(new, name) for name in names})
 
 
-def _features(net: Any, drawn: Sequence[_Drawn]) -> np.ndarray:
+def _features(net: Any, drawn: Sequence[_Mixture]) -> np.ndarray:
     return np.asarray(
         _extract(net, jnp.asarray(np.stack([one.picture for one in drawn]), jnp.float32))
     )
