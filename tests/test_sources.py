@@ -154,7 +154,7 @@ def test_unreadable_members_are_skipped_with_their_reason(tmp_path):
 
 
 def test_a_member_larger_than_any_image_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("advface_jax.data.formats.folders.MAX_BYTES", 1000)
+    monkeypatch.setattr("advface_jax.untrusted.IMAGE_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "f.zip", "w", zipfile.ZIP_DEFLATED) as out:
         out.writestr("a/1.jpg", bytes(1001))
         out.writestr("a/2.jpg", bytes(1000))
