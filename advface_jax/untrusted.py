@@ -177,11 +177,14 @@ def zip_errors() -> Iterator[None]:
         raise BadFile(str(error)) from error
 
 
-def open_zip(file: BinaryIO) -> zipfile.ZipFile:
+def open_zip(file: str | os.PathLike[str] | BinaryIO) -> zipfile.ZipFile:
     """An archive of at most ``ITEMS`` members; BadFile when its directory cannot be read."""
+    if isinstance(file, str | os.PathLike):
+        open_file(file, REC_BYTES).close()
     with zip_errors():
         archive = zipfile.ZipFile(file)
         if len(archive.infolist()) > ITEMS:
+            archive.close()
             raise BadFile(f"more than {ITEMS:,} members")
         return archive
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 OURS = ("advface_jax", "experiments", "weights_convert")
 
 # Of experiments; a file is a command.
-ROOMS = ("measure", "plots", "train", "attack", "decoy", "benchmark", "reproduction")
+ROOMS = ("measure", "plots", "train", "attack", "decoy", "benchmark", "reproduction", "fuzzing")
 
 # Each room imports these of our modules, itself and no others; the longest matching room decides.
 MAY_IMPORT = {
@@ -83,7 +83,6 @@ MAY_IMPORT = {
     ),
     "advface_jax.data": ("advface_jax.checks", "advface_jax.untrusted"),
     "experiments": ("advface_jax",),
-    "experiments.fuzzing": ("advface_jax", "weights_convert"),  # all readers of files
     **{f"experiments.{room}": ("advface_jax", "experiments.measure") for room in ROOMS},
     **{
         f"experiments.{room}": ("advface_jax", "experiments.measure", "experiments.plots")
@@ -96,6 +95,7 @@ MAY_IMPORT = {
         "experiments.train",
     ),
     "experiments.decoy": ("advface_jax", "experiments.measure", "experiments.attack"),
+    "experiments.fuzzing": ("advface_jax", "weights_convert"),  # all readers of files
     "experiments.reproduction": ("advface_jax", "experiments.measure", "experiments.attack"),
     "weights_convert": ("advface_jax",),
 }

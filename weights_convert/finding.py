@@ -5,7 +5,7 @@ import re
 import struct
 from pathlib import Path
 
-from advface_jax.untrusted import FILE_BYTES, BadFile, open_file, open_zip
+from advface_jax.untrusted import BadFile, open_file, open_zip
 from weights_convert.fetch import KNOWN
 from weights_convert.sources import tf_checkpoint
 
@@ -138,7 +138,7 @@ def kind_of(path: Path) -> str:
 
 def _kind_of_zip(path: Path) -> str:
     try:
-        with open_file(path, FILE_BYTES) as file, open_zip(file) as archive:
+        with open_zip(path) as archive:
             names = archive.namelist()
     except BadFile:
         return _KIND_OF.get(path.suffix.lower(), ".pt")  # its reader says how it is damaged

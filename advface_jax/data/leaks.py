@@ -175,8 +175,8 @@ def read_aliases(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
             rows = ((row.cells[pair[0]], row.cells[pair[1]]) for row in read_table(path, pair))
             return list(dict.fromkeys(r for r in rows if all(r) and r[1] != "-"))
     raise BadFile(
-        f"{path} has the columns {', '.join(columns)[:300] or '(none)'}; wanted identity1 and identity2, "
-        "or identity and lfw_lookalike, in a table with a header line"
+        f"{path} has the columns {', '.join(columns)[:300] or '(none)'}; wanted identity1 and "
+        "identity2, or identity and lfw_lookalike, in a table with a header line"
     )
 
 

@@ -96,9 +96,9 @@ def read_table(path: str | os.PathLike[str], wanted: Iterable[str]) -> list[Row]
     lacking = [column for column in wanted if plain(column) not in columns]
     if lacking:
         raise BadFile(
-            f"{path} has the columns {', '.join(filter(None, columns))[:300] or '(none)'} and lacks "
-            f"{', '.join(lacking)}: it must be a table with a header line, separated by tabs, "
-            "semicolons or commas"
+            f"{path} has the columns {', '.join(filter(None, columns))[:300] or '(none)'} and "
+            f"lacks {', '.join(lacking)}: it must be a table with a header line, separated by "
+            "tabs, semicolons or commas"
         )
     rows = []
     for number, line in enumerate(lines[at + 1 :], at + 2):

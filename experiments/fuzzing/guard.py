@@ -150,7 +150,10 @@ def _child(
         with contextlib.suppress(ValueError):  # its imports, once, outside of the count
             reader.read(Path(folder))
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    virtual = (
+        int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+        * resource.getpagesize()
+    )
     resource.setrlimit(resource.RLIMIT_AS, (virtual + MEMORY, resource.RLIM_INFINITY))
     for number in range(start, stop):
         shared[_CASE] = number

@@ -16,6 +16,10 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+from advface_jax import untrusted
+
+_MOST = 1 << 24  # bytes of what is unpacked here
+_DAMAGED = (ValueError, LookupError, struct.error, zlib.error, EOFError, OSError, RecursionError)
 Files = dict[str, bytes]
 """Names in a folder and contents: one case."""
 
@@ -54,8 +58,7 @@ def damaged(rng: random.Random, data: bytes, words: tuple[bytes, ...], other: by
             if re.match(begins, data, re.DOTALL):
                 try:
                     return inside(rng, data, words)
-                except (ValueError, KeyError, IndexError, struct.error, zlib.error, EOFError,
-                        zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError):  # fmt: skip
+                except _DAMAGED:
                     break  # damaged so much already that only blind damage is left
     return blind(rng, data, words, other)
 
@@ -99,8 +102,9 @@ def blind(rng: random.Random, data: bytes, words: tuple[bytes, ...], other: byte
 
 
 def _zip(rng: random.Random, data: bytes, words: tuple[bytes, ...]) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    with untrusted.open_zip(io.BytesIO(data)) as archive:
+        entries = archive.infolist()
+        members = [(one.filename, untrusted.read_member(archive, one, _MOST)) for one in entries]
     at = rng.randrange(len(members))
     name, content = members[at]
     match rng.randrange(10):

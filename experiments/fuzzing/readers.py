@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from advface_jax.untrusted import BadFile
 from experiments.fuzzing import seeds
 from experiments.fuzzing.mutate import Files
 
@@ -61,8 +63,11 @@ def _weights() -> list[Reader]:
         wanted = hashlib.sha256(b"hello").hexdigest()
         fetch.take_member(folder / "w", "model/w.h5", wanted, folder / "taken")
 
-    pickles = (b"(", b")", b"]", b"}", b"t", b"e", b"u", b"s", b"R", b"b", b"Q", b"h\0", b"q\0", b"\x81",
-               b"\x93", b"\x94", b"cos\nsystem\n", b"\x8a\xff", b"K\xff", b"X\4\0\0\0name", b"\x85", b"\x86", b"0", b"2")  # fmt: skip
+    pickles = (
+        *(b"(", b")", b"]", b"}", b"t", b"e", b"u", b"s", b"R", b"b", b"Q", b"h\0", b"q\0", b"0"),
+        *(b"\x81", b"\x85", b"\x86", b"\x8a\xff", b"\x93", b"\x94", b"K\xff", b"2"),
+        *(b"X\4\0\0\0name", b"cos\nsystem\n"),
+    )
     return [
         Reader("pt", seeds.torch_zip, lambda f: torch_file.read(f / "w"), QUICK, pickles),
         Reader("pt-legacy", seeds.torch_legacy, lambda f: torch_file.read(f / "w"), QUICK, pickles),
@@ -139,12 +144,8 @@ def _packs() -> list[Reader]:
 
 
 def _refusable(read: Callable[[], object]) -> None:
-    from advface_jax.untrusted import BadFile
-
-    try:
+    with contextlib.suppress(BadFile):
         read()
-    except BadFile:
-        pass
 
 
 def _images() -> list[Reader]:

@@ -372,10 +372,10 @@ def feature_set() -> list[Files]:
         shard = reading.shard_file(path, 0)
         beside = {"bytes": shard.stat().st_size, "records": 2, "labels": ["1", "2"], "names": None}
         beside["sha256"] = hashlib.sha256(shard.read_bytes()).hexdigest()
-        shard.with_suffix(".json").write_text(json.dumps(beside))
+        shard.with_suffix(".json").write_text(json.dumps(beside), encoding="utf-8")
         card = {"format": reading.FORMAT, "shape": list(reading.SHAPE), "dtype": "f32"}
         card |= {"shards": 1, "records": 2}
-        (path / "card.json").write_text(json.dumps(card))
+        (path / "card.json").write_text(json.dumps(card), encoding="utf-8")
 
     return [
         written("w", lambda path, o=options: write(path, o))

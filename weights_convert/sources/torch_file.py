@@ -138,8 +138,8 @@ def _tensors(described: Any) -> dict[str, Tensor]:
         named, key = isinstance(key, str), _short(key)
         if isinstance(value, Made):
             raise Refused(
-                f"its entry {key!r:.200} is made by {value.name!r}, which a state dict does not need; "
-                "nothing was run"
+                f"its entry {key!r:.200} is made by {value.name!r:.200}, which a state dict does "
+                "not need; nothing was run"
             )
         if not named or not isinstance(value, Tensor):
             raise BadFile(f"entry {key!r:.200} is not a named tensor; wanted a plain state dict")

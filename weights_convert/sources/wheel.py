@@ -24,11 +24,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """Every tensor of the three networks, as ``pnet.conv1.weight``."""
     arrays: dict[str, np.ndarray] = {}
     remedy = "give facenet_pytorch-2.6.0-py3-none-any.whl, or the name mtcnn to fetch it"
-    with (
-        explained(path, "facenet-pytorch's wheel", remedy),
-        untrusted.open_file(path, untrusted.FILE_BYTES) as file,
-        untrusted.open_zip(file) as archive,
-    ):
+    with explained(path, "facenet-pytorch's wheel", remedy), untrusted.open_zip(path) as archive:
         for name, wanted in MEMBERS.items():
             member = f"facenet_pytorch/data/{name}.pt"
             data = untrusted.read_member(archive, untrusted.member(archive, member), _MOST)

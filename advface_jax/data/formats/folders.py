@@ -15,7 +15,6 @@ from advface_jax.data.naming import NOT_READ, SUFFIXES
 from advface_jax.data.records import Skips, Source, unsafe
 from advface_jax.untrusted import BadFile
 
-_ARCHIVE = 1 << 50  # bytes of an archive, of which only its directory and what is asked for is read
 _NOBODYS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN"}  # folders that systems make for themselves
 
 
@@ -28,7 +27,7 @@ def open_folder(root: Path) -> Source:
 def open_zip(path: Path) -> Source:
     """The images of an archive; ValueError when its directory cannot be read."""
     try:
-        with untrusted.open_file(path, _ARCHIVE) as file, untrusted.open_zip(file) as archive:
+        with untrusted.open_zip(path) as archive:
             members, skipped = _members(archive)
     except BadFile as error:
         raise BadFile(f"{path} cannot be read as a zip archive: {error}") from error
@@ -78,7 +77,11 @@ class _Folder:
     def __call__(self, name: str) -> bytes:
         if unsafe(name):
             raise BadFile(f"{name} leads out of its folder")
-        return untrusted.read_bytes(os.path.join(self.root, name), untrusted.IMAGE_BYTES)
+        path = os.path.join(self.root, name)
+        try:
+            return untrusted.read_bytes(path, untrusted.IMAGE_BYTES)
+        except BadFile as error:  # a reason is the same wherever the folder lies
+            raise BadFile(str(error).removeprefix(f"{path} ")) from None
 
 
 def _walk(root: Path, skipped: list[tuple[str, str]]) -> list[str]:
@@ -140,7 +143,7 @@ class _Zip:
     def __call__(self, name: str) -> bytes:
         me = os.getpid()  # after a fork the parent's file position is not ours to move
         if me not in self.opened:
-            archive = untrusted.open_zip(untrusted.open_file(self.path, _ARCHIVE))
+            archive = untrusted.open_zip(self.path)
             self.opened = {me: (archive, _members(archive)[0])}
         archive, members = self.opened[me]
         if name not in members:

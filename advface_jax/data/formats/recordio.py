@@ -73,7 +73,9 @@ def read_image(path: str | os.PathLike[str], offset: int) -> bytes:
     """The encoded image of the record at an offset; ValueError when it is not whole."""
     with open_file(path, REC_BYTES) as file:  # opened anew: threads and forks share no position
         record = read_record(file, offset)
-        if not 0 < record.length <= IMAGE_BYTES:
+        if not record.length:
+            raise BadFile("a record without an image")
+        if record.length > IMAGE_BYTES:
             raise BadFile(f"a record with {record.length:,} bytes of an image")
         data = file.read(record.length)
     if len(data) < record.length:
