@@ -47,6 +47,8 @@ TEXT_BYTES = 256 << 20
 """Of a list, a table or a report."""
 INDEX_BYTES = 1 << 30
 """Of the .idx beside a .rec: sixty million images."""
+CHUNK_BYTES = 256 << 20
+"""Of a chunk of records in a shard, unpacked: more than a hundred and sixty features."""
 REC_BYTES = 1 << 50
 """Of a .rec, of which only what the .idx points at is read."""
 ITEMS = 1 << 20
@@ -117,8 +119,8 @@ def open_file(path: str | os.PathLike[str], most: int) -> BinaryIO:
 
 def read_bytes(path: str | os.PathLike[str], most: int = FILE_BYTES) -> bytes:
     """The contents of a regular file; errors of ``open_file``."""
-    with open_file(path, most) as file:
-        data = file.read(most + 1)
+    with open_file(path, most) as file:  # a read allocates all that it is asked for
+        data = file.read(os.fstat(file.fileno()).st_size + 1)
     if len(data) > most:  # it grew meanwhile
         raise BadFile(f"{path} has more than {most:,} bytes")
     return data

@@ -30,7 +30,7 @@ COLUMNS = (
     Column("slowest s", "slowest_s", 1, 2),
     Column("most MB", "mb", 1, 0),
 )
-_MOST_KEPT = 20  # findings of a reader whose files are kept
+_MOST_SHOWN = 20  # findings of a reader that are printed, and whose files are kept
 
 
 def main(
@@ -110,8 +110,8 @@ def _row(reader: readers.Reader, seed: int, cases: int, out: Path) -> dict[str, 
     shown = 0
     for new in guard.fuzz(reader, seed, min(old.cases, cases), cases):
         for finding in new.findings[shown:]:
-            kept = len(old.findings) + shown < _MOST_KEPT
-            _show(reader, seed, finding, out / "findings" if kept else None)
+            if len(old.findings) + shown < _MOST_SHOWN:
+                _show(reader, seed, finding, out / "findings")
             shown += 1
         both = _together(old, new)
         state.write_text(json.dumps(dataclasses.asdict(both), indent=1), encoding="utf-8")
@@ -142,16 +142,11 @@ def _together(a: guard.Counts, b: guard.Counts) -> guard.Counts:
     )
 
 
-def _show(reader: readers.Reader, seed: int, finding: guard.Finding, into: Path | None) -> None:
-    where = ""
-    if into is not None:
-        folder = into / f"{reader.name}-{seed}-{finding.case}"
-        guard.write(folder, guard.case(reader, seed, finding.case))
-        where = f"; kept in {folder}"
-    text = (
-        f"{reader.name} {finding.case}: {finding.kind}: {finding.detail} ({finding.place}){where}"
-    )
-    cli.console.print(text, markup=False, soft_wrap=True)
+def _show(reader: readers.Reader, seed: int, finding: guard.Finding, into: Path) -> None:
+    folder = into / f"{reader.name}-{seed}-{finding.case}"
+    guard.write(folder, guard.case(reader, seed, finding.case))
+    what = f"{finding.kind}: {finding.detail} ({finding.place}); kept in {folder}"
+    cli.console.print(f"{reader.name} {finding.case}: {what}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

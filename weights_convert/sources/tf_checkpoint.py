@@ -6,6 +6,7 @@ place in the data files.
 
 import contextlib
 import glob
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +163,8 @@ def _variable(entry: wire.Message, contents: list[BinaryIO], room: Room) -> np.n
     start, shard = entry.number(4), entry.number(3)
     if entry.number(5) != size or shard >= len(contents) or start >= _DATA:
         raise BadFile(f"an entry that does not fit: {entry.number(5):,} bytes at {start:,}")
+    if os.fstat(contents[shard].fileno()).st_size < start + size:
+        raise BadFile("its data file is too short")
     contents[shard].seek(start)
     data = contents[shard].read(size)
     if len(data) != size:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from advface_jax.data.feature_sets import chunks
 from advface_jax.untrusted import JSON_BYTES, BadFile, parse_json, read_bytes
 
 SHAPE = (77, 77, 64)
@@ -103,6 +104,7 @@ class FeatureSet:
         file = shard_file(self.folder, shard)
         try:
             if shard not in self._readers:
+                chunks.check(file)
                 self._readers[shard] = array_record()[1].ArrayRecordDataSource(str(file))
             return self._readers[shard][i - starts[shard]]
         except Exception as error:  # array_record raises RuntimeError and IndexError

@@ -75,12 +75,12 @@ def read_image(path: str | os.PathLike[str], offset: int) -> bytes:
         record = read_record(file, offset)
         if not record.length:
             raise BadFile("a record without an image")
+        there = os.fstat(file.fileno()).st_size - record.start
+        if there < record.length:
+            raise BadFile(f"the .rec is cut short: {there:,} of {record.length:,} bytes are there")
         if record.length > IMAGE_BYTES:
             raise BadFile(f"a record with {record.length:,} bytes of an image")
-        data = file.read(record.length)
-    if len(data) < record.length:
-        raise BadFile(f"the .rec is cut short: {len(data)} of {record.length} bytes are there")
-    return data
+        return file.read(record.length)
 
 
 def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
