@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from advface_jax import runtime
+from advface_jax.untrusted import JSON_BYTES, BadFile, Room, parse_json, read_bytes
 
 Tree = dict[str, Any]
 
@@ -165,31 +166,52 @@ def restore(directory: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
     if not path.exists() and _aside(path).exists():
         path = _aside(path)  # a save was killed between its two renames
     if not path.is_dir():
-        raise ValueError(
+        raise BadFile(
             f"no checkpoint folder at {path}; make one with `python -m weights_convert`, "
             "or by training"
         )
     if not (path / "card.json").is_file() or not (path / "arrays").is_dir():
-        raise ValueError(
+        raise BadFile(
             f"{path} is not a checkpoint: wanted card.json and arrays/ in it; give another folder"
         )
     try:
-        card = json.loads((path / "card.json").read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path / 'card.json'} is not JSON ({error}); save it again") from error
-    if not isinstance(card, dict):
-        raise ValueError(f"{path / 'card.json'} holds {type(card).__name__}, wanted an object")
+        card = parse_json(read_bytes(path / "card.json", JSON_BYTES))
+    except BadFile as error:
+        raise BadFile(f"{path / 'card.json'}: {error}; save it again") from error
     _needs_backend(f"{path} was not read")
     try:
         with _orbax() as checkpointer:
+            _bounded(checkpointer.metadata(path / "arrays").item_metadata)
             tree = checkpointer.restore(path / "arrays")
-    except MemoryError:
+    except (MemoryError, BadFile):
         raise
     except Exception as error:  # Orbax and TensorStore raise many kinds, with pages of text
         if reason := _system_reason(error):
             raise ValueError(f"the arrays of {path} cannot be read: {reason}") from error
-        raise ValueError(
+        raise BadFile(
             f"the arrays of {path} cannot be read ({_first_line(error)}); the checkpoint is "
             "damaged: make it again (in the cache folder: delete it, and it is fetched again)"
         ) from error
-    return nest({name: np.asarray(value) for name, value in flatten(tree).items()}), card
+    return _sound(path, tree), card
+
+
+def _bounded(metadata: Any) -> None:
+    """BadFile where the arrays that a checkpoint claims are too large."""
+    import jax
+
+    room = Room()
+    for leaf in jax.tree.leaves(metadata):
+        room.count()
+        shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
+        if shape is not None and dtype is not None:
+            room.take(shape, np.dtype(dtype).itemsize)
+
+
+def _sound(path: Path, tree: Any) -> Tree:
+    """The tree with NumPy's arrays, and with names alone as its keys."""
+    try:
+        if not isinstance(tree, Mapping):
+            raise BadFile(f"a {type(tree).__name__} where a tree should be")
+        return nest({name: np.asarray(value) for name, value in flatten(tree).items()})
+    except ValueError as error:
+        raise BadFile(f"the arrays of {path}: {error}; save it again") from error

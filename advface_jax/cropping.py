@@ -21,6 +21,7 @@ from advface_jax.data import crops
 from advface_jax.data.records import Source, unsafe
 from advface_jax.data.threads import in_order
 from advface_jax.detection import Detections, DetectorConfig
+from advface_jax.untrusted import TEXT_BYTES, BadFile, read_bytes, read_json
 
 REPORT, CARD = "crops.tsv", "crops.json"
 CROPPED = "cropped"
@@ -88,14 +89,16 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 def read_report(out: Path) -> list[Row]:
     """The rows of a folder's crops.tsv, but for a last one that a kill cut short; or ValueError."""
     try:
-        text = (out / REPORT).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+        text = read_bytes(out / REPORT, TEXT_BYTES).decode("utf-8", "replace")
+    except BadFile:
+        if (out / REPORT).exists():
+            raise
         return []
     whole = text[: text.rfind("\n") + 1]
     try:
         lines = list(csv.reader(io.StringIO(whole), "excel-tab"))
     except csv.Error as error:
-        raise ValueError(f"{out / REPORT} is damaged ({error}): remove it to crop anew") from error
+        raise BadFile(f"{out / REPORT} is damaged ({error}): remove it to crop anew") from error
     return [Row(*line) for line in lines[1:] if len(line) == len(COLUMNS)]
 
 
@@ -162,9 +165,9 @@ def _claim(out: Path, config: CropConfig, origin: Mapping[str, Any]) -> None:
     card = {**dataclasses.asdict(config), **origin, "version": _VERSION}
     if (out / CARD).is_file():
         try:
-            made = dict(json.loads((out / CARD).read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
-            raise ValueError(f"{out / CARD} is damaged; crop into another folder") from None
+            made = read_json(out / CARD)
+        except BadFile:
+            raise BadFile(f"{out / CARD} is damaged; crop into another folder") from None
         made.setdefault("version", 1)
         differing = [k for k in sorted(card | made) if card.get(k) != made.get(k)]
         if differing:

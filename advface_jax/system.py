@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import jax
 import numpy as np
@@ -19,7 +19,9 @@ from jax.typing import ArrayLike
 
 from advface_jax import checkpoint, checks, networks, weights
 from advface_jax.models import decoders, facenet, files, sface, state
+from advface_jax.untrusted import BadFile
 
+M = TypeVar("M", bound=nnx.Module)
 Role = Literal["shadow", "attacker"]
 KNOWN = ("facenet-512-q8", "facenet-128", "vggface2", "casia-webface")
 ASSETS = Path(__file__).parent / "assets" / "decoders"  # a folder for each recogniser
@@ -209,7 +211,7 @@ def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True
         )
     if card.get("kind") == "sface":
         arrays = checkpoint.flatten(tree)
-        return System(state.fill(lambda: sface.SFace(rngs=nnx.Rngs(0)), arrays), card)
+        return System(_filled(source, lambda: sface.SFace(rngs=nnx.Rngs(0)), arrays), card)
     fields = ("embedding_size", "standardization", "folded", "classes")
     lacking = {*fields, "sha256"} - card.keys()
     if lacking:
@@ -217,10 +219,27 @@ def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True
             f"{source} is a checkpoint of something else (its card lacks "
             f"{', '.join(sorted(lacking))}); wanted one of `python -m weights_convert`"
         )
-    config = facenet.FaceNetConfig(**{name: card[name] for name in fields})
+    config = _config(source, {name: card[name] for name in fields})
     arrays = checkpoint.flatten(tree)
-    network = state.fill(lambda: facenet.InceptionResNetV1(config, rngs=nnx.Rngs(0)), arrays)
+    network = _filled(source, lambda: facenet.InceptionResNetV1(config, rngs=nnx.Rngs(0)), arrays)
     return System(facenet.fold_batch_norm(network) if fold else network, card)
+
+
+_LARGEST = 1 << 20  # numbers of an embedding, classes of a recogniser
+
+
+def _config(source: str | os.PathLike[str], fields: Mapping[str, Any]) -> facenet.FaceNetConfig:
+    """The config in a recogniser's card; BadFile for values that no recogniser has."""
+    size, classes = fields["embedding_size"], fields["classes"]
+    numbers = [n for n in (size, classes) if n is not None]
+    if (
+        size is None
+        or any(type(n) is not int or not 1 <= n <= _LARGEST for n in numbers)
+        or fields["standardization"] not in ("fixed", "whiten")
+        or type(fields["folded"]) is not bool
+    ):
+        raise BadFile(f"{source} has a card that no recogniser has: {str(dict(fields))[:300]}")
+    return facenet.FaceNetConfig(**fields)
 
 
 def _called(module: str, function: str) -> System:
@@ -270,13 +289,23 @@ def read_decoder(
     arrays, card, config = files.read(
         path, "decoder", lambda card: decoders.read_config(card["config"])
     )
+    texts = {"weights", "weights_sha256", "defense"} & card.keys()
+    if any(not isinstance(card[name], str | None) for name in texts):
+        raise BadFile(f"{path} has a card whose weights or defense are no names")
     made_for = card.get("defense", "none")
     if defense is not None and defense != made_for:
-        raise ValueError(
+        raise BadFile(
             f"{path} decodes {_stored(made_for)}; wanted a decoder of {_stored(defense)}: train "
             f"one with `python -m experiments.train_decoder --defense {defense} …`"
         )
-    return state.fill(lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), arrays), card
+    return _filled(path, lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), arrays), card
+
+
+def _filled(path: str | os.PathLike[str], build: Callable[[], M], arrays: Mapping) -> M:
+    try:
+        return state.fill(build, arrays)
+    except ValueError as error:
+        raise BadFile(f"{path}: {str(error)[:2000]}") from error
 
 
 def _stored(defense: str) -> str:

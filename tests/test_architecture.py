@@ -16,13 +16,17 @@ ROOT = Path(__file__).parents[1]
 OURS = ("advface_jax", "experiments", "weights_convert")
 
 # Of experiments; a file is a command.
-ROOMS = ("measure", "plots", "train", "attack", "decoy", "benchmark", "reproduction")
+ROOMS = ("measure", "plots", "train", "attack", "decoy", "benchmark", "reproduction", "fuzzing")
 
 # Each room imports these of our modules, itself and no others; the longest matching room decides.
 MAY_IMPORT = {
     "advface_jax": ("advface_jax",),
     "advface_jax.checks": (),
-    "advface_jax.checkpoint": ("advface_jax.runtime",),  # whether JAX has a backend
+    "advface_jax.untrusted": (),  # a leaf for all readers of files
+    "advface_jax.checkpoint": (
+        "advface_jax.runtime",
+        "advface_jax.untrusted",
+    ),  # whether JAX has a backend
     "advface_jax.metrics": ("advface_jax.checks",),
     "advface_jax.sharding": (),
     "advface_jax.networks": (),
@@ -31,7 +35,7 @@ MAY_IMPORT = {
     "advface_jax.gradient": ("advface_jax.ball", "advface_jax.checks"),
     "advface_jax.runtime": ("advface_jax.sharding",),
     "advface_jax.cli": ("advface_jax.runtime",),
-    "advface_jax.models": ("advface_jax.checks",),
+    "advface_jax.models": ("advface_jax.checks", "advface_jax.untrusted"),
     "advface_jax.models.layers": ("advface_jax.models.fast.convolution",),
     "advface_jax.models.fast": ("advface_jax.models", "advface_jax.sharding"),
     "advface_jax.models.fast.convolution": (
@@ -77,7 +81,7 @@ MAY_IMPORT = {
         "advface_jax.models",
         "advface_jax.weights",
     ),
-    "advface_jax.data": ("advface_jax.checks",),
+    "advface_jax.data": ("advface_jax.checks", "advface_jax.untrusted"),
     "experiments": ("advface_jax",),
     **{f"experiments.{room}": ("advface_jax", "experiments.measure") for room in ROOMS},
     **{
@@ -91,6 +95,7 @@ MAY_IMPORT = {
         "experiments.train",
     ),
     "experiments.decoy": ("advface_jax", "experiments.measure", "experiments.attack"),
+    "experiments.fuzzing": ("advface_jax", "weights_convert"),  # all readers of files
     "experiments.reproduction": ("advface_jax", "experiments.measure", "experiments.attack"),
     "weights_convert": ("advface_jax",),
 }

@@ -8,12 +8,15 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from advface_jax.untrusted import FILE_BYTES, ITEMS, BadFile, open_file
 from advface_jax.weights import cache_dir
 
+_ARCHIVE = 1 << 32  # bytes of a source archive
 Standardization = Literal["fixed", "whiten"]
 
 
@@ -181,14 +184,21 @@ def take_member(archive: Path, member: str, wanted: str, target: Path) -> None:
     Only ``target`` is written: names in the archive never become paths.
     """
     try:
-        with tarfile.open(archive, "r:gz") as tar:
-            found = [m for m in tar if m.isfile() and m.name.partition("/")[2] == member]
+        with open_file(archive, _ARCHIVE) as file, tarfile.open(fileobj=file, mode="r:gz") as tar:
+            found = []
+            for number, m in enumerate(tar):
+                if number > ITEMS:
+                    raise BadFile(f"{archive.name} holds more than {ITEMS:,} members")
+                if m.isfile() and m.name.partition("/")[2] == member:
+                    found.append(m)
             source = tar.extractfile(found[0]) if len(found) == 1 else None
             if source is None:
-                raise ValueError(f"{archive.name} holds {len(found)} files {member!r}, wanted one")
+                raise BadFile(f"{archive.name} holds {len(found)} files {member!r}, wanted one")
             _copy_checked(source, wanted, target, f"{member} in {archive.name}")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{archive.name} cannot be unpacked ({error}); fetch it again") from error
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # of the disk, not of the archive
+        raise BadFile(f"{archive.name} cannot be unpacked ({error}); fetch it again") from error
 
 
 def _copy_checked(source: IO[bytes], wanted: str, target: Path, label: str) -> None:
@@ -200,8 +210,10 @@ def _copy_checked(source: IO[bytes], wanted: str, target: Path, label: str) -> N
             while block := source.read(1 << 20):
                 digest.update(block)
                 out.write(block)
+                if out.tell() > FILE_BYTES:
+                    raise BadFile(f"{label} has more than {FILE_BYTES:,} bytes")
         if digest.hexdigest() != wanted:
-            raise ValueError(f"{label} has sha256 {digest.hexdigest()}, wanted {wanted}")
+            raise BadFile(f"{label} has sha256 {digest.hexdigest()}, wanted {wanted}")
         os.replace(part, target)
     finally:
         Path(part).unlink(missing_ok=True)

@@ -3,9 +3,9 @@
 import os
 import re
 import struct
-import zipfile
 from pathlib import Path
 
+from advface_jax.untrusted import BadFile, open_file, open_zip
 from weights_convert.fetch import KNOWN
 from weights_convert.sources import tf_checkpoint
 
@@ -21,6 +21,7 @@ ENDINGS = {  # how files of each kind end
 }
 _KIND_OF = {ending: kind for kind, endings in ENDINGS.items() for ending in endings}
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first pickle of PyTorch before 1.6
+_MOST = 1 << 40  # bytes of a file whose beginning is looked at
 _NO_WEIGHTS = (
     (b"version https://git-lfs", "a pointer of Git LFS; fetch the file itself (git lfs pull)"),
     (b"<!doctype", "a web page; the download was answered with one: fetch the file in a browser"),
@@ -51,29 +52,30 @@ def find(path: str | os.PathLike[str]) -> tuple[Path, str]:
         path = named
     whole = path.with_name(re.sub(r"\.(meta|data-\d+-of-\d+)$", ".index", path.name))
     if whole != path and not whole.is_file():
-        raise ValueError(f"{path}: beside it {whole.name} is missing, which lists its variables")
+        raise BadFile(f"{path}: beside it {whole.name} is missing, which lists its variables")
     return whole, kind_of(whole)
 
 
 def _in_folder(folder: Path) -> Path:
     if (folder / "card.json").is_file():
-        raise ValueError(f"{folder} is a checkpoint already: load it by that path")
+        raise BadFile(f"{folder} is a checkpoint already: load it by that path")
     if (folder / "saved_model.pb").is_file():
         if (folder / "variables" / "variables.index").is_file():
             return folder / "variables" / "variables.index"
-        raise ValueError(f"{folder}: its saved model has no variables/variables.index beside it")
+        raise BadFile(f"{folder}: its saved model has no variables/variables.index beside it")
     if (folder / "checkpoint").is_file() and (named := _latest(folder / "checkpoint")):
         return named
     found = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in _KIND_OF and p.is_file()]
     if len(found) != 1:
         names = f"{len(found)} ({', '.join(p.name for p in found[:9])})" if found else "none"
-        raise ValueError(f"{folder}: wanted one weight file in this folder, found {names}")
+        raise BadFile(f"{folder}: wanted one weight file in this folder, found {names}")
     return found[0]
 
 
 def _latest(listing: Path) -> Path | None:
     """The checkpoint that TensorFlow's file ``checkpoint`` names, where it lies beside it."""
-    text = listing.read_bytes()[:10_000].decode("utf-8", "replace")
+    with open_file(listing, _MOST) as file:
+        text = file.read(10_000).decode("utf-8", "replace")
     match = re.search(r'^model_checkpoint_path: "(.+)"', text, re.MULTILINE)
     if match is None:
         return None
@@ -90,12 +92,10 @@ def _completed(path: Path) -> Path:
     beside = [path.with_name(path.name + ending) for ending in _KIND_OF] if path.name else []
     found = [file for file in beside if file.is_file()]
     if len(found) > 1:
-        raise ValueError(f"{path}: there are {', '.join(file.name for file in found)}; give one")
+        raise BadFile(f"{path}: there are {', '.join(file.name for file in found)}; give one")
     if not found:
         names = ", ".join(KNOWN)
-        raise ValueError(
-            f"{path}: no such file, seen from {Path.cwd()}, and no known name ({names})"
-        )
+        raise BadFile(f"{path}: no such file, seen from {Path.cwd()}, and no known name ({names})")
     return found[0]
 
 
@@ -105,16 +105,16 @@ def kind_of(path: Path) -> str:
     Raises:
       ValueError: what is no weight file, or of a format that is not read.
     """
-    with open(path, "rb") as file:
+    with open_file(path, _MOST) as file:
         head = file.read(300)
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - 8, 0))
         tail = file.read(8)
     if not head:
-        raise ValueError(f"{path}: an empty file; fetch it again")
+        raise BadFile(f"{path}: an empty file; fetch it again")
     for start, what in _NO_WEIGHTS:
         if head.lower().startswith(start.lower()):
-            raise ValueError(f"{path}: {what}")
+            raise BadFile(f"{path}: {what}")
     if head.startswith(b"PK\3\4"):
         return _kind_of_zip(path)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
@@ -129,7 +129,7 @@ def kind_of(path: Path) -> str:
         return ".safetensors"
     kind = _KIND_OF.get(path.suffix.lower())
     if kind is None:
-        raise ValueError(
+        raise BadFile(
             f"{path}: unknown ending {path.suffix!r}, and contents of no known kind; wanted one of "
             + ", ".join(_KIND_OF)
         )
@@ -138,9 +138,9 @@ def kind_of(path: Path) -> str:
 
 def _kind_of_zip(path: Path) -> str:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:
+    except BadFile:
         return _KIND_OF.get(path.suffix.lower(), ".pt")  # its reader says how it is damaged
     if any(name.rpartition("/")[2] == "data.pkl" for name in names):
         return ".pt"
@@ -149,5 +149,5 @@ def _kind_of_zip(path: Path) -> str:
     if path.suffix.lower() == ".whl" or "facenet_pytorch/data/pnet.pt" in names:
         return ".whl"
     inside = [name for name in names if Path(name).suffix.lower() in _KIND_OF]
-    what = f"weights ({', '.join(inside[:3])})" if inside else "no weights that are read"
-    raise ValueError(f"{path}: a zip archive with {what}; unpack it and give the weight file")
+    what = f"weights ({', '.join(inside[:3])[:300]})" if inside else "no weights that are read"
+    raise BadFile(f"{path}: a zip archive with {what}; unpack it and give the weight file")

@@ -10,9 +10,10 @@ from PIL import Image
 
 from advface_jax.data import pictures
 from advface_jax.data.faces import SIZE
+from advface_jax.untrusted import PIXELS, BadFile
 
 MARGIN = 14  # pixels of the crop, both sides together
-MAX_PIXELS = 50_000_000  # of one photograph; a hostile one of 100 kB can claim billions
+MAX_PIXELS = PIXELS
 
 Choice = Literal["centre", "largest", "probable", "all"]
 """Which of several faces: the largest near the middle; the largest; the most probable; all."""
@@ -28,7 +29,7 @@ def decode(data: bytes) -> np.ndarray:
     def check(wide: int, high: int) -> None:
         if wide * high > MAX_PIXELS:
             size = f"{wide * high / 1e6:,.0f} megapixels, more than {MAX_PIXELS / 1e6:.0f}"
-            raise ValueError(f"too large: {size}")
+            raise BadFile(f"too large: {size}")
 
     return np.asarray(pictures.decode(data, check))
 

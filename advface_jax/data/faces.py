@@ -10,6 +10,7 @@ from PIL import Image
 
 from advface_jax.data import pictures
 from advface_jax.data.records import NamedPair, Skips
+from advface_jax.untrusted import BadFile
 
 SIZE = 160  # FaceNet's input, in pixels
 _LARGEST = 4096  # of a picture that is resized, in pixels a side
@@ -108,12 +109,12 @@ def decode(read: Callable[[str], bytes], name: str, resize: bool = False) -> np.
 
     def check(wide: int, high: int) -> None:
         if (wide, high) != (SIZE, SIZE) and not (resize and wide == high <= _LARGEST):
-            raise ValueError(f"{wrong}: {wide}x{high}")
+            raise BadFile(f"{wrong}: {wide}x{high}")
 
     try:
         data = read(name)
-    except Exception as error:  # the sources raise a dozen kinds; each costs one face
-        raise ValueError(pictures.reason(error)) from error
+    except (OSError, ValueError) as error:
+        raise BadFile(pictures.reason(error)) from error
     picture = pictures.decode(data, check)
     if picture.size != (SIZE, SIZE):
         picture = picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR)

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 
 from advface_jax.data.faces import Faces
 from advface_jax.data.tables import header, read_lines, read_table
+from advface_jax.untrusted import TEXT_BYTES, BadFile, read_bytes
 
 OnLeak = Literal["refuse", "warn"]
 _HEADER = "# identities of a training set: sha256 of each normalised label, 16 digits"
@@ -165,14 +166,17 @@ def read_aliases(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     It has the columns identity1 and identity2, or identity and lfw_lookalike ("-" for none); other
     columns are a ValueError.
     """
-    columns = header(read_lines(path))[2]
+    try:
+        columns = header(read_lines(path))[2]
+    except ValueError as error:
+        raise BadFile(f"{path} is no table: {error}") from None
     for pair in (("identity1", "identity2"), ("identity", "lfw_lookalike")):
         if set(pair) <= set(columns):
             rows = ((row.cells[pair[0]], row.cells[pair[1]]) for row in read_table(path, pair))
             return list(dict.fromkeys(r for r in rows if all(r) and r[1] != "-"))
-    raise ValueError(
-        f"{path} has the columns {', '.join(columns) or '(none)'}; wanted identity1 and identity2, "
-        "or identity and lfw_lookalike, in a table with a header line"
+    raise BadFile(
+        f"{path} has the columns {', '.join(columns)[:300] or '(none)'}; wanted identity1 and "
+        "identity2, or identity and lfw_lookalike, in a table with a header line"
     )
 
 
@@ -186,13 +190,13 @@ def write_identities(path: str | os.PathLike[str], labels: Iterable[str]) -> Non
 def read_identities(path: str | os.PathLike[str]) -> Seen:
     """What ``write_identities`` wrote; ValueError for another file."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_bytes(path, TEXT_BYTES).decode("utf-8").splitlines()
         bare = int(lines[1].removeprefix(_LEFT_OUT))
         sound = all(re.fullmatch("[0-9a-f]{16}", line) for line in lines[2:])
         if lines[0] != _HEADER or bare < 0 or not sound:
             raise ValueError("another content")
     except (OSError, ValueError, IndexError) as error:
-        raise ValueError(
+        raise BadFile(
             f"{path} is no list of a training's identities ({error}): wanted NAME.identities as "
             "`python -m experiments.train_decoder` writes it beside a decoder"
         ) from None

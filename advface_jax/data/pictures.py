@@ -10,6 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from advface_jax.untrusted import SCANNED_PIXELS, BadFile
+
 # Whatever the name says. For some other formats Pillow runs a program (EPS: Ghostscript).
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 _TURNS = {
@@ -21,6 +23,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF's orientation
+_SCAN = b"\xff\xda"  # begins a scan of a JPEG
 _ORIENTATION, _PHOTOMETRIC = 0x112, 262
 _SLOW, _MOST_SLOW = (
     ("'ppm'", "'ppm_plain'", "'bmp_rle'"),
@@ -57,25 +60,35 @@ def decode(data: bytes, check: Callable[[int, int], None]) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:  # its message shows an address in memory
-        raise ValueError(f"unreadable: {_unidentified(data)}") from None
-    except Exception as error:  # Pillow raises a dozen kinds
-        raise ValueError(reason(error)) from error
+        raise BadFile(f"unreadable: {_unidentified(data)}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # of Pillow alone, which raises a dozen kinds
+        raise BadFile(reason(error)) from error
     with image:
         check(*image.size)
         coding = str(image.tile[:1])  # Pillow's decoder and how the pixels are stored
         if any(slow in coding for slow in _SLOW) and image.width * image.height > _MOST_SLOW:
-            raise ValueError(
-                "too large: more than a megapixel in this form of file: save it as PNG"
-            )
+            raise BadFile("too large: more than a megapixel in this form of file: save it as PNG")
+        if (
+            image.format == "JPEG"
+            and data.count(_SCAN) * image.width * image.height > SCANNED_PIXELS
+        ):
+            raise BadFile("too large: a JPEG of more scans than a picture has: save it as PNG")
         halved = ";16" in coding and not image.mode.startswith("I")
         try:
             image.load()  # a PNG may have its EXIF data at the end
+        except MemoryError:
+            raise
+        except Exception as error:  # of Pillow alone
+            raise BadFile(reason(error)) from error
+        try:
             picture = _rgb(_upright(image))
-        except Exception as error:
-            raise ValueError(reason(error)) from error
+        except (ValueError, OSError) as error:
+            raise BadFile(reason(error)) from error
         # Of 16 bits a colour Pillow keeps the upper 8: smaller numbers in them come out black.
         if halved and np.asarray(picture).max() < 16:
-            raise ValueError("unreadable: 16 bits a colour, all below 4,096: save it as 8 bits")
+            raise BadFile("unreadable: 16 bits a colour, all below 4,096: save it as 8 bits")
         return picture
 
 
@@ -141,7 +154,7 @@ def _of_exif(exif: bytes) -> int | None:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers: save it as 8 bits")
+        raise BadFile("its pixels are floating-point numbers: save it as 8 bits")
     if image.mode.startswith("I"):
         grey = np.asarray(image)
         tags = getattr(image, "tag_v2", {})
@@ -161,5 +174,5 @@ def _eight_bits(grey: np.ndarray) -> np.ndarray:
     """Whole numbers as 8 bits: the brightest says whether they have 8, 12 or 16."""
     low, high = int(grey.min()), int(grey.max())
     if low < 0 or high > 0xFFFF:
-        raise ValueError(f"its pixels go from {low:,} to {high:,}: save it as 8 bits")
+        raise BadFile(f"its pixels go from {low:,} to {high:,}: save it as 8 bits")
     return (grey >> (0 if high <= 0xFF else 4 if high <= 0xFFF else 8)).astype(np.uint8)

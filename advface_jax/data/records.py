@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple, Protocol
 
-MAX_BYTES = 256 << 20  # of one encoded image; what claims to be larger is broken or hostile
-
 Skips = tuple[tuple[str, str], ...]
 """(name, reason) of each image that was left out."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from advface_jax.data.formats import folders, insightface, prepared
 from advface_jax.data.records import Source
+from advface_jax.untrusted import BadFile
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
@@ -43,7 +44,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     what = "does not exist"
     if path.exists():
         what = "is neither a folder nor a zip archive (or is one that was cut short)"
-    raise ValueError(
+    raise BadFile(
         f"{path} {what}: give a folder or a zip of identity/image.jpg, an insightface .rec or "
         ".bin, a prepared data set as 'tfds:NAME', or 'synthetic'"
     )

@@ -6,8 +6,9 @@ import csv
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
+
+from advface_jax.untrusted import TEXT_BYTES, BadFile, read_bytes
 
 
 class Row(NamedTuple):
@@ -27,11 +28,9 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
       ValueError: there is no such file, or it is no text.
     """
     try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
+        data = read_bytes(path, TEXT_BYTES)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise BadFile(f"{path} cannot be read: {error.strerror or error}") from error
     marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     for coding in ("utf-16",) if marked else ("utf-8-sig", "cp1252"):
         try:
@@ -40,7 +39,7 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
             continue
         if "\0" not in text:
             return re.split("\r\n|\r|\n", text)
-    raise ValueError(f"{path} cannot be read as text: save it as UTF-8")
+    raise BadFile(f"{path} cannot be read as text: save it as UTF-8")
 
 
 def header(lines: list[str]) -> tuple[int, str, list[str]]:
@@ -49,7 +48,7 @@ def header(lines: list[str]) -> tuple[int, str, list[str]]:
     The separator is the tab, the semicolon or the comma, or what Excel's line ``sep=;`` says.
     """
     at = next((i for i, line in enumerate(lines) if line.strip()), len(lines) - 1)
-    told = re.fullmatch(r"\"?sep=(.)\"?", lines[at])
+    told = re.fullmatch(r"\"?sep=([^\w\s\"]|\t)\"?", lines[at])
     if told and at + 1 < len(lines):
         at += 1
     found = (mark for mark in "\t;," if mark in lines[at])
@@ -69,7 +68,7 @@ def cells(line: str, mark: str) -> list[str]:
             return [cell.strip() for cell in next(csv.reader([line], delimiter=mark), [])]
         (raw,) = csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE) if line else ([],)
     except csv.Error as error:
-        raise ValueError(str(error)) from None
+        raise BadFile(str(error)) from None
     # A quote is part of a name here, unless it is a spreadsheet's, around the whole cell.
     quoted = re.compile(r'"((?:[^"]|"")*)"')
     return [
@@ -93,22 +92,22 @@ def read_table(path: str | os.PathLike[str], wanted: Iterable[str]) -> list[Row]
     try:
         at, mark, columns = header(lines)
     except ValueError as error:
-        raise ValueError(f"{path} is no table: {error}") from None
+        raise BadFile(f"{path} is no table: {error}") from None
     lacking = [column for column in wanted if plain(column) not in columns]
     if lacking:
-        raise ValueError(
-            f"{path} has the columns {', '.join(filter(None, columns)) or '(none)'} and lacks "
-            f"{', '.join(lacking)}: it must be a table with a header line, separated by tabs, "
-            "semicolons or commas"
+        raise BadFile(
+            f"{path} has the columns {', '.join(filter(None, columns))[:300] or '(none)'} and "
+            f"lacks {', '.join(lacking)}: it must be a table with a header line, separated by "
+            "tabs, semicolons or commas"
         )
     rows = []
     for number, line in enumerate(lines[at + 1 :], at + 2):
         try:
             values = cells(line, mark)
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from None
+            raise BadFile(f"{path}, line {number}: {error}") from None
         if any(values[len(columns) :]):
-            raise ValueError(
+            raise BadFile(
                 f"{path}, line {number}: got {len(values)} cells; wanted {len(columns)}: put a "
                 "name that holds the separator into double quotes"
             )

@@ -18,6 +18,7 @@ from advface_jax import checks
 from advface_jax.models.channel_decoder import ChannelDecoderConfig, ChannelRec
 from advface_jax.models.facenet import FEATURE_SHAPE, IMAGE_SIZE
 from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool, rectify
+from advface_jax.untrusted import BadFile
 
 Kind = Literal["transrec", "resrec", "urec"]
 KINDS: tuple[Kind, ...] = ("transrec", "resrec", "urec")
@@ -55,13 +56,27 @@ class DecoderConfig:
         return cls(kind, width, depth)
 
 
+_WIDEST = 4096  # channels of a decoder
 AnyConfig = DecoderConfig | ChannelDecoderConfig
 
 
 def read_config(card: Mapping[str, Any]) -> AnyConfig:
-    """The config in a decoder's card. TypeError or ValueError for unknown fields or values."""
-    channels = card.get("kind") == "channelrec"
-    return ChannelDecoderConfig(**card) if channels else DecoderConfig(**card)
+    """The config in a decoder's card; BadFile for unknown fields or values."""
+    if not isinstance(card, Mapping):
+        raise BadFile(f"its config is a {type(card).__name__}")
+    kind = ChannelDecoderConfig if card.get("kind") == "channelrec" else DecoderConfig
+    wanted = {field.name: type(field.default) for field in dataclasses.fields(kind)}
+    wanted |= {"channels": int} if "channels" in wanted else {}
+    if unknown := card.keys() - wanted.keys():
+        raise BadFile(f"its config has {', '.join(sorted(unknown))[:200]}")
+    for name, value in card.items():
+        if type(value) is not wanted[name] or (wanted[name] is int and value > _WIDEST):
+            raise BadFile(f"its config has {name}={value!r:.80}")
+    if "kind" in card and card["kind"] not in (*KINDS, "channelrec"):
+        raise BadFile(f"its config has kind={card['kind']!r:.80}")
+    if "channels" in wanted and "channels" not in card:
+        raise BadFile("its config lacks channels")
+    return kind(**card)
 
 
 @overload

@@ -12,6 +12,7 @@ import safetensors.numpy
 from flax import nnx
 
 from advface_jax.models import state
+from advface_jax.untrusted import JSON_BYTES, BadFile, parse_json, read_bytes
 
 T = TypeVar("T")
 
@@ -38,26 +39,33 @@ def read(
     """The arrays and the card that ``write`` wrote, and what ``understand`` makes of the card.
 
     Raises:
-      ValueError: there is no such ``what``, or it is damaged.
+      BadFile: there is no such ``what``, or it is damaged.
     """
     path = _named(Path(path).expanduser())
     for file in (path, path.with_suffix(".json")):
         if not file.is_file():
             wanted = f"wanted NAME.safetensors beside NAME.json{written_by}"
-            raise ValueError(f"no {what} at {file}: {wanted}")
+            raise BadFile(f"no {what} at {file}: {wanted}")
     try:
-        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        if not isinstance(card, dict):
-            raise ValueError(f"its card holds {type(card).__name__}, wanted an object")
-        with open(path, "rb"):  # what the system refuses is no damage
-            arrays = safetensors.numpy.load_file(path)
+        card = parse_json(read_bytes(path.with_suffix(".json"), JSON_BYTES))
+        arrays = _arrays(read_bytes(path))
+        if "weights_sha256" not in card:  # every card names its recogniser
+            raise KeyError("weights_sha256")
         understood = understand(card)
-        card["weights_sha256"]  # every card names its recogniser
     except KeyError as error:
-        raise ValueError(f"{path} is no {what} of ours: its card lacks {error}") from error
-    except (ValueError, TypeError, RecursionError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path} is damaged ({error}): copy or train it again") from error
+        raise BadFile(f"{path} is no {what} of ours: its card lacks {error}") from error
+    except ValueError as error:
+        raise BadFile(f"{path} is damaged ({str(error)[:1000]}): copy or train it again") from error
     return arrays, card, understood
+
+
+def _arrays(data: bytes) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load(data)
+    except safetensors.SafetensorError as error:
+        raise BadFile(str(error)) from error
+    except KeyError as error:  # the package's own table of types
+        raise BadFile(f"numbers of the type {error}") from error
 
 
 def _named(path: Path) -> Path:

@@ -6,25 +6,24 @@ variables of each layer (``layers/conv2d_1/vars/0``): lately with the layer's na
 """
 
 import io
-import json
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from weights_convert.sources import Refused, Room, explained
+from advface_jax import untrusted
+from advface_jax.untrusted import NAME
+from weights_convert.sources import BadFile, Refused, Room, explained, hdf5
 
-_NUMBERED = re.compile(r"(?P<place>(.*/)?)vars/(?P<number>\d+)")
+_NUMBERED = re.compile(r"(?P<place>(.*/)?)vars/(?P<number>[0-9]{1,6})")
 _WORDS = {  # of a layer's variables in their order, by its first variable's dimensions and number
     (4, 1): ("kernel",), (4, 2): ("kernel", "bias"),
     (2, 1): ("kernel",), (2, 2): ("kernel", "bias"),
     (1, 3): ("beta", "moving_mean", "moving_variance"),
     (1, 4): ("gamma", "beta", "moving_mean", "moving_variance"),
 }  # fmt: skip
-_MOST_BYTES = 1 << 30  # of a member of a .keras file, which may be compressed
 _WAY_OUT = "load the model in Keras and save it as an .h5 (model.save('facenet.h5'))"
 
 
@@ -34,107 +33,97 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     The state of an optimiser, which a whole model may contain, is left out. Convolution kernels are
     (height, width, in, out).
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ValueError(f"{path}: h5py reads such files ({error}); pip install h5py") from error
-
     with explained(path, "a Keras file", "fetch it again"):
-        source, names = _unzipped(path) if zipfile.is_zipfile(path) else (str(path), {})
-        with h5py.File(source, "r") as file:
-            group = file
-            if "model_weights" in file:
-                if not isinstance(file.get("model_weights", getlink=True), h5py.HardLink):
-                    raise ValueError("model_weights points into another file")
-                group = file["model_weights"]
-            if not isinstance(group, h5py.Group):
-                raise ValueError("model_weights is not a group")
-            datasets = _datasets(group)
-            numbered = {k: m for k in datasets if (m := _NUMBERED.fullmatch(k))}
-            arrays = _by_number(group, datasets, numbered, names) if numbered else _named(datasets)
-    if not arrays:
-        raise ValueError(f"{path}: no weights in this file; give one saved with its weights")
-    return arrays
+        data, places = untrusted.read_bytes(path), {}
+        if data[:2] == b"PK":
+            data, places = _unzipped(data)
+        room = Room()
+        found = hdf5.contents(data, room)
+        arrays, names = found.arrays, found.names
+        whole = "model_weights/"
+        if any(name.startswith(whole) for name in arrays):
+            arrays = {k.removeprefix(whole): v for k, v in arrays.items() if k.startswith(whole)}
+            names = {k.removeprefix(whole): v for k, v in names.items() if k.startswith(whole)}
+        left_out = ("optimizer/", "optimizer_weights/")
+        arrays = {k: v for k, v in arrays.items() if not k.startswith(left_out)}
+        numbered = {k: m for k in arrays if (m := _NUMBERED.fullmatch(k))}
+        if numbered:
+            weights = _by_number(arrays, numbered, places | names, room)
+        else:
+            weights = _named(arrays, room)
+    if not weights:
+        raise BadFile(f"{path}: no weights in this file; give one saved with its weights")
+    return weights
 
 
-def _unzipped(path: str | Path) -> tuple[io.BytesIO, dict[str, str]]:
-    """The weights of a ``.keras`` file, and its layers' names by their places."""
-    with zipfile.ZipFile(path) as archive:
-        for member in ("model.weights.h5", "config.json"):
-            if archive.getinfo(member).file_size > _MOST_BYTES:
-                raise Refused(f"{member} in it has more than {_MOST_BYTES:,} bytes: no FaceNet")
-        config = json.loads(archive.read("config.json"))
-        return io.BytesIO(archive.read("model.weights.h5")), dict(_layers(config, ""))
+def _unzipped(data: bytes) -> tuple[bytes, dict[str, str]]:
+    """The weights of a ``.keras`` file, and its layers' names by the paths of their variables."""
+    with untrusted.open_zip(io.BytesIO(data)) as archive:
+        text, weights = (
+            untrusted.read_member(archive, untrusted.member(archive, name), most)
+            for name, most in (
+                ("config.json", untrusted.JSON_BYTES),
+                ("model.weights.h5", untrusted.MEMBER_BYTES),
+            )
+        )
+    return weights, dict(_layers(untrusted.parse_json(text), ""))
 
 
 def _layers(model: dict[str, Any], place: str) -> Iterator[tuple[str, str]]:
     """Place and name of each layer: places count the layers of each class, as Keras 3 does."""
     counts: dict[str, int] = {}
-    for layer in model["config"].get("layers", ()):
-        word = re.sub(r"(?<=.)([A-Z][a-z]+)|(?<=[a-z])([A-Z])", r"_\1\2", layer["class_name"])
-        word = word.lower()
+    config = model.get("config")
+    layers = config.get("layers", []) if isinstance(config, dict) else None
+    if not isinstance(layers, list):
+        raise BadFile("its config.json holds no layers")
+    for layer in layers:
+        inner_config = layer.get("config") if isinstance(layer, dict) else None
+        name = inner_config.get("name") if isinstance(inner_config, dict) else None
+        kind = layer.get("class_name") if isinstance(layer, dict) else None
+        if not isinstance(name, str) or not isinstance(kind, str) or len(kind) > NAME:
+            raise BadFile("its config.json has a layer without a name")
+        word = re.sub(r"(?<=.)([A-Z][a-z]+)|(?<=[a-z])([A-Z])", r"_\1\2", kind).lower()
         count = counts[word] = counts.get(word, -1) + 1
         inner = f"{place}layers/{word}_{count}/" if count else f"{place}layers/{word}/"
-        if layer["config"].get("center") is False:
-            raise Refused(
-                f"its layer {layer['config']['name']!r} has no beta, which FaceNet's have"
-            )
-        yield inner, layer["config"]["name"]
+        if inner_config and inner_config.get("center") is False:
+            raise Refused(f"its layer {name[:200]!r} has no beta, which FaceNet's have")
+        yield f"{inner}vars", name
         yield from _layers(layer, inner)
 
 
-def _datasets(group: Any) -> dict[str, Any]:
-    """The arrays of a file by their names; none is read, and no link is followed."""
-    import h5py
-
-    found: dict[str, Any] = {}
-
-    def collect(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            if item.external or item.is_virtual:
-                raise ValueError(f"{name} points into another file")
-            if not name.startswith(("optimizer/", "optimizer_weights/")):
-                found[name] = item
-
-    group.visititems(collect)
-    return found
-
-
-def _named(datasets: dict[str, Any]) -> dict[str, np.ndarray]:
-    arrays, room = {}, Room()
-    for name, item in datasets.items():
+def _named(arrays: dict[str, hdf5.Array], room: Room) -> dict[str, np.ndarray]:
+    found = {}
+    for name, item in arrays.items():
         *above, layer, word = ("", *name.split("/"))
         if above and re.fullmatch(re.escape(above[-1]) + r"_\d+", layer):
             layer = above[-1]  # Keras numbers a name that a process used before; its group is right
         key = f"{layer}/{word.removesuffix(':0')}".strip("/")
-        if key in arrays:
-            raise ValueError(f"two weights are called {key!r}")
-        room.take(item.shape)
-        arrays[key] = np.asarray(item[()])
-    return arrays
+        if key in found:
+            raise BadFile(f"two weights are called {key!r}")
+        found[key] = item.read(room)
+    return found
 
 
 def _by_number(
-    group: Any, datasets: dict[str, Any], numbered: dict[str, re.Match], names: dict[str, str]
+    arrays: dict[str, hdf5.Array], numbered: dict[str, re.Match], names: dict[str, str], room: Room
 ) -> dict[str, np.ndarray]:
     """Keras 3's numbered variables, under the names of their layers and their own."""
-    layers: dict[str, dict[int, Any]] = {}
+    layers: dict[str, dict[int, hdf5.Array]] = {}
     for key, match in numbered.items():
-        layers.setdefault(match["place"], {})[int(match["number"])] = datasets[key]
-    arrays, room = {}, Room()
+        layers.setdefault(match["place"], {})[int(match["number"])] = arrays[key]
+    found = {}
     for place, variables in layers.items():
-        name = group[f"{place}vars"].attrs.get("name") or names.get(place)
+        name = names.get(f"{place}vars")
         if name is None:
             raise Refused(f"an older Keras 3 keeps no names of layers in it; {_WAY_OUT}")
         if sorted(variables) != list(range(len(variables))):
-            raise ValueError(f"{place} lacks a variable")
+            raise BadFile(f"{place} lacks a variable")
         items = [variables[i] for i in range(len(variables))]
         words = _WORDS.get((len(items[0].shape), len(items)))
         if words is None:
             raise Refused(f"its layer {name!r} is none that FaceNet has; {_WAY_OUT}")
         for word, item in zip(words, items, strict=True):
-            room.take(item.shape)
-            if f"{name}/{word}" in arrays:
-                raise ValueError(f"two weights are called {name}/{word!r}")
-            arrays[f"{name}/{word}"] = np.asarray(item[()])
-    return arrays
+            if f"{name}/{word}" in found:
+                raise BadFile(f"two weights are called {name}/{word!r}")
+            found[f"{name}/{word}"] = item.read(room)
+    return found

@@ -13,23 +13,28 @@ from typing import Any
 
 import numpy as np
 
-from weights_convert.sources import Refused, explained
+from advface_jax.untrusted import DEPTH, NAME, read_bytes
+from weights_convert.sources import BadFile, Refused, Room, explained
 
 _DTYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 7: "<i2", 9: "i1"}
 
 
 class _Table:
-    """One flatbuffer table: a position in the bytes, fields by number."""
+    """One flatbuffer table: a position in the bytes, fields by number.
 
-    def __init__(self, data: bytes, position: int):
-        self.data, self.position = data, position
+    Tables and vectors may overlap, or be the same many times: ``room`` counts each visit.
+    """
+
+    def __init__(self, data: bytes, position: int, room: Room):
+        room.count()
+        self.data, self.position, self.room = data, position, room
         self.vtable = position - self._unpack("<i", position)
         self.vtable_size = self._unpack("<H", self.vtable)
 
     def _unpack(self, form: str, position: int) -> Any:
         # For negative offsets struct would read from the end.
         if position < 0:
-            raise IndexError(position)
+            raise BadFile(f"an offset of {position}")
         return struct.unpack_from(form, self.data, position)[0]
 
     def _field(self, number: int) -> int | None:
@@ -50,18 +55,26 @@ class _Table:
 
     def table(self, number: int) -> _Table | None:
         start = self._target(number)
-        return None if start is None else _Table(self.data, start)
+        return None if start is None else _Table(self.data, start, self.room)
 
     def tables(self, number: int) -> list[_Table]:
         start = (self._target(number) or 0) + 4
-        steps = self.vector(number, "<u4").tolist()
-        return [_Table(self.data, start + 4 * i + step) for i, step in enumerate(steps)]
+        steps = self.vector(number, "<u4")
+        self.room.count(steps.size)
+        places = (start + 4 * i + step for i, step in enumerate(steps.tolist()))
+        return [_Table(self.data, place, self.room) for place in places]
 
-    def vector(self, number: int, dtype: str) -> np.ndarray:
+    def vector(self, number: int, dtype: str, most: int | None = None) -> np.ndarray:
         start = self._target(number)
         if start is None:
             return np.zeros(0, dtype)
-        return np.frombuffer(self.data, dtype, self._unpack("<I", start), start + 4)
+        count = self._unpack("<I", start)
+        if most is not None and count > most:
+            raise BadFile(f"{count:,} entries where at most {most:,} are read")
+        return np.frombuffer(self.data, dtype, count, start + 4)
+
+    def text(self, number: int) -> str:
+        return bytes(self.vector(number, "u1", NAME)).decode("utf-8")
 
 
 def _dequantised(values: np.ndarray, tensor: _Table, name: str) -> np.ndarray:
@@ -75,25 +88,31 @@ def _dequantised(values: np.ndarray, tensor: _Table, name: str) -> np.ndarray:
             f"its tensor {name!r} has {scale.size} scales, and only one a tensor is read; give the "
             "weights that it was made from"
         )
+    tensor.room.take(values.shape)
     return (values.astype(np.float32) - np.float32(zero.sum())) * scale[0]
 
 
 def _constants(data: bytes) -> dict[str, np.ndarray]:
-    model = _Table(data, struct.unpack_from("<I", data, 0)[0])
+    room = Room()
+    model = _Table(data, struct.unpack_from("<I", data, 0)[0], room)
     buffers = model.tables(4)
     arrays: dict[str, np.ndarray] = {}
     for subgraph in model.tables(2):
         for tensor in subgraph.tables(0):
-            name = bytes(tensor.vector(3, "u1")).decode("utf-8")
-            contents = buffers[tensor.scalar(2, "<I")].vector(0, "u1")
+            number = tensor.scalar(2, "<I")
+            if number >= len(buffers):
+                raise BadFile(f"a tensor of buffer {number:,} of {len(buffers):,}")
+            contents = buffers[number].vector(0, "u1")
             if contents.size == 0:
                 continue  # an activation, computed at run time
-            kind = tensor.scalar(1, "<b")
+            name, kind = tensor.text(3), tensor.scalar(1, "<b")
             if kind not in _DTYPES:
-                raise ValueError(f"tensor {name!r} has TFLite type {kind}, which is not a number")
+                raise BadFile(f"tensor {name!r} has TFLite type {kind}, which is not a number")
             if name in arrays:
-                raise ValueError(f"two constant tensors are called {name!r}")
-            values = contents.view(_DTYPES[kind]).reshape(tensor.vector(0, "<i4").tolist())
+                raise BadFile(f"two constant tensors are called {name!r}")
+            shape = tensor.vector(0, "<i4", DEPTH).tolist()
+            room.take(shape, np.dtype(_DTYPES[kind]).itemsize)
+            values = contents.view(_DTYPES[kind]).reshape(shape)
             if values.dtype.kind in "iu":
                 values = _dequantised(values, tensor, name)
             arrays[name] = values
@@ -106,8 +125,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     8-bit and 16-bit tensors with one scale come back as float32 ``(q - zero_point) * scale``, all
     others as they are stored. Convolution kernels are (out, height, width, in).
     """
-    data = Path(path).read_bytes()
+    data = read_bytes(path)
     with explained(path, "a TFLite file", "give a .tflite file, or fetch it again"):
         if data[4:8] != b"TFL3":
-            raise ValueError(f"bytes 4 to 8 are {data[4:8]!r}, wanted b'TFL3'")
+            raise BadFile(f"bytes 4 to 8 are {data[4:8]!r}, wanted b'TFL3'")
         return _constants(data)

@@ -1,12 +1,12 @@
 """Read MTCNN's three networks out of facenet-pytorch's wheel, a zip; nothing is unpacked."""
 
 import hashlib
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from weights_convert.sources import explained, torch_file
+from advface_jax import untrusted
+from weights_convert.sources import BadFile, explained, torch_file
 
 MEMBERS = {
     "pnet": "a2a71925e0b9996a42f63e47efc1ca19043e69558b5c523b978d611dfae49c8f",
@@ -17,18 +17,20 @@ MEMBERS = {
 
 LICENCE = "MIT, Copyright (c) 2019 Timothy Esler (facenet-pytorch)"
 
+_MOST = 4 << 20  # bytes of a member, whose sum is known
+
 
 def read(path: Path) -> dict[str, np.ndarray]:
     """Every tensor of the three networks, as ``pnet.conv1.weight``."""
     arrays: dict[str, np.ndarray] = {}
     remedy = "give facenet_pytorch-2.6.0-py3-none-any.whl, or the name mtcnn to fetch it"
-    with explained(path, "facenet-pytorch's wheel", remedy), zipfile.ZipFile(path) as archive:
+    with explained(path, "facenet-pytorch's wheel", remedy), untrusted.open_zip(path) as archive:
         for name, wanted in MEMBERS.items():
             member = f"facenet_pytorch/data/{name}.pt"
-            data = archive.read(member)
+            data = untrusted.read_member(archive, untrusted.member(archive, member), _MOST)
             found = hashlib.sha256(data).hexdigest()
             if found != wanted:
-                raise ValueError(f"{member} in it has sha256 {found}, wanted {wanted}")
+                raise BadFile(f"{member} in it has sha256 {found}, wanted {wanted}")
             tensors = torch_file.parse(data, member)
             arrays |= {f"{name}.{key}": tensor for key, tensor in tensors.items()}
     return arrays

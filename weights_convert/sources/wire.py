@@ -1,9 +1,11 @@
 """Protocol buffers without schemas: a message's fields, TensorFlow's shapes and types."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
+
+from advface_jax.untrusted import ITEMS
+from weights_convert.sources import BadFile
 
 _NAMES = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", 10: "?", 19: "<f2"}
 DTYPES = {number: np.dtype(name) for number, name in _NAMES.items()}
@@ -19,13 +21,15 @@ def varint(data: memoryview, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-    raise ValueError("a number of more than ten bytes")
+    raise BadFile("a number of more than ten bytes")
 
 
-def fields(data: memoryview) -> Iterator[tuple[int, Any]]:
+def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Each field of a message: its number, and an int or the bytes it holds."""
     position = 0
-    while position < len(data):
+    for _ in range(ITEMS):
+        if position >= len(data):
+            return
         tag, position = varint(data, position)
         number, form = tag >> 3, tag & 7
         if form == 0:
@@ -37,16 +41,48 @@ def fields(data: memoryview) -> Iterator[tuple[int, Any]]:
         elif form in (1, 5):
             size = 8 if form == 1 else 4
         else:
-            raise ValueError(f"wire type {form}")
+            raise BadFile(f"wire type {form}")
         if number == 0 or position + size > len(data):
-            raise ValueError("a field that reaches beyond its message")
+            raise BadFile("a field that reaches beyond its message")
         yield number, data[position : position + size]
         position += size
+    raise BadFile(f"a message of more than {ITEMS:,} fields")
 
 
-def message(data: memoryview) -> dict[int, Any]:
-    """A message without repeated fields, by field number."""
-    return dict(fields(data))
+class Message(dict[int, int | memoryview]):
+    """A message without repeated fields, by field number; each is asked for by its kind."""
+
+    def number(self, field: int, default: int = 0) -> int:
+        """A whole number; BadFile where the field is bytes."""
+        value = self.get(field, default)
+        if not isinstance(value, int):
+            raise BadFile(f"field {field} is no number")
+        return value
+
+    def bytes(self, field: int, default: bytes | None = None) -> memoryview:
+        """Bytes; BadFile where the field is a number, or missing without a default."""
+        value = self.get(field, default)
+        if value is None or isinstance(value, int):
+            raise BadFile(f"field {field} is missing or no bytes")
+        return memoryview(value)
+
+    def text(self, field: int) -> str:
+        """Text, empty by default."""
+        return text(self.bytes(field, b""))
+
+
+def message(data: memoryview) -> Message:
+    """A message; of a repeated field the last."""
+    return Message(fields(data))
+
+
+def repeated(data: memoryview, wanted: int) -> Iterator[memoryview]:
+    """A repeated field of bytes; BadFile where it is a number."""
+    for number, value in fields(data):
+        if number == wanted:
+            if isinstance(value, int):
+                raise BadFile(f"field {number} is no bytes")
+            yield value
 
 
 def text(data: bytes | memoryview) -> str:
@@ -55,23 +91,26 @@ def text(data: bytes | memoryview) -> str:
 
 def shape(data: memoryview) -> tuple[int, ...]:
     """TensorShapeProto."""
-    return tuple(message(dim).get(1, 0) for number, dim in fields(data) if number == 2)
+    return tuple(signed(message(dim).number(1)) for dim in repeated(data, 2))
 
 
-def packed(data: int | memoryview, dtype: np.dtype) -> list[Any]:
+def packed(data: int | memoryview, dtype: np.dtype) -> np.ndarray:
     """A repeated number, packed or single; integers are signed."""
     if isinstance(data, int):
-        return [_signed(data)]
+        return np.array([signed(data)], np.int64)
     if dtype.kind == "f":
-        return list(np.frombuffer(data, dtype))
-    values, position = [], 0
+        return np.frombuffer(data, dtype)
+    return np.fromiter(_varints(data), np.int64)
+
+
+def _varints(data: memoryview) -> Iterator[int]:
+    position = 0
     while position < len(data):
         value, position = varint(data, position)
-        values.append(_signed(value))
-    return values
+        yield signed(value)
 
 
-def _signed(value: int) -> int:
+def signed(value: int) -> int:
     """A negative number is written as its 64-bit two's complement."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from advface_jax.data.feature_sets import chunks
+from advface_jax.untrusted import JSON_BYTES, BadFile, parse_json, read_bytes
 
 SHAPE = (77, 77, 64)
 FORMAT = "advface_jax features, 1"
@@ -81,7 +83,7 @@ class FeatureSet:
         for k, i in enumerate(rows):
             raw = self._record(int(i))
             if len(raw) != dtype.itemsize * np.prod(SHAPE):
-                raise ValueError(f"record {i} of {self.folder} has {len(raw):,} bytes: damaged")
+                raise BadFile(f"record {i} of {self.folder} has {len(raw):,} bytes: damaged")
             out[k] = np.frombuffer(raw, dtype).reshape(SHAPE)
         return out
 
@@ -94,7 +96,7 @@ class FeatureSet:
         for shard in range(len(self.counts)):
             file = shard_file(self.folder, shard)
             if file_sum(file) != beside_shard(self.folder, shard)["sha256"]:
-                raise ValueError(f"{file} is damaged: copy it again")
+                raise BadFile(f"{file} is damaged: copy it again")
 
     def _record(self, i: int) -> bytes:
         starts = [0, *accumulate(self.counts)]
@@ -102,10 +104,11 @@ class FeatureSet:
         file = shard_file(self.folder, shard)
         try:
             if shard not in self._readers:
+                chunks.check(file)
                 self._readers[shard] = array_record()[1].ArrayRecordDataSource(str(file))
             return self._readers[shard][i - starts[shard]]
         except Exception as error:  # array_record raises RuntimeError and IndexError
-            raise ValueError(
+            raise BadFile(
                 f"record {i - starts[shard]} of {file} cannot be read ({error}): the shard is "
                 "damaged; copy it again"
             ) from None
@@ -120,14 +123,14 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
     folder = Path(folder)
     if not (folder / "card.json").is_file():
         if (folder / UNFINISHED).is_file():
-            raise ValueError(f"{folder} is unfinished: the command that began it resumes it")
-        raise ValueError(
+            raise BadFile(f"{folder} is unfinished: the command that began it resumes it")
+        raise BadFile(
             f"{folder} holds no set of features (no card.json): make one with `python -m "
             "advface_jax features`"
         )
     card = read_json(folder / "card.json")
     if card.get("format") != FORMAT or card.get("shape") != list(SHAPE):
-        raise ValueError(f"{folder / 'card.json'} is the card of something else")
+        raise BadFile(f"{folder / 'card.json'} is the card of something else")
     return card
 
 
@@ -144,13 +147,17 @@ def open_features(folder: str | os.PathLike[str]) -> FeatureSet:
     try:
         shards = [beside_shard(folder, shard) for shard in range(card["shards"])]
         counts = tuple(s["records"] for s in shards)
+        if any(type(n) is not int or not 0 <= n < 1 << 40 for n in counts):
+            raise TypeError("a number of records")
+        if any(not isinstance(s[k], list | None) for s in shards for k in ("labels", "names")):
+            raise TypeError("a list of labels")
         identities = tuple(str(x) for s in shards for x in s["labels"] or ())
         names = tuple(str(x) for s in shards for x in s["names"] or ())
         fits = sum(counts) == card["records"] and card["dtype"] in ("f32", "bf16")
     except (KeyError, TypeError):  # somebody edited them
         counts, identities, names, fits = (), (), (), False
     if not fits or len(identities) not in (0, sum(counts)) or len(names) not in (0, sum(counts)):
-        raise ValueError(f"{folder}: card and shards do not fit together; copy the set again")
+        raise BadFile(f"{folder}: card and shards do not fit together; copy the set again")
     return FeatureSet(folder, card, identities, names, counts)
 
 
@@ -164,7 +171,7 @@ def beside_shard(folder: Path, shard: int) -> dict[str, Any]:
     beside = read_json(file.with_suffix(".json"))
     size = file.stat().st_size if file.is_file() else 0
     if beside.get("bytes") != size:
-        raise ValueError(
+        raise BadFile(
             f"{file} has {size:,} bytes and should have {beside.get('bytes', 0)}: the shard is "
             "damaged; copy it again, or remove it and write the set anew"
         )
@@ -178,9 +185,6 @@ def file_sum(file: Path) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("not an object")
+        return parse_json(read_bytes(path, JSON_BYTES))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): copy the set again") from None
-    return content
+        raise BadFile(f"{path} cannot be read ({error}): copy the set again") from None

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from advface_jax import untrusted
 from advface_jax.data import pictures
 from advface_jax.data.naming import NOT_READ, SUFFIXES
-from advface_jax.data.records import MAX_BYTES, Skips, Source, unsafe
+from advface_jax.data.records import Skips, Source, unsafe
+from advface_jax.untrusted import BadFile
 
 _NOBODYS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN"}  # folders that systems make for themselves
 
@@ -25,10 +27,10 @@ def open_folder(root: Path) -> Source:
 def open_zip(path: Path) -> Source:
     """The images of an archive; ValueError when its directory cannot be read."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with untrusted.open_zip(path) as archive:
             members, skipped = _members(archive)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as a zip archive: {error}") from error
+    except BadFile as error:
+        raise BadFile(f"{path} cannot be read as a zip archive: {error}") from error
     return _source(members, _Zip(str(path)), skipped)
 
 
@@ -74,18 +76,12 @@ class _Folder:
 
     def __call__(self, name: str) -> bytes:
         if unsafe(name):
-            raise ValueError(f"{name} leads out of its folder")
+            raise BadFile(f"{name} leads out of its folder")
         path = os.path.join(self.root, name)
-        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would wait for ever
-            raise ValueError("not a regular file")
-        with open(path, "rb") as file:
-            return _bounded(file.read(MAX_BYTES + 1))
-
-
-def _bounded(data: bytes) -> bytes:
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"more than {MAX_BYTES >> 20} MiB for one image")
-    return data
+        try:
+            return untrusted.read_bytes(path, untrusted.IMAGE_BYTES)
+        except BadFile as error:  # a reason is the same wherever the folder lies
+            raise BadFile(str(error).removeprefix(f"{path} ")) from None
 
 
 def _walk(root: Path, skipped: list[tuple[str, str]]) -> list[str]:
@@ -147,16 +143,12 @@ class _Zip:
     def __call__(self, name: str) -> bytes:
         me = os.getpid()  # after a fork the parent's file position is not ours to move
         if me not in self.opened:
-            archive = zipfile.ZipFile(self.path)
+            archive = untrusted.open_zip(self.path)
             self.opened = {me: (archive, _members(archive)[0])}
         archive, members = self.opened[me]
-        try:
-            with archive.open(members[name]) as file:
-                return _bounded(file.read(MAX_BYTES + 1))
-        except KeyError:
-            raise ValueError(f"{name} is not in {self.path}") from None
-        except Exception as error:  # zipfile lets a dozen kinds through, from as many modules
-            raise ValueError(str(error) or type(error).__name__) from error
+        if name not in members:
+            raise BadFile(f"{name} is not in {self.path}")
+        return untrusted.read_member(archive, members[name], untrusted.IMAGE_BYTES)
 
 
 def _members(archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], Skips]:
@@ -176,8 +168,8 @@ def _members(archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], Skip
             skipped.append((name, "a second file of that name in the archive"))
         elif member.flag_bits & 1:
             skipped.append((name, "encrypted: unpack the archive with its password"))
-        elif member.file_size > MAX_BYTES:
-            skipped.append((name, f"more than {MAX_BYTES >> 20} MiB for one image"))
+        elif member.file_size > untrusted.IMAGE_BYTES:
+            skipped.append((name, f"more than {untrusted.IMAGE_BYTES >> 20} MiB for one image"))
         else:
             kept[name] = member
     return kept, tuple(skipped)
@@ -185,9 +177,8 @@ def _members(archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], Skip
 
 def _member_begin(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     try:
-        with archive.open(member) as file:
-            return file.read(pictures.BEGIN)
-    except Exception:  # encrypted or damaged: zipfile lets a dozen kinds through
+        return untrusted.member_begin(archive, member, pictures.BEGIN)
+    except BadFile:  # encrypted or damaged
         return b""
 
 

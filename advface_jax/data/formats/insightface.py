@@ -14,6 +14,7 @@ import numpy as np
 from advface_jax.data.formats import recordio
 from advface_jax.data.formats.restricted_pickle import Blob, read_blob, read_pickle
 from advface_jax.data.records import NamedPair, Source
+from advface_jax.untrusted import BadFile, open_file
 
 FOLDS = 10
 
@@ -28,7 +29,7 @@ class _Records:
         key = int(name.rpartition("/")[2].partition(".")[0])
         at = int(np.searchsorted(self.keys, key))
         if at == len(self.keys) or self.keys[at] != key:
-            raise ValueError(f"{name} is not in {self.path}")
+            raise BadFile(f"{name} is not in {self.path}")
         return recordio.read_image(self.path, int(self.offsets[at]))
 
 
@@ -44,7 +45,7 @@ def open_rec(path: Path) -> Source:
     """
     index = path.with_suffix(".idx")
     if not index.is_file():
-        raise ValueError(
+        raise BadFile(
             f"{path} has no {index.name} beside it with the places of its records: put the "
             "pack's .idx there"
         )
@@ -53,12 +54,12 @@ def open_rec(path: Path) -> Source:
     offsets = offsets[first]  # of a key that comes twice, the first line counts
     skipped = [(f"record {key}", "listed twice in the .idx") for key in keys[counts > 1]]
     if not len(keys):
-        raise ValueError(f"{index} is empty: the pack has no images")
-    with open(path, "rb") as file:
+        raise BadFile(f"{index} is empty: the pack has no images")
+    with open_file(path, recordio.REC_BYTES) as file:
         labels = _labels(file, dict(zip(keys.tolist(), offsets.tolist(), strict=True)), skipped)
     if not labels:
         first = f", the first: {': '.join(skipped[0])}" if skipped else ""
-        raise ValueError(
+        raise BadFile(
             f"{path} has no image that {index.name} points at ({len(skipped):,} skipped{first}): "
             "do the two belong together?"
         )
@@ -105,7 +106,7 @@ def _head(file: BinaryIO, where: dict[int, int]) -> tuple[int, int] | None:
         return None
     first, last = head.labels
     if not 1 <= first <= last < 1 << 31:
-        raise ValueError(f"its first record claims identities in records {first} to {last}")
+        raise BadFile(f"its first record claims identities in records {first} to {last}")
     return int(first), min(int(last), max(where) + 1)
 
 
@@ -137,7 +138,7 @@ def _known(
 def _label(file: BinaryIO, offset: int) -> str:
     value = recordio.read_record(file, offset).labels[0]
     if not value.is_integer():
-        raise ValueError(f"its label is {value}")
+        raise BadFile(f"its label is {value}")
     return str(int(value))
 
 
@@ -163,7 +164,7 @@ def open_bin(path: str | os.PathLike[str]) -> Source:
     """
     images, same = read_pickle(path)
     if len(images) != 2 * len(same) or not same:
-        raise ValueError(
+        raise BadFile(
             f"{path} has {len(images)} images for {len(same)} pairs, wanted two for each: it is "
             "no insightface verification set, or it was cut short"
         )

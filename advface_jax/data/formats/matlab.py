@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-_MOST = 64 << 20  # bytes, unpacked: ten times those of AgeDB's protocol
-_DEEPEST = 20
+from advface_jax.untrusted import DEPTH, MAT_BYTES, BadFile, Room, read_bytes
+
+_MOST = MAT_BYTES
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _CHAR = 1, 2, 4
 _NUMBERS = {
@@ -44,26 +45,25 @@ def read(path: str | os.PathLike[str], variable: str) -> Any:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > _MOST:
-            raise ValueError(f"more than {_MOST >> 20} MiB")
-        data = path.read_bytes()
+        data = read_bytes(path, _MOST)
     except OSError as error:
-        raise ValueError(error.strerror or str(error)) from error
+        raise BadFile(error.strerror or str(error)) from error
     if data.startswith(b"MATLAB 7.3"):
-        raise ValueError("a file of MATLAB 7.3, which is HDF5: save it in MATLAB with -v7")
+        raise BadFile("a file of MATLAB 7.3, which is HDF5: save it in MATLAB with -v7")
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
     if order is None:
-        raise ValueError("not a MATLAB file of level 5")
-    known = []
+        raise BadFile("not a MATLAB file of level 5")
+    known, room = [], Room()
     for kind, part in _elements(memoryview(data)[128:], order):
         if kind == _COMPRESSED:
             kind, part = next(_elements(memoryview(_unpacked(part)), order), (0, part))
         if kind == _MATRIX:
             name = _head(part, order)[2]
             if name == variable:
-                return _array(part, order)
+                return _array(part, order, room)
             known.append(name)
-    raise ValueError(f"it holds {', '.join(known) or 'nothing'}")
+            room.count()
+    raise BadFile(f"it holds {', '.join(known)[:300] or 'nothing'}")
 
 
 def _unpacked(part: memoryview) -> bytes:
@@ -71,9 +71,9 @@ def _unpacked(part: memoryview) -> bytes:
     try:
         data = unpacker.decompress(part, _MOST)
     except zlib.error as error:
-        raise ValueError(f"damaged ({error})") from None
+        raise BadFile(f"damaged ({error})") from None
     if unpacker.unconsumed_tail:
-        raise ValueError(f"more than {_MOST >> 20} MiB")
+        raise BadFile(f"more than {_MOST >> 20} MiB")
     return data
 
 
@@ -86,7 +86,7 @@ def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
         if small := kind >> 16:  # at most 4 bytes, which are in the tag itself
             kind, size, start = kind & 0xFFFF, small, at + 4
         if start + size > len(data) or small > 4:
-            raise ValueError(f"cut short or damaged: {size:,} bytes are wanted at byte {start:,}")
+            raise BadFile(f"cut short or damaged: {size:,} bytes are wanted at byte {start:,}")
         at = start + size if kind == _COMPRESSED else -(-(start + size) // 8) * 8
         yield kind, data[start : start + size]
 
@@ -98,18 +98,19 @@ def _head(data: memoryview, order: str) -> tuple[int, tuple[int, ...], str, Any]
         flags, dimensions, name = (bytes(next(parts)[1]) for _ in range(3))
         kind = struct.unpack_from(f"{order}I", flags)[0] & 0xFF
     except (StopIteration, RuntimeError, struct.error):
-        raise ValueError("damaged: a matrix without its head") from None
+        raise BadFile("damaged: a matrix without its head") from None
     shape = tuple(int(n) for n in np.frombuffer(dimensions[: len(dimensions) & ~3], f"{order}i4"))
-    if len(shape) < 2 or min(shape) < 0 or math.prod(shape) > len(data):
-        raise ValueError(f"damaged: {len(data):,} bytes for a matrix of shape {shape}")
+    if not 2 <= len(shape) <= 32 or min(shape) < 0 or math.prod(shape) > len(data):
+        raise BadFile(f"damaged: {len(data):,} bytes for a matrix of shape {str(shape)[:80]}")
     return kind, shape, name.decode("latin-1"), parts
 
 
-def _array(data: memoryview, order: str, depth: int = 0) -> Any:
+def _array(data: memoryview, order: str, room: Room, depth: int = 0) -> Any:
+    room.count()
     if not len(data):
         return np.empty((0, 0))
-    if depth > _DEEPEST:
-        raise ValueError("cells in cells without an end")
+    if depth > DEPTH:
+        raise BadFile("cells in cells without an end")
     kind, shape, _, parts = _head(data, order)
     if kind in (_CELL, _STRUCT):
         fields = 1
@@ -117,9 +118,11 @@ def _array(data: memoryview, order: str, depth: int = 0) -> Any:
             (_, length), (_, names) = next(parts, (0, b"")), next(parts, (0, b""))
             width = int.from_bytes(length, "little" if order == "<" else "big")
             fields = len(names) // width if width else 0
-        items = [_array(part, order, depth + 1) for _, part in parts]
+            if not fields:
+                raise BadFile("damaged: a struct without fields")
+        items = [_array(part, order, room, depth + 1) for _, part in parts]
         if len(items) != math.prod(shape) * fields:
-            raise ValueError(f"damaged: {len(items)} items in a cell or struct of shape {shape}")
+            raise BadFile(f"damaged: {len(items)} items in a cell or struct of shape {shape}")
         if kind == _STRUCT:
             items = [tuple(items[i : i + fields]) for i in range(0, len(items), max(fields, 1))]
             if len(items) == 1:
@@ -132,7 +135,7 @@ def _array(data: memoryview, order: str, depth: int = 0) -> Any:
         return bytes(values).decode(coding, "replace")
     if stored in _NUMBERS and len(values) == math.prod(shape) * int(_NUMBERS[stored][1]):
         return np.frombuffer(values, order + _NUMBERS[stored]).reshape(shape, order="F")
-    raise ValueError(f"damaged, or of a class that is not read: {kind}, stored as {stored}")
+    raise BadFile(f"damaged, or of a class that is not read: {kind}, stored as {stored}")
 
 
 def _objects(items: list[Any], shape: tuple[int, ...]) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from advface_jax.data.records import NamedPair
 from advface_jax.data.tables import cells, header, read_lines, read_table
+from advface_jax.untrusted import BadFile
 
 _SAME = {"0": False, "1": True, "false": False, "true": True}  # as spreadsheets write them, too
 
@@ -26,10 +28,10 @@ def read_list(path: Path) -> list[NamedPair]:
     try:
         columns = header(lines)[2]
     except ValueError as error:
-        raise ValueError(f"{path} is no list of pairs ({error})") from None
+        raise BadFile(f"{path} is no list of pairs ({error})") from None
     pairs = _read_table(path) if "file1" in columns else _read_official(path, lines)
     if not pairs:
-        raise ValueError(f"{path} has no pairs: take the whole file")
+        raise BadFile(f"{path} has no pairs: take the whole file")
     return pairs
 
 
@@ -40,10 +42,10 @@ def _read_table(path: Path) -> list[NamedPair]:
             pair = NamedPair(
                 row["file1"], row["file2"], _SAME[row["same"].lower()], int(row["fold"])
             )
-            if not (pair.left and pair.right):
-                raise ValueError
+            if not (pair.left and pair.right and abs(pair.fold) < 1 << 31):
+                raise BadFile
         except (KeyError, ValueError):
-            raise ValueError(
+            raise BadFile(
                 f"{path}, line {number}: wanted fold, same (0 or 1), file1 and file2; "
                 f"got {', '.join(row.values())!r:.200}"
             ) from None
@@ -54,15 +56,15 @@ def _read_table(path: Path) -> list[NamedPair]:
 def _read_official(path: Path, lines: Sequence[str]) -> list[NamedPair]:
     body = [(n, words) for n, line in enumerate(lines, 1) if (words := _words(line))]
     head = body[0][1] if body else []
-    if not (1 <= len(head) <= 2 and all(word.isdecimal() for word in head)):
-        raise ValueError(
+    if not (1 <= len(head) <= 2 and all(re.fullmatch("[0-9]{1,9}", word) for word in head)):
+        raise BadFile(
             f"{path}: the first line is {' '.join(head)!r:.200}; wanted a table's header with "
             "fold, same, file1 and file2, or '10 300' (folds, pairs) as in LFW's pairs.txt"
         )
     folds, each = (1, int(head[0])) if len(head) == 1 else (int(head[0]), int(head[1]))
     del body[0]
     if len(body) != 2 * folds * each:
-        raise ValueError(
+        raise BadFile(
             f"{path} promises {folds} folds of 2 x {each} pairs and has {len(body)} lines of "
             "pairs: take the whole file"
         )
@@ -79,7 +81,7 @@ def _read_official(path: Path, lines: Sequence[str]) -> list[NamedPair]:
         except ValueError:
             wanted = "'Name i j'" if same else "'Name i Other j'"
             got = " ".join(words)
-            raise ValueError(f"{path}, line {number}: wanted {wanted}, got {got!r:.200}") from None
+            raise BadFile(f"{path}, line {number}: wanted {wanted}, got {got!r:.200}") from None
         pairs.append(NamedPair(left, right, same, at // (2 * each) + 1))
     return pairs
 

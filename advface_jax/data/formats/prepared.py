@@ -8,6 +8,7 @@ the features are used: the first image, and the label or identity, if there is o
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from advface_jax.data.formats import pair_lists
 from advface_jax.data.records import Source
+from advface_jax.untrusted import TEXT_BYTES, BadFile, read_bytes
 
 PREFIX = "tfds:"  # before a name, where a path could stand
 FACES, PAIRS, SKIPPED = "faces.tsv", "pairs.tsv", "skipped.tsv"
@@ -27,7 +29,7 @@ def tensorflow_datasets() -> Any:
         import array_record  # noqa: F401
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise ValueError(
+        raise BadFile(
             f"prepared data sets need more packages ({error}): pip install tensorflow-datasets "
             "array_record importlib_resources"
         ) from error
@@ -45,7 +47,7 @@ def open_named(name: str) -> Source:
         found = tfds.core.read_only_builder.builder_from_files(name)
     except tfds.core.registered.DatasetNotFoundError as error:
         places = ", ".join(map(str, tfds.core.utils.file_utils.list_data_dirs()))
-        raise ValueError(
+        raise BadFile(
             f"{PREFIX}{name} is not in {places}: prepare it (see docs/datasets.md), or "
             "name its folder, or set TFDS_DATA_DIR to where it is"
         ) from error
@@ -63,7 +65,7 @@ def open_prepared(folder: Path) -> Source:
     else:
         names, identities = _scanned(splits, image)
     if len(names) != n or len(set(names)) != n:
-        raise ValueError(
+        raise BadFile(
             f"{folder / FACES} has {len(names):,} names, {len(set(names)):,} of them different, "
             f"for {n:,} records: prepare the set again"
         )
@@ -75,12 +77,12 @@ def open_prepared(folder: Path) -> Source:
 def read_table(path: Path) -> list[tuple[str, str]]:
     """The first two columns of a tab-separated file, without its header."""
     try:
-        with open(path, newline="", encoding="utf-8") as lines:
-            rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))[1:]
+        lines = io.StringIO(read_bytes(path, TEXT_BYTES).decode("utf-8"), newline="")
+        rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))[1:]
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): prepare the set again") from error
+        raise BadFile(f"{path} is damaged ({error}): prepare the set again") from error
     if any(len(row) < 2 for row in rows):
-        raise ValueError(f"{path} has a line without two columns: prepare the set again")
+        raise BadFile(f"{path} has a line without two columns: prepare the set again")
     return [(row[0], row[1]) for row in rows]
 
 
@@ -90,7 +92,7 @@ def write_table(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]
         for row in (header, *rows):
             values = [str(value) for value in row]
             if any(set(value) & {"\t", "\n", "\r"} for value in values):
-                raise ValueError(f"a tab or a line break in {values!r}: rename that file")
+                raise BadFile(f"a tab or a line break in {values!r}: rename that file")
             file.write("\t".join(values) + "\n")
 
 
@@ -113,7 +115,7 @@ class _Records:
             self.opened = {me: (list(splits.values()), image, index)}
         splits, image, index = self.opened[me]
         if name not in index:
-            raise ValueError(f"{name} is not in {self.folder}")
+            raise BadFile(f"{name} is not in {self.folder}")
         at = index[name]
         for split in splits:
             if at < len(split):
@@ -122,9 +124,9 @@ class _Records:
         try:
             encoded, example = _record(split, at, image)
         except Exception as error:
-            raise ValueError(f"the record cannot be read: {error}") from error
+            raise BadFile(f"the record cannot be read: {error}") from error
         if "name" in example and example["name"] != name:
-            raise ValueError(f"{FACES} is of another build: the record is {example['name']!r}")
+            raise BadFile(f"{FACES} is of another build: the record is {example['name']!r}")
         return encoded
 
 
@@ -135,21 +137,21 @@ def _splits(folder: str) -> tuple[dict[str, Any], str]:
         builder = tfds.builder_from_directory(folder)
         features = builder.info.features
     except Exception as error:  # tfds, protobuf and json raise many kinds
-        raise ValueError(f"{folder} cannot be read: {error}") from error
+        raise BadFile(f"{folder} cannot be read: {error}") from error
     images = [k for k, v in features.items() if isinstance(v, tfds.features.Image)]
     if not images:
-        raise ValueError(f"{folder} has the features {', '.join(features)}, and none is an image")
+        raise BadFile(f"{folder} has the features {', '.join(features)}, and none is an image")
     image = "image" if "image" in images else images[0]
     skip = {image: tfds.decode.SkipDecoding()}
     try:
         return {s: builder.as_data_source(s, decoders=skip) for s in builder.info.splits}, image
     except NotImplementedError:
-        raise ValueError(
+        raise BadFile(
             f"{folder} was prepared as {builder.info.file_format.value}, which only "
             "TensorFlow reads: prepare it again with file_format='array_record'"
         ) from None
     except Exception as error:
-        raise ValueError(f"{folder} cannot be read: {error}") from error
+        raise BadFile(f"{folder} cannot be read: {error}") from error
 
 
 def _record(split: Any, i: int, image: str) -> tuple[bytes, dict[str, Any]]:

@@ -16,6 +16,7 @@ from advface_jax import checks
 from advface_jax.data.formats import matlab
 from advface_jax.data.records import NamedPair
 from advface_jax.data.tables import read_lines
+from advface_jax.untrusted import BadFile
 
 
 def read_cfp(
@@ -39,7 +40,7 @@ def read_cfp(
     split = root / "Split" / protocol
     places = sorted(p for p in split.iterdir() if p.is_dir()) if split.is_dir() else []
     if not places:
-        raise ValueError(f"{split} has no folds: wanted the folders 01 to 10, as CFP comes")
+        raise BadFile(f"{split} has no folds: wanted the folders 01 to 10, as CFP comes")
     pairs = []
     for fold, place in enumerate(places, 1):
         for file, same in ((place / "same.txt", True), (place / "diff.txt", False)):
@@ -64,7 +65,7 @@ def _images(file: Path) -> dict[int, str]:
             key, path = line.split()
             name = path.replace("\\", "/").split("/Images/", 1)[1]
             if ".." in name.split("/") or int(key) in images:
-                raise ValueError
+                raise BadFile
         except (ValueError, IndexError):
             want = "a new number and a path, as in '1 ../Data/Images/001/frontal/01.jpg'"
             raise _wrong(file, number, want, line) from None
@@ -76,18 +77,18 @@ def _lines(file: Path) -> list[tuple[int, str]]:
     try:
         text = read_lines(file)
     except ValueError as error:
-        raise ValueError(
+        raise BadFile(
             f"{error}: give CFP's folder, with Protocol/Pair_list_F.txt, Pair_list_P.txt and "
             "Split in it"
         ) from None
     lines = [(n, line.strip()) for n, line in enumerate(text, 1) if line.strip()]
     if not lines:
-        raise ValueError(f"{file} is empty: copy it again from the data set")
+        raise BadFile(f"{file} is empty: copy it again from the data set")
     return lines
 
 
-def _wrong(file: Path, number: int, wanted: str, got: str) -> ValueError:
-    return ValueError(f"{file}, line {number}: wanted {wanted}; got {got!r}")
+def _wrong(file: Path, number: int, wanted: str, got: str) -> BadFile:
+    return BadFile(f"{file}, line {number}: wanted {wanted}; got {got!r:.200}")
 
 
 def read_agedb(path: str | os.PathLike[str]) -> list[NamedPair]:
@@ -109,16 +110,17 @@ def read_agedb(path: str | os.PathLike[str]) -> list[NamedPair]:
     if path.is_dir():
         found = agedb_files(path)
         if len(found) != 1:
-            raise ValueError(
+            raise BadFile(
                 f"{path} has {len(found)} files like 04_FINAL_protocol_30_years.mat: name one"
             )
         path = found[0]
     try:
-        splits = np.ravel(matlab.read(path, "splits"))
+        found = matlab.read(path, "splits")
     except ValueError as error:
-        raise ValueError(
+        raise BadFile(
             f"{path}: {error}; wanted AgeDB's protocol, a MATLAB file with the cell 'splits'"
         ) from error
+    splits = found.ravel() if isinstance(found, np.ndarray) else [found]
     return [pair for fold, split in enumerate(splits, 1) for pair in _agedb_fold(path, fold, split)]
 
 
@@ -129,14 +131,17 @@ def agedb_files(folder: Path) -> list[Path]:
 
 
 def _agedb_fold(path: Path, fold: int, split: Any) -> list[NamedPair]:
-    def wrong(what: str) -> ValueError:
-        return ValueError(f"{path}, fold {fold}: {what}; wanted AgeDB's protocol as it comes")
+    def wrong(what: str) -> BadFile:
+        return BadFile(f"{path}, fold {fold}: {what}; wanted AgeDB's protocol as it comes")
 
     fields = _inner(split)
     if not (isinstance(fields, tuple) and len(fields) >= 2):
         raise wrong("not a struct of pairs and labels")
-    images, labels = np.asarray(fields[0]), np.ravel(fields[1])
-    if images.ndim != 2 or images.shape != (2, len(labels)):
+    images, labels = fields[:2]
+    if not (isinstance(images, np.ndarray) and isinstance(labels, np.ndarray)):
+        raise wrong("not a struct of pairs and labels")
+    labels = labels.ravel()
+    if images.shape != (2, len(labels)) or labels.dtype.kind not in "iuf":
         raise wrong(f"images of shape {images.shape} for {len(labels)} labels")
     pairs = []
     for number, label in enumerate(labels, 1):

@@ -15,6 +15,15 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from advface_jax.untrusted import (
+    IMAGE_BYTES,
+    INDEX_BYTES,
+    REC_BYTES,
+    BadFile,
+    open_file,
+    read_bytes,
+)
+
 MAGIC = 0xCED7230A
 _WORDS = struct.Struct("<II")
 _HEADER = struct.Struct("<IfQQ")
@@ -34,55 +43,57 @@ def read_record(file: BinaryIO, offset: int) -> Record:
     try:
         file.seek(offset)
         words = file.read(_WORDS.size)
-    except OSError:  # farther than any file of this disk could reach
+    except (OSError, OverflowError):  # farther than any file of this disk could reach
         words = b""
     if len(words) < _WORDS.size:
-        raise ValueError(f"past the end of the file: there is no record at byte {offset}")
+        raise BadFile(f"past the end of the file: there is no record at byte {offset}")
     magic, word = _WORDS.unpack(words)
     if magic != MAGIC:
-        raise ValueError(f"no record begins at byte {offset}: the .idx belongs to another .rec")
+        raise BadFile(f"no record begins at byte {offset}: the .idx belongs to another .rec")
     if word >> 29:
-        raise ValueError(
+        raise BadFile(
             "a record split into parts, which is not read (MXNet splits one whose bytes happen to "
             "hold its magic number): encode that image anew and pack it again"
         )
     length = word & ((1 << 29) - 1)
     header = file.read(_HEADER.size)
     if length < _HEADER.size or len(header) < _HEADER.size:
-        raise ValueError(f"the record at byte {offset} has no image header")
+        raise BadFile(f"the record at byte {offset} has no image header")
     flag, label, _, _ = _HEADER.unpack(header)
     left = length - _HEADER.size
     if not flag:
         return Record((label,), file.tell(), left)
     size = 4 * flag
     if flag > _MOST_LABELS or size > left or len(more := file.read(size)) < size:
-        raise ValueError(f"the record at byte {offset} claims {flag} labels and has fewer")
+        raise BadFile(f"the record at byte {offset} claims {flag} labels and has fewer")
     return Record(struct.unpack(f"<{flag}f", more), file.tell(), left - size)
 
 
 def read_image(path: str | os.PathLike[str], offset: int) -> bytes:
     """The encoded image of the record at an offset; ValueError when it is not whole."""
-    with open(path, "rb") as file:  # opened anew: threads and forks share no position
+    with open_file(path, REC_BYTES) as file:  # opened anew: threads and forks share no position
         record = read_record(file, offset)
         if not record.length:
-            raise ValueError("a record without an image")
-        data = file.read(record.length)
-    if len(data) < record.length:
-        raise ValueError(f"the .rec is cut short: {len(data)} of {record.length} bytes are there")
-    return data
+            raise BadFile("a record without an image")
+        there = os.fstat(file.fileno()).st_size - record.start
+        if there < record.length:
+            raise BadFile(f"the .rec is cut short: {there:,} of {record.length:,} bytes are there")
+        if record.length > IMAGE_BYTES:
+            raise BadFile(f"a record with {record.length:,} bytes of an image")
+        return file.read(record.length)
 
 
 def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Keys and offsets of an .idx file, int64 (n,) each; ValueError with the first wrong line."""
     try:
-        lines = path.read_text(encoding="ascii").splitlines()
+        lines = read_bytes(path, INDEX_BYTES).decode("ascii").splitlines()
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file of keys and offsets") from None
+        raise BadFile(f"{path} is not a text file of keys and offsets") from None
     keys, offsets = [], []
     for number, line in enumerate(lines, 1):
         words = line.split()
         if len(words) != 2 or not all(word.isdigit() and len(word) < 19 for word in words):
-            raise ValueError(f"{path}, line {number}: wanted 'key offset', got {line!r}")
+            raise BadFile(f"{path}, line {number}: wanted 'key offset', got {line!r:.200}")
         keys.append(int(words[0]))
         offsets.append(int(words[1]))
     return np.array(keys, np.int64), np.array(offsets, np.int64)

