@@ -254,6 +254,17 @@ def _crop_one(
     return rows or [Row(name, "", "no face", "0", size, padding=pixels)]
 
 
+def one_face(
+    photo: np.ndarray, config: CropConfig, find: Callable[[np.ndarray], Detections]
+) -> np.ndarray:
+    """The crop of the photograph's face by ``config.choose``; ValueError where there is none."""
+    found, _ = _find(photo, find)
+    chosen = crops.choose(found.boxes, found.probabilities, photo.shape[:2], config.choose)
+    if not len(chosen):
+        raise ValueError("no face")
+    return crops.cut(photo, found.boxes[chosen[0]], size=config.size, margin=config.margin)
+
+
 def _find(photo: np.ndarray, find: Callable[[np.ndarray], Detections]) -> tuple[Detections, int]:
     """The faces, and how many pixels of grey at each edge it took to find them.
 

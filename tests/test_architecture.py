@@ -30,7 +30,9 @@ MAY_IMPORT = {
     "advface_jax.ball": (),
     "advface_jax.gradient": ("advface_jax.ball", "advface_jax.checks"),
     "advface_jax.runtime": ("advface_jax.sharding",),
-    "advface_jax.cli": ("advface_jax.runtime",),
+    "advface_jax.cli": ("advface_jax.runtime", "advface_jax.stopping"),
+    "advface_jax.lock": (),
+    "advface_jax.stopping": (),
     "advface_jax.models": ("advface_jax.checks",),
     "advface_jax.models.layers": ("advface_jax.models.fast.convolution",),
     "advface_jax.models.fast": ("advface_jax.models", "advface_jax.sharding"),
@@ -78,6 +80,12 @@ MAY_IMPORT = {
         "advface_jax.weights",
     ),
     "advface_jax.data": ("advface_jax.checks",),
+    "advface_jax.data.feature_sets": (
+        "advface_jax.checks",
+        "advface_jax.data",
+        "advface_jax.lock",
+        "advface_jax.stopping",
+    ),
     "experiments": ("advface_jax",),
     **{f"experiments.{room}": ("advface_jax", "experiments.measure") for room in ROOMS},
     **{

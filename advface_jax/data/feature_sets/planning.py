@@ -17,7 +17,7 @@ import numpy as np
 
 from advface_jax import lock
 from advface_jax.data.feature_sets import reading
-from advface_jax.data.feature_sets.reading import beside_shard, shard_file
+from advface_jax.data.feature_sets.reading import beside_shard
 
 Labels = Literal["none", "pseudonyms", "original"]
 
@@ -115,19 +115,22 @@ class Writing:
         """How many items a shard is made of."""
         return min(self.shard_size, len(self.items) - shard * self.shard_size)
 
+    def without(self, shards: Sequence[int]) -> int:
+        """How many items all other shards are made of."""
+        return len(self.items) - sum(map(self.size, shards))
+
     def left(self) -> list[int]:
-        """The shards that are not there whole; half ones, as of a lost disk cache, are removed."""
-        missing = []
-        for shard in range(self.total):
-            file = shard_file(self.folder, shard)
-            try:
-                if not file.is_file():
-                    raise ValueError
-                beside_shard(self.folder, shard)
-            except ValueError:
-                file.unlink(missing_ok=True)
-                missing.append(shard)
-        return missing
+        """The shards that are not there whole; half ones, as of a lost disk cache, count as none:
+        they are written anew."""
+        return [shard for shard in range(self.total) if not self.has(shard)]
+
+    def has(self, shard: int) -> bool:
+        """Whether a shard is there, and whole."""
+        try:
+            beside_shard(self.folder, shard)
+        except ValueError:
+            return False
+        return True
 
 
 def check(batch: int, shard_size: int) -> None:
@@ -150,6 +153,12 @@ def check_folder(folder: Path) -> None:
         and any(path.name != lock.NAME and not _is_part(path) for path in folder.iterdir())
     ):
         raise ValueError(f"{folder} is there and holds something else: give another folder")
+
+
+def tidy(folder: Path) -> None:
+    """Remove what killed writers left half; for who holds the folder's lock."""
+    for path in filter(_is_part, folder.iterdir()):
+        path.unlink()
 
 
 def _is_part(path: Path) -> bool:
@@ -188,8 +197,6 @@ def begin(
         plan = {"settings": kept, "faces": listed, "order": secret}
         write_json(unfinished, plan)
         unfinished.chmod(0o600)
-    for path in filter(_is_part, folder.iterdir()):  # we hold the lock: nobody writes it
-        path.unlink()
     return Writing(folder, items, settings, shard_size, shape, plan["order"])
 
 

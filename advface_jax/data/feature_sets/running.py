@@ -6,14 +6,16 @@ compressed in others. What is in flight is bounded, so memory does not grow with
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,22 +23,23 @@ import numpy as np
 from advface_jax import stopping
 from advface_jax.data.batches import Batch, gather
 from advface_jax.data.feature_sets.planning import Writing
+from advface_jax.data.feature_sets.shards import NOT_FINITE as NOT_FINITE
 from advface_jax.data.feature_sets.shards import ShardWriter
 from advface_jax.data.threads import in_order
 
-Step = Callable[[list[Batch]], tuple[Any, tuple[Any, ...]]]
-"""Batches, whose ``indices`` are places in the set, to (finite, the arrays of
-``encoding.encode``), all of their rows in order; on the device, or arrays of NumPy."""
+Step = Callable[[Batch, int], tuple[np.ndarray, Sequence[np.ndarray]]]
+"""A batch, whose ``indices`` are places in the set, and the number of a device, to (finite (b,),
+the arrays of ``encoding.encode``)."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Ended:
     """What a run did.
 
     Attributes:
       items: how many it went through, those left out too.
-      seconds: from the first result to the last, without compilation.
-      waiting: seconds of these in which the device had nothing to compute.
+      seconds: from the first batch on the device to the last result.
+      waiting: seconds of these in which a device had nothing to compute, of several their mean.
       refused: (name, reason) of each item left out.
     """
 
@@ -59,136 +62,146 @@ class _Task(NamedTuple):
     last: bool
 
 
-@dataclass
 class _Clock:
-    """How long the device computes, and how long it waits between two groups."""
+    """How long the devices compute, and how long they wait between two batches."""
 
-    began: float | None = None
-    done: float = 0.0
-    waiting: float = 0.0
-    flying: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self, devices: int):
+        self.began: float | None = None
+        self.done = [0.0] * devices
+        self.flying = [0] * devices
+        self.waiting = 0.0
+        self.lock = threading.Lock()
 
-    def goes(self) -> None:
+    def goes(self, device: int) -> None:
         with self.lock:
-            if self.began is not None and not self.flying:
-                self.waiting += time.perf_counter() - self.done
-            self.flying += 1
+            now = time.perf_counter()
+            self.began = self.began or now
+            if self.done[device] and not self.flying[device]:
+                self.waiting += now - self.done[device]
+            self.flying[device] += 1
 
-    def comes(self) -> None:
+    def comes(self, device: int) -> None:
         with self.lock:
-            self.flying -= 1
-            self.done = time.perf_counter()
-            self.began = self.began or self.done
+            self.flying[device] -= 1
+            self.done[device] = time.perf_counter()
+
+    def ended(self, items: int, refused: Sequence[tuple[str, str]]) -> Ended:
+        last = max(self.done)
+        seconds = last - self.began if self.began else 0.0
+        # Who has no batch left waits, too.
+        idle = self.waiting + sum(last - (done or self.began or last) for done in self.done)
+        return Ended(items, seconds, idle / len(self.done), tuple(refused))
 
 
 def run(
     writing: Writing,
     step: Step,
-    shards: Sequence[int] | None = None,
+    wanted: Sequence[int],
     *,
-    group: int = 1,
+    devices: int = 1,
     workers: int = 2,
     lanes: int = 1,
     ahead: int = 1,
+    there: int = 0,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Ended:
     """Write shards of a set; stopped, it saves the batches that are done and raises.
 
     Args:
       writing: The set.
-      step: The computation.
-      shards: Which; None for all that are not there.
-      group: Batches that ``step`` gets at once: one a device. A last group may be smaller.
+      step: The computation, called from several threads.
+      wanted: Its shards to write, as of ``Writing.left``.
+      devices: How many compute, each whole batches.
       workers: Threads that read items ahead; 0 reads when asked.
       lanes: Shards in writing side by side: one thread compresses some hundred MB/s.
-      ahead: Groups that the device has been given at most; 2 where it queues them.
-      progress: Called with how many items of the set are done.
+      ahead: Batches that a device has been given at most; 2 where it fetches one result while it
+        computes the next.
+      there: Items of the set that are done already.
+      progress: Called with how many items are done, these too.
 
     Raises:
       ValueError: a shard cannot be written, or what ``step`` raises.
       stopping.Stopped: after a SIGTERM; KeyboardInterrupt likewise.
     """
-    wanted = writing.left() if shards is None else list(shards)
     lanes = max(1, min(lanes, len(wanted)))
     writers = {shard: ShardWriter(writing, shard) for shard in wanted}
-    there = sum(writing.size(s) for s in range(writing.total) if s not in writers)
-    there = 0 if shards is not None else there
     saved = sum(min(w.saved * writing.batch, writing.size(s)) for s, w in writers.items())
-    done, ended, clock = there + saved, Ended(), _Clock()
+    done, items, clock = there + saved, 0, _Clock(devices)
     progress(done)
     refused: list[tuple[str, str]] = []
-    room = threading.Semaphore(group * (ahead + 1) + 2 * lanes)
-    flying = threading.Semaphore(ahead)
+    room = threading.Semaphore(devices * (ahead + 1) + 2 * lanes)
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for device in [*range(devices)] * ahead:
+        free.put(device)
     pending: deque[tuple[Future[Any], int]] = deque()
 
-    def settle(wait: bool) -> None:
+    def settle(wait: bool = False) -> None:
         """Take what is written; its errors rise here."""
-        nonlocal done
+        nonlocal done, items
         while pending and (wait or pending[0][0].done()):
-            job, items = pending.popleft()
+            job, n = pending.popleft()
             refused.extend(job.result())
-            done += items
-            ended.items += items
+            done, items = done + n, items + n
             progress(done)
+
+    def patiently(take: Callable[[float], bool]) -> None:
+        """Look now and then whether a writer has failed, or a SIGTERM has come."""
+        while not take(0.2):
+            settle()
+            stopping.check()
+
+    def compute(one: Batch, device: int) -> Any:
+        clock.goes(device)
+        try:
+            return step(one, device)
+        finally:
+            clock.comes(device)
+            free.put(device)
+
+    def write(task: _Task, one: Batch, made: Future[Any] | None) -> list[tuple[str, str]]:
+        try:
+            finite, parts = (np.zeros(0, bool), ()) if made is None else made.result()
+            return writers[task.shard].add(one, finite, parts, task.last)
+        finally:
+            room.release()
 
     with stopping.at_good_moments(), ExitStack() as stack:
         pools = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(lanes)]
-        fetching = stack.enter_context(ThreadPoolExecutor(1))
+        computing = stack.enter_context(ThreadPoolExecutor(devices * ahead))
         lane = {shard: pools[i % lanes] for i, shard in enumerate(wanted)}
-
-        def write(task: _Task, one: Batch, fetched: Future[Any], at: int) -> list[Any]:
-            try:
-                finite, parts = fetched.result()
-                rows = slice(at * writing.batch, (at + 1) * writing.batch)
-                mine = [part[rows] for part in parts]
-                return writers[task.shard].add(one, finite[rows], mine, task.last)
-            finally:
-                room.release()
-
-        def fetch(made: Any) -> Any:
-            import jax  # reads what is on a device; NumPy's arrays pass
-
-            try:
-                jax.block_until_ready(made)
-            finally:
-                clock.comes()
-                flying.release()
-            return jax.tree.map(np.asarray, made)
-
-        def send(tasks: list[tuple[_Task, Batch]]) -> None:
-            settle(False)
-            _acquire(room, len(tasks), lambda: settle(False))
-            full = [(task, one) for task, one in tasks if one.values is not None]
-            fetched: Future[Any] = Future()
-            if full:
-                _acquire(flying, 1, lambda: settle(False))
-                clock.goes()
-                fetched = fetching.submit(fetch, step([one for _, one in full]))
-            at = {task: i for i, (task, _) in enumerate(full)}
-            for task, one in tasks:
-                if task not in at:
-                    nothing: Future[Any] = Future()
-                    nothing.set_result((np.zeros(0, bool), ()))
-                source, place = (fetched, at[task]) if task in at else (nothing, 0)
-                job = lane[task.shard].submit(write, task, one, source, place)
-                pending.append((job, int(len(writing.places(task.step)))))
-
         try:
-            for tasks in _groups(_loaded(writing, writers, wanted, lanes, workers), group):
+            for task, one in _loaded(writing, writers, wanted, lanes, workers):
                 stopping.check()
-                send(tasks)
-            settle(True)
+                settle()
+                patiently(lambda seconds: room.acquire(timeout=seconds))
+                made = None
+                if one.values is not None:
+                    device = _taken(free, patiently)
+                    made = computing.submit(compute, one, device)
+                job = lane[task.shard].submit(write, task, one, made)
+                pending.append((job, len(writing.places(task.step))))
+            settle(wait=True)
         except BaseException:
-            fetching.shutdown()  # what is on its way arrives, and is written
+            computing.shutdown()  # what is on its way arrives, and is written
             for pool in pools:
                 pool.shutdown()
             for writer in writers.values():
                 writer.save()
             raise
-    ended.seconds = clock.done - (clock.began or clock.done)
-    ended.waiting, ended.refused = clock.waiting, tuple(refused)
-    return ended
+    return clock.ended(items, refused)
+
+
+def _taken(free: queue.SimpleQueue[int], patiently: Callable[[Callable[[float], bool]], None]):
+    """A device that has room for a batch."""
+    taken: list[int] = []
+
+    def take(seconds: float) -> bool:
+        with contextlib.suppress(queue.Empty):
+            taken.append(free.get(timeout=seconds))
+        return bool(taken)
+
+    patiently(take)
+    return taken[0]
 
 
 def _tasks(
@@ -231,17 +244,3 @@ def _loaded(
             yield one.result()
     finally:
         futures.close()
-
-
-def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    items = iter(items)
-    while group := list(itertools.islice(items, size)):
-        yield group
-
-
-def _acquire(semaphore: threading.Semaphore, times: int, meanwhile: Callable[[], None]) -> None:
-    """Take it so often; look now and then whether a writer has failed, or a SIGTERM has come."""
-    for _ in range(times):
-        while not semaphore.acquire(timeout=0.2):
-            meanwhile()
-            stopping.check()

@@ -47,10 +47,9 @@ class ShardWriter:
         self.whole = False
         good = [i for i in np.flatnonzero(one.mask).tolist() if finite[i]]
         with told(self.file):
-            if self.writer is None:
-                self._open()
+            writer = self.writer or self._open()
             for i in good:
-                self.writer.write(b"".join(part[i].tobytes() for part in parts))
+                writer.write(b"".join(part[i].tobytes() for part in parts))
         places = one.indices.tolist()
         lost = [(places[i], NOT_FINITE) for i in np.flatnonzero(one.mask).tolist() if i not in good]
         bad = [(self.writing.name(place), reason) for place, reason in (*one.refused, *lost)]
@@ -89,13 +88,14 @@ class ShardWriter:
                 return state
         return {}
 
-    def _open(self) -> None:
+    def _open(self) -> Any:
         module, source = reading.array_record()
         self.part = self.file.with_name(f".{self.file.name}.{secrets.token_hex(4)}.part")
         self.writer = module.ArrayRecordWriter(str(self.part), _OPTIONS)
         if self.saved:
             for record in source.ArrayRecordDataSource(str(self.kept)):
                 self.writer.write(record)
+        return self.writer
 
     def _close(self) -> Path:
         writer, self.writer = self.writer, None

@@ -64,12 +64,11 @@ def write_features(
         do not fit.
     """
 
-    def step(group: list[Batch]) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        (one,) = group
+    def step(one: Batch, device: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         z = np.asarray(protect(one.values, one.mask))
         if z.shape != (batch, *reading.SHAPE):
             raise ValueError(f"protect made {z.shape}; wanted {(batch, *reading.SHAPE)}")
-        finite = np.isfinite(z).all((1, 2, 3))
+        finite = np.asarray(np.isfinite(z).all((1, 2, 3)))
         with np.errstate(invalid="ignore"):  # what is not finite is left out
             return finite, encoding.encode(z, dtype)
 
@@ -78,10 +77,13 @@ def write_features(
     planning.check(batch, shard_size)
     planning.check_folder(Path(folder))
     with lock.only_writer(folder):
+        planning.tidy(Path(folder))
         writing = planning.begin(Path(folder), faces, settings, shard_size)
         if writing is None:
             progress(len(faces))
             return ()
-        ended = run(writing, step, workers=workers, progress=progress)
+        wanted = writing.left()
+        there = writing.without(wanted)
+        ended = run(writing, step, wanted, workers=workers, there=there, progress=progress)
         planning.finish(writing)
     return ended.refused
