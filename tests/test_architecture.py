@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 OURS = ("advface_jax", "experiments", "weights_convert")
 
 # Of experiments; a file is a command.
-ROOMS = ("measure", "plots", "train", "attack", "decoy", "benchmark", "reproduction")
+ROOMS = (*("measure", "plots", "train", "attack", "decoy", "benchmark", "fault", "reproduction"),)
 
 # Each room imports these of our modules, itself and no others; the longest matching room decides.
 MAY_IMPORT = {

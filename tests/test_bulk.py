@@ -291,10 +291,11 @@ def test_a_signal_waits_for_a_good_moment():
 
 @pytest.mark.slow
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # Ray's own, about itself
 def test_a_ray_node_dies_and_the_records_are_the_same(faces, whole, tmp_path, monkeypatch):
     """Three nodes of a local cluster, one of them killed when the first shard is there."""
     ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
-    from ray.cluster_utils import Cluster
+    from ray.cluster_utils import Cluster  # type: ignore
 
     from advface_jax.bulk import ray_engine
 

@@ -39,9 +39,9 @@ def protect(
         another process writes it, or it cannot be written.
     """
     try:
-        import ray
-        import ray.data
-        import ray.exceptions
+        import ray  # type: ignore
+        import ray.data  # type: ignore
+        import ray.exceptions  # type: ignore
     except ImportError:
         raise ValueError("--engine ray needs: pip install 'ray[data]'") from None
     out = job.settings.out
@@ -86,7 +86,7 @@ def _streamed(ray: Any, settings: Settings, wanted: list[int]) -> Any:
     takes: dict[str, Any] = {"GPU": {"num_gpus": 1}, "CPU": {"num_cpus": 1}}.get(
         kind, {"resources": {kind: 1}}
     )
-    absolute = {"out": Path(settings.out).absolute()}
+    absolute: dict[str, Any] = {"out": Path(settings.out).absolute()}
     if Path(settings.source).exists():
         absolute["source"] = str(Path(settings.source).absolute())
     numbers = [{"shard": shard} for shard in wanted]
