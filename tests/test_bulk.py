@@ -291,6 +291,27 @@ def test_a_signal_waits_for_a_good_moment():
 
 @pytest.mark.slow
 @pytest.mark.long
+def test_two_hosts_write_one_set(faces, tmp_path):
+    code = """
+import sys
+from advface_jax import cli
+from advface_jax.commands import protect
+sys.argv = ["x", *sys.argv[1:]]
+cli.start(protect.main, "x")
+print(1)
+"""
+    words = ("--weights", "test_bulk:system", "--batch", "2", "--shard-size", "2", "--steps", "2")
+    out, port = tmp_path / "set", processes.free_port()
+    hosts = [f"127.0.0.1:{port},2,{i}" for i in range(2)]
+    words = (*words, "--workers", "0", "--seed", "3", "-o", out)
+    both = [processes.start(code, faces, *words, "--hosts", one, devices=1) for one in hosts]
+    assert [processes.answer(one) for one in both] == [1, 1]
+    engine.protect(Job(settings(faces, tmp_path / "one", shard_size=2)))
+    assert contents(out) == contents(tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # Ray's own, about itself
 def test_a_ray_node_dies_and_the_records_are_the_same(faces, whole, tmp_path, monkeypatch):
     """Three nodes of a local cluster, one of them killed when the first shard is there."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Callable
 
 import jax
 
-from advface_jax import lock
+from advface_jax import lock, stopping
 from advface_jax.bulk.job import Job
 from advface_jax.data.feature_sets import planning
 from advface_jax.data.feature_sets.running import Ended, run
@@ -63,30 +65,38 @@ def shards(
 def _one_of_several(job: Job, progress: Callable[[int], None]) -> Ended:
     from jax.experimental import multihost_utils  # for several hosts only
 
-    index, count = jax.process_index(), jax.process_count()
-    wait = multihost_utils.sync_global_devices
-    if index:
-        wait("planned")
-        ended = _share(job, index, count, progress)
-        wait("written")
-        return ended
-    with lock.only_writer(job.settings.out):
-        planning.tidy(job.settings.out)
+    out, leads = job.settings.out, jax.process_index() == 0
+    with lock.only_writer(out) if leads else contextlib.nullcontext():
+        if leads:
+            planning.tidy(out)
+            job.begin()
+        multihost_utils.sync_global_devices("planned")
         writing = job.begin()
-        wait("planned")
-        ended = _share(job, index, count, progress)
-        wait("written")
-        if writing is not None:
+        if writing is None:
+            progress(len(job.items))
+            return Ended()
+        ended = _share(job, writing, progress)
+        # By looking at the folder: hours may lie between the first that is done and the last.
+        if leads:
+            _wait(lambda: not writing.left())
             planning.finish(writing)
+        else:
+            _wait(lambda: (out / "card.json").is_file())
     return ended
 
 
-def _share(job: Job, index: int, count: int, progress: Callable[[int], None]) -> Ended:
-    writing = job.begin()
-    if writing is None:
-        return Ended()
-    mine = [shard for shard in range(writing.total) if shard % count == index]
-    left = [shard for shard in writing.left() if shard in set(mine)]
+def _wait(there: Callable[[], bool]) -> None:
+    with stopping.at_good_moments():
+        while not there():
+            stopping.check()
+            time.sleep(1)
+
+
+def _share(job: Job, writing: planning.Writing, progress: Callable[[int], None]) -> Ended:
+    """Write this process's part of the shards."""
+    count = jax.process_count()
+    mine = range(jax.process_index(), writing.total, count)
+    left = [shard for shard in mine if not writing.has(shard)]
     there = sum(map(writing.size, mine)) - sum(map(writing.size, left))
     # The bar is of the whole set: the others are about as far.
     return shards(job, left, lambda n: progress(min(count * n, len(job.items))), there)
