@@ -126,7 +126,7 @@ class memory_of:  # noqa: N801 a context manager
         page = os.sysconf("SC_PAGE_SIZE")
         while not self.ended.wait(0.05):
             part = min(PARTS - 1, PARTS * self.done // self.total)
-            now = int(Path("/proc/self/statm").read_text().split()[1]) * page / 1e6
+            now = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * page / 1e6
             self.most[part] = max(self.most[part], now)
 
 

@@ -39,6 +39,12 @@ def halved(system) -> Defense:
     return Defense("Halved", _halved)
 
 
+def decoys(system) -> Defense:
+    """As docs/bulk.md has it, without a key."""
+    faces = np.random.default_rng(0).random((4, 160, 160, 3), np.float32)
+    return defenses.decoy(recogniser=system.server, extractor=system.extractor, faces=faces)
+
+
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory):
     """Ten faces of five people, the fourth unreadable."""
@@ -199,13 +205,15 @@ def test_features_are_protected_like_the_faces_they_came_from(faces, tmp_path):
 @pytest.mark.slow
 def test_any_defence_by_name_or_function(faces, tmp_path):
     z = {}
-    for name in ("none", "ball", "test_bulk:halved", "dctdp"):
+    for name in ("none", "ball", "test_bulk:halved", "dctdp", "test_bulk:decoys"):
         out, changes = tmp_path / name.replace(":", "_"), {"names": True, "dtype": "f32"}
         engine.protect(Job(settings(faces, out, defense=name, limit=3, **changes)))
         z[name] = open_features(out).features(range(3))
     assert np.array_equal(z["test_bulk:halved"], z["none"] / 2)
     noise = np.abs(z["ball"] - z["none"])
     assert 0.1 < noise.max() <= 0.2 + 1e-6 and not np.allclose(noise[0], noise[1])
+    far = np.abs(z["test_bulk:decoys"] - z["none"]).mean((1, 2, 3))
+    assert np.all(far > 0.1), "decoys are features of somebody else"
     assert z["dctdp"].shape[1:] == defenses.dctdp().stores
 
 
