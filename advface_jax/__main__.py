@@ -2,7 +2,7 @@
 
 from advface_jax import cli
 
-COMMANDS: tuple[str, ...] = ("crop", "features", "prepare")  # modules with a main
+COMMANDS: tuple[str, ...] = ("crop", "features", "prepare", "protect")  # modules with a main
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import tyro
 from rich import progress
 from rich.markup import escape
 
-from advface_jax import runtime
+from advface_jax import runtime, stopping
 
 SCRIPT = ("advface_jax", "advface")  # a package, and the console command that runs it
 Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]  # where results go, in every command
@@ -47,6 +47,7 @@ def start(main: Callable[..., None], module: str) -> None:
     examples the indented lines of its module's docstring.
     """
     runtime.prepare_process()
+    stopping.listen()
     with _plainly():
         text = inspect.getdoc(main) or ""
         main.__doc__ = re.sub(r"\n {4,}", " ", text)  # else a flag's text breaks there, too
@@ -99,6 +100,9 @@ def _plainly() -> Iterator[None]:
         if why is None:
             raise
         _stop(why)
+    except stopping.Stopped:
+        console.print("stopped by SIGTERM; what is done is saved, the same command resumes")
+        sys.exit(stopping.STATUS)
     except KeyboardInterrupt:
         console.print("stopped; the same command resumes where it can")
         sys.exit(130)
@@ -123,6 +127,27 @@ def folder(out: Path) -> None:
     except OSError as error:
         why = f"nothing can be written into {place} ({error.strerror})"
         raise ValueError(f"got --out {out}, but {why}: give another") from error
+
+
+def function(source: str, flag: str) -> Callable[..., Any]:
+    """The function of "module:function" on Python's path.
+
+    Raises:
+      ValueError: Another form, or no such module or function.
+    """
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", source):
+        raise ValueError(f"got --{flag} {source}; wanted MODULE:FUNCTION, as my_work:build")
+    module, name = source.split(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"got --{flag} {source}, which cannot be loaded ({error}); wanted a module on Python's "
+            "path, and a function in it"
+        ) from error
+    if not callable(found):
+        raise ValueError(f"got --{flag} {source}, a {type(found).__name__}; wanted a function")
+    return found
 
 
 def present(**paths: str | Path | None) -> None:

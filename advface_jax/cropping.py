@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from advface_jax import checks
+from advface_jax import checks, lock
 from advface_jax.data import crops
 from advface_jax.data.records import Source, unsafe
 from advface_jax.data.threads import in_order
@@ -126,8 +126,16 @@ def crop_all(
         earlier run's), and how many crops were written.
 
     Raises:
-      ValueError: ``out`` holds anything else, or crops of other settings.
+      ValueError: ``out`` holds anything else, crops of other settings, or another process writes
+        it.
     """
+    if out.exists():
+        _claimed(out, config, origin)
+    with lock.only_writer(out):
+        return _crop_all(source, out, config, find, origin, progress)
+
+
+def _crop_all(source, out: Path, config: CropConfig, find, origin, progress) -> list[Row]:
     _claim(out, config, origin)
     wanted, refused = _targets(source, config)
     before = _finished(read_report(out), out, config)
@@ -161,8 +169,18 @@ def crop_all(
 
 
 def _claim(out: Path, config: CropConfig, origin: Mapping[str, Any]) -> None:
-    """ValueError unless ``out`` is new, or was made with the same settings."""
-    card = {**dataclasses.asdict(config), **origin, "version": _VERSION}
+    """Write the card of a new ``out``; ValueError as for ``_claimed``."""
+    if not _claimed(out, config, origin):
+        _write(out / CARD, (json.dumps(_card(config, origin), indent=2) + "\n").encode())
+
+
+def _card(config: CropConfig, origin: Mapping[str, Any]) -> dict[str, Any]:
+    return {**dataclasses.asdict(config), **origin, "version": _VERSION}
+
+
+def _claimed(out: Path, config: CropConfig, origin: Mapping[str, Any]) -> bool:
+    """Whether ``out`` has crops of the same settings; ValueError unless it is new."""
+    card = _card(config, origin)
     if (out / CARD).is_file():
         try:
             made = read_json(out / CARD)
@@ -173,13 +191,13 @@ def _claim(out: Path, config: CropConfig, origin: Mapping[str, Any]) -> None:
         if differing:
             said = "; ".join(f"{k} {made.get(k)!r} there, {card.get(k)!r} now" for k in differing)
             raise ValueError(f"{out} holds crops of other settings ({said}); give another folder")
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        return True
+    ours = (lock.NAME, f".{CARD}.part")  # what a killed run leaves before the card
+    if out.exists() and (not out.is_dir() or any(p.name not in ours for p in out.iterdir())):
         raise ValueError(
             f"{out} is not empty and holds no crops of this command (no {CARD}); give a new folder"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / CARD, (json.dumps(card, indent=2) + "\n").encode())
+    return False
 
 
 def _targets(source: Source, config: CropConfig) -> tuple[dict[str, str], dict[str, list[Row]]]:
@@ -255,6 +273,17 @@ def _crop_one(
         faces = str(len(found))
         rows.append(Row(name, target, status, faces, size, box, probability, marks, pixels))
     return rows or [Row(name, "", "no face", "0", size, padding=pixels)]
+
+
+def one_face(
+    photo: np.ndarray, config: CropConfig, find: Callable[[np.ndarray], Detections]
+) -> np.ndarray:
+    """The crop of the photograph's face by ``config.choose``; ValueError where there is none."""
+    found, _ = _find(photo, find)
+    chosen = crops.choose(found.boxes, found.probabilities, photo.shape[:2], config.choose)
+    if not len(chosen):
+        raise ValueError("no face")
+    return crops.cut(photo, found.boxes[chosen[0]], size=config.size, margin=config.margin)
 
 
 def _find(photo: np.ndarray, find: Callable[[np.ndarray], Detections]) -> tuple[Detections, int]:

@@ -5,8 +5,10 @@ Under ``jax.jit`` the compiler splits the one-device program: means over the bat
 norm, are over all devices.
 """
 
+import contextlib
+import contextvars
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -82,6 +84,26 @@ def across(batch: int, devices: Sequence[Any] | None = None) -> Mesh | None:
 def most(batch: int, devices: int) -> int:
     """The most of ``devices`` devices that can share ``batch`` items equally."""
     return max(n for n in range(1, devices + 1) if batch % n == 0)
+
+
+_alone = contextvars.ContextVar("alone", default=False)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """In here programs are traced for one device with batches of its own, however many there are:
+    they are then the same on a machine with other cores."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def sharing(batch: int) -> int:
+    """The number of devices that are taken to share ``batch`` items while a program is traced."""
+    devices = 1 if _alone.get() else jax.device_count()
+    return devices if batch % devices == 0 else 1
 
 
 def rows(mesh: Mesh | None) -> NamedSharding | None:

@@ -3,11 +3,14 @@ import logging
 import os
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 import jax
 import pytest
+
+from advface_jax import runtime, stopping
 
 # Set before any test module is imported, so that none of them traces under laxer rules.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -67,3 +70,21 @@ def compilations(caplog):
 
     with caplog.at_level(logging.WARNING), jax.log_compiles():
         yield names
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """A command with these words, in this process: how it exits, and what it prints."""
+    # More devices would stay for the tests that follow.
+    monkeypatch.setattr(runtime, "prepare_process", lambda: None)
+    monkeypatch.setattr(stopping, "listen", lambda: None)
+
+    def call(main, *words: object, name: str = "x") -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "80")
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        return end.value.code, said.out + said.err
+
+    return call

@@ -16,7 +16,19 @@ ROOT = Path(__file__).parents[1]
 OURS = ("advface_jax", "experiments", "weights_convert")
 
 # Of experiments; a file is a command.
-ROOMS = ("measure", "plots", "train", "attack", "decoy", "benchmark", "reproduction", "fuzzing")
+ROOMS = tuple(
+    [
+        "measure",
+        "plots",
+        "train",
+        "attack",
+        "decoy",
+        "benchmark",
+        "reproduction",
+        "fuzzing",
+        "fault",
+    ]
+)
 
 # Each room imports these of our modules, itself and no others; the longest matching room decides.
 MAY_IMPORT = {
@@ -34,7 +46,9 @@ MAY_IMPORT = {
     "advface_jax.ball": (),
     "advface_jax.gradient": ("advface_jax.ball", "advface_jax.checks"),
     "advface_jax.runtime": ("advface_jax.sharding",),
-    "advface_jax.cli": ("advface_jax.runtime",),
+    "advface_jax.cli": ("advface_jax.runtime", "advface_jax.stopping"),
+    "advface_jax.lock": (),
+    "advface_jax.stopping": (),
     "advface_jax.models": ("advface_jax.checks", "advface_jax.untrusted"),
     "advface_jax.models.layers": ("advface_jax.models.fast.convolution",),
     "advface_jax.models.fast": ("advface_jax.models", "advface_jax.sharding"),
@@ -82,6 +96,13 @@ MAY_IMPORT = {
         "advface_jax.weights",
     ),
     "advface_jax.data": ("advface_jax.checks", "advface_jax.untrusted"),
+    "advface_jax.data.feature_sets": (
+        "advface_jax.checks",
+        "advface_jax.data",
+        "advface_jax.lock",
+        "advface_jax.stopping",
+        "advface_jax.untrusted",
+    ),
     "experiments": ("advface_jax",),
     **{f"experiments.{room}": ("advface_jax", "experiments.measure") for room in ROOMS},
     **{

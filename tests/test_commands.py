@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from advface_jax import __main__ as advface
-from advface_jax import cli, runtime
+from advface_jax import cli
 from experiments import __main__ as experiments
 from experiments import all as everything
 from experiments import (
@@ -30,23 +30,6 @@ MODULES = [
     *(f"experiments.{p.stem}" for p in (ROOT / "experiments").glob("*.py") if p.stem[0] != "_"),
     "weights_convert.__main__",
 ]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """A command with these words, in this process: how it exits, and what it prints."""
-    # More devices would stay for the tests that follow.
-    monkeypatch.setattr(runtime, "prepare_process", lambda: None)
-
-    def call(main, *words: object, name: str = "x") -> tuple[object, str]:
-        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "80")
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return end.value.code, said.out + said.err
-
-    return call
 
 
 @pytest.mark.parametrize("module", MODULES)

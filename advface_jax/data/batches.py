@@ -127,6 +127,25 @@ def batches(
     return _ahead(load, steps, workers, by) if workers and len(steps) else map(load, steps)
 
 
+def gather(items: Readable, step: int, indices: np.ndarray, mask: np.ndarray) -> Batch:
+    """The batch of these items; its values are None if none of them is readable."""
+    got: dict[int, np.ndarray] = {}  # by row
+    reasons: dict[int, str] = {}  # by item
+    for row, i in enumerate(indices.tolist()):
+        try:
+            got[row] = items.crop(i)
+        except ValueError as error:
+            reasons[i] = str(error)
+    each, values = len(indices), None
+    if got:
+        rows = np.array(list(got))
+        next_good = rows[np.searchsorted(rows, np.arange(each)) % len(rows)]
+        values = np.stack([got[row] for row in next_good])
+    good = np.isin(np.arange(each), list(got))
+    refused = tuple((i, reasons[i]) for i in indices[mask & ~good].tolist())
+    return Batch(step, indices, values, mask & good, refused)
+
+
 @dataclass(frozen=True)
 class _Load:
     """A step's number to its batch: pure, so that it does not matter who reads it, and when."""
@@ -143,22 +162,11 @@ class _Load:
         mine = slice(self.index * each, (self.index + 1) * each)
         mask = (np.arange(self.batch) < len(chosen))[mine]
         indices = np.resize(chosen, self.batch)[mine].astype(np.int64)
-        got: dict[int, np.ndarray] = {}  # by row
-        reasons: dict[int, str] = {}  # by item
-        for row, i in enumerate(indices.tolist()):
-            try:
-                got[row] = self.items.crop(i)
-            except ValueError as error:
-                reasons[i] = str(error)
-        if got:
-            rows = np.array(list(got))
-            next_good = rows[np.searchsorted(rows, np.arange(each)) % len(rows)]
-            values = np.stack([got[row] for row in next_good])
-        else:
-            values = np.stack([self._stand_in(step, indices, reasons)] * each)
-        good = np.isin(np.arange(each), list(got))
-        refused = tuple((i, reasons[i]) for i in indices[mask & ~good].tolist())
-        return Batch(step, indices, values, mask & good, refused)
+        one = gather(self.items, step, indices, mask)
+        if one.values is None:
+            reasons = dict(one.refused)
+            one = one._replace(values=np.stack([self._stand_in(step, indices, reasons)] * each))
+        return one
 
     def _stand_in(self, step: int, indices: np.ndarray, reasons: dict[int, str]) -> np.ndarray:
         """For a pass that must not end because the last, short batch is of broken items only."""

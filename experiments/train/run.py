@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from advface_jax import checkpoint, checks, cli, data, sharding
+from advface_jax import checkpoint, checks, cli, data, lock, sharding, stopping
 from advface_jax.data.batches import Readable
 from advface_jax.training.step import TrainState
 from experiments.measure.results_file import Row, surroundings
@@ -128,11 +128,11 @@ class Run(abc.ABC):
         cli.console.print(self.SHOWN.format(**self.quality[-1]))
 
     def to_the_end(self, title: str = "training") -> None:
-        """Train what is left; measure and save after epochs, and save every few steps."""
+        """Train what is left; measure and save after epochs, save every few steps, on SIGTERM."""
         rates: list[float] = []
         pending: list[Any] = []
         waited = trained = 0.0
-        with cli.bar("faces") as bar:
+        with lock.only_writer(self.out), stopping.at_good_moments(), cli.bar("faces") as bar:
             done, total = self.step * self.batch, self.total * self.batch
             task = bar.add_task(title, total=total, completed=done, note="")
             began = time.monotonic() - self.seconds
@@ -146,7 +146,7 @@ class Run(abc.ABC):
                 one = next(loaded, None)
                 waited += time.perf_counter() - asked
                 epoch, within = divmod(self.step, self.per_epoch)
-                saves = not within or self.step % self.place.save_every == 0
+                saves = not within or self.step % self.place.save_every == 0 or stopping.asked()
                 if len(pending) < READ and not saves:
                     continue
                 self.losses += [np.array(jax.device_get(x)).tolist() for x in pending]
@@ -163,6 +163,8 @@ class Run(abc.ABC):
                 self.seconds = time.monotonic() - began
                 if saves:
                     self.save()
+                if one is not None:
+                    stopping.check()
                 mark = time.perf_counter()
         if rates:
             self.rate = float(np.median(rates[1:] or rates))  # the first steps compile

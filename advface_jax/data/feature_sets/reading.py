@@ -1,39 +1,31 @@
 """Protected features that were written to be shared (paper, section 4.4), at random access.
 
 A set is a folder: ``features-00000.array_record`` and so on, a record being the raw bytes of one
-z_adv (77,77,64), row-major, little-endian float32 or bfloat16; beside each shard a ``.json`` with
-its sum and, on demand, a label and a name for each record; and ``card.json``, which is there when
-the set is whole.
+feature, of FaceNet's (77,77,64), row-major, little-endian float32 or bfloat16, or 8 bits
+(``encoding``); beside each shard a ``.json`` with its sum and, on demand, a label and a name for
+each record; and ``card.json``, which is there when the set is whole.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from advface_jax.data.feature_sets import chunks
+from advface_jax.data.feature_sets import chunks, encoding
 from advface_jax.untrusted import JSON_BYTES, BadFile, parse_json, read_bytes
 
 SHAPE = (77, 77, 64)
 FORMAT = "advface_jax features, 1"
 UNFINISHED = ".unfinished.json"  # a writer's plan, with the secret order; gone when all is written
-Dtype = Literal["f32", "bf16"]
-
-
-def dtype_of(name: str) -> np.dtype:
-    if name == "f32":
-        return np.dtype("<f4")
-    from ml_dtypes import bfloat16  # comes with jax
-
-    return np.dtype(bfloat16)
 
 
 def array_record() -> Any:
@@ -68,7 +60,7 @@ class FeatureSet:
         return sum(self.counts)
 
     def features(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """z_adv at ``indices``, float32 (b, 77, 77, 64).
+        """The features at ``indices``, float32 (b, *shape), of FaceNet's (b, 77, 77, 64).
 
         Raises:
           ValueError: for indices out of range, and with the shard's name for a damaged record.
@@ -78,17 +70,17 @@ class FeatureSet:
             raise ValueError(
                 f"got indices {rows.min()} to {rows.max()}; wanted 0 to {len(self) - 1}"
             )
-        dtype = dtype_of(self.card["dtype"])
-        out = np.empty((len(rows), *SHAPE), np.float32)
+        dtype, shape = self.card["dtype"], self.shape
+        out = np.empty((len(rows), *shape), np.float32)
         for k, i in enumerate(rows):
             raw = self._record(int(i))
-            if len(raw) != dtype.itemsize * np.prod(SHAPE):
+            if len(raw) != encoding.size(dtype, shape):
                 raise BadFile(f"record {i} of {self.folder} has {len(raw):,} bytes: damaged")
-            out[k] = np.frombuffer(raw, dtype).reshape(SHAPE)
+            out[k] = encoding.decode(raw, dtype, shape)
         return out
 
     def crop(self, i: int) -> np.ndarray:
-        """One item as ``batches`` loads it, float32 (77, 77, 64); ValueError as in ``features``."""
+        """One item as ``batches`` loads it, float32 (*shape); ValueError as in ``features``."""
         return self.features([i])[0]
 
     def check(self) -> None:
@@ -113,6 +105,11 @@ class FeatureSet:
                 "damaged; copy it again"
             ) from None
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one feature."""
+        return tuple(self.card["shape"])
+
     @functools.cached_property
     def _readers(self) -> dict[int, Any]:
         return {}
@@ -129,9 +126,17 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
             "advface_jax features`"
         )
     card = read_json(folder / "card.json")
-    if card.get("format") != FORMAT or card.get("shape") != list(SHAPE):
+    if card.get("format") != FORMAT or not _is_shape(card.get("shape")):
         raise BadFile(f"{folder / 'card.json'} is the card of something else")
     return card
+
+
+def _is_shape(value: Any) -> bool:
+    """Whether it is a list of one to eight positive numbers, of an item of 2 GB at most."""
+    if not isinstance(value, list) or not 1 <= len(value) <= 8:
+        return False
+    whole = all(type(n) is int and 0 < n < 2**31 for n in value)
+    return whole and 4 * math.prod(value) < 2**31
 
 
 def open_features(folder: str | os.PathLike[str]) -> FeatureSet:
@@ -153,7 +158,7 @@ def open_features(folder: str | os.PathLike[str]) -> FeatureSet:
             raise TypeError("a list of labels")
         identities = tuple(str(x) for s in shards for x in s["labels"] or ())
         names = tuple(str(x) for s in shards for x in s["names"] or ())
-        fits = sum(counts) == card["records"] and card["dtype"] in ("f32", "bf16")
+        fits = sum(counts) == card["records"] and card["dtype"] in encoding.DTYPES
     except (KeyError, TypeError):  # somebody edited them
         counts, identities, names, fits = (), (), (), False
     if not fits or len(identities) not in (0, sum(counts)) or len(names) not in (0, sum(counts)):

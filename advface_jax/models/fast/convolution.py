@@ -83,8 +83,7 @@ def _in_parts(convolve: Callable[[jax.Array], jax.Array], x: jax.Array, most: in
 
 def _sharing(x: jax.Array) -> int:
     """The number of devices that share the examples."""
-    devices = jax.device_count()
-    return devices if x.shape[0] % devices == 0 else 1
+    return sharding.sharing(x.shape[0])
 
 
 def _is_worth_winograd(x: jax.Array, kernel: jax.Array, window: Window) -> bool:

@@ -1,0 +1,1 @@
+"""Faces or features into protected feature shards: what, with which defence, by which engine."""

@@ -1,0 +1,1 @@
+"""Commands killed at random moments: small cases, and what they leave."""
