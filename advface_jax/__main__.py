@@ -1,8 +1,8 @@
-"""``python -m advface_jax COMMAND``, or ``advface COMMAND``: prepare faces and features."""
+"""``python -m advface_jax COMMAND``, or ``advface COMMAND``: prepare faces and features, export."""
 
 from advface_jax import cli
 
-COMMANDS: tuple[str, ...] = ("crop", "features", "prepare")  # modules with a main
+COMMANDS: tuple[str, ...] = ("crop", "export", "features", "prepare")  # modules with a main
 
 
 def main() -> None:
