@@ -150,6 +150,7 @@ def test_a_damaged_or_hostile_file_is_refused_in_one_line(written, tmp_path):
         "no program in it": with_card(data, program_bytes=0),
         "takes": with_card(data, takes=[{"name": "z"}]),
         "versions": with_card(data, versions=None),
+        "a newer JAX": with_card(data, versions={"jax": "99.0"}),
         "random program": with_card(data[:-2000] + rng.bytes(2000), program_bytes=100),
     }
     for name, bad in cases.items():

@@ -172,8 +172,11 @@ def _parts(data: bytes) -> tuple[dict[str, Any], bytes, tuple[jax.Array, ...]]:
 
 
 def _exported(path: Path, card: Mapping[str, Any], program: bytes) -> export.Exported:
-    made, here = card["versions"]["jax"], jax.__version__
+    made, here = str(card["versions"]["jax"]), jax.__version__
     again = "export it again with your own JAX, or install that one"
+    # JAX promises that a newer one reads what an older one wrote, and not the other way round.
+    if _release(made) > _release(here):
+        raise ValueError(f"got {path}, made by jax {made}; wanted {here} or older: {again}")
     try:
         exported = export.deserialize(bytearray(program))
         low = export.minimum_supported_calling_convention_version
@@ -212,6 +215,10 @@ def _fitting(x: Any, wanted: Mapping[str, Any]) -> jax.Array | np.ndarray:
             f"({', '.join(map(str, shape))}){', b of 1 or more' if 'b' in shape else ''}"
         )
     return array
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", version)[:2])
 
 
 def _is_shape(shape: Any) -> bool:
