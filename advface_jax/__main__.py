@@ -1,8 +1,14 @@
-"""``python -m advface_jax COMMAND``, or ``advface COMMAND``: prepare faces and features, export."""
+"""``python -m advface_jax COMMAND``, or ``advface COMMAND``: prepare faces and features, export, serve."""
 
 from advface_jax import cli
 
-COMMANDS: tuple[str, ...] = ("crop", "export", "features", "prepare")  # modules with a main
+COMMANDS: tuple[str, ...] = (
+    "crop",
+    "export",
+    "features",
+    "prepare",
+    "serve",
+)  # modules with a main
 
 
 def main() -> None:

@@ -96,6 +96,12 @@ class Gate:
         """E: images (1,s,s,3) in [0,1] to z."""
         return np.asarray(_apply(self.system.extractor, jnp.asarray(images)))
 
+    def warm(self) -> None:
+        """Compile all programs, so that nobody waits for it."""
+        z = self.features(np.full((1, *[self.system.image_size] * 2, 3), 0.5, np.float32))
+        self._embed(self._protect(jnp.asarray(z), "warm"))
+        self.thief(z)
+
     def people(self) -> list[Enrolment]:
         with self._lock:
             return sorted(self._people.values(), key=lambda one: (one.name, one.id))
@@ -165,10 +171,10 @@ class Gate:
         return np.asarray(jnp.clip(jnp.round(255 * images), 0, 255)).astype(np.uint8)
 
     def _put(self, one: Enrolment, z: np.ndarray, event: str) -> Enrolment:
-        face, z = self._embed(z), jnp.asarray(z)
+        face, given = self._embed(z), jnp.asarray(z)
         least = DEFAULT.threshold if self.protection == "decoy" else self.threshold
         for attempt in range(ATTEMPTS if self.protection == "decoy" else 1):
-            stored = self._protect(z, f"{one.id}/{one.generation}/{attempt}")
+            stored = self._protect(given, f"{one.id}/{one.generation}/{attempt}")
             stored = stored.astype(np.float16).astype(np.float32)
             embedding = self._embed(stored)
             if embedding @ face >= least - 0.002:  # half precision

@@ -41,6 +41,10 @@ create table audit (
 """
 
 
+class StoreError(ValueError):
+    """A store that cannot be used, or was changed by somebody else."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Enrolment:
     """Who is enrolled: ``id`` is random, ``generation`` counts decoys from 1, ``name`` is what the
@@ -64,7 +68,7 @@ class Store:
       secret: 32 random bytes, the store's own, from which decoys and a pattern follow.
 
     Raises:
-      ValueError: another key, other settings, a damaged file or one of something else, a folder
+      StoreError: another key, other settings, a damaged file or one of something else, a folder
         that is in use or others may read.
     """
 
@@ -76,7 +80,7 @@ class Store:
         with _plainly(self.path):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.path.parent.stat().st_mode & 0o077:
-                raise ValueError(
+                raise StoreError(
                     f"got store {folder} that others may read; wanted your own: chmod 700 {folder}"
                 )
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -117,20 +121,20 @@ class Store:
                 for name in ("application_id", "user_version")
             )
             if application != APPLICATION:
-                raise ValueError(f"got {self.path}, which is a database of something else")
+                raise StoreError(f"got {self.path}, which is a database of something else")
             if version != FORMAT:
-                raise ValueError(f"got {self.path} of format {version}; wanted {FORMAT}")
+                raise StoreError(f"got {self.path} of format {version}; wanted {FORMAT}")
             try:
                 self._data_key = self._kept("data key", key)
             except ValueError:
-                raise ValueError(
+                raise StoreError(
                     f"got a key that does not open {self.path}; wanted the one that sealed it"
                 ) from None
             self.secret = self._kept("secret", self._data_key)
             had = json.loads(self._kept("settings", self._data_key))
             if had != json.loads(json.dumps(settings)):
                 differ = sorted(k for k in {*had, *settings} if had.get(k) != settings.get(k))
-                raise ValueError(
+                raise StoreError(
                     f"got a store of other settings ({', '.join(differ)}); wanted "
                     + ", ".join(f"{k}={had.get(k)}" for k in differ)
                 )
@@ -267,11 +271,9 @@ class Store:
 
     def _unseal(self, sealed: bytes, id: str, generation: int, what: str) -> bytes:
         try:
-            return sealing.unseal(
-                sealed, self._data_key, f"{id}/{generation}/{what}".encode()
-            )
+            return sealing.unseal(sealed, self._data_key, f"{id}/{generation}/{what}".encode())
         except ValueError:
-            raise ValueError(
+            raise StoreError(
                 f"got {self.path} with enrolment {id} changed by somebody; wanted it as it was: "
                 "restore a backup, or delete it"
             ) from None
@@ -284,7 +286,7 @@ def _plainly(path: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
-            raise ValueError(
+            raise StoreError(
                 f"got {path}, which another process has open; wanted one service a store"
             ) from None
-        raise ValueError(f"got {path}, which SQLite cannot use ({error})") from None
+        raise StoreError(f"got {path}, which SQLite cannot use ({error})") from None
