@@ -1,4 +1,4 @@
-"""``python -m advface_jax COMMAND``, or ``advface COMMAND``: prepare faces and features, export, serve."""
+"""``python -m advface_jax COMMAND``, or ``advface COMMAND``: prepare, export and serve faces."""
 
 from advface_jax import cli
 

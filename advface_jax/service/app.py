@@ -18,6 +18,7 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException as AnyHTTPException
 
 from advface_jax.service import uploads
 from advface_jax.service.gate import Decision, Gate
@@ -112,8 +113,8 @@ def build(
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
-    @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> Response:
+    @app.exception_handler(AnyHTTPException)
+    async def refused(request: Request, error: AnyHTTPException) -> Response:
         return _error(error.status_code, error.detail, error.headers)
 
     @app.exception_handler(StoreError)
