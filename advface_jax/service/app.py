@@ -43,7 +43,7 @@ class Limits:
     """
 
     rate: float = 20.0
-    waiting: int = 16
+    waiting: int = 8
     enrolling: int = 2
     upload: int = 10_000_000
     seconds: float = 20.0
