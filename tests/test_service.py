@@ -252,7 +252,7 @@ def test_from_enrolment_to_deletion_nothing_raw_is_on_the_disk(opened):
     assert gate.identify(z[0]).enrolment == one
     stored, sealed = gate.stored(one.id), gate.store.sealed(one.id)
     assert np.abs(stored - z[0]).max() > 0.5  # it is another face's
-    secrets = {"embedding": gate._known[one.id], "face's": gate._embed(z[0])}
+    secrets = {"embedding": gate._known[one.id], "face's": gate.embed(z[0])}
     secrets |= {"feature": z[0], "stored": stored, "picture": x[0]}
     secrets["pixels"] = (255 * x[0]).round().astype(np.uint8)
     secrets["png"] = np.frombuffer(uploads.png(secrets["pixels"]), np.uint8)
@@ -281,6 +281,24 @@ def test_from_enrolment_to_deletion_nothing_raw_is_on_the_disk(opened):
     log = [(event, outcome) for _, event, _, outcome in gate.store.audit()]
     assert ("verify", "accepted") in log and ("verify", "refused") in log
     assert log[-2:] == [("delete", "done"), ("identify", "nobody")]
+
+
+def test_a_threshold_is_that_of_the_stores_own_recogniser(opened, monkeypatch):
+    from advface_jax.service import calibrate
+
+    gate, _ = opened
+    images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3)).repeat(20, 1).repeat(20, 2)
+    images[1::2] = 0.7 * images[::2] + 0.3 * images[1::2]  # two of each person
+    people = [f"{i // 2}" for i in range(10)]
+    with pytest.raises(ValueError, match="5 pairs of one person and 40 of two"):
+        calibrate.thresholds(gate, images, people)
+    monkeypatch.setattr(calibrate, "RATES", (0.25,))
+    ((_, cosine, tar),) = calibrate.thresholds(gate, images, people)
+    e = np.stack([gate.embed(gate.features(x[None].astype("f4") / 255)) for x in images])
+    alike, pairs = e @ e.T, [(i, j) for i in range(10) for j in range(i)]
+    others = [alike[i, j] > cosine + 1e-5 for i, j in pairs if people[i] != people[j]]
+    same = [alike[i, j] > cosine + 1e-5 for i, j in pairs if people[i] == people[j]]
+    assert sum(others) == 10 and np.mean(same) == tar == 1
 
 
 def test_another_face_renews_nothing(opened, monkeypatch):

@@ -15,12 +15,15 @@ import tyro
 
 from advface_jax import attacks, cli, sealing, system
 from advface_jax import data as faces_of
+from advface_jax.service import gate as gates
+from advface_jax.service.store import Store
 
 
 def main(
     store: tyro.conf.Positional[Path],
     key: Path | None = None,
     rotate_to: Path | None = None,
+    calibrate: Path | None = None,
     protection: Literal["decoy", "advface"] = "decoy",
     weights: str = "facenet-512-q8",
     threshold: float | None = None,
@@ -39,6 +42,8 @@ def main(
       store: Folder of the store, made at first use.
       key: File of the store's key, 64 hexadecimal digits; without it the variable ADVFACE_KEY.
       rotate_to: Seal everything anew by the key in this file, and stop.
+      calibrate: Print thresholds for this store by faces of known people (160×160 crops in folders
+        or a zip, at most 1,000 of them), and stop.
       protection: What is stored: decoys with a key, or AdvFace.
       weights: A known name, a checkpoint folder of weights_convert, or module:function.
       threshold: Cosine from which on a face is accepted; by default .56, for AdvFace .52.
@@ -59,9 +64,6 @@ def main(
         raise ValueError(
             f"the service needs {error.name}: pip install 'advface_jax[serve]'"
         ) from error
-    from advface_jax.service import gate as gates
-    from advface_jax.service.store import Store
-
     if not 1 <= port <= 65535 or not 0 < rate < float("inf"):
         raise ValueError(f"got port={port}, rate={rate}; wanted 1 to 65535, and a rate above 0")
     secret = sealing.read_key(key)
@@ -74,6 +76,10 @@ def main(
         return
     shadows = [] if public is None else [_shadow(loaded, public)]
     gate = gates.Gate(loaded, opened, protection, threshold, shadows)
+    if calibrate is not None:
+        _calibrate(gate, calibrate)
+        opened.close()
+        return
     client = {}
     if onnxruntime_web is not None:
         client = app.browser_files(onnxruntime_web) | {"extractor.onnx": _onnx(loaded)}
@@ -91,6 +97,14 @@ def main(
         limit_concurrency=100,
         timeout_keep_alive=5,
     )
+
+
+def _calibrate(gate: gates.Gate, faces: Path) -> None:
+    from advface_jax.service.calibrate import thresholds
+
+    read = faces_of.read_faces(faces, limit=1000)
+    for far, cosine, tar in thresholds(gate, read.images, read.identities):
+        cli.answer.print(f"false accept rate {far:g}: --threshold {cosine:.3f}, accepts {tar:.1%}")
 
 
 def _shadow(loaded: system.System, public: Path):

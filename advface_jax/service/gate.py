@@ -84,7 +84,7 @@ class Gate:
         everyone = store.enrolments()
         self._people = {one.id: one for one in everyone}
         self._known = {
-            one.id: self._embed(self.stored(one.id)) for one in everyone if not one.revoked
+            one.id: self.embed(self.stored(one.id)) for one in everyone if not one.revoked
         }
 
     @functools.cached_property
@@ -96,10 +96,14 @@ class Gate:
         """E: images (1,s,s,3) in [0,1] to z."""
         return np.asarray(_apply(self.system.extractor, jnp.asarray(images)))
 
+    def embed(self, z: np.ndarray) -> np.ndarray:
+        """What the store's own recogniser reads from z or an item (1, …): (e,)."""
+        return np.asarray(_apply(self._reader, jnp.asarray(z)))[0]
+
     def warm(self) -> None:
         """Compile all programs, so that nobody waits for it."""
         z = self.features(np.full((1, *[self.system.image_size] * 2, 3), 0.5, np.float32))
-        self._embed(self._protect(jnp.asarray(z), "warm"))
+        self.embed(self._protect(jnp.asarray(z), "warm"))
         self.thief(z)
 
     def people(self) -> list[Enrolment]:
@@ -122,7 +126,7 @@ class Gate:
           ValueError: as for ``enrol``, or z is another face than the one enrolled.
         """
         one = self._people[id]
-        if not one.revoked and not self._alike(id, self._embed(z)) >= self.threshold:
+        if not one.revoked and not self._alike(id, self.embed(z)) >= self.threshold:
             self.store.record("renew", id, "another face")
             raise ValueError("got another face than the one enrolled; wanted the same, or revoke")
         one = dataclasses.replace(one, generation=one.generation + 1, revoked=False)
@@ -131,7 +135,7 @@ class Gate:
     def verify(self, id: str, z: np.ndarray) -> Decision:
         """Whether z (1, …) is who is enrolled as ``id``. KeyError: no such enrolment."""
         one = self._people[id]
-        cosine = -1.0 if one.revoked else self._alike(id, self._embed(z))
+        cosine = -1.0 if one.revoked else self._alike(id, self.embed(z))
         accepted = cosine >= self.threshold
         self.store.record("verify", id, "accepted" if accepted else "refused")
         return Decision(accepted, one, cosine)
@@ -140,7 +144,7 @@ class Gate:
         """Who z (1, …) is, of all that are enrolled."""
         with self._lock:
             ids, known = list(self._known), list(self._known.values())
-        cosines = np.stack(known) @ self._embed(z) if ids else np.full(1, -1.0)
+        cosines = np.stack(known) @ self.embed(z) if ids else np.full(1, -1.0)
         best = int(cosines.argmax())
         accepted = bool(cosines[best] >= self.threshold)
         id = ids[best] if accepted else None
@@ -171,12 +175,12 @@ class Gate:
         return np.asarray(jnp.clip(jnp.round(255 * images), 0, 255)).astype(np.uint8)
 
     def _put(self, one: Enrolment, z: np.ndarray, event: str) -> Enrolment:
-        face, given = self._embed(z), jnp.asarray(z)
+        face, given = self.embed(z), jnp.asarray(z)
         least = DEFAULT.threshold if self.protection == "decoy" else self.threshold
         for attempt in range(ATTEMPTS if self.protection == "decoy" else 1):
             stored = self._protect(given, f"{one.id}/{one.generation}/{attempt}")
             stored = stored.astype(np.float16).astype(np.float32)
-            embedding = self._embed(stored)
+            embedding = self.embed(stored)
             if embedding @ face >= least - 0.002:  # half precision
                 break
         else:
@@ -198,9 +202,6 @@ class Gate:
         how = {"recogniser": self.system.server, "shadows": self._shadows}
         made = protect_decoy(z, start, pattern=self._pattern, key=key, epsilon=EPSILON, **how)
         return np.asarray(made.stored)
-
-    def _embed(self, z: np.ndarray) -> np.ndarray:
-        return np.asarray(_apply(self._reader, jnp.asarray(z)))[0]
 
     def _alike(self, id: str, embedding: np.ndarray) -> float:
         return float(self._known[id] @ embedding)
