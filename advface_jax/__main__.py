@@ -1,8 +1,9 @@
-"""``python -m advface_jax COMMAND``, or ``advface COMMAND``: prepare faces and features."""
+"""``python -m advface_jax COMMAND``, or ``advface COMMAND``: prepare, export and serve faces."""
 
 from advface_jax import cli
 
-COMMANDS: tuple[str, ...] = ("crop", "features", "prepare", "protect")  # modules with a main
+# modules with a main
+COMMANDS: tuple[str, ...] = ("crop", "export", "features", "prepare", "protect", "serve")
 
 
 def main() -> None:

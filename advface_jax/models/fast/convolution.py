@@ -43,8 +43,13 @@ class Window(NamedTuple):
     dilation: int = 1
 
 
+def _on_cpu(x: jax.Array) -> bool:
+    """Whether to take a CPU's forms. A batch of unknown size is an export's, for every platform."""
+    return jax.default_backend() == "cpu" and isinstance(x.shape[0], int)
+
+
 def _convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    if jax.default_backend() != "cpu":
+    if not _on_cpu(x):
         return _multiply(x, kernel, window)
     if _wants_all_cores(x):
         return _multiply(x, kernel, window, alone=True)
@@ -107,7 +112,7 @@ def _multiply(x: jax.Array, kernel: jax.Array, window: Window, *, alone: bool = 
         for n, k, padding in zip(x.shape[1:3], kernel.shape[:2], window.padding, strict=True)
     )
     padding = window.padding
-    if jax.default_backend() == "cpu":
+    if _on_cpu(x):
         x, kernel, padding = _fast_on_cpu(x, kernel, window, alone)
     strides, dilation = (window.stride,) * 2, (window.dilation,) * 2
     y = lax.conv_general_dilated(x, kernel, strides, padding, dilation, dimension_numbers=LAYOUTS)

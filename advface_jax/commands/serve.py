@@ -1,0 +1,129 @@
+"""The plug-in as a service: enrol, protect, store; verify and identify; and a page to try it.
+
+    (umask 077; python -c "import secrets; print(secrets.token_hex(32))" > key)
+    python -m advface_jax serve STORE --key key
+    python -m advface_jax serve STORE --key key --rotate-to new-key
+
+It listens on loopback alone; docs/deploying.md says what belongs in front of it.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+
+from advface_jax import attacks, cli, sealing, system
+from advface_jax import data as faces_of
+from advface_jax.service import gate as gates
+from advface_jax.service.store import Store
+
+
+def main(
+    store: tyro.conf.Positional[Path],
+    key: Path | None = None,
+    rotate_to: Path | None = None,
+    calibrate: Path | None = None,
+    protection: Literal["decoy", "advface"] = "decoy",
+    weights: str = "facenet-512-q8",
+    threshold: float | None = None,
+    public: Path | None = None,
+    port: int = 8000,
+    origin: str | None = None,
+    rate: float = 20.0,
+    onnxruntime_web: Path | None = None,
+    api_only: bool = False,
+) -> None:
+    """Serve a sealed store of protected faces on 127.0.0.1. It stops on Ctrl-C.
+
+    AdvFace alone does not protect against an adaptive attacker; decoys with a key are the default.
+
+    Args:
+      store: Folder of the store, made at first use.
+      key: File of the store's key, 64 hexadecimal digits; without it the variable ADVFACE_KEY.
+      rotate_to: Seal everything anew by the key in this file, and stop.
+      calibrate: Print thresholds for this store by faces of known people (160×160 crops in folders
+        or a zip, at most 1,000 of them), and stop.
+      protection: What is stored: decoys with a key, or AdvFace.
+      weights: A known name, a checkpoint folder of weights_convert, or module:function.
+      threshold: Cosine from which on a face is accepted; by default .56, for AdvFace .52.
+      public: 60 or more public faces (160×160 crops), for a shadow recogniser of the decoys.
+      port: Where to listen.
+      origin: HOST[:PORT] by which browsers reach it through a proxy.
+      rate: Requests a second, all clients together.
+      onnxruntime_web: Folder dist of the npm package onnxruntime-web: E then runs in the browser.
+      api_only: Without the page, and without showing what is stored.
+    """
+    try:
+        import uvicorn
+
+        from advface_jax.service import app
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("advface_jax"):
+            raise
+        raise ValueError(
+            f"the service needs {error.name}: pip install 'advface_jax[serve]'"
+        ) from error
+    if not 1 <= port <= 65535 or not 0 < rate < float("inf"):
+        raise ValueError(f"got port={port}, rate={rate}; wanted 1 to 65535, and a rate above 0")
+    secret = sealing.read_key(key)
+    loaded = system.load(weights)
+    opened = Store(store, secret, gates.settings(loaded, protection))
+    if rotate_to is not None:
+        opened.rotate(sealing.read_key(rotate_to))
+        opened.close()
+        cli.console.print("sealed anew: from now on by the new key alone")
+        return
+    shadows = [] if public is None else [_shadow(loaded, public)]
+    gate = gates.Gate(loaded, opened, protection, threshold, shadows)
+    if calibrate is not None:
+        _calibrate(gate, calibrate)
+        opened.close()
+        return
+    client = {}
+    if onnxruntime_web is not None:
+        client = app.browser_files(onnxruntime_web) | {"extractor.onnx": _onnx(loaded)}
+    cli.console.print("compiling, which takes a minute")
+    gate.warm()
+    hosts = (f"127.0.0.1:{port}", f"localhost:{port}", *([origin] if origin else []))
+    built = app.build(gate, hosts, app.Limits(rate=rate), show=not api_only, client=client)
+    cli.console.print(f"http://127.0.0.1:{port}", highlight=False)
+    uvicorn.run(
+        built,
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        access_log=False,
+        limit_concurrency=100,
+        timeout_keep_alive=5,
+    )
+
+
+def _calibrate(gate: gates.Gate, faces: Path) -> None:
+    from advface_jax.service.calibrate import thresholds
+
+    read = faces_of.read_faces(faces, limit=1000)
+    for far, cosine, tar in thresholds(gate, read.images, read.identities):
+        cli.answer.print(f"false accept rate {far:g}: --threshold {cosine:.3f}, accepts {tar:.1%}")
+
+
+def _shadow(loaded: system.System, public: Path):
+    """``facenet-128``, stitched onto E by public faces."""
+    read = faces_of.read_faces(public)
+    images = read.images[:240].astype(np.float32) / 255
+    if len(images) < 60:
+        raise ValueError(f"got {len(images)} faces in {public}; wanted 60 or more")
+    other = system.load("facenet-128")
+    parts = [images[i : i + 20] for i in range(0, len(images), 20)]
+    z, theirs = (np.concatenate([e(x) for x in parts]) for e in (loaded.extractor, other.extractor))
+    return attacks.sibling(attacks.stitch(z, theirs), other.server)
+
+
+def _onnx(loaded: system.System) -> bytes:
+    import tempfile
+
+    from advface_jax.export.client import write_onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_onnx(Path(folder) / "e.onnx", loaded)
+        return (Path(folder) / "e.onnx").read_bytes()

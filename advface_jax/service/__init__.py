@@ -1,0 +1,1 @@
+"""The plug-in as a running service (Fig. 2 of the paper): a sealed store, and HTTP before it."""

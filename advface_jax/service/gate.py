@@ -1,0 +1,218 @@
+"""Enrol, verify, identify: what is stored, how it is protected, and the decision (Fig. 2)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import secrets
+import threading
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advface_jax import decoy_faces, defenses, keys
+from advface_jax.decoy import DEFAULT, EPSILON, keyed, protect_decoy
+from advface_jax.defenses import decoys
+from advface_jax.protect import protect
+from advface_jax.service.store import Enrolment, Store
+from advface_jax.system import System
+
+Protection = Literal["decoy", "advface"]
+THRESHOLDS = {"decoy": 0.56, "advface": 0.52}
+"""Cosines at a false accept rate of 1e-3 (docs/deploying.md)."""
+ATTEMPTS = 4
+"""Decoys that an enrolment tries before it is refused."""
+ADVFACE_EPSILON = 0.2
+SYSTEM = "service"  # the name that the secrets of a store are derived for
+
+
+def settings(system: System, protection: Protection) -> dict[str, Any]:
+    """What a store is made for: items of other weights or another defence do not fit it."""
+    return {"weights_sha256": system.card["sha256"], "protection": protection}
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """``accepted``, and the enrolment that it is about (None: nobody)."""
+
+    accepted: bool
+    enrolment: Enrolment | None
+    cosine: float
+
+
+class Gate:
+    """The server of Fig. 2 over an open ``Store``. Safe from several threads.
+
+    Raw features live for the length of a call, and embeddings of stored items in memory only.
+
+    Args:
+      system: the recogniser.
+      store: opened with ``settings(system, protection)``.
+      protection: decoys with a key, or AdvFace.
+      threshold: the cosine from which on a probe is accepted.
+      shadows: shadow recognisers of decoys.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        store: Store,
+        protection: Protection = "decoy",
+        threshold: float | None = None,
+        shadows: Sequence[Any] = (),
+    ) -> None:
+        self.system, self.store, self.protection = system, store, protection
+        self.threshold = THRESHOLDS[protection] if threshold is None else threshold
+        if not -1 < self.threshold < 1:
+            raise ValueError(f"got threshold={threshold}; wanted a cosine, above -1 and below 1")
+        self._lock = threading.RLock()
+        self._defense, self._reader = None, system.server
+        if protection == "decoy":
+            pattern = keys.pattern(store.secret, SYSTEM, _feature(system))
+            self._defense = defenses.decoy(
+                recogniser=system.server,
+                extractor=system.extractor,
+                faces=decoy_faces.draw(store.secret, SYSTEM),
+                pattern=pattern,
+                shadows=shadows,
+            )
+            self._shadows, self._pattern = tuple(shadows), pattern
+            self._reader = keyed(system.server, pattern)
+        everyone = store.enrolments()
+        self._people = {one.id: one for one in everyone}
+        self._known = {
+            one.id: self.embed(self.stored(one.id)) for one in everyone if not one.revoked
+        }
+
+    @functools.cached_property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Of z, without the batch."""
+        return _feature(self.system)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """E: images (1,s,s,3) in [0,1] to z."""
+        return np.asarray(_apply(self.system.extractor, jnp.asarray(images)))
+
+    def embed(self, z: np.ndarray) -> np.ndarray:
+        """What the store's own recogniser reads from z or an item (1, …): (e,)."""
+        return np.asarray(_apply(self._reader, jnp.asarray(z)))[0]
+
+    def warm(self) -> None:
+        """Compile all programs, so that nobody waits for it."""
+        z = self.features(np.full((1, *[self.system.image_size] * 2, 3), 0.5, np.float32))
+        self.embed(self._protect(jnp.asarray(z), "warm"))
+        self.thief(z)
+
+    def people(self) -> list[Enrolment]:
+        with self._lock:
+            return sorted(self._people.values(), key=lambda one: (one.name, one.id))
+
+    def enrol(self, name: str, z: np.ndarray) -> Enrolment:
+        """A new enrolment of z (1, …).
+
+        Raises:
+          ValueError: no decoy of ``ATTEMPTS`` stands for this face.
+        """
+        return self._put(Enrolment(secrets.token_hex(16), 1, name, False), z, "enrol")
+
+    def renew(self, id: str, z: np.ndarray) -> Enrolment:
+        """An enrolment made anew from z, with another decoy; a revoked one is valid again.
+
+        Raises:
+          KeyError: no such enrolment.
+          ValueError: as for ``enrol``, or z is another face than the one enrolled.
+        """
+        one = self._people[id]
+        if not one.revoked and not self._alike(id, self.embed(z)) >= self.threshold:
+            self.store.record("renew", id, "another face")
+            raise ValueError("got another face than the one enrolled; wanted the same, or revoke")
+        one = dataclasses.replace(one, generation=one.generation + 1, revoked=False)
+        return self._put(one, z, "renew")
+
+    def verify(self, id: str, z: np.ndarray) -> Decision:
+        """Whether z (1, …) is who is enrolled as ``id``. KeyError: no such enrolment."""
+        one = self._people[id]
+        cosine = -1.0 if one.revoked else self._alike(id, self.embed(z))
+        accepted = cosine >= self.threshold
+        self.store.record("verify", id, "accepted" if accepted else "refused")
+        return Decision(accepted, one, cosine)
+
+    def identify(self, z: np.ndarray) -> Decision:
+        """Who z (1, …) is, of all that are enrolled."""
+        with self._lock:
+            ids, known = list(self._known), list(self._known.values())
+        cosines = np.stack(known) @ self.embed(z) if ids else np.full(1, -1.0)
+        best = int(cosines.argmax())
+        accepted = bool(cosines[best] >= self.threshold)
+        id = ids[best] if accepted else None
+        self.store.record("identify", id, "accepted" if accepted else "nobody")
+        return Decision(accepted, self._people[id] if id else None, float(cosines[best]))
+
+    def revoke(self, id: str) -> None:
+        """Erase what is stored, keep the name. KeyError: no such enrolment."""
+        with self._lock:
+            self.store.revoke(id)
+            self._known.pop(id, None)
+            self._people[id] = dataclasses.replace(self._people[id], revoked=True)
+
+    def delete(self, id: str) -> None:
+        """Erase everything of an enrolment. KeyError: there is none."""
+        with self._lock:
+            self.store.delete(id)
+            self._known.pop(id, None)
+            del self._people[id]
+
+    def stored(self, id: str) -> np.ndarray:
+        """What is stored, opened: (1, …). KeyError: nothing is."""
+        return self.store.item(id).reshape(1, *self.feature_shape)
+
+    def thief(self, item: np.ndarray) -> np.ndarray:
+        """What a thief's decoder R makes of items (1, …): uint8 images (1,s,s,3)."""
+        images = _apply(self.system.attacker, jnp.asarray(item))
+        return np.asarray(jnp.clip(jnp.round(255 * images), 0, 255)).astype(np.uint8)
+
+    def _put(self, one: Enrolment, z: np.ndarray, event: str) -> Enrolment:
+        face, given = self.embed(z), jnp.asarray(z)
+        least = DEFAULT.threshold if self.protection == "decoy" else self.threshold
+        for attempt in range(ATTEMPTS if self.protection == "decoy" else 1):
+            stored = self._protect(given, f"{one.id}/{one.generation}/{attempt}")
+            stored = stored.astype(np.float16).astype(np.float32)
+            embedding = self.embed(stored)
+            if embedding @ face >= least - 0.002:  # half precision
+                break
+        else:
+            self.store.record(event, None, "no decoy stands for it")
+            raise ValueError(
+                f"got a face that {ATTEMPTS} decoys do not stand for; wanted another photograph"
+            )
+        with self._lock:
+            self.store.put(one, stored, event)
+            self._people[one.id], self._known[one.id] = one, embedding
+        return one
+
+    def _protect(self, z: jax.Array, enrolment: str) -> np.ndarray:
+        if self._defense is None:
+            how = {"extractor": self.system.extractor, "shadow": self.system.shadow}
+            return np.asarray(protect(z, epsilon=ADVFACE_EPSILON, **how))
+        key = keys.of_enrolments(self.store.secret, SYSTEM, [enrolment])
+        start = decoys.start(self._defense, key)
+        how = {"recogniser": self.system.server, "shadows": self._shadows}
+        made = protect_decoy(z, start, pattern=self._pattern, key=key, epsilon=EPSILON, **how)
+        return np.asarray(made.stored)
+
+    def _alike(self, id: str, embedding: np.ndarray) -> float:
+        return float(self._known[id] @ embedding)
+
+
+@jax.jit
+def _apply(network: Any, x: jax.Array) -> jax.Array:
+    return network(x)
+
+
+def _feature(system: System) -> tuple[int, ...]:
+    s = system.image_size
+    shape = jax.eval_shape(lambda e, x: e(x), system.extractor, jnp.zeros((1, s, s, 3))).shape
+    return shape[1:]
