@@ -41,7 +41,9 @@ NUDGE = 0.01
 class ProtectConfig(gradient.PGDConfig):
     """The paper's protection (section 4.2): 40 steps of PGD with α = 0.2, S on batch statistics.
 
-    Attributes (beside those of ``PGDConfig``):
+    Beside the attributes of ``PGDConfig``:
+
+    Attributes:
       method: "pgd", "mifgsm", or "fgsm": one step of size ε, whatever steps, alpha and bound say.
       statistics: the mean and variance of S's batch norm. "batch": of the protected batch, so that
         a face's result depends on the others in it (the paper's choice); "running": stored in S's
