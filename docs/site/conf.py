@@ -34,6 +34,7 @@ html_theme_options = {
     "use_download_button": False,
     "use_fullscreen_button": False,
     "navigation_with_keys": False,
+    "navbar_persistent": [],  # the sidebar has the search
 }
 html_show_sourcelink = False
 napoleon_use_ivar = True
