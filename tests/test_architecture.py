@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 OURS = ("advface_jax", "experiments", "weights_convert")
 
 # Of experiments; a file is a command.
-ROOMS = ("measure", "plots", "train", "attack", "decoy", "benchmark", "reproduction")
+ROOMS = ("measure", "page", "plots", "train", "attack", "decoy", "benchmark", "reproduction")
 
 # Each room imports these of our modules, itself and no others; the longest matching room decides.
 MAY_IMPORT = {
@@ -84,6 +84,8 @@ MAY_IMPORT = {
         f"experiments.{room}": ("advface_jax", "experiments.measure", "experiments.plots")
         for room in ("train", "benchmark")
     },
+    "experiments.page": ("advface_jax",),  # pages know texts and rows, not who made them
+    "experiments.measure": ("advface_jax", "experiments.page"),
     "experiments.attack": (
         "advface_jax",
         "experiments.measure",
@@ -91,7 +93,12 @@ MAY_IMPORT = {
         "experiments.train",
     ),
     "experiments.decoy": ("advface_jax", "experiments.measure", "experiments.attack"),
-    "experiments.reproduction": ("advface_jax", "experiments.measure", "experiments.attack"),
+    "experiments.reproduction": (
+        "advface_jax",
+        "experiments.measure",
+        "experiments.page",
+        "experiments.attack",
+    ),
     "weights_convert": ("advface_jax",),
 }
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-floor.lock")
