@@ -28,14 +28,14 @@ def document(title: str, parts: Sequence[str]) -> str:
     )
 
 
-def prose(text: str, *, folder: Path | None = None, pages: Sequence[str] = ()) -> str:
+def prose(text: str, *, folder: Path | None = None, pages: Mapping[str, str] = {}) -> str:
     """The HTML of a Markdown text.
 
     Args:
       text: the Markdown.
       folder: where its pictures lie, which are then put in; without it they become words.
-      pages: files that stand on the same page, each with a heading of its own: links to them lead
-        to headings. Other links into a repository become words.
+      pages: files whose text stands on the same page, and the heading that each begins with: links
+        to them lead there. Other links into a repository become words.
     """
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
     heading, name, made = "", "", []
@@ -112,7 +112,7 @@ def _scope(tokens: Sequence[Token], i: int) -> None:
         cell.tag = next(t for t in tokens[i:] if t.type == "td_close").tag = "th"
 
 
-def _inline(children: list[Token], folder: Path | None, pages: Sequence[str]) -> list[Token]:
+def _inline(children: list[Token], folder: Path | None, pages: Mapping[str, str]) -> list[Token]:
     """Links that lead nowhere in one file become words, pictures are put in."""
     made, dropped = [], False
     for token in children:
@@ -120,7 +120,7 @@ def _inline(children: list[Token], folder: Path | None, pages: Sequence[str]) ->
             place, _, part = str(token.attrGet("href") or "").partition("#")
             here = not place or place in pages
             if here and (part or place):
-                token.attrSet("href", f"#{part or anchor(place)}")
+                token.attrSet("href", f"#{part or anchor(pages[place])}")
             dropped = not (here or place.startswith(("http:", "https:")))
             if dropped:
                 continue

@@ -4,6 +4,7 @@ They are drawn here, without a chart library, which would be megabytes in every 
 an element with a name that a screen reader finds, and the tables hold the same numbers.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
@@ -134,6 +135,12 @@ def _said(key: str, row: Mapping[str, Any]) -> str:
     return text
 
 
+def _round(step: float) -> float:
+    """1, 2 or 5 times a power of ten: the least of them that is no smaller."""
+    power = 10 ** math.floor(math.log10(step))
+    return next(n * power for n in (1, 2, 5, 10) if n * power >= step * 0.999)
+
+
 class _Axis(NamedTuple):
     """From a measure's values to places."""
 
@@ -145,7 +152,8 @@ class _Axis(NamedTuple):
 
     @classmethod
     def over(cls, key: str, rows: Iterable[Mapping[str, Any]], begin: float, end: float) -> "_Axis":
-        values = [r[key] for r in rows if r.get(key) is not None]
+        known = [r for r in rows if r.get(key) is not None]
+        values = [v for r in known for v in (r[key], *(r.get(f"{key}_ci") or ()))]
         room = 0.06 * (max(values) - min(values)) or 0.05
         return cls(key, min(values) - room, max(values) + room, begin, end)
 
@@ -155,10 +163,12 @@ class _Axis(NamedTuple):
 
     def drawn(self, upright: bool) -> str:
         scale = SCALES.get(self.key, 100)
-        parts = []
-        for i in range(5):
-            value = self.low + (i + 0.5) / 5 * (self.high - self.low)
-            p, text = self.at(value), f"{scale * value:.{2 if self.key == 'ssim' else 1}f}"
+        step = _round((self.high - self.low) * scale / 5)
+        digits = max(0, -math.floor(math.log10(step)))
+        parts, tick = [], math.ceil(self.low * scale / step) * step
+        while tick <= self.high * scale:
+            p, text = self.at(tick / scale), f"{tick:.{digits}f}"
+            tick += step
             if upright:
                 parts.append(f'<path d="M{LEFT} {p:.1f}H{WIDTH - RIGHT}"/>')
                 parts.append(f'<text class="end" x="{LEFT - 6}" y="{p + 4:.1f}">{text}</text>')

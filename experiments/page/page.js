@@ -19,6 +19,8 @@ for (const table of document.querySelectorAll("table")) {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = head.textContent.trim() || "name";
+    if (button.textContent === "ours" && i)  // of the measure in the head before it
+      button.setAttribute("aria-label", heads[i - 1].textContent.replace("paper", "ours"));
     head.replaceChildren(button);
     button.addEventListener("click", () => {
       const up = head.getAttribute("aria-sort") !== "ascending";

@@ -15,13 +15,14 @@ def render(results: Path, runs: Sequence[Run], report: Path, ledger: Path) -> st
       runs: what was measured.
       report, ledger: the Markdown files, already written.
     """
-    folder, pages = report.parent, (report.name, ledger.name)
+    title = report.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+    folder, pages = report.parent, {report.name: title, ledger.name: "The ledger"}
     texts = [file.read_text(encoding="utf-8") for file in (report, ledger)]
     begin, rest = _first_section(texts[0])
     charts = []
     for experiment in ("tradeoff", "defenses", "worst_case"):
         if of := [run for run in runs if run.experiment == experiment]:
-            charts.append(_chart(max(of, key=lambda run: run.rows[0].get("n") or 0), results))
+            charts.append(_chart(max(of, key=lambda run: len(run.rows)), results))
     return page.document(
         "AdvFace: every table of the paper, with our numbers",
         [
