@@ -213,7 +213,11 @@ def publish(table: Table, out: Path, html: bool = False) -> None:
     for line in table.lines:
         style = "dim" if line[0].startswith(" ") else None
         shown.add_row(*(line[i] for i in columns), style=style)
-    cli.answer.print(shown)
+    if cli.Shared.json:
+        text = (out / f"{table.name}.json").read_text(encoding="utf-8")
+        cli.answer.print(text, markup=False, highlight=False, soft_wrap=True, end="")
+    else:
+        cli.answer.print(shown)
     files = (f"{table.name}.md", f"{table.name}.json", *pictures)
     cli.console.print("written: " + ", ".join(str(out / f) for f in files), soft_wrap=True)
     discard(*table.kept)
