@@ -15,7 +15,7 @@ FLOOR_PYTHON ?= $(call named,python3.11 python3 $(wildcard $(HOME)/.pyenv/versio
 NEWER_PYTHON ?= $(call named,python3.14 python3.13 python3.12 python3 $(wildcard \
 	$(HOME)/.pyenv/versions/3.1[2-9]*/bin/python),$(IS_NEWER))
 
-.PHONY: demo test test-all test-long test-device test-floor test-newest touching-floor touching-newest lint types lock clean
+.PHONY: demo test test-all test-long test-device test-floor test-newest touching-floor touching-newest lint types docs docs-check lock clean
 
 demo: $(VENV)/runtime
 	$(PY) -m experiments.tradeoff $(ARGS)
@@ -32,7 +32,7 @@ QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_FLAGS)"
 test: lint types
 	$(QUICK) $(PYTEST) -m "not slow" $(ARGS)
 
-test-all: test
+test-all: test docs-check
 	$(PYTEST) -m "slow and not long" --ignore tests/test_readme.py $(ARGS)
 	$(MAKE) -j2 touching-floor touching-newest
 
@@ -71,6 +71,14 @@ lint: $(VENV)/dev
 
 types: $(VENV)/dev
 	$(PY) -m pyright --pythonpath $(PY)
+
+# The documentation site: every warning is an error. `make docs` shows it, too.
+SITE := .pytest_cache/site
+docs-check: $(VENV)/dev
+	$(PY) -m sphinx -b html -W --keep-going -q -c docs/site . $(SITE)
+
+docs: docs-check
+	$(PY) -m http.server --bind 127.0.0.1 --directory $(SITE) $(or $(PORT),8000)
 
 # Pinned and hashed, for every platform: the newest of everything that each Python can have, and the
 # oldest that pyproject.toml allows, from wheels (an old source may not build today).

@@ -13,6 +13,7 @@ ValueError with what came, what was wanted and what to do.
 import importlib
 from typing import TYPE_CHECKING
 
+from advface_jax import starting  # noqa: F401  (first of all: it says that JAX is loading)
 from advface_jax.decoy import DecoyConfig, protect_decoy
 from advface_jax.gradient import PGDConfig, fgsm, mifgsm, pgd
 from advface_jax.protect import ProtectConfig, protect, protect_sweep, shadow_round_trip

@@ -37,6 +37,14 @@ class Console(rich.console.Console):
 
 console = Console(stderr=True)  # progress and errors
 answer = Console()  # results, so that they can be piped
+COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")  # for bash, zsh, tcsh
+
+
+class Shared:
+    """Flags of every command, which are no part of what is measured."""
+
+    quiet = False
+    json = False
 
 
 def start(main: Callable[..., None], module: str) -> None:
@@ -45,10 +53,13 @@ def start(main: Callable[..., None], module: str) -> None:
     A ValueError or OSError becomes one line on stderr and exit status 1, a warning one line. The
     process is prepared first (``runtime.prepare_process``). The help has the docstring, and as
     examples the indented lines of its module's docstring.
+
+    Every command takes ``--quiet``, and those that publish a table ``--json``.
     """
     runtime.prepare_process()
     stopping.listen()
     with _plainly():
+        _shared(tables=hasattr(sys.modules[main.__module__], "publish"))
         text = inspect.getdoc(main) or ""
         main.__doc__ = re.sub(r"\n {4,}", " ", text)  # else a flag's text breaks there, too
         tyro.cli(main, prog=_called(module), description=_description(main))
@@ -62,6 +73,11 @@ def choose(commands: Mapping[str, str], package: str) -> None:
       package: Whose commands these are.
     """
     name, *_ = [*sys.argv[1:], "--help"]
+    if name in COMPLETION:
+        with _plainly():
+            mains = {name: importlib.import_module(at).main for name, at in commands.items()}
+            tyro.extras.subcommand_cli_from_dict(mains, prog=_called(package))
+        return
     if name in commands:
         del sys.argv[1]
         start(importlib.import_module(commands[name]).main, f"{package} {name}")
@@ -108,6 +124,15 @@ def _plainly() -> Iterator[None]:
         sys.exit(130)
     finally:
         runtime.flush()
+
+
+def _shared(tables: bool) -> None:
+    """Take the flags of every command out of the command line."""
+    for name in ("quiet", "json"):
+        setattr(Shared, name, f"--{name}" in sys.argv[1:])
+    if Shared.json and not tables:
+        raise ValueError("got --json for a command that prints no table; leave it out")
+    sys.argv[1:] = [word for word in sys.argv[1:] if word not in ("--quiet", "--json")]
 
 
 def _stop(text: str) -> NoReturn:
@@ -179,6 +204,10 @@ def _description(main: Callable[..., None]) -> str:
     about = (inspect.getdoc(main) or "").partition("\nArgs:")[0]
     paragraphs = [_filled(" ".join(p.split()), "  ") for p in about.split("\n\n")]
     module = inspect.cleandoc(sys.modules[main.__module__].__doc__ or "")
+    shared = "With --quiet there is no progress bar."
+    if hasattr(sys.modules[main.__module__], "publish"):
+        shared += " With --json the results file goes to stdout instead of the table."
+    paragraphs.append(_filled(shared, "  "))
     if examples := [line[2:] for line in module.splitlines() if line.startswith("    ")]:
         paragraphs.append("\n".join(["Examples:", *examples]))
     return "\n\n".join(paragraphs)
@@ -211,4 +240,5 @@ def bar(unit: str) -> progress.Progress:
         progress.TimeElapsedColumn(),
         progress.TimeRemainingColumn(),
         console=console,
+        disable=Shared.quiet,
     )

@@ -51,6 +51,11 @@ class DecoyConfig:
       evenness: 1 moves every element about as far (Adam), 0 in proportion to its gradient;
         between, by that power of the gradient's spread.
       deviation: of the foreign patterns, if there is a secret one: that of its own.
+
+    Example:
+      >>> from advface_jax import DecoyConfig
+      >>> DecoyConfig(threshold=0.9).steps
+      36
     """
 
     steps: int = 36
@@ -154,6 +159,17 @@ def protect_decoy(
     Raises:
       ValueError: for another shape or dtype, NaN or inf, an empty batch, ε < 0, decoys, a pattern,
         a key or a mask that do not fit, or a recogniser that does not take z.
+
+    Example:
+      >>> import jax
+      >>> import advface_jax
+      >>> normal = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
+      >>> z, decoys, weights = normal(0, 2, 64), normal(1, 2, 64), normal(2, 64, 4)
+      >>> made = advface_jax.protect_decoy(
+      ...     z, decoys, recogniser=lambda z: z @ weights, epsilon=1.0
+      ... )
+      >>> bool((abs(made.stored - decoys) <= 1).all()), bool((made.cosine > 0.9).all())
+      (True, True)
     """
     config = checks.config(config, DecoyConfig)
     z, decoys = checks.features(z, None), checks.features(decoys, None)

@@ -36,6 +36,11 @@ class PGDConfig:
       bound: "total" keeps the whole perturbation within ε (Eq. 2, the reading under which the
         paper's figures make sense); "step" bounds each step alone, as Eq. 6 literally says.
       momentum: MI-FGSM's decay of the accumulated gradient; PGD and FGSM do not use it.
+
+    Example:
+      >>> from advface_jax import PGDConfig
+      >>> PGDConfig(steps=10, alpha=None).bound
+      'total'
     """
 
     steps: int = 40
@@ -80,6 +85,13 @@ def pgd(
     Raises:
       ValueError: when ``loss_or_vjp`` returns neither a scalar nor an array of z0's shape, z0 is
         no floating array, or ε is negative or not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import PGDConfig, pgd
+      >>> z = jnp.asarray([[1.0, -2.0]])
+      >>> pgd(lambda z: (z**2).sum(), z, 0.5, PGDConfig(steps=3)).tolist()
+      [[1.5, -2.5]]
     """
     config = checks.config(config, PGDConfig)
     gradient = _gradient(loss_or_vjp, z0, epsilon)
@@ -97,6 +109,12 @@ def fgsm(
     """The fast gradient sign method: one step of size ε (Goodfellow et al. 2015).
 
     Arguments, result and errors as for ``pgd``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import fgsm
+      >>> fgsm(lambda z: (z**2).sum(), jnp.asarray([[1.0, -2.0]]), 0.5).tolist()
+      [[1.5, -2.5]]
     """
     gradient = _gradient(loss_or_vjp, z0, epsilon)
     first = _start(z0, epsilon, start)
@@ -115,6 +133,13 @@ def mifgsm(
     (MI-FGSM, Dong et al. 2018, Eq. 6-7, with the config's α and bound).
 
     Arguments, result and errors as for ``pgd``; the first axis of z0 counts items.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import PGDConfig, mifgsm
+      >>> z = jnp.asarray([[1.0, -2.0]])
+      >>> mifgsm(lambda z: (z**2).sum(), z, 0.5, PGDConfig(steps=3, momentum=0.9)).tolist()
+      [[1.5, -2.5]]
     """
     config = checks.config(config, PGDConfig)
     gradient = _gradient(loss_or_vjp, z0, epsilon)

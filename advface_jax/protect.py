@@ -41,7 +41,9 @@ NUDGE = 0.01
 class ProtectConfig(gradient.PGDConfig):
     """The paper's protection (section 4.2): 40 steps of PGD with α = 0.2, S on batch statistics.
 
-    Attributes (beside those of ``PGDConfig``):
+    Beside the attributes of ``PGDConfig``:
+
+    Attributes:
       method: "pgd", "mifgsm", or "fgsm": one step of size ε, whatever steps, alpha and bound say.
       statistics: the mean and variance of S's batch norm. "batch": of the protected batch, so that
         a face's result depends on the others in it (the paper's choice); "running": stored in S's
@@ -55,6 +57,13 @@ class ProtectConfig(gradient.PGDConfig):
         layer; "subpixel": the last layer makes four pixels at a time and multiplies no zeros;
         "packed": all layers do, over maps that fill a TPU's matrix unit (``models.fast.packed``);
         "auto": packed on a TPU and in half precision on a GPU, subpixel on a CPU, else plain.
+
+    Example:
+      >>> from advface_jax import ProtectConfig
+      >>> ProtectConfig(steps=10, statistics="example").alpha
+      0.2
+      >>> ProtectConfig.fast().steps
+      3
     """
 
     method: Literal["pgd", "fgsm", "mifgsm"] = "pgd"
@@ -126,6 +135,16 @@ def protect(
     Raises:
       ValueError: for another shape or dtype, NaN or inf, an empty batch, ε < 0, a mask that does
         not fit, or an extractor and a decoder that do not fit z or each other.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import advface_jax
+      >>> E, S = (lambda x: 2 * x), (lambda z: z / 2 + 0.01 * z**2)  # any networks
+      >>> z = jnp.ones((3, 4))  # three features
+      >>> z_adv = advface_jax.protect(z, extractor=E, shadow=S, epsilon=0.2)
+      >>> _, z_tilde = advface_jax.shadow_round_trip(z, extractor=E, shadow=S)
+      >>> bool((abs(z_adv - z_tilde) <= 0.2).all()), bool((z_adv != z_tilde).all())
+      (True, True)
     """
     z, mask, extractor, shadow, config = _checked(z, mask, extractor, shadow, config)
     return _run(_protect, z, checks.epsilon(epsilon), mask, extractor, shadow, config)
@@ -146,6 +165,14 @@ def protect_sweep(
     other, as fast as all together in a fifth of the memory; elsewhere all together.
 
     Arguments and errors as for ``protect``; ``epsilons`` has one ε or more.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import advface_jax
+      >>> E, S = (lambda x: 2 * x), (lambda z: z / 2 + 0.01 * z**2)  # any networks
+      >>> z = jnp.ones((3, 4))  # three features
+      >>> advface_jax.protect_sweep(z, [0, 0.1, 0.2], extractor=E, shadow=S).shape
+      (3, 3, 4)
     """
     z, mask, extractor, shadow, config = _checked(z, mask, extractor, shadow, config)
     return _run(_sweep, z, checks.epsilons(epsilons), mask, extractor, shadow, config)
@@ -181,7 +208,18 @@ def shadow_round_trip(
     mask: ArrayLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The shadow image x~ = S(z) and the shadow feature z~ = E(x~), of z's shape (Eq. 4).
-    Arguments and errors as for ``protect``."""
+
+    Arguments and errors as for ``protect``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import advface_jax
+      >>> E, S = (lambda x: 2 * x), (lambda z: z / 2 + 0.01 * z**2)  # any networks
+      >>> z = jnp.ones((3, 4))  # three features
+      >>> x_tilde, z_tilde = advface_jax.shadow_round_trip(z, extractor=E, shadow=S)
+      >>> x_tilde.shape, z_tilde.shape
+      ((3, 4), (3, 4))
+    """
     checks.choice(statistics, "statistics", STATISTICS)
     config = ProtectConfig(statistics=statistics)
     z, mask, extractor, shadow, _ = _checked(z, mask, extractor, shadow, config)

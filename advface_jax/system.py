@@ -39,6 +39,19 @@ class System:
       card: the weights' origin (``source``) and ``sha256``.
       own: the decoders of ``System.of``, by role; None for those shipped with the package.
       image_size: s, the side of the images that E takes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import System
+      >>> system = System.of(
+      ...     extractor=lambda x: x.reshape(-1, 4, 3),
+      ...     server=lambda z: z.mean(1),
+      ...     shadow=lambda z: z.reshape(-1, 2, 2, 3),
+      ...     image_size=2,
+      ... )
+      >>> z = system.extractor(jnp.ones((5, 2, 2, 3)))
+      >>> z.shape, system.shadow(z).shape, system.server(z).shape
+      ((5, 4, 3), (5, 2, 2, 3), (5, 3))
     """
 
     network: Any
@@ -200,6 +213,12 @@ def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True
     Raises:
       ValueError: an unknown name, a folder that is no checkpoint or is damaged, a failed download
         (with its reason), or a module or function that is not found.
+
+    Example:
+      >>> import advface_jax
+      >>> system = advface_jax.load("facenet-512-q8")
+      >>> system.image_size
+      160
     """
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", str(source)):
         return _called(*str(source).split(":"))

@@ -97,7 +97,7 @@ def main(
     system, given = sample.open()
     others = [advface_jax.load(one) for one in sibling]
     how = threshold, names, tuned, beside, families, exact
-    publish(table(system, others, given, public, sample, cases, *how), sample.out)
+    publish(table(system, others, given, public, sample, cases, *how), sample.out, sample.html)
     (sample.out / PARTIAL).unlink(missing_ok=True)
 
 

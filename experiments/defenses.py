@@ -97,7 +97,7 @@ def main(
     networks = duetface, duetface_attacker, channels
     other = advface_jax.load(sibling) if sibling else None
     others = shadow, attacker, *networks, epsilon, other
-    publish(table(system, given, sample, ascent, *others), sample.out)
+    publish(table(system, given, sample, ascent, *others), sample.out, sample.html)
 
 
 def table(

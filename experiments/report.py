@@ -2,6 +2,7 @@
 
     python -m experiments.report                      # from docs/results, which is committed
     python -m experiments.report --results results --out results/RESULTS.md
+    python -m experiments.report --html report.html   # one page to look at, offline, too
 
 Nothing is measured here: the results files of the experiments are read.
 """
@@ -16,7 +17,7 @@ import tyro
 from advface_jax import cli
 from experiments.measure import paper
 from experiments.measure.evaluation_sets import TITLES
-from experiments.reproduction import ledger, ledger_page, own_tables, paper_tables
+from experiments.reproduction import ledger, ledger_page, one_page, own_tables, paper_tables
 from experiments.reproduction.ledger import Run
 from experiments.reproduction.readings import NUMBERED, READINGS, WARNING
 
@@ -31,6 +32,7 @@ TABLES = (
 def main(
     results: Path = Path("docs/results"),
     to: Annotated[Path, tyro.conf.arg(name="out", aliases=["-o", "--to"])] = Path("RESULTS.md"),
+    html: Path | None = None,
 ) -> None:
     """Write RESULTS.md from results files: all tables of the paper with our numbers.
 
@@ -40,16 +42,24 @@ def main(
       results: Folder with the results files (.json) of the experiments, searched recursively, and
         remarks.md, which is included.
       to: The file to write.
+      html: A file for all of it as one page: sortable tables, interactive figures, R's pictures of
+        drawn faces where a run has kept some, and how each run came to be.
     """
     cli.folder(to.parent)
+    if html:
+        cli.folder(html.parent)
     runs = ledger.read(results)
     beside = to.with_stem(f"{to.stem}-ledger")
     to.parent.mkdir(parents=True, exist_ok=True)
     to.write_text(render(results, runs, beside.name), encoding="utf-8")
     beside.write_text(ledger_page.render(runs, to.name), encoding="utf-8")
+    if html:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(one_page.render(results, runs, to, beside), encoding="utf-8")
     measured = sum(bool(ledger.answers(n, runs)) for n in paper.NUMBERS)
     cli.answer.print(
-        f"{to}, {beside.name}: {measured} of the paper's {len(paper.NUMBERS)} numbers measured, in "
+        f"{', '.join(map(str, (to, beside.name, *[html] * bool(html))))}: {measured} of the "
+        f"paper's {len(paper.NUMBERS)} numbers measured, in "
         f"{len(runs)} results files",
         markup=False,
         soft_wrap=True,

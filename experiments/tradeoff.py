@@ -13,7 +13,7 @@ from typing import Literal
 
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli
-from experiments import plots
+from experiments import page, plots
 from experiments.measure import decoders, inputs, judging
 from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, surroundings
@@ -55,7 +55,11 @@ def main(
         checks.bound(epsilon)
     ascent.config(method)
     system, given = sample.open(shadow, attacker)
-    publish(table(system, given, sample, ascent, shadow, attacker, epsilons, method), sample.out)
+    publish(
+        table(system, given, sample, ascent, shadow, attacker, epsilons, method),
+        sample.out,
+        sample.html,
+    )
 
 
 def table(
@@ -125,6 +129,14 @@ def table(
             ),
         },
         kept=(folder,),
+        faces=page.Strip(
+            ["unprotected", *(f"ε = {e:g}" for e in epsilons)],
+            crops.images[shown],
+            pictures[:, 0, shown],
+            judged.ssim[:, 0, shown],
+        )
+        if origin["faces"] == "synthetic"
+        else None,
     )
 
 

@@ -63,7 +63,9 @@ def main(
     checks.bound(epsilon)
     ascent.config()
     system, given = sample.open(*shadows, *attackers)
-    publish(table(system, given, sample, ascent, shadows, attackers, epsilon), sample.out)
+    publish(
+        table(system, given, sample, ascent, shadows, attackers, epsilon), sample.out, sample.html
+    )
 
 
 def table(

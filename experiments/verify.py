@@ -38,7 +38,7 @@ def main(
     cli.present(trained_on=trained_on)
     system = advface_jax.load(sample.weights)
     given = _inputs(system, sample, resize)
-    publish(table(system, given, sample, flip, trained_on), sample.out)
+    publish(table(system, given, sample, flip, trained_on), sample.out, sample.html)
 
 
 def table(

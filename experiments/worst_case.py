@@ -121,7 +121,7 @@ def main(
     passes = EPOCHS[sample.preset] if epochs is None else epochs
     more = (epsilon, passes, defense, joined, attackers, only)
     result = table(world, given, sample, ascent, shadow, attacker, *more)
-    publish(result, sample.out)
+    publish(result, sample.out, sample.html)
 
 
 def table(

@@ -16,19 +16,8 @@ ROOT = Path(__file__).parents[1]
 OURS = ("advface_jax", "experiments", "weights_convert")
 
 # Of experiments; a file is a command.
-ROOMS = tuple(
-    [
-        "measure",
-        "plots",
-        "train",
-        "attack",
-        "decoy",
-        "benchmark",
-        "reproduction",
-        "fuzzing",
-        "fault",
-    ]
-)
+ROOMS = ("measure", "page", "plots", "train", "attack", "decoy", "benchmark", "reproduction")
+ROOMS += ("fuzzing", "fault")
 
 # Each room imports these of our modules, itself and no others; the longest matching room decides.
 MAY_IMPORT = {
@@ -109,6 +98,8 @@ MAY_IMPORT = {
         f"experiments.{room}": ("advface_jax", "experiments.measure", "experiments.plots")
         for room in ("train", "benchmark")
     },
+    "experiments.page": ("advface_jax",),  # pages know texts and rows, not who made them
+    "experiments.measure": ("advface_jax", "experiments.page"),
     "experiments.attack": (
         "advface_jax",
         "experiments.measure",
@@ -117,7 +108,12 @@ MAY_IMPORT = {
     ),
     "experiments.decoy": ("advface_jax", "experiments.measure", "experiments.attack"),
     "experiments.fuzzing": ("advface_jax", "weights_convert"),  # all readers of files
-    "experiments.reproduction": ("advface_jax", "experiments.measure", "experiments.attack"),
+    "experiments.reproduction": (
+        "advface_jax",
+        "experiments.measure",
+        "experiments.page",
+        "experiments.attack",
+    ),
     "weights_convert": ("advface_jax",),
 }
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-floor.lock")
@@ -349,9 +345,9 @@ def test_locks_are_current_and_name_no_host(lock):
     wanted = project["dependencies"]
     if lock != "requirements.lock":
         ours = [line for line in extras["dev"] if line.startswith("advface_jax[")]
-        assert ours == ["advface_jax[data,keys]"]
+        assert ours == ["advface_jax[data,keys,docs]"]
         others = [line for line in extras["dev"] if line not in ours]
-        wanted = wanted + others + extras["data"] + extras["keys"]
+        wanted = wanted + others + extras["data"] + extras["keys"] + extras["docs"]
     names = {re.split(r"[\[<>=;]", line)[0].replace("_", "-") for line in wanted}
     assert names <= pinned, f"{lock} lacks {names - pinned}: run `make lock`"
 

@@ -1,6 +1,7 @@
 """All commands: their help, their flags, and what is printed into pipes and other encodings."""
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from advface_jax import __main__ as advface
-from advface_jax import cli
+from advface_jax import cli, starting
 from experiments import __main__ as experiments
 from experiments import all as everything
 from experiments import (
@@ -126,7 +127,7 @@ def test_a_package_that_lacks_is_named_and_costs_no_result(run, tmp_path):
 PRINTS = r"""
 import sys
 sys.argv[1:] = []
-from advface_jax import cli, runtime
+from advface_jax import cli, runtime, starting
 
 def main():
     for _ in range(200):
@@ -168,3 +169,49 @@ def test_the_work_goes_on_when_nobody_reads_what_is_printed(tmp_path):
     assert process.wait() == 0 and (tmp_path / "done").exists(), errors[-500:]
     assert b"Broken" not in errors and b"Traceback" not in errors
     process.stderr.close()
+
+
+def test_shared_flags_are_taken_out_and_json_goes_where_a_table_would(run, tmp_path, monkeypatch):
+    made = table.Table(
+        "tradeoff", "T", [{"n": 1}], ["", "n"], [["a", "1"]], {}, {}, table.Spent(0, 0)
+    )
+
+    def main(out: cli.Out = tmp_path):
+        """Publish.
+
+        Args:
+          out: Where.
+        """
+        table.publish(made, out)
+        sys.exit(0)
+
+    monkeypatch.setattr(sys.modules[__name__], "publish", table.publish, raising=False)
+    code, text = run(lambda: cli.start(main, "x"), "--json", "--quiet", "-o", tmp_path)
+    document = json.loads(text[: text.rindex("}") + 1])
+    assert code == 0 and document["rows"] == [{"n": 1}] and "json" not in document["command"]
+    assert cli.Shared.quiet and cli.bar("faces").disable
+    monkeypatch.delattr(sys.modules[__name__], "publish")
+    code, text = run(lambda: cli.start(main, "x"), "--json")
+    assert code == 1 and "prints no table" in text
+    code, text = run(lambda: cli.start(main, "x"), "-o", tmp_path)
+    assert code == 0 and not cli.Shared.quiet and "\x1b" not in text  # no colours in a pipe
+
+
+def test_completion_has_every_subcommand_and_its_flags(run):
+    code, text = run(advface.main, "--tyro-print-completion", "bash", name="advface")
+    assert not code and all(name in text for name in advface.COMMANDS) and "--margin" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "whose"),
+    [
+        (["python", "-m", "experiments.tradeoff", "--help"], "experiments"),
+        (["python", "/x/bin/advface", "crop"], "advface"),
+        (["python", "-m", "pytest"], "pytest"),
+        (["python"], ""),
+    ],
+)
+def test_only_our_own_commands_say_that_jax_is_loading(words, whose):
+    assert starting.command(words) == whose and (whose in starting.OURS) == (
+        whose not in ("pytest", "")
+    )

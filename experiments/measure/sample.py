@@ -32,6 +32,8 @@ class Sample:
       pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
         AgeDB-30's .mat. By default those that the faces come with, else balanced pairs are drawn
         from the identities.
+      html: Write NAME.html, too: one page with sortable tables, interactive figures and, of drawn
+        faces, R's pictures; it works offline.
       missing: What to do about pairs whose faces are missing, as where crop found none: refuse, or
         drop them and count them.
       limit: At most so many pairs, as many same as different from every fold, in the list's
@@ -55,6 +57,7 @@ class Sample:
     seed: int = 0
     on_leak: leaks.OnLeak = "warn"
     missing: inputs.Missing = "refuse"
+    html: bool = False
 
     @property
     def how(self) -> dict[str, Any]:

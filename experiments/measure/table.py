@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from rich.table import Table as Shown
 
 from advface_jax import cli
+from experiments import page
 from experiments.measure.judging import discard
 from experiments.measure.results_file import Row, markdown, surroundings, write_results
 
@@ -124,6 +125,7 @@ class Table:
       kept: Folders of batches, which ``publish`` removes.
       caption: Over the table in the terminal.
       narrow: The columns that the terminal has room for; all by default.
+      faces: R's pictures of drawn faces for the page, never of real ones.
     """
 
     name: str
@@ -140,6 +142,7 @@ class Table:
     kept: Sequence[Path] = ()
     caption: str = "R's pictures of protected features; recognition; replay"
     narrow: Sequence[int] | None = None
+    faces: page.Strip | None = None
 
     def markdown(self, command: str) -> str:
         """The whole text, with the command and where it ran."""
@@ -155,15 +158,40 @@ class Table:
         ]
         return "\n\n".join(parts)
 
+    def html(self, command: str, out: Path) -> str:
+        """The page: the same text, its figures, its faces, and how it came to be."""
+        beside, faces = self.notes.get("paper") or {}, self.notes.get("faces")
+        about = {"command": command, "seconds": self.spent.total, **surroundings()}
+        return page.document(
+            self.title,
+            [
+                page.prose(self.markdown(command)),
+                page.figures(self.name, self.rows, beside),
+                page.strip(faces, out) if faces else "",
+                "<h2>Provenance</h2>",
+                page.provenance(command, {**about, "config": self.settings}),
+            ],
+        )
+
 
 def _left_out(settings: Mapping[str, Any]) -> list[str]:
     n = settings.get("pairs_left_out")
     return [f"{n:,} pairs of the list are left out: a face of theirs is missing."] if n else []
 
 
-def publish(table: Table, out: Path) -> None:
-    """Writes JSON, Markdown and pictures into ``out``, prints the table, removes kept batches."""
+def publish(table: Table, out: Path, html: bool = False) -> None:
+    """Writes JSON, Markdown and pictures into ``out``, prints the table, removes kept batches.
+
+    Args:
+      table: What was measured.
+      out: The folder.
+      html: Whether to write a page, too.
+    """
     command = cli.command(f"experiments.{table.name}")
+    if html and table.faces:
+        out.mkdir(parents=True, exist_ok=True)
+        about = table.faces.save(out / f"{table.name}-faces.jpg")
+        table = dataclasses.replace(table, notes={**table.notes, "faces": about})
     write_results(
         out,
         table.name,
@@ -175,6 +203,9 @@ def publish(table: Table, out: Path) -> None:
         text=table.markdown(command),
     )
     pictures = _drawn(table.pictures, out)
+    if html:
+        (out / f"{table.name}.html").write_text(table.html(command, out), encoding="utf-8")
+        pictures.insert(0, f"{table.name}.html")
     shown = Shown(title=table.caption)
     columns = table.narrow or range(len(table.header))
     for i in columns:
@@ -182,7 +213,11 @@ def publish(table: Table, out: Path) -> None:
     for line in table.lines:
         style = "dim" if line[0].startswith(" ") else None
         shown.add_row(*(line[i] for i in columns), style=style)
-    cli.answer.print(shown)
+    if cli.Shared.json:
+        text = (out / f"{table.name}.json").read_text(encoding="utf-8")
+        cli.answer.print(text, markup=False, highlight=False, soft_wrap=True, end="")
+    else:
+        cli.answer.print(shown)
     files = (f"{table.name}.md", f"{table.name}.json", *pictures)
     cli.console.print("written: " + ", ".join(str(out / f) for f in files), soft_wrap=True)
     discard(*table.kept)
