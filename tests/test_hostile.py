@@ -309,3 +309,10 @@ def test_a_zip_of_weights_says_what_it_is(tmp_path):
     with pytest.raises(BadFile):
         torch_file.read(tmp_path / "w.pt")
     assert json.dumps(str(BadFile("x"))) == '"x"' and issubclass(BadFile, ValueError)
+
+
+def test_a_member_without_a_name(tmp_path):
+    (tmp_path / "w.zip").write_bytes(zipped(zipfile.ZIP_STORED, b"x", "a").replace(b"a", b"\0"))
+    with untrusted.open_zip(tmp_path / "w.zip") as archive:
+        assert [member.filename for member in archive.infolist()] == [""]
+    assert sources.open_source(tmp_path / "w.zip").names == ()
