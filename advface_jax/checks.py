@@ -160,8 +160,11 @@ def config(value: Any, kind: type[Config]) -> Config:
 
 
 def _numbers(value: ArrayLike, name: str) -> jax.Array:
+    if np.iscomplexobj(value):
+        raise ValueError(f"got complex numbers as {name}; wanted real ones")
     try:
-        return jnp.asarray(value, jnp.float32)
+        with np.errstate(over="ignore"):  # infinity is refused by who wants a finite one
+            return jnp.asarray(value, jnp.float32)
     except (TypeError, ValueError):
         raise ValueError(f"got {name}={value!r}; wanted numbers") from None
 
@@ -184,7 +187,8 @@ def _floats(x: ArrayLike, name: str, shape: tuple[int, ...] | None) -> jax.Array
         )
     # NumPy's default is float64; the dtype of a JAX array was chosen.
     narrow = isinstance(array, np.ndarray) and array.dtype == np.float64
-    return jnp.asarray(array, jnp.float32 if narrow else array.dtype)
+    with np.errstate(over="ignore"):
+        return jnp.asarray(array, jnp.float32 if narrow else array.dtype)
 
 
 def _forgotten(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:

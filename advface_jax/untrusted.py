@@ -166,12 +166,22 @@ def zip_errors() -> Iterator[None]:
     import struct
     import zlib
 
-    known = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError)
+    known = (
+        *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError),
+        *(NotImplementedError, RuntimeError, ValueError, OverflowError, IndexError),
+    )
     try:
         yield
     except BadFile:
         raise
-    except (*known, NotImplementedError, RuntimeError, ValueError, OverflowError) as error:
+    except (
+        *known,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        OverflowError,
+        IndexError,
+    ) as error:
         raise BadFile(str(error) or type(error).__name__) from error
     except OSError as error:  # bz2's, and a seek to before the file's beginning
         if error.errno not in (None, 22):

@@ -23,6 +23,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF's orientation
+_TILE = 1024  # pixels a side
 _SCAN = b"\xff\xda"  # begins a scan of a JPEG
 _ORIENTATION, _PHOTOMETRIC = 0x112, 262
 _SLOW, _MOST_SLOW = (
@@ -163,11 +164,21 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(_eight_bits(grey))
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        seen = image.getchannel("A")
-        if seen.getbbox():  # else everything is transparent, which nobody meant
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
+        if image.getchannel("A").getbbox():  # else everything is transparent, which nobody meant
+            return _on_white(image)
     return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """RGBA over white, in tiles: the whole at once would take three times the memory."""
+    out = Image.new("RGB", image.size)
+    for top in range(0, image.height, _TILE):
+        for left in range(0, image.width, _TILE):
+            right, bottom = min(left + _TILE, image.width), min(top + _TILE, image.height)
+            tile = image.crop((left, top, right, bottom))
+            white = Image.new("RGBA", tile.size, "white")
+            out.paste(Image.alpha_composite(white, tile).convert("RGB"), (left, top))
+    return out
 
 
 def _eight_bits(grey: np.ndarray) -> np.ndarray:

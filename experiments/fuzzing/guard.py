@@ -65,7 +65,7 @@ class Counts:
     findings: list[Finding] = field(default_factory=list)
 
 
-_CASE, _DONE, _READ, _REFUSED, _SLOWEST, _MEMORY = range(6)  # what the child shares
+_CASE, _DONE, _READ, _REFUSED, _SLOWEST, _MEMORY, _READY = range(7)  # what the child shares
 
 
 def case(reader: readers.Reader, seed: int, number: int) -> mutate.Files:
@@ -97,9 +97,10 @@ def write(folder: Path, files: mutate.Files) -> None:
 def fuzz(reader: readers.Reader, seed: int, start: int, stop: int) -> Iterator[Counts]:
     """Run the cases from ``start`` to ``stop``; the counts so far, each second and at the end."""
     counts, at, began = Counts(), start, time.monotonic()
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([readers.__name__, *readers.MODULES])  # imported once
     while at < stop:
-        shared = context.RawArray("d", 6)
+        shared = context.RawArray("d", 7)
         shared[_CASE] = at
         ours, theirs = context.Pipe(duplex=False)
         with tempfile.TemporaryDirectory(prefix="fuzz-", dir=_QUICK) as folder:
@@ -108,7 +109,7 @@ def fuzz(reader: readers.Reader, seed: int, start: int, stop: int) -> Iterator[C
             child.start()
             theirs.close()
             base, why = dataclasses.replace(counts), None
-            last, since = shared[_CASE], time.monotonic()
+            last, since = (0.0, shared[_CASE]), time.monotonic()
             while True:
                 try:
                     while ours.poll(1.0):
@@ -117,8 +118,9 @@ def fuzz(reader: readers.Reader, seed: int, start: int, stop: int) -> Iterator[C
                     child.join()
                     if child.exitcode != 0:
                         why = ("crash", f"the process ended with {child.exitcode}")
-                if shared[_CASE] != last:
-                    last, since = shared[_CASE], time.monotonic()
+                doing = (shared[_READY], shared[_CASE])
+                if doing != last or not shared[_READY]:
+                    last, since = doing, time.monotonic()
                 elif time.monotonic() - since > SILENT:
                     why = ("hang", f"no answer in {SILENT:.0f} s")
                     child.kill()
@@ -149,6 +151,7 @@ def _child(
         write(Path(folder), files)
         with contextlib.suppress(ValueError):  # its imports, once, outside of the count
             reader.read(Path(folder))
+    shared[_READY] = 1
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     virtual = (
         int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])

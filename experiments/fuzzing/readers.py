@@ -12,6 +12,11 @@ from advface_jax.untrusted import BadFile
 from experiments.fuzzing import seeds
 from experiments.fuzzing.mutate import Files
 
+MODULES = (
+    *("advface_jax.system", "advface_jax.cropping", "advface_jax.data", "weights_convert.finding"),
+    *("weights_convert.conversion", "experiments.fuzzing.seeds"),
+)
+"""What the readers import, for who starts many processes."""
 QUICK, COSTLY = 100_000, 10_000  # cases: where one takes less than a millisecond, and elsewhere
 
 

@@ -177,8 +177,8 @@ def beside_shard(folder: Path, shard: int) -> dict[str, Any]:
     size = file.stat().st_size if file.is_file() else 0
     if beside.get("bytes") != size:
         raise BadFile(
-            f"{file} has {size:,} bytes and should have {beside.get('bytes', 0)}: the shard is "
-            "damaged; copy it again, or remove it and write the set anew"
+            f"{file} has {size:,} bytes and should have {beside.get('bytes', 0)!s:.80}: the shard "
+            "is damaged; copy it again, or remove it and write the set anew"
         )
     return beside
 

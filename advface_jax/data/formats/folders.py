@@ -157,7 +157,7 @@ def _members(archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], Skip
     skipped = []
     for member in archive.infolist():
         name = _name(member).replace("\\", "/")  # as some Windows programs write it
-        if member.is_dir() or _hidden(name):
+        if not name or name.endswith("/") or _hidden(name):
             continue
         if not is_image(name):
             if why := _why_not(name, lambda member=member: _member_begin(archive, member)):
