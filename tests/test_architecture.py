@@ -79,7 +79,7 @@ MAY_IMPORT = {
         "advface_jax.models",
         "advface_jax.weights",
     ),
-    "advface_jax.data": ("advface_jax.checks",),
+    "advface_jax.data": ("advface_jax.checks", "advface_jax.lock"),
     "advface_jax.data.feature_sets": (
         "advface_jax.checks",
         "advface_jax.data",
