@@ -13,7 +13,7 @@ from PIL import Image
 from advface_jax import data
 
 SMALL = "experiments.fault.small:system"
-WITHOUT = ("seconds", "command", "date", "spent", "device", "faces_per_s", "waiting")
+WITHOUT = ("seconds", "command", "date", "spent", "loading")
 
 
 class Case(NamedTuple):
@@ -106,16 +106,18 @@ def _crops(out: Path) -> dict[str, str]:
 
 
 def _decoder(out: Path) -> dict[str, str]:
-    """The weights and the losses of every step."""
+    """The weights, the results with the losses of every step, and the files' names."""
     weights = {p.name: _sum(p.read_bytes()) for p in out.glob("*.safetensors")}
-    results = [json.loads(p.read_text(encoding="utf-8")) for p in out.glob("train_decoder.json")]
-    return weights | {f"row {i}": _plain(row) for i, row in enumerate(results)}
+    results = json.loads((out / "train_decoder.json").read_text(encoding="utf-8"))
+    files = {p.name: "" for p in out.iterdir() if p.is_file()}
+    return files | weights | {f"result {k}": _plain({k: v}) for k, v in results.items()}
 
 
 def _rows(out: Path) -> dict[str, str]:
     """Every row of a table."""
     results = json.loads((out / "tradeoff.json").read_text(encoding="utf-8"))
-    return {f"row {i}": _plain(row) for i, row in enumerate(results["rows"])}
+    files = {p.name: "" for p in out.iterdir()}
+    return files | {f"row {i}": _plain(row) for i, row in enumerate(results["rows"])}
 
 
 def _plain(value: object) -> str:

@@ -162,7 +162,10 @@ def _left_out(settings: Mapping[str, Any]) -> list[str]:
 
 
 def publish(table: Table, out: Path) -> None:
-    """Writes JSON, Markdown and pictures into ``out``, prints the table, removes kept batches."""
+    """Writes pictures, Markdown and at last JSON into ``out``, prints the table, removes kept
+    batches."""
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = _drawn(table.pictures, out)
     command = cli.command(f"experiments.{table.name}")
     write_results(
         out,
@@ -174,7 +177,6 @@ def publish(table: Table, out: Path) -> None:
         notes=table.notes,
         text=table.markdown(command),
     )
-    pictures = _drawn(table.pictures, out)
     shown = Shown(title=table.caption)
     columns = table.narrow or range(len(table.header))
     for i in columns:
