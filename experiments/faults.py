@@ -53,6 +53,7 @@ def main(
             f"{one.name:13} {one.kills:3} SIGKILL {one.terms:2} SIGTERM ({one.badly} badly), "
             f"{one.records:4} records: {one.lost} lost, {one.changed} changed, {one.extra} extra",
             highlight=False,
+            soft_wrap=True,
         )
         rows = [row._asdict() for row in found]
         settings = {"kills": kills, "seed": seed, "command": cli.command("experiments.faults")}

@@ -100,7 +100,7 @@ def main(
         run.measure()
         run.save()
         shutil.rmtree(stage_one, ignore_errors=True)  # embeddings of every face: not for keeping
-    elif run.is_finished("card.json", "recogniser"):
+    elif run.is_finished("recogniser", "card.json", "finetune.json"):
         return
     run.to_the_end()
     write(run, system)

@@ -95,7 +95,7 @@ def main(
     run = DecoderTraining(front, training, held, size, config, place)
     if not restart:
         run.resume()
-    if not run.is_finished(f"{base.kind}-{role}.safetensors", "decoder"):
+    if not run.is_finished("decoder", f"{base.kind}-{role}.safetensors", "train_decoder.json"):
         run.to_the_end()
         run.write(base.kind, role)
 

@@ -65,7 +65,7 @@ def main(
     run = DuetFaceTraining(system.network, training, held, config, Place(out, settings, save_every))
     if not restart:
         run.resume()
-    if not run.is_finished("duetface.safetensors", "recogniser"):
+    if not run.is_finished("recogniser", "duetface.safetensors", "train_duetface.json"):
         run.to_the_end()
         run.write()
 

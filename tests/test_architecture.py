@@ -84,7 +84,7 @@ MAY_IMPORT = {
         "advface_jax.models",
         "advface_jax.weights",
     ),
-    "advface_jax.data": ("advface_jax.checks", "advface_jax.untrusted"),
+    "advface_jax.data": ("advface_jax.checks", "advface_jax.lock", "advface_jax.untrusted"),
     "advface_jax.data.feature_sets": (
         "advface_jax.checks",
         "advface_jax.data",

@@ -1,7 +1,6 @@
 """Builders: the user's copy goes in, the same bytes come out of a prepared set, with the pairs."""
 
 import io
-import os
 import pickle
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 from face_files import CFP_PAIRS, archive, bin_set, folder, full_disk, noise, picture, rec_pack
 from PIL import Image
 
+from advface_jax import lock
 from advface_jax.commands import prepare as command
 from advface_jax.data import NamedPair, index_pairs, open_faces, open_source, read_faces
 from advface_jax.data.formats import prepared as reading
@@ -126,16 +126,15 @@ def test_a_run_that_was_stopped_starts_again(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         prepare("casia-webface", copy, tmp_path / "d", report=stop)
     assert not [path for path in (tmp_path / "d").rglob("*") if path.is_file()]
-    # a killed run cannot tidy up: what is old is removed, what may still be at work is left
-    for name, age in (("incomplete.OLD_1.0.0", 3600), ("incomplete.NEW_1.0.0", 0)):
-        left = tmp_path / "d/casia_webface" / name / "part"
-        left.parent.mkdir(parents=True)
-        left.write_bytes(b"")
-        for path in (left, left.parent):
-            os.utime(path, (path.stat().st_mtime - age,) * 2)
+    left = tmp_path / "d/casia_webface/incomplete.OLD_1.0.0/part"
+    left.parent.mkdir(parents=True)  # a killed run cannot tidy up
+    left.write_bytes(b"")
+    with lock.only_writer(left.parents[1]), pytest.raises(ValueError, match="another process"):
+        prepare("casia-webface", copy, tmp_path / "d")
+    assert left.exists(), "it may be at work"
     assert contents(prepare("casia-webface", copy, tmp_path / "d").source) == PEOPLE
     there = {path.name for path in (tmp_path / "d/casia_webface").iterdir()}
-    assert there == {"1.0.0", "incomplete.NEW_1.0.0"}
+    assert there == {"1.0.0"}
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):

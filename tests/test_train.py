@@ -139,9 +139,9 @@ def test_another_run_is_refused_and_a_finished_one_is_left_alone(tmp_path, capsy
     with pytest.raises(ValueError, match=r"other settings \(rate\): give another --out, or --res"):
         Mixing(tmp_path, {"seed": 4, "rate": 2.0}).resume()
     again = Mixing(tmp_path, {"seed": 4, "rate": 1.0})
-    assert again.resume() and not again.is_finished("it", "thing"), "its file was never written"
+    assert again.resume() and not again.is_finished("thing", "it"), "its file was never written"
     (tmp_path / "it").touch()
-    assert again.is_finished("it", "thing")
+    assert again.is_finished("thing", "it")
     again.show_refused("it.json")
     assert "1 faces could not be read, the first: 5: broken; it.json" in capsys.readouterr().err
     with pytest.raises(ValueError, match="got save_every=0; wanted"):
@@ -214,6 +214,10 @@ def test_a_killed_training_leaves_the_same_decoder(small, unbroken, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(train, "train_step", None)  # would fail if it were called
         run(tmp_path)
+        for file in ("loss.png", "train_decoder.json"):  # a kill between the decoder and these
+            (tmp_path / file).unlink()
+        run(tmp_path)
+    assert (tmp_path / "loss.png").stat().st_size and (tmp_path / "train_decoder.json").exists()
     run(tmp_path, learning_rate=2e-2, restart=True)
     assert history(tmp_path)[1] != history(unbroken)[1]
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,14 +121,16 @@ class Actor:
         wanted = [] if self.job.writing.has(shard) else [shard]
         ended = engine.shards(self.job, wanted)
         row = {"shard": shard, "items": ended.items, "seconds": ended.seconds}
+        row["actor"] = f"{platform.node()}/{os.getpid()}"
         row |= {"waiting": ended.waiting, "refused": json.dumps(ended.refused)}
         return {name: [value] for name, value in row.items()}
 
 
 def _ended(rows: list[dict[str, Any]]) -> Ended:
-    """Of all actors: their seconds are of devices, not of the clock."""
+    """Of all actors, as if each had worked for the mean of their times."""
     refused = [tuple(one) for row in rows for one in json.loads(row["refused"])]
+    many = max(1, len({row["actor"] for row in rows}))
     items, seconds, waiting = (
         sum(row[name] for row in rows) for name in ("items", "seconds", "waiting")
     )
-    return Ended(items, seconds, waiting, tuple(refused))
+    return Ended(items, seconds / many, waiting / many, tuple(refused))

@@ -13,7 +13,7 @@ from PIL import Image
 from advface_jax import data
 
 SMALL = "experiments.fault.small:system"
-WITHOUT = ("seconds", "command", "date", "spent", "device", "faces_per_s", "waiting")
+WITHOUT = ("seconds", "command", "date", "spent", "loading")
 
 
 class Case(NamedTuple):
@@ -42,7 +42,10 @@ def cases(place: Path) -> list[Case]:
         "protect": (("advface_jax", "protect", f"{faces}", *shards, "--dtype", "int8"), _features),
         "features": (("advface_jax", "features", f"{faces}", *shards), _features),
         "crop": (("advface_jax", "crop", f"{photos}", "-o", "OUT"), _crops),
-        "prepare": (("advface_jax", "prepare", "casia-webface", f"{faces}", "-o", "OUT"), _files),
+        "prepare": (
+            ("advface_jax", "prepare", "casia-webface", f"{faces}", "-o", "OUT"),
+            _prepared,
+        ),
         "train_decoder": (
             ("experiments", "train_decoder", "--faces", f"{faces}", "--weights", SMALL, "-o", "OUT")
             + ("--decoder", "transrec", *training, "3"),
@@ -76,10 +79,13 @@ def _sum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _files(out: Path) -> dict[str, str]:
-    """Every file of a prepared set but its two descriptions, which have the time in them."""
-    found = {p.relative_to(out).as_posix(): p for p in out.rglob("*") if p.is_file()}
-    return {name: _sum(p.read_bytes()) for name, p in found.items() if p.suffix != ".json"}
+def _prepared(out: Path) -> dict[str, str]:
+    """Every picture of a prepared set, and its files' names; array_record's own bytes differ from
+    run to run."""
+    files = {path.relative_to(out).as_posix(): "" for path in out.rglob("*") if path.is_file()}
+    (folder,) = {path.parent for path in out.rglob("dataset_info.json")}
+    found = data.open_source(folder)
+    return files | {name: _sum(found.read(name)) for name in found.names}
 
 
 def _features(out: Path) -> dict[str, str]:
@@ -100,16 +106,18 @@ def _crops(out: Path) -> dict[str, str]:
 
 
 def _decoder(out: Path) -> dict[str, str]:
-    """The weights and the losses of every step."""
+    """The weights, the results with the losses of every step, and the files' names."""
     weights = {p.name: _sum(p.read_bytes()) for p in out.glob("*.safetensors")}
-    results = [json.loads(p.read_text(encoding="utf-8")) for p in out.glob("train_decoder.json")]
-    return weights | {f"row {i}": _plain(row) for i, row in enumerate(results)}
+    results = json.loads((out / "train_decoder.json").read_text(encoding="utf-8"))
+    files = {p.name: "" for p in out.iterdir() if p.is_file()}
+    return files | weights | {f"result {k}": _plain({k: v}) for k, v in results.items()}
 
 
 def _rows(out: Path) -> dict[str, str]:
     """Every row of a table."""
     results = json.loads((out / "tradeoff.json").read_text(encoding="utf-8"))
-    return {f"row {i}": _plain(row) for i, row in enumerate(results["rows"])}
+    files = {p.name: "" for p in out.iterdir()}
+    return files | {f"row {i}": _plain(row) for i, row in enumerate(results["rows"])}
 
 
 def _plain(value: object) -> str:

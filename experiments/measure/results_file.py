@@ -57,7 +57,8 @@ def write_results(
     notes: Mapping[str, Any] | None = None,
     text: str,
 ) -> None:
-    """Writes ``NAME.json`` (rows, config, notes, command, surroundings, time) and ``NAME.md``."""
+    """Writes ``NAME.md`` and, last and whole, ``NAME.json`` (rows, config, notes, command,
+    surroundings, time)."""
     out.mkdir(parents=True, exist_ok=True)
     document = {
         "rows": list(rows),
@@ -73,12 +74,12 @@ def write_results(
         lambda found: f"[{' '.join(found[1].split())}]",
         json.dumps(document, indent=2, allow_nan=False),
     )
-    written = {"json": lines, "md": text}
+    written = {"md": text, "json": lines}
     for ending, content in written.items():
+        part = out / f".{name}.{ending}.part"
         # A file name of other bytes than UTF-8 may stand in the command.
-        (out / f"{name}.{ending}").write_text(
-            content + "\n", encoding="utf-8", errors="backslashreplace"
-        )
+        part.write_text(content + "\n", encoding="utf-8", errors="backslashreplace")
+        part.replace(out / f"{name}.{ending}")
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

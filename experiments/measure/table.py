@@ -180,13 +180,16 @@ def _left_out(settings: Mapping[str, Any]) -> list[str]:
 
 
 def publish(table: Table, out: Path, html: bool = False) -> None:
-    """Writes JSON, Markdown and pictures into ``out``, prints the table, removes kept batches.
+    """Writes pictures, Markdown and at last JSON into ``out``, prints the table, removes kept
+    batches.
 
     Args:
       table: What was measured.
       out: The folder.
       html: Whether to write a page, too.
     """
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = _drawn(table.pictures, out)
     command = cli.command(f"experiments.{table.name}")
     if html and table.faces:
         out.mkdir(parents=True, exist_ok=True)
@@ -202,7 +205,6 @@ def publish(table: Table, out: Path, html: bool = False) -> None:
         notes=table.notes,
         text=table.markdown(command),
     )
-    pictures = _drawn(table.pictures, out)
     if html:
         (out / f"{table.name}.html").write_text(table.html(command, out), encoding="utf-8")
         pictures.insert(0, f"{table.name}.html")

@@ -106,9 +106,11 @@ class Run(abc.ABC):
         card = {name: getattr(self, name) for name in ("settings", *self.KEPT)}
         checkpoint.save(self.out / "checkpoint", leaves(self.state), card)
 
-    def is_finished(self, file: str, what: str) -> bool:
-        """Whether nothing is left to do: no step, and ``file`` is written. Says so."""
-        if done := self.step == self.total and (self.out / file).exists():
+    def is_finished(self, what: str, *files: str) -> bool:
+        """Whether nothing is left to do: no step, and ``files``, of which the results' JSON comes
+        last, are written. Says so."""
+        written = all((self.out / file).exists() for file in files)
+        if done := self.step == self.total and written:
             cli.console.print(f"{self.out} holds the finished {what}; --restart trains it anew")
         return done
 

@@ -6,18 +6,16 @@ import contextlib
 import io
 import shutil
 import tempfile
-import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
+from advface_jax import lock
 from advface_jax.data.builders.base import Report, fingerprint
 from advface_jax.data.builders.sets import BUILDERS
 from advface_jax.data.formats.prepared import open_prepared
 from advface_jax.data.records import Source
-
-_STALE = 600  # seconds without a change after which another run's unfinished files are removed
 
 
 class Prepared(NamedTuple):
@@ -48,7 +46,8 @@ def prepare(
       report: Called with (images done, images in all).
 
     Raises:
-      ValueError: the copy is not one of the set, or another copy was prepared there.
+      ValueError: the copy is not one of the set, another copy was prepared there, or another
+        process prepares it now.
     """
     builder_class = BUILDERS[name]
     source = builder_class.gather(path, protocol)
@@ -57,15 +56,26 @@ def prepare(
     builder = builder_class(source=source, report=report, **kind)
     folder = Path(builder.data_path)
     if folder.exists():
-        made_of = (builder.info.metadata or {}).get("fingerprint")  # type: ignore[union-attr]
-        if made_of != fingerprint(source):
-            what = "holds the set made of other files" if made_of else "is no finished data set"
-            raise ValueError(f"{folder} {what}: remove it, or name another folder with -o")
-        return Prepared(folder, open_prepared(folder), fresh=False)
-    for left in folder.parent.glob(f"incomplete.*_{folder.name}"):  # of a killed run
-        newest = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
-        if time.time() - newest > _STALE:
+        return _before(builder, folder, source)
+    with lock.only_writer(folder.parent):
+        if folder.exists():  # by who had the lock before us
+            return _before(builder, folder, source)
+        for left in folder.parent.glob(f"incomplete.*_{folder.name}"):  # of a killed run
             shutil.rmtree(left, ignore_errors=True)
+        _build(builder, folder)
+    return Prepared(folder, open_prepared(folder), fresh=True)
+
+
+def _before(builder: Any, folder: Path, source: Source) -> Prepared:
+    """The set that is there; ValueError if it was made of other files."""
+    made_of = (builder.info.metadata or {}).get("fingerprint")
+    if made_of != fingerprint(source):
+        what = "holds the set made of other files" if made_of else "is no finished data set"
+        raise ValueError(f"{folder} {what}: remove it, or name another folder with -o")
+    return Prepared(folder, open_prepared(folder), fresh=False)
+
+
+def _build(builder: Any, folder: Path) -> None:
     with (
         tempfile.TemporaryDirectory() as nothing,  # the download manager needs a folder
         contextlib.redirect_stdout(io.StringIO()),  # it prints
@@ -78,4 +88,3 @@ def prepare(
             raise ValueError(f"{folder} cannot be written: {error}") from error
         finally:
             tfds.enable_progress_bar()
-    return Prepared(folder, open_prepared(folder), fresh=True)

@@ -63,9 +63,9 @@ class ShardWriter:
 
     def save(self) -> None:
         """Keep what is written so far for the next run; nothing if even that fails."""
-        if self.writer is None:
-            return
         with contextlib.suppress(RuntimeError, OSError, ValueError):
+            if self.writer is None:
+                raise ValueError
             part = self._close()
             if not self.whole:
                 raise ValueError
