@@ -82,6 +82,7 @@ def test_an_exported_defence_is_the_librarys(system, written):
     np.testing.assert_allclose(cosine, read, atol=1e-5)
 
 
+@pytest.mark.slow  # a process that imports JAX
 def test_jax_alone_loads_a_program(written, system):
     """In a process where nothing else can be imported, from the one module, copied."""
     code = f"""
@@ -211,6 +212,7 @@ def test_what_cannot_be_exported_is_said(system, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow  # imports onnx and its runtime
 @pytest.mark.parametrize("standardization", ["fixed", "whiten"])
 def test_the_clients_onnx_is_e(standardization, tmp_path):
     pytest.importorskip("onnx")
