@@ -77,6 +77,31 @@ MAY_IMPORT = {
         "advface_jax.networks",
         "advface_jax.training",
     ),
+    # Loading needs jax alone: the file's module imports nothing of ours, and the room no system.
+    "advface_jax.export": (
+        "advface_jax.checks",
+        "advface_jax.decoy",
+        "advface_jax.models",
+        "advface_jax.networks",
+        "advface_jax.protect",
+        "advface_jax.system",  # for types alone
+    ),
+    "advface_jax.export.artefact": (),
+    "advface_jax.sealing": (),
+    # The service: what it stores, decides and serves. Nothing else of the library knows it.
+    "advface_jax.service": (
+        "advface_jax.data",
+        "advface_jax.decoy",
+        "advface_jax.decoy_faces",
+        "advface_jax.defenses",
+        "advface_jax.detection",
+        "advface_jax.keys",
+        "advface_jax.metrics",
+        "advface_jax.protect",
+        "advface_jax.sealing",
+        "advface_jax.system",
+    ),
+    "advface_jax.service.store": ("advface_jax.sealing",),
     # Photographs need a network to become faces; data knows none, so the detector lies beside it.
     "advface_jax.detection": (
         "advface_jax.checkpoint",
@@ -286,6 +311,8 @@ def test_what_few_need_is_imported_late():
         "tensorflow_datasets",
         "grain",
         "cryptography",
+        "fastapi",
+        "onnx",
     } & set(loaded)
 
 

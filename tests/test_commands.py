@@ -41,7 +41,8 @@ def test_every_help_has_an_example_and_names_the_output_alike(module, run):
     else:
         code, text = run(lambda: cli.start(found.main, module), "--help")
     assert code == 0
-    assert "--out" in text and "-o" in text.replace(",", " ").split(), "results go to --out, -o"
+    if not module.endswith(".serve"):  # what it writes is its store
+        assert "--out" in text and "-o" in text.replace(",", " ").split(), "results go to --out, -o"
     examples = text.partition("Examples:\n")[2].partition("\n\n")[0]
     assert "python -m" in examples
     about = text.partition("\n\n")[2].partition("Examples:")[0]

@@ -59,6 +59,7 @@ def test_programs_are_for_all_platforms_and_any_batch(system, written):
         np.testing.assert_allclose(export.load(written / part)(z), ours, atol=2e-5)
 
 
+@pytest.mark.slow  # compiles each defence twice
 def test_an_exported_defence_is_the_librarys(system, written):
     z, decoys = features(2), features(2, 1)
     how = {"extractor": system.extractor, "shadow": system.shadow, "epsilon": 0.2}
@@ -81,6 +82,7 @@ def test_an_exported_defence_is_the_librarys(system, written):
     np.testing.assert_allclose(cosine, read, atol=1e-5)
 
 
+@pytest.mark.slow  # a process that imports JAX
 def test_jax_alone_loads_a_program(written, system):
     """In a process where nothing else can be imported, from the one module, copied."""
     code = f"""
@@ -210,6 +212,7 @@ def test_what_cannot_be_exported_is_said(system, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow  # imports onnx and its runtime
 @pytest.mark.parametrize("standardization", ["fixed", "whiten"])
 def test_the_clients_onnx_is_e(standardization, tmp_path):
     pytest.importorskip("onnx")

@@ -283,6 +283,17 @@ def test_from_enrolment_to_deletion_nothing_raw_is_on_the_disk(opened):
     assert log[-2:] == [("delete", "done"), ("identify", "nobody")]
 
 
+def test_advface_can_be_stored_instead(system, tmp_path):
+    store = Store(tmp_path / "store", KEY, gates.settings(system, "advface"))
+    gate = Gate(system, store, "advface", threshold=0.5)
+    z = gate.features(faces()[:1])
+    one = gate.enrol("Ada", z)
+    assert gate.verify(one.id, z).accepted
+    centre = system.extractor(system.shadow(z))
+    assert 0.19 < np.abs(gate.stored(one.id) - centre).max() < 0.201  # ε, in half precision
+    store.close()
+
+
 def test_a_threshold_is_that_of_the_stores_own_recogniser(opened, monkeypatch):
     from advface_jax.service import calibrate
 

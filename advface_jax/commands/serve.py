@@ -109,8 +109,8 @@ def _calibrate(gate: gates.Gate, faces: Path) -> None:
 
 def _shadow(loaded: system.System, public: Path):
     """``facenet-128``, stitched onto E by public faces."""
-    read = faces_of.read_faces(public)
-    images = read.images[:240].astype(np.float32) / 255
+    read = faces_of.read_faces(public, limit=240)
+    images = read.images.astype(np.float32) / 255
     if len(images) < 60:
         raise ValueError(f"got {len(images)} faces in {public}; wanted 60 or more")
     other = system.load("facenet-128")

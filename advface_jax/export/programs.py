@@ -87,8 +87,6 @@ def write(
     names = {"protect": ["stored"], "decoy": ["stored", "cosine"]}
     names |= {"keyed-decoy": names["decoy"], "server": ["embedding"], "attacker": ["images"]}
     gives = zip(names.get(part, ["z"]), exported.out_avals, strict=True)
-    from advface_jax import __version__
-
     card = {
         "part": part,
         "weights": system.card["source"],
@@ -96,7 +94,7 @@ def write(
         "takes": [_described(name, x) for name, x in takes.items()],
         "gives": [_described(name, x) for name, x in gives],
         "settings": settings,
-        "versions": {"jax": jax.__version__, "advface_jax": __version__},
+        "versions": {"jax": jax.__version__},
     }
     artefact.save(path, artefact.pack(card, exported, leaves))
     return card

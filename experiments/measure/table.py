@@ -192,7 +192,6 @@ def publish(table: Table, out: Path, html: bool = False) -> None:
     pictures = _drawn(table.pictures, out)
     command = cli.command(f"experiments.{table.name}")
     if html and table.faces:
-        out.mkdir(parents=True, exist_ok=True)
         about = table.faces.save(out / f"{table.name}-faces.jpg")
         table = dataclasses.replace(table, notes={**table.notes, "faces": about})
     write_results(
