@@ -38,7 +38,7 @@ if importlib.util.find_spec("advface_jax") is None:
 
         if tuple(map(int, jax.__version__.split(".")[:2])) < (0, 8):
             raise RuntimeError(
-                f"got jax {jax.__version__}; wanted 0.8.1 or newer, which this does not install over "
+                f"got jax {jax.__version__}; wanted 0.8.1 or newer, which is not put over "
                 "yours: update JAX as your machine's notes say, and restart the kernel"
             )
         here = [f"jax=={jax.__version__}"]
