@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -161,7 +162,12 @@ def _exif() -> bytes:
 
 
 def jpeg() -> list[Files]:
-    kinds = ({}, {"progressive": True}, {"exif": _exif(), "quality": 30}, {"subsampling": 2})
+    kinds: tuple[dict[str, Any], ...] = (
+        {},
+        {"progressive": True},
+        {"exif": _exif(), "quality": 30},
+        {"subsampling": 2},
+    )
     return [{"w": picture("JPEG", **kind)} for kind in kinds] + [
         {"w": picture("JPEG", "L")},
         {"w": picture("JPEG", "CMYK")},
