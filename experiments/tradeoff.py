@@ -135,7 +135,7 @@ def table(
             pictures[:, 0, shown],
             judged.ssim[:, 0, shown],
         )
-        if origin["faces"] == "synthetic"
+        if origin.get("faces") == "synthetic"
         else None,
     )
 

@@ -14,10 +14,10 @@
 #
 # The paper's attacker has never seen a protected feature. This notebook gives him the defender's
 # code, which is public, and a few faces of his own. He protects them and learns from the pairs:
-# first a linear map in closed form, then his decoder R itself. AdvFace falls to both. Then the same
-# attacks meet decoys.
+# first a linear map in closed form, then his decoder R itself. On real faces AdvFace falls to both
+# (docs/attacks.md). Then the same attack meets decoys.
 #
-# The faces here do not exist: code draws them. On two CPU cores it takes about three minutes.
+# The faces here do not exist: code draws them.
 
 # %% [markdown]
 # ## Install
@@ -80,13 +80,13 @@ stored = advface(z)
 # %% [markdown]
 # ## The attacker's own faces
 #
-# 32 people, none of them enrolled. He protects them as the defender does. (He has the defender's S
+# 16 people, none of them enrolled. He protects them as the defender does. (He has the defender's S
 # here; docs/attacks.md has him take his own R for S, which is as good.)
 
 # %%
-own = data.synthetic_faces(32, 1, seed=7).images
+own = data.synthetic_faces(16, 1, seed=7).images
 own_z = system.extractor((own / 255).astype("float32"))
-own_stored = jnp.concatenate([advface(own_z[i : i + 8]) for i in range(0, 32, 8)])
+own_stored = jnp.concatenate([advface(own_z[i : i + 8]) for i in range(0, 16, 8)])
 
 # %% [markdown]
 # ## A linear map, in closed form
@@ -111,7 +111,7 @@ seen = {
 # The same decoder, trained further for some steps on (what is stored, the face).
 
 # %%
-BATCH, EPOCHS = 8, 6
+BATCH, EPOCHS = 8, 8
 training = train.TrainConfig(learning_rate=1e-3, batch=BATCH, epochs=EPOCHS, flip=False)
 trainer, state = train.start(system.attacker.config, training, len(own), system.attacker)
 order = np.random.default_rng(0)
@@ -162,7 +162,7 @@ def decoys(z, seed):
 
 
 nobody, made = decoys(z, 1000)
-own_made = jnp.concatenate([decoys(own_z[i : i + 8], 2000 + i)[1].stored for i in range(0, 32, 8)])
+own_made = jnp.concatenate([decoys(own_z[i : i + 8], 2000 + i)[1].stored for i in range(0, 16, 8)])
 undo = attacks.stitch(own_made, own_z)
 against = {
     "the face": enrolled,
@@ -178,7 +178,7 @@ print("the recogniser's cosine with the face:", np.round(np.asarray(made.cosine)
 show(against)
 
 # %% [markdown]
-# What the linear map gets back from decoys is close to the mean face, which needs no feature.
+# Compare what the linear map gets back from decoys with the mean face, which needs no feature.
 #
 # **That is no proof.** These decoys have no shadow recogniser and no key: whoever has Ψ reads the
 # enrolled face from them, and a stitched public recogniser may (docs/decoys.md). Ask every attacker

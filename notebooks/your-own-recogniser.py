@@ -16,7 +16,7 @@
 # made from scratch: E and Ψ learn to tell drawn people apart, S and R learn to draw faces from E's
 # features. Then it is protected and measured. Put your own networks in the place of these.
 #
-# The faces here do not exist: code draws them. On two CPU cores it takes about two minutes.
+# The faces here do not exist: code draws them.
 
 # %% [markdown]
 # ## Install
