@@ -24,7 +24,7 @@ BOUNDS = st.sampled_from([0.0, 1e-30, 0.1, 1.0, 3e38, -0.1, float("nan"), float(
 
 
 @st.composite
-def anything(draw, shapes=SHAPES, dtypes=DTYPES):
+def anything(draw, shapes: st.SearchStrategy = SHAPES, dtypes=DTYPES):
     """An array, NaN, infinity and the largest numbers among its values."""
     dtype = np.dtype(draw(st.sampled_from(dtypes)))
     return draw(arrays.arrays(dtype, draw(shapes), elements=arrays.from_dtype(dtype)))
@@ -59,7 +59,7 @@ def test_protect_keeps_the_ball_or_refuses(z, epsilon):
     good = sound(z) and epsilon is not None and 0 <= epsilon < float("inf")
     config = {"steps": 2, "start": "z"}
     try:
-        found = protect(z, extractor=double, shadow=double, epsilon=epsilon, config=config)
+        found = protect(z, extractor=double, shadow=double, epsilon=epsilon, config=config)  # type: ignore
     except ValueError as error:
         assert str(error).startswith("got ") and not good
         return
@@ -81,7 +81,7 @@ def test_pgd_keeps_the_ball_or_refuses(z, epsilon):
         return
     good = floating and 0 <= epsilon < float("inf")
     try:
-        found = gradient.pgd(lambda x: x, z0, epsilon, {"steps": 2})
+        found = gradient.pgd(lambda x: x, z0, epsilon, gradient.PGDConfig(steps=2))
     except ValueError as error:
         assert str(error) and not good
         return
@@ -99,7 +99,7 @@ floats = st.floats(-LARGEST, LARGEST, width=32, allow_subnormal=False)
 @given(floats, floats, st.floats(0, LARGEST, width=32, allow_subnormal=False))
 def test_the_ball_is_exact_and_projection_is_done_once(z, z0, epsilon):
     one = project(*(jnp.float32(x)[None] for x in (z, z0)), jnp.float32(epsilon))
-    assert exactly_within(one, np.float32([z0]), epsilon)
+    assert exactly_within(one, np.full(1, z0, np.float32), epsilon)
     assert np.array_equal(one, project(one, jnp.float32(z0)[None], jnp.float32(epsilon)))
     if exactly_within([z], [z0], epsilon):
         assert one.tolist() == [z]

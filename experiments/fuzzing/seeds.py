@@ -13,7 +13,6 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -145,7 +144,7 @@ def source_archive() -> list[Files]:
     return [{"w": gzip.compress(out.getvalue(), mtime=0)}]
 
 
-def picture(kind: str, mode: str = "RGB", **options) -> bytes:
+def picture(kind: str, mode: str = "RGB", **options: Any) -> bytes:
     """An encoded image of 20×20 pixels that do not compress away."""
     depth = {"L": 1, "RGB": 3, "RGBA": 4}.get(mode, 3)
     pixels = np.random.default_rng(depth).integers(0, 255, (*SMALL, depth), np.uint8)
@@ -162,13 +161,8 @@ def _exif() -> bytes:
 
 
 def jpeg() -> list[Files]:
-    kinds: tuple[dict[str, Any], ...] = (
-        {},
-        {"progressive": True},
-        {"exif": _exif(), "quality": 30},
-        {"subsampling": 2},
-    )
-    return [{"w": picture("JPEG", **kind)} for kind in kinds] + [
+    kinds = ({}, {"progressive": True}, {"exif": _exif(), "quality": 30}, {"subsampling": 2})
+    return [{"w": picture("JPEG", "RGB", **kind)} for kind in kinds] + [
         {"w": picture("JPEG", "L")},
         {"w": picture("JPEG", "CMYK")},
     ]
