@@ -76,8 +76,8 @@ def _protected(
     card = {"epsilon": EPSILON, "steps": config.steps, "weights_sha256": system.features_sha256}
     options: dict[str, Any] = {"names": True, "dtype": "f32", "seed": sample.seed}
     out = sample.out / "set-f32"
-    sizes = {"batch": sample.batch, "shard_size": 16 * sample.batch}
-    writing.write_features(out, given.faces, protect, card=card, **options, **sizes)
+    options |= {"batch": sample.batch, "shard_size": 16 * sample.batch}
+    writing.write_features(out, given.faces, protect, card=card, **options)
     return open_features(out)
 
 
