@@ -109,7 +109,7 @@ def _calibrate(gate: gates.Gate, faces: Path) -> None:
 
 def _shadow(loaded: system.System, public: Path):
     """``facenet-128``, stitched onto E by public faces."""
-    read = faces_of.read_faces(public, limit=240)
+    read = faces_of.read_faces(public, limit=64)
     images = read.images.astype(np.float32) / 255
     if len(images) < 60:
         raise ValueError(f"got {len(images)} faces in {public}; wanted 60 or more")
