@@ -81,7 +81,7 @@ def again(reader: readers.Reader, seed: int, number: int) -> None:
 def table(chosen: Sequence[readers.Reader], cases: int | None, seed: int, out: Path) -> Table:
     """A row for each reader; arguments as for ``main``."""
     rows = [_row(reader, seed, cases or reader.cases, out) for reader in chosen]
-    header, lines = printed([row["reader"] for row in rows], rows, [{}] * len(rows), COLUMNS)
+    header, lines = printed([row["method"] for row in rows], rows, [{}] * len(rows), COLUMNS)
     seconds = sum(row["seconds"] for row in rows)
     return Table(
         "fuzz",
@@ -118,7 +118,7 @@ def _row(reader: readers.Reader, seed: int, cases: int, out: Path) -> dict[str, 
     both = _together(old, new)
     cli.console.print(f"{reader.name}: {both.cases:,} cases, {len(both.findings)} findings")
     return {
-        "reader": reader.name,
+        "method": reader.name,
         "cases": both.cases,
         "read": both.read,
         "refused": both.refused,

@@ -372,7 +372,7 @@ def test_locks_are_current_and_name_no_host(lock):
     wanted = project["dependencies"]
     if lock != "requirements.lock":
         ours = [line for line in extras["dev"] if line.startswith("advface_jax[")]
-        assert ours == ["advface_jax[data,keys,docs]"]
+        assert ours == ["advface_jax[data,docs,export,client,serve]"]
         others = [line for line in extras["dev"] if line not in ours]
         wanted = wanted + others + extras["data"] + extras["keys"] + extras["docs"]
     names = {re.split(r"[\[<>=;]", line)[0].replace("_", "-") for line in wanted}
