@@ -177,6 +177,7 @@ def run(
                 made = None
                 if one.values is not None:
                     device = _taken(free, patiently)
+                    stopping.check()
                     made = computing.submit(compute, one, device)
                 job = lane[task.shard].submit(write, task, one, made)
                 pending.append((job, len(writing.places(task.step))))
