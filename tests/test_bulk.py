@@ -80,6 +80,7 @@ def test_records_do_not_depend_on_workers(faces, whole, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_records_do_not_depend_on_devices(faces, whole, tmp_path):
     code = """
 import sys
@@ -205,6 +206,7 @@ def test_features_are_protected_like_the_faces_they_came_from(faces, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_any_defence_by_name_or_function(faces, tmp_path):
     z = {}
     for name in ("none", "ball", "test_bulk:halved", "dctdp", "test_bulk:decoys"):

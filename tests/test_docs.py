@@ -106,6 +106,7 @@ def test_a_program_of_a_page_names_what_exists(page, program):
 
 
 @pytest.mark.slow  # FaceNet, and AdvFace at full size
+@pytest.mark.long
 @pytest.mark.parametrize(
     "page",
     [p for p in PAGES if "```python" in p.read_text("utf-8") and p.name not in NOT_RUN],

@@ -60,6 +60,7 @@ def test_programs_are_for_all_platforms_and_any_batch(system, written):
 
 
 @pytest.mark.slow  # compiles each defence twice
+@pytest.mark.long
 def test_an_exported_defence_is_the_librarys(system, written):
     z, decoys = features(2), features(2, 1)
     how = {"extractor": system.extractor, "shadow": system.shadow, "epsilon": 0.2}
