@@ -84,6 +84,7 @@ def test_an_exported_defence_is_the_librarys(system, written):
 
 
 @pytest.mark.slow  # a process that imports JAX
+@pytest.mark.long
 def test_jax_alone_loads_a_program(written, system):
     """In a process where nothing else can be imported, from the one module, copied."""
     code = f"""

@@ -53,6 +53,7 @@ def double(z):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @few
 @given(anything(), BOUNDS)
 def test_protect_keeps_the_ball_or_refuses(z, epsilon):
@@ -69,6 +70,7 @@ def test_protect_keeps_the_ball_or_refuses(z, epsilon):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @few
 @given(anything(), BOUNDS)
 def test_pgd_keeps_the_ball_or_refuses(z, epsilon):
@@ -104,6 +106,7 @@ def test_the_ball_is_exact_and_projection_is_done_once(z, z0, epsilon):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @few
 @given(anything(), st.sampled_from(["none", "ball", "walk", "laplace"]), BOUNDS, st.booleans())
 def test_noise_keeps_shape_and_type_or_refuses(z, name, epsilon, keyed):
@@ -122,6 +125,7 @@ def test_noise_keeps_shape_and_type_or_refuses(z, name, epsilon, keyed):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @few
 @given(
     anything(st.sampled_from([(0, 12, 12, 3), (1, 1, 1, 3), (1, 12, 11, 3), (12, 12, 3), (1, 3)])),
