@@ -189,6 +189,7 @@ def test_eight_bits_are_off_by_half_a_scale(tmp_path, faces, whole):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_features_are_protected_like_the_faces_they_came_from(faces, tmp_path):
     changes = {"names": True, "config": ProtectConfig(steps=2, statistics="example")}
     bare = {**changes, "defense": "none", "dtype": "f32"}
