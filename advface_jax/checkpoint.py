@@ -181,7 +181,8 @@ def restore(directory: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
     _needs_backend(f"{path} was not read")
     try:
         with _orbax() as checkpointer:
-            _bounded(checkpointer.metadata(path / "arrays").item_metadata)
+            claimed = checkpointer.metadata(path / "arrays")
+            _bounded(getattr(claimed, "item_metadata", claimed))  # older Orbax: the tree at once
             tree = checkpointer.restore(path / "arrays")
     except (MemoryError, BadFile):
         raise
@@ -200,7 +201,7 @@ def _bounded(metadata: Any) -> None:
     import jax
 
     room = Room()
-    for leaf in jax.tree.leaves(metadata):
+    for leaf in jax.tree.leaves(getattr(metadata, "tree", metadata)):
         room.count()
         shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
         if shape is not None and dtype is not None:
