@@ -66,7 +66,7 @@ SIDE, PEOPLE, PICTURES = 80, 40, 4
 faces = data.synthetic_faces(PEOPLE, PICTURES)
 images = jnp.asarray(faces.images[:, ::2, ::2] / 255, "float32")  # (160, 80, 80, 3) in [0, 1]
 labels = jnp.asarray(np.unique(faces.identities, return_inverse=True)[1])
-new = data.synthetic_faces(12, 2, seed=7)  # people whom no network has met
+new = data.synthetic_faces(12, 2, seed=7)  # people that no network has met
 strangers = jnp.asarray(new.images[:, ::2, ::2] / 255, "float32")
 
 # %% [markdown]
