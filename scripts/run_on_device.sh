@@ -1,6 +1,6 @@
 # Unpacks the folder of pack_for_device.py and runs a command of this repository from its root:
 #   bash FOLDER/run.sh experiments.accelerator --minutes 8
-# In a command, the word SFACE is the folder of SFace's weights. A second call finds all unpacked.
+# Its results come as $OUT/NAME.tar.gz, by default under its own name. In a command, the word SFACE is the folder of SFace's weights. A second call finds all unpacked.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd) at=${TMPDIR:-/tmp}/advface command=${1:?give a command, as experiments.accelerator}
 shift
@@ -39,7 +39,7 @@ for file in Path(sys.argv[1]).glob("*.npz.xz"):
 PYTHON
   touch "$at/ready"
 fi
-name=${command##*.}
+name=${NAME:-${command##*.}}
 python3 -m "$command" --out "$at/results/$name" "${@/#SFACE/$at/sface}" && rc=0 || rc=$?
 mkdir -p "${OUT:=results}"
 (cd "$at/results/$name" && find . \( -name trace -o -name '.batches*' -o -name '*.np[yz]' \) -prune -o -type f -print | tar czf - -T -) > "$OUT/$name.tar.gz"
