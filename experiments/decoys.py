@@ -20,7 +20,7 @@ from tyro.conf import OmitArgPrefixes
 
 import advface_jax
 from advface_jax import checks, cli, defenses
-from advface_jax.decoy import DEFAULT, DecoyConfig
+from advface_jax.decoy import DEFAULT, DEVIATION, DecoyConfig
 from advface_jax.defenses import decoys as library
 from advface_jax.defenses.defense import EPSILON
 from experiments import plots
@@ -53,6 +53,7 @@ def main(
     also: tuple[str, ...] = (),
     threshold: float = DecoyConfig.threshold,
     key: bool = True,
+    deviation: float = DEVIATION,
     names: tuple[int, ...] = (),
     tuned: bool = False,
     beside: bool = False,
@@ -77,6 +78,7 @@ def main(
         parts, key, candidates, step, momentum, evenness).
       threshold: The cosine at which a face is done, and below which it is refused.
       key: Also measure the base with a secret pattern.
+      deviation: Of that pattern and of the attackers' own.
       names: Attack the base by linkers that learnt from so many stolen items with names; public
         faces stand in for other people of the same system.
       tuned: Also read by Ψ trained further on named public faces.
@@ -96,7 +98,8 @@ def main(
         )
     system, given = sample.open()
     others = [advface_jax.load(one) for one in sibling]
-    how = threshold, names, tuned, beside, families, exact
+    checks.above_zero(deviation=deviation)
+    how = threshold, names, tuned, beside, families, exact, deviation
     publish(table(system, others, given, public, sample, cases, *how), sample.out, sample.html)
     (sample.out / PARTIAL).unlink(missing_ok=True)
 
@@ -137,6 +140,7 @@ def table(
     beside: bool = False,
     families: bool = False,
     exact: bool = True,
+    deviation: float = DEVIATION,
 ) -> Table:
     """A row for each case, after those of no defence and of AdvFace; ``others`` are the public
     recognisers, the rest as for ``main``."""
@@ -162,6 +166,7 @@ def table(
         "batch": sample.batch,
         "seed": sample.seed,
         "exact": exact,
+        "deviation": deviation,
     }
     rows, labels, shown = [], [], {}
     with judging.exactly("float32" if exact else "tf32"), cli.bar("faces") as bar:
@@ -173,6 +178,7 @@ def table(
             decoyed.drawn(sample.seed),
             n,
             sample.seed,
+            deviation,
         )
         readers = decoy_linkers.tuned(system, faces, sample.batch) if tuned else {}
         bare = decoy_readings.known(world, images, sample.batch, readers)

@@ -95,6 +95,7 @@ class World:
       shadows: the defender's siblings.
       outside: the attackers', in no objective, by name.
       pattern: the secret.
+      deviation: of it, and of all foreign ones.
     """
 
     network: Any
@@ -103,6 +104,7 @@ class World:
     shadows: tuple[Any, ...]
     outside: Mapping[str, Any]
     pattern: jax.Array
+    deviation: float = dataclasses.field(default=DEVIATION, metadata={"static": True})
 
     def defense(self, case: Case, threshold: float) -> Defense:
         return defenses.decoy(
@@ -113,7 +115,7 @@ class World:
             pattern=self.pattern if case.key else None,
             parts=case.parts,
             candidates=case.candidates,
-            config=case.config(threshold),
+            config=dataclasses.replace(case.config(threshold), deviation=self.deviation),
         )
 
 
@@ -125,6 +127,7 @@ def world(
     drawn: np.ndarray,
     n: int,
     seed: int,
+    deviation: float = DEVIATION,
 ) -> World:
     """Siblings of the first of ``others`` put onto z: n shadows, one of other faces, one of other
     faces and patches, each from ``STITCHED`` of the ``public`` faces (m,160,160,3) uint8; each of
@@ -146,7 +149,7 @@ def world(
     for i, one in enumerate(others[1:], 1):
         outside[f"far, {one.card['source']}"] = sibling(n, which=i)
     outside |= {f"Ψ ± {share:g}": noisy(system.server, share, rng) for share in NEAR}
-    pattern = DEVIATION * rng.normal(size=z.shape[1:]).astype(np.float32)
+    pattern = deviation * rng.normal(size=z.shape[1:]).astype(np.float32)
     return World(
         system.network,
         attacker,
@@ -154,6 +157,7 @@ def world(
         tuple(sibling(i) for i in range(n)),
         outside,
         jnp.asarray(pattern),
+        deviation,
     )
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advface_jax import attacks, metrics, networks, sharding
-from advface_jax.decoy import DEVIATION, Keyed, keyed
+from advface_jax.decoy import Keyed, keyed
 from advface_jax.defenses import Defense, decoys
 from experiments.decoy.cases import Case, World
 from experiments.measure.judging import folder_of, keep_arrays, kept_arrays
@@ -137,8 +137,8 @@ def readings(
     if case and case.key:
         yield "Ψ", public, stored
         for i in range(FOREIGN):
-            pattern = DEVIATION * jax.random.normal(jax.random.key(1000 + i), stored.shape[1:])
-            yield f"foreign {i}", keyed(public, pattern), stored
+            normal = jax.random.normal(jax.random.key(1000 + i), stored.shape[1:])
+            yield f"foreign {i}", keyed(public, world.deviation * normal), stored
 
 
 def known(

@@ -31,7 +31,8 @@ NAMES = {
 PICTURES = {
     "3": "`reconstructions.png` of `python -m experiments.tradeoff`; synthetic faces: "
     "[docs/demo-reconstructions.png](docs/demo-reconstructions.png)",
-    "4": "`tradeoff.png` of the same; [LFW](docs/lfw-tradeoff.png), [CFP-FP](docs/cfp-tradeoff.png)",
+    "4": "`tradeoff.png` of the same; [LFW](docs/lfw-tradeoff.png), "
+    "[CFP-FP](docs/cfp-tradeoff.png)",
     "5": "`defenses.png` of `python -m experiments.defenses`; synthetic faces: "
     "[docs/demo-defenses.jpg](docs/demo-defenses.jpg)",
     "6": "`transfer.png` of `python -m experiments.transfer`; synthetic faces: "
