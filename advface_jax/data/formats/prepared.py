@@ -115,7 +115,7 @@ class _Images:
         if name not in index:
             raise BadFile(f"{name} is not in {self.folder}")
         features = records[index[name]]
-        own = _text(features.get("name", name))
+        own = _text(features["name"]) if "name" in features else name
         if own != name:
             raise BadFile(f"{FACES} is of another build: the record is {own!r:.200}")
         return features[records.layout.image]  # type: ignore[return-value] - bytes

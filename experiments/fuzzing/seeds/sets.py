@@ -95,7 +95,10 @@ def prepared_set() -> list[Files]:
     def told(now: bool) -> dict[str, Any]:
         kinds = {"image": "image_feature.Image", "name": "text_feature.Text"}
         if now:
-            parts = {key: {"pythonClassName": features + kind} for key, kind in kinds.items()}
+            parts: dict[str, Any] = {}
+            parts |= {key: {"pythonClassName": features + kind} for key, kind in kinds.items()}
+            parts["image"]["image"] = {"dtype": "uint8"}
+            parts["name"]["text"] = {}
             return {
                 "pythonClassName": f"{features}features_dict.FeaturesDict",
                 "featuresDict": {"features": parts},
