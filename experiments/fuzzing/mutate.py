@@ -23,6 +23,7 @@ from experiments.fuzzing.blind import blind
 from experiments.fuzzing.seeds import Files
 
 _MOST = 1 << 24  # bytes of what is unpacked here
+_LARGEST = 1 << 22  # bytes of a file: what is looked for is small and claims to be large
 _DAMAGED = (ValueError, LookupError, struct.error, zlib.error, EOFError, OSError, RecursionError)
 _VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 10**400, 1.5, float("nan"), float("inf")),
@@ -39,7 +40,8 @@ def mutated(rng: random.Random, seeds: list[Files], words: tuple[bytes, ...] = (
         if rng.random() < 0.01:
             files[name] = b""
         else:
-            files[name] = damaged(rng, files[name], words, other)
+            made = damaged(rng, files[name], words, other)
+            files[name] = made if len(made) <= _LARGEST else files[name]
     return files
 
 
