@@ -50,6 +50,8 @@ def chunks(data: bytes) -> Iterator[tuple[int, int]]:
     at = _BLOCK_HEADER
     while at + _HEADER <= len(data):
         (size,) = struct.unpack_from("<Q", data, at + 8)
+        if size > len(data):
+            return  # damaged already
         if 0 < size <= _MOST and at // _BLOCK == (at + _HEADER + size - 1) // _BLOCK:
             yield at, size
         at = _behind(at, _HEADER + size)
