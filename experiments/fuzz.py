@@ -124,7 +124,9 @@ def _row(reader: readers.Reader, seed: int, cases: int | None, out: Path) -> dic
                     _show(reader, seed, finding, out / "findings")
                 shown += 1
             both = _together(old, new)
-            state.write_text(json.dumps(dataclasses.asdict(both), indent=1), encoding="utf-8")
+            part = state.with_suffix(".part")  # whole or not at all
+            part.write_text(json.dumps(dataclasses.asdict(both), indent=1), encoding="utf-8")
+            part.replace(state)
     cli.console.print(f"{reader.name}: {both.cases:,} cases, {len(both.findings)} findings")
     return {
         "method": reader.name,
