@@ -3,11 +3,13 @@
     python -m experiments.faults -o FOLDER
     python -m experiments.faults -o FOLDER --only protect crop --kills 10
 
-Writes faults.json into --out. It takes minutes and needs no data: drawn faces, small networks.
+Writes faults.json and faults.md into --out. It takes minutes and needs no data: drawn faces, small
+networks.
 """
 
-import json
 import random
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +17,7 @@ import tyro
 
 from advface_jax import checks, cli
 from experiments.fault import cases, killing
-from experiments.measure.results_file import surroundings
+from experiments.measure.results_file import markdown, write_results
 
 NAMES = ("protect", "features", "crop", "prepare", "train_decoder", "tradeoff")
 
@@ -42,7 +44,7 @@ def main(
     for name in only:
         checks.choice(name, "only", NAMES)
     cli.folder(out)
-    rng = random.Random(seed)
+    rng, began = random.Random(seed), time.monotonic()
     found: list[killing.Outcome] = []
     for case in cases.cases(out.absolute()):
         if case.name not in only:
@@ -55,15 +57,21 @@ def main(
             highlight=False,
             soft_wrap=True,
         )
-        rows = [row._asdict() for row in found]
-        settings = {"kills": kills, "seed": seed, "command": cli.command("experiments.faults")}
-        content = {"rows": rows, "settings": settings, **surroundings()}
-        (out / "faults.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        _write(out, found, time.monotonic() - began, kills=kills, seed=seed)
     total = sum(one.kills for one in found)
     lost = sum(one.lost + one.changed + one.extra for one in found)
     cli.answer.print(f"{total} kills, {lost} records lost, changed or twice", highlight=False)
     if lost or any(one.badly for one in found):
         raise ValueError(f"something was lost: see {out / 'faults.json'} and the logs beside it")
+
+
+def _write(out: Path, found: Sequence[killing.Outcome], seconds: float, **config: int) -> None:
+    rows = [{"method": one.name, **one._asdict()} for one in found]
+    titles = ("command", "SIGKILL", "SIGTERM", "of these wrongly ended")
+    titles += ("records", "lost", "changed", "extra")
+    text = markdown(titles, [[str(value) for value in one] for one in found])
+    command = cli.command("experiments.faults")
+    write_results(out, "faults", rows, command=command, config=config, seconds=seconds, text=text)
 
 
 if __name__ == "__main__":

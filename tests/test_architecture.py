@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "advface_jax": ("advface_jax",),
     "advface_jax.checks": (),
     "advface_jax.untrusted": (),  # a leaf for all readers of files
+    "advface_jax.protobuf": ("advface_jax.untrusted",),
     "advface_jax.checkpoint": (
         "advface_jax.runtime",
         "advface_jax.untrusted",
@@ -85,6 +86,7 @@ MAY_IMPORT = {
         "advface_jax.networks",
         "advface_jax.protect",
         "advface_jax.system",  # for types alone
+        "advface_jax.untrusted",
     ),
     "advface_jax.export.artefact": (),
     "advface_jax.sealing": (),
@@ -109,7 +111,12 @@ MAY_IMPORT = {
         "advface_jax.models",
         "advface_jax.weights",
     ),
-    "advface_jax.data": ("advface_jax.checks", "advface_jax.lock", "advface_jax.untrusted"),
+    "advface_jax.data": (
+        "advface_jax.checks",
+        "advface_jax.lock",
+        "advface_jax.protobuf",
+        "advface_jax.untrusted",
+    ),
     "advface_jax.data.feature_sets": (
         "advface_jax.checks",
         "advface_jax.data",

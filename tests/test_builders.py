@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,9 @@ from advface_jax import lock
 from advface_jax.commands import prepare as command
 from advface_jax.data import NamedPair, index_pairs, open_faces, open_source, read_faces
 from advface_jax.data.formats import prepared as reading
+from advface_jax.untrusted import BadFile
+from experiments.fuzzing import guard
+from experiments.fuzzing.seeds import sets
 
 if sys.platform == "win32":
     pytest.skip("array_record has no wheel for Windows", allow_module_level=True)
@@ -68,15 +72,23 @@ def test_a_picture_stored_on_its_side_is_upright_in_a_prepared_set(tmp_path):
 
 def test_a_prepared_set_is_found_by_name_and_read_as_faces(tmp_path, monkeypatch):
     prepare("casia-webface", folder(tmp_path / "c", PEOPLE), tmp_path / "d")
-    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path / "d"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "d"))
     lazy, eager = open_faces("tfds:casia-webface"), read_faces(tmp_path / "c")
     assert lazy.names == eager.names and (lazy.images == eager.images).all()
     some = read_faces("tfds:casia_webface", names=[eager.names[5]])
     assert (some.images == eager.images[5]).all()
     with pytest.raises(ValueError, match=rf"tfds:cfp_fp is not in {tmp_path}.*prepare it"):
         open_source("tfds:cfp-fp")
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(ValueError, match="pip install tensorflow-datasets array_record"):
+    (old,) = (tmp_path / "d/casia_webface").glob("1.0.0")
+    shutil.copytree(old, tmp_path / "d/casia_webface/0.9.0")
+    assert len(open_source("tfds:casia-webface:0.*.*")) == len(open_source(old)) == len(eager.names)
+    for config in ("a", "b"):
+        shutil.copytree(old, tmp_path / f"d/other/{config}/1.0.0")
+    assert open_source("tfds:other/a").names == eager.names
+    with pytest.raises(ValueError, match="name one of tfds:other/a, tfds:other/b"):
+        open_source("tfds:other")
+    monkeypatch.setitem(sys.modules, "array_record.python", None)
+    with pytest.raises(ValueError, match="pip install array_record"):
         open_source("tfds:casia-webface")
 
 
@@ -312,6 +324,45 @@ def test_a_prepared_set_that_was_damaged(tmp_path):
     (made.folder / "features.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
         open_source(made.folder)
+
+
+def hostile(folder: Path, **changed: str) -> Path:
+    """A small set, with texts of its two JSON files replaced."""
+    guard.write(folder, sets.prepared_set()[0])
+    for file in ("dataset_info", "features"):
+        path = folder / "w" / f"{file}.json"
+        old, new = changed.get(file, "|").split("|")
+        path.write_text(path.read_text().replace(old, new) if old else path.read_text())
+    return folder / "w"
+
+
+def test_a_prepared_set_imports_nothing_that_it_names(tmp_path, monkeypatch):
+    """tensorflow-datasets itself would import the module of each feature's class."""
+    (tmp_path / "named_by_a_file.py").write_text("raise SystemExit('run')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    kind = "tensorflow_datasets.core.features.text_feature.Text"
+    place = hostile(tmp_path / "a", features=f"{kind}|named_by_a_file.Text")
+    source = open_source(place)
+    assert [source.read(name)[:2] for name in source.names] == [b"\xff\xd8"] * 3
+    assert "named_by_a_file" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{DATASET}", "../secret", "is no file of this folder"),
+        ('"tiny"', '"/dev/stdin"', "is no file of this folder"),
+        ('"tiny"', '["tiny"]', "cannot be read"),
+        ("{DATASET}", "{DATASET:9999999999}", "does not exist"),  # of Python's format: gigabytes
+        ('["3"]', '["9223372036854775807"]', "records in a shard"),
+        ('["3"]', '["3", "999999999"]', "3 names, 3 of them different, for 1,000,000,002 records"),
+        ('["3"]', '["1", "2"]', "does not exist"),
+    ],
+)
+def test_a_prepared_set_that_claims_what_is_not_there(tmp_path, old, new, message):
+    with pytest.raises(BadFile, match=message) as error:
+        contents(open_source(hostile(tmp_path, dataset_info=f"{old}|{new}")))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
 
 
 @pytest.mark.slow

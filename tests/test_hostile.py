@@ -23,7 +23,9 @@ from advface_jax.data.formats import matlab, restricted_pickle
 from advface_jax.data.tables import read_lines
 from advface_jax.models import decoders
 from advface_jax.untrusted import BadFile
-from experiments.fuzzing import guard, readers
+from experiments import fuzz
+from experiments.fuzzing import guard, readers, riegeli
+from experiments.fuzzing.seeds import sets
 from weights_convert import finding
 from weights_convert.sources import keras_h5, tf_checkpoint, tflite, torch_file
 
@@ -45,13 +47,39 @@ def test_damage_is_read_or_refused(name, tmp_path):
         except BadFile as error:
             outcomes.add("refused")
             assert 0 < len(str(error)) < 4000
-    only = {"whl": {"refused"}, "crops.tsv": {"read"}}  # sums; and half a line is left out
+    only = {"crops.tsv": {"read"}}  # half a line is left out
     assert outcomes == only.get(name, {"read", "refused"})
 
 
 def test_a_case_is_known_by_its_number():
     reader = readers.named("pt")
     assert guard.case(reader, 0, 40) == guard.case(reader, 0, 40) != guard.case(reader, 1, 40)
+
+
+def test_sums_of_array_records_are_made_right_again():
+    """Else no damage reaches what stands behind them."""
+    (shard,) = (data for name, data in sets.prepared_set()[0].items() if "array_record" in name)
+    found = [*riegeli.chunks(shard)]
+    assert len(found) > 4
+    for begin, size in found:
+        total, _, of_data = struct.unpack_from("<3Q", shard, begin)
+        assert riegeli.highway_hash(shard[begin + 8 : begin + 40]) == total
+        assert riegeli.highway_hash(shard[begin + 40 : begin + 40 + size]) == of_data
+
+
+def test_how_many_cases_a_reader_is_to_have():
+    done = [
+        guard.Counts(cases=n, timed=t, cpu=s)
+        for n, t, s in (
+            (0, 0, 0),
+            (1000, 1000, 0.9),
+            (1000, 1000, 1.1),
+            (12_000, 2000, 3),
+            (10_000, 0, 0),
+            (100_000, 0, 0),
+        )
+    ]
+    assert [*map(fuzz.wanted, done)] == [1000, 100_000, 10_000, 12_000, 11_000, 100_000]
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from networks import pooled_system
 from tables import FIELDS, given, is_picture, small_sample, written
 
 import advface_jax
-from advface_jax import data
+from advface_jax import data, lock
 from advface_jax.data import leaks
 from experiments import tradeoff
 from experiments.measure import judging, paper
@@ -87,6 +87,8 @@ def test_a_stopped_table_takes_up_where_it_was(swept, monkeypatch, tmp_path):
     assert len(batches) == 3, "8 faces in batches of 3: each batch once, none twice"
     assert table.spent.earlier > 0 and table.spent.total > table.spent.now
     (folder,) = table.kept
+    with lock.only_writer(folder), pytest.raises(ValueError, match="another process"):
+        swept()
     other = folder.with_name("another") / "000000.npz"  # of another run that was stopped
     other.parent.mkdir()
     other.touch()

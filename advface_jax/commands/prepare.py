@@ -40,7 +40,14 @@ def main(
         ~/tensorflow_datasets).
       protocol: The folder (CFP) or .mat file (AgeDB) of the protocol, where it is not in PATH.
     """
-    prepared.tensorflow_datasets()  # says what to install
+    try:
+        import array_record  # noqa: F401
+        import tensorflow_datasets  # noqa: F401 - which needs no TensorFlow for this
+    except ImportError as error:
+        raise ValueError(
+            f"to prepare a set needs more packages ({error}): pip install tensorflow-datasets "
+            "array_record importlib_resources"
+        ) from error
     from advface_jax.data.builders.base import lacking
     from advface_jax.data.builders.preparing import prepare
 

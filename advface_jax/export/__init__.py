@@ -4,7 +4,19 @@
 of this package; ``client`` writes E as ONNX for browsers and phones.
 """
 
-from advface_jax.export.artefact import Program, load
+import os
+
+from advface_jax.export import artefact
+from advface_jax.export.artefact import Program
 from advface_jax.export.programs import PARTS, write
+from advface_jax.untrusted import BadFile
 
 __all__ = ["PARTS", "Program", "load", "write"]
+
+
+def load(path: str | os.PathLike[str], *, sha256: str | None = None) -> Program:
+    """``artefact.load``, whose error is the ``BadFile`` of all readers here."""
+    try:
+        return artefact.load(path, sha256=sha256)
+    except ValueError as error:
+        raise BadFile(str(error)) from error

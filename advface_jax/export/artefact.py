@@ -20,6 +20,8 @@ import math
 import os
 import re
 import struct
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +35,8 @@ MAGIC = b"advface_jax\0prog"
 FORMAT = 1
 HEAD = len(MAGIC) + 32 + 8
 MOST_CARD, MOST_BYTES = 2**20, 2**32
+MOST_MEMORY, SECONDS = 2**30, 120  # what reading a program of unknown origin may take
+REFUSED, MEMORY = 3, 4  # statuses of the trial
 DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "int32": np.dtype("<i4")}
 CALLS = {"shape_assertion"}
 """What a program may call outside itself: checks of its batch."""
@@ -71,7 +75,9 @@ def load(path: str | os.PathLike[str], *, sha256: str | None = None) -> Program:
     """A program from a file of ``advface_jax.export.write``.
 
     Damage is always found. A file made to harm is refused where its form shows it, and for sure
-    only by ``sha256``: give it for every file that came over a network.
+    only by ``sha256``: give it for every file that came over a network. Without it the program is
+    first read in a process of its own, a second or more, since one that was forged can crash XLA's
+    reader.
 
     Args:
       path: the file.
@@ -101,8 +107,10 @@ def load(path: str | os.PathLike[str], *, sha256: str | None = None) -> Program:
     try:
         card, program, arrays = _parts(data)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error) as error:
-        raise ValueError(f"got {path}, whose card is wrong ({error}): export it again") from None
-    return Program(card, total.hex(), arrays, jax.jit(_exported(path, card, program).call))
+        reason = " ".join(f"{error}".split())[:200]
+        raise ValueError(f"got {path}, whose card is wrong ({reason}): export it again") from None
+    exported = _exported(path, card, program, known=sha256 is not None)
+    return Program(card, total.hex(), arrays, jax.jit(exported.call))
 
 
 def pack(card: Mapping[str, Any], exported: export.Exported, arrays: Sequence[Any]) -> bytes:
@@ -171,12 +179,70 @@ def _parts(data: bytes) -> tuple[dict[str, Any], bytes, tuple[jax.Array, ...]]:
     return card, program, tuple(arrays)
 
 
-def _exported(path: Path, card: Mapping[str, Any], program: bytes) -> export.Exported:
-    made, here = str(card["versions"]["jax"]), jax.__version__
+def _try(path: Path, program: bytes) -> None:
+    """Read the program in another process; ValueError if that crashes, hangs or takes gigabytes."""
+    here = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-P", __file__]
+    try:
+        ended = subprocess.run(
+            command,
+            input=program,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **here},
+            timeout=SECONDS,
+        ).returncode
+    except subprocess.TimeoutExpired:
+        ended = None
+    except OSError as error:
+        raise ValueError(
+            f"got {path} without its sha256, and no process to try it in ({error}): give sha256"
+        ) from None
+    judge(path, ended)
+
+
+def judge(path: Path, status: int | None) -> None:
+    """ValueError where the trial of a program did not end by itself; None: not in time."""
+    if status not in (0, REFUSED):  # what is refused there is refused here, with the reason
+        what = f"more than {SECONDS} s" if status is None else f"a crash (status {status})"
+        raise ValueError(f"got {path}, which takes JAX {what} to read: do not trust it")
+
+
+def status(program: bytes) -> int:
+    """The trial itself: 0 for a program that can be read, REFUSED for one that raises."""
+    try:
+        str(export.deserialize(bytearray(program)).mlir_module())
+    except MemoryError:
+        return MEMORY
+    except Exception:
+        return REFUSED
+    return 0
+
+
+def _tried() -> int:
+    """In the process of the trial: the program comes in, the status goes out."""
+    program = sys.stdin.buffer.read()
+    try:
+        import resource  # not on Windows
+
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+        most = pages * resource.getpagesize() + MOST_MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+    except (ImportError, OSError):
+        pass
+    return status(program)
+
+
+def _exported(
+    path: Path, card: Mapping[str, Any], program: bytes, *, known: bool
+) -> export.Exported:
+    made, here = str(card["versions"]["jax"])[:40], jax.__version__
     again = "export it again with your own JAX, or install that one"
     # JAX promises that a newer one reads what an older one wrote, and not the other way round.
     if _release(made) > _release(here):
         raise ValueError(f"got {path}, made by jax {made}; wanted {here} or older: {again}")
+    if not known:
+        _try(path, program)
     try:
         exported = export.deserialize(bytearray(program))
         low = export.minimum_supported_calling_convention_version
@@ -229,3 +295,7 @@ def _count(n: Any) -> int:
     if type(n) is not int or not 0 <= n < MOST_BYTES:
         raise ValueError(f"a length of {n!r}")
     return n
+
+
+if __name__ == "__main__":
+    sys.exit(_tried())

@@ -24,6 +24,7 @@ from typing import Any
 
 from advface_jax import untrusted
 from experiments.fuzzing import mutate, readers
+from experiments.fuzzing.seeds import Files
 
 MEMORY = 1 << 30
 """Bytes that a case may take, beyond what the child has after it imported its reader."""
@@ -54,7 +55,8 @@ class Finding:
 @dataclass
 class Counts:
     """What a reader did with its cases: all, those read, those refused; the slowest, in seconds of
-    the processor; and the bytes taken above the start, at the most."""
+    the processor; the bytes taken above the start, at the most; seconds by the clock; and of the
+    cases that were timed, the number and the processor's seconds in the reader."""
 
     cases: int = 0
     read: int = 0
@@ -62,13 +64,16 @@ class Counts:
     slowest: float = 0.0
     memory: int = 0
     seconds: float = 0.0
+    timed: int = 0
+    cpu: float = 0.0
     findings: list[Finding] = field(default_factory=list)
 
 
-_CASE, _DONE, _READ, _REFUSED, _SLOWEST, _MEMORY, _READY = range(7)  # what the child shares
+# what the child shares
+_CASE, _DONE, _READ, _REFUSED, _SLOWEST, _MEMORY, _READY, _CPU = range(8)
 
 
-def case(reader: readers.Reader, seed: int, number: int) -> mutate.Files:
+def case(reader: readers.Reader, seed: int, number: int) -> Files:
     """The files of a case; the first cases are the valid files themselves."""
     seeds = _seeds(reader)
     if number < len(seeds):
@@ -77,16 +82,16 @@ def case(reader: readers.Reader, seed: int, number: int) -> mutate.Files:
     return mutate.mutated(rng, seeds, reader.words)
 
 
-_MADE: dict[str, list[mutate.Files]] = {}
+_MADE: dict[str, list[Files]] = {}
 
 
-def _seeds(reader: readers.Reader) -> list[mutate.Files]:
+def _seeds(reader: readers.Reader) -> list[Files]:
     if reader.name not in _MADE:
         _MADE[reader.name] = reader.seeds()
     return _MADE[reader.name]
 
 
-def write(folder: Path, files: mutate.Files) -> None:
+def write(folder: Path, files: Files) -> None:
     """The files of a case into a folder."""
     for name, data in files.items():
         path = folder / name
@@ -100,7 +105,7 @@ def fuzz(reader: readers.Reader, seed: int, start: int, stop: int) -> Iterator[C
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([readers.__name__, *readers.MODULES])  # imported once
     while at < stop:
-        shared = context.RawArray("d", 7)
+        shared = context.RawArray("d", 8)
         shared[_CASE] = at
         ours, theirs = context.Pipe(duplex=False)
         with tempfile.TemporaryDirectory(prefix="fuzz-", dir=_QUICK) as folder:
@@ -131,13 +136,14 @@ def fuzz(reader: readers.Reader, seed: int, start: int, stop: int) -> Iterator[C
                 counts.slowest = max(base.slowest, shared[_SLOWEST])
                 counts.memory = max(base.memory, int(shared[_MEMORY]))
                 counts.seconds = time.monotonic() - began
+                counts.cpu, counts.timed = base.cpu + shared[_CPU], counts.cases
                 yield counts
                 if why or not child.is_alive():
                     break
             at = int(shared[_CASE]) + 1
             if why:
                 counts.findings.append(Finding(reader.name, at - 1, *why))
-                counts.cases += 1
+                counts.cases = counts.timed = counts.cases + 1
     yield counts
 
 
@@ -185,6 +191,7 @@ def _one(
         report.send((number, kind, str(error)[:300], _place(error)))
     took = time.process_time() - began
     shared[_SLOWEST] = max(shared[_SLOWEST], took)
+    shared[_CPU] += took
     if took > SLOW:
         report.send((number, "slow", f"{took:.1f} s"))
 

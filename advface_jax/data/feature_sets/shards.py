@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from advface_jax.data.batches import Batch
-from advface_jax.data.feature_sets import reading
+from advface_jax.data.feature_sets import chunks, reading
 from advface_jax.data.feature_sets.planning import Writing, cannot, write_json
 
 _OPTIONS = "group_size:1,zstd:1"
@@ -89,7 +89,7 @@ class ShardWriter:
         return {}
 
     def _open(self) -> Any:
-        module, source = reading.array_record()
+        module, source = chunks.array_record()
         self.part = self.file.with_name(f".{self.file.name}.{secrets.token_hex(4)}.part")
         self.writer = module.ArrayRecordWriter(str(self.part), _OPTIONS)
         if self.saved:
