@@ -34,7 +34,7 @@ FASTEST: dict[tuple[str, bool], Formulation] = {
     ("tpu", True): "packed",
     ("cpu", False): "subpixel",
     ("cpu", True): "subpixel",
-    ("gpu", True): "packed",
+    ("cuda", True): "packed",
 }
 """By platform, and whether in half precision (docs/performance.md); "plain" elsewhere, where the
 others are not benchmarked."""
@@ -71,7 +71,7 @@ def form(decoder: Callable, formulation: Formulation, dtype) -> Form:
     """
     packable = type(decoder) in (TransRec, ResRec, URec)
     if formulation == "auto":
-        here = jax.default_backend(), jnp.finfo(dtype).bits < 32
+        here = _platform(), jnp.finfo(dtype).bits < 32
         formulation = FASTEST.get(here, "plain") if packable else "plain"
     if formulation == "plain":
         return Form(decoder, *[lambda x: x] * 3)
@@ -81,6 +81,14 @@ def form(decoder: Callable, formulation: Formulation, dtype) -> Form:
             "ResRec or URec: leave it at 'auto'"
         )
     return packed(decoder, dtype, (1, 1) if formulation == "subpixel" else None)  # type: ignore[arg-type]
+
+
+def _platform() -> str:
+    """JAX's name of the platform, but which of the two kinds of "gpu" it is."""
+    name = jax.default_backend()
+    if name != "gpu":
+        return name
+    return "rocm" if "rocm" in jax.devices()[0].client.platform_version.lower() else "cuda"
 
 
 def cell_of(width: int) -> Cell:
