@@ -173,15 +173,6 @@ class PackedKernel(NamedTuple):
         padding, dilation = (rows.padding, columns.padding), (rows.dilation, columns.dilation)
         return cls(kernel, (t, u), padding, dilation)
 
-    def repeating(self, axis: int) -> "PackedKernel":
-        """The kernel of the last output cell along ``axis``, if the last input pixel repeats the
-        one before."""
-        k = jnp.moveaxis(self.kernel, axis, 0)
-        cell = len(k) // self.taps[axis]
-        before = len(k) - (cell // 2 + 1 if cell > 1 else 2)  # the last of the even pixels
-        k = k.at[before].add(k[-1]).at[-1].set(0)
-        return self._replace(kernel=jnp.moveaxis(k, 0, axis))
-
     def ready(self) -> jax.Array:
         """The kernel of the convolution, (t, u, part·p·r·i, q·s·o); computed here, not in each
         iteration of a loop that uses it."""
@@ -200,41 +191,99 @@ def convolve(
     return lax.conv_general_dilated(x, kernel, (1, 1), padding, dilation, dimension_numbers=LAYOUTS)
 
 
-def normalise(
-    x: jax.Array,
-    norm: BatchNorm,
-    inside: np.ndarray | None,
-    statistics: Statistics,
-    mask: jax.Array | None,
-) -> jax.Array:
-    """``BatchNorm`` of a packed map, over the pixels that are ``inside``; stored statistics stay.
+class Norm(NamedTuple):
+    """A ``BatchNorm`` for every place of a cell: (1, area·c) each. Made outside a loop, since a
+    TPU takes a program of its own for each copy of a few numbers."""
 
-    Mean and variance are computed in one pass, as moments about the stored mean, which is so near
-    the batch's own that their difference loses no digits.
-    """
-    centre, bias = norm.mean[...].reshape(1, -1), norm.bias[...].reshape(1, -1)
-    channels, area = centre.size, x.shape[-1] // centre.size
-    if statistics == "running":
-        mean, var = centre, norm.var[...].reshape(1, -1)
-    else:
-        wide = in_full(x)
-        middle = jnp.tile(centre, area).reshape(1, 1, 1, -1).astype(wide.dtype)
-        d = weighted = within(wide - middle, inside)
-        axes = (1, 2) if statistics == "example" else (0, 1, 2)
-        count = x[0, ..., 0].size * area if inside is None else int(inside.sum()) // channels
-        if statistics != "example" and mask is None:
-            count *= x.shape[0]
-        elif statistics != "example" and mask is not None:
-            weight = mask.astype(wide.dtype)
-            weighted, count = d * weight[:, None, None, None], count * weight.sum()
-        first, second = (
-            m.sum(axes).reshape(-1, area, channels).sum(-2) / count  # (1 or b, c)
-            for m in (weighted, weighted * d)
-        )
-        mean, var = centre + first, second - jnp.square(first)
-    gain = lax.rsqrt(var + norm.EPSILON)
-    if norm.scale is not None:
-        gain = gain * norm.scale[...].reshape(1, -1)
-    shape = -1, 1, 1, x.shape[-1]
-    gain, offset = (jnp.tile(v, area).astype(x.dtype) for v in (gain, bias - mean * gain))
-    return x * gain.reshape(shape) + offset.reshape(shape)
+    centre: jax.Array
+    var: jax.Array
+    scale: jax.Array | float
+    bias: jax.Array
+    area: int
+
+    @classmethod
+    def of(cls, norm: BatchNorm, area: int) -> "Norm":
+        scale = () if norm.scale is None else (norm.scale,)
+        arrays = [jnp.tile(v[...], area)[None] for v in (norm.mean, norm.var, norm.bias, *scale)]
+        centre, var, bias, *scale = lax.optimization_barrier(arrays)
+        return cls(centre, var, scale[0] if scale else 1.0, bias, area)
+
+    def factors(
+        self,
+        x: jax.Array,
+        inside: np.ndarray | None,
+        statistics: Statistics,
+        mask: jax.Array | None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Gain and offset (1 or b, 1, 1, area·c) that normalise ``x``, over the pixels that are
+        ``inside``; stored statistics stay.
+
+        Mean and variance are computed in one pass, as moments about the stored mean, which is so
+        near the batch's own that their difference loses no digits.
+        """
+        mean, var = self.centre, self.var
+        if statistics != "running":
+            wide = in_full(x)
+            d = weighted = within(wide - self.centre[:, None, None].astype(wide.dtype), inside)
+            axes = (1, 2) if statistics == "example" else (0, 1, 2)
+            places = x[0, ..., 0].size * self.area
+            count = places if inside is None else int(inside.sum()) * self.area // x.shape[-1]
+            if statistics != "example" and mask is None:
+                count *= x.shape[0]
+            elif statistics != "example" and mask is not None:
+                weight = mask.astype(wide.dtype)
+                weighted, count = d * weight[:, None, None, None], count * weight.sum()
+            sums = [m.sum(axes).reshape(-1, x.shape[-1]) for m in (weighted, weighted * d)]
+            first, second = (_of_all_places(m, self.area) / count for m in sums)  # (1 or b, n)
+            mean, var = self.centre + first, second - jnp.square(first)
+        gain = lax.rsqrt(var + BatchNorm.EPSILON) * self.scale
+        offset = self.bias - mean * gain
+        gain, offset = (v.astype(x.dtype)[:, None, None] for v in (gain, offset))
+        return gain, offset
+
+
+def _of_all_places(sums: jax.Array, area: int) -> jax.Array:
+    """Sums (k, area·c) of each place to those of all places, in every place."""
+    if area == 1:
+        return sums
+    channels = sums.shape[-1] // area
+    if jax.default_backend() == "tpu":  # where a reshape of so few numbers is a program, too
+        together = np.kron(np.ones((area, area)), np.eye(channels))
+        return jnp.dot(sums, together.astype(sums.dtype), precision=lax.Precision.HIGHEST)
+    return jnp.tile(sums.reshape(-1, area, channels).sum(-2), area)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def repeat(x: jax.Array, grid: Grid) -> jax.Array:
+    """``x`` with the last pixel of every row and column made that before it; written in place."""
+    return _repeat(x, grid, back=False)
+
+
+def _repeat(x: jax.Array, grid: Grid, back: bool) -> jax.Array:
+    channels = x.shape[-1] // grid.area
+    steps = [(1, grid.rows.cell, grid.columns.cell * channels), (2, grid.columns.cell, channels)]
+    for axis, cell, lanes in reversed(steps) if back else steps:
+        last = x.shape[axis] - 1
+        start = last - (cell == 1)
+        end = lax.slice_in_dim(x, start, last + 1, axis=axis)
+        if cell == 1:
+            one, other = (lax.slice_in_dim(end, i, i + 1, axis=axis) for i in range(2))
+            pair = [one + other, jnp.zeros_like(one)] if back else [one, one]
+            end = jnp.concatenate(pair, axis)
+        else:  # even pixels come first: the last one is half a cell behind the one before
+            place = np.arange(x.shape[-1]) // lanes % cell
+            last_pixel, before = place == cell - 1, place == cell // 2 - 1
+            by = cell // 2 * lanes
+            if back:
+                moved = jnp.where(before, jnp.roll(end, -by, -1), 0)
+                end = jnp.where(last_pixel, 0, end + moved)
+            else:
+                end = jnp.where(last_pixel, jnp.roll(end, by, -1), end)
+        x = lax.dynamic_update_slice_in_dim(x, end, start, axis)
+    return x
+
+
+repeat.defvjp(
+    lambda x, grid: (_repeat(x, grid, back=False), None),
+    lambda grid, _, dy: (_repeat(dy, grid, back=True),),
+)

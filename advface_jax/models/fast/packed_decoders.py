@@ -18,10 +18,11 @@ from advface_jax.models.decoders import Decoder, ResRec, TransRec, URec
 from advface_jax.models.facenet import FEATURE_SHAPE, IMAGE_SIZE
 from advface_jax.models.fast.packed import (
     Grid,
+    Norm,
     PackedKernel,
     convolve,
-    normalise,
     pack,
+    repeat,
     unpack,
     within,
 )
@@ -108,7 +109,7 @@ def packed(decoder: Decoder, dtype, cell: Cell | None = None) -> Form:
     last = Grid.of(SIZE + (2 if cell == (1, 1) else 3), cell)
     images = Grid.of(IMAGE_SIZE, (2 * cell[0], 2 * cell[1]))
     conv_2a = _layer(decoder.conv_2a, grid, last, size=SIZE + 2, dtype=dtype)
-    conv_1a = _edged(decoder.conv_1a, last, images, dtype)
+    conv_1a = (_edged if last.area == 1 else _ended)(decoder.conv_1a, last, images, dtype)
     inside = features.inside(CHANNELS)
 
     def decode(z: jax.Array, statistics: Statistics = "running", mask=None):
@@ -116,6 +117,8 @@ def packed(decoder: Decoder, dtype, cell: Cell | None = None) -> Form:
         return conv_1a(conv_2a(y, statistics, mask))
 
     def image(parts: tuple[jax.Array, ...]) -> jax.Array:
+        if len(parts) == 1:
+            return unpack(parts[0], images)
         inner, right, bottom, corner = parts
         top, bottom = (jnp.concatenate(p, 2) for p in ((inner, right), (bottom, corner)))
         return unpack(jnp.concatenate([top, bottom], 1), images)
@@ -126,15 +129,33 @@ def packed(decoder: Decoder, dtype, cell: Cell | None = None) -> Form:
 def _layer(
     layer: ConvBN, source: Grid, target: Grid, *, dtype, relu=True, parts=1, size: int | None = None
 ) -> Apply:
-    """``layer`` between packed maps; ``size`` is that of its result, if smaller than target's."""
+    """``layer`` between packed maps. ``size`` is that of its result, if target's cells have room
+    for one more pixel, which then repeats the last one."""
     rewritten = PackedKernel.of(layer.conv, source, target, dtype, parts)
     kernel = rewritten.ready()
     inside = target.inside(kernel.shape[-1] // target.area, size)
+    repeats = size is not None and size < target.rows.size
+    norm = Norm.of(layer.bn, target.area)  # type: ignore[arg-type]
 
     def apply(x: jax.Array, statistics: Statistics, mask: jax.Array | None) -> jax.Array:
         y = convolve(x, kernel, rewritten.padding, rewritten.dilation)
-        y = normalise(y, layer.bn, inside, statistics, mask)  # type: ignore[arg-type]
-        return within(rectify(y) if relu else y, inside)
+        gain, offset = norm.factors(y, inside, statistics, mask)
+        y = (repeat(y, target) if repeats else y) * gain + offset
+        y = rectify(y) if relu else y
+        return y if repeats else within(y, inside)
+
+    return apply
+
+
+def _ended(
+    layer: Conv, source: Grid, target: Grid, dtype
+) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
+    """The last layer, up to the image, of maps whose last row and column are repeated already."""
+    rewritten = PackedKernel.of(layer, source, target, dtype)
+    kernel, bias = rewritten.ready(), _bias(layer, target, dtype)
+
+    def apply(y: jax.Array) -> tuple[jax.Array, ...]:
+        return (jax.nn.sigmoid(convolve(y, kernel, rewritten.padding) + bias),)
 
     return apply
 
@@ -142,32 +163,32 @@ def _layer(
 def _edged(
     layer: Conv, source: Grid, target: Grid, dtype
 ) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
-    """The last layer, up to the image, with its input's last row and column repeated once.
+    """The same in single pixels, whose map has no room for the repetition.
 
-    The last cells have kernels of their own that include the repetition. Their results (inner,
-    right, bottom, corner) stay separate: joining them costs more than computing them.
+    The last pixels have kernels of their own, in which the repeated one's tap is added to the last
+    one's. Their results (inner, right, bottom, corner) stay separate: joining them costs more.
     """
-    inner = PackedKernel.of(layer, source, target, dtype)
-    bottom, right = inner.repeating(0), inner.repeating(1)
-    corner = bottom.repeating(1)
-    a, b, c, d = (kernel.ready() for kernel in (inner, right, bottom, corner))
-    y_inner, ends = slice(None, -1), slice(-2, None)
-    if source.area == 1:  # the map has no repeated pixel: its tap is added to the last one's
-        y_inner, ends = slice(None), slice(-1, None)
-        b, c, d = b[:, :1], c[:1], d[:1, :1]
-    bias = jnp.tile(layer.bias[...], target.area).astype(dtype)  # type: ignore[index]
-    bias = lax.optimization_barrier(bias.reshape(1, 1, 1, -1))
+    a = PackedKernel.of(layer, source, target, dtype).ready()
+    b, c = a[:, :1] + a[:, 1:], a[:1] + a[1:]
+    b, c, d = lax.optimization_barrier((b, c, c[:, :1] + c[:, 1:]))
+    bias = _bias(layer, target, dtype)
 
     def apply(y: jax.Array) -> tuple[jax.Array, ...]:
         parts = (
-            convolve(y[:, y_inner, y_inner], a, ((1, 0), (1, 0))),
-            convolve(y[:, y_inner, ends], b, ((1, 0), (0, 0))),
-            convolve(y[:, ends, y_inner], c, ((0, 0), (1, 0))),
-            convolve(y[:, ends, ends], d, ((0, 0), (0, 0))),
+            convolve(y, a, ((1, 0), (1, 0))),
+            convolve(y[:, :, -1:], b, ((1, 0), (0, 0))),
+            convolve(y[:, -1:], c, ((0, 0), (1, 0))),
+            convolve(y[:, -1:, -1:], d, ((0, 0), (0, 0))),
         )
         return tuple(jax.nn.sigmoid(part + bias) for part in parts)
 
     return apply
+
+
+def _bias(layer: Conv, target: Grid, dtype) -> jax.Array:
+    """For every place of a cell; ready as a kernel is."""
+    bias = jnp.tile(layer.bias[...], target.area).astype(dtype)  # type: ignore[index]
+    return lax.optimization_barrier(bias.reshape(1, 1, 1, -1))
 
 
 def _transrec(s: TransRec, features: Grid, layer: Layer):
