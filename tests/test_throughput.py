@@ -221,6 +221,9 @@ def test_estimates_for_tpus_need_no_run(tmp_path, monkeypatch):
     ]
     assert len(json.loads((tmp_path / "throughput_aot.json").read_text())["rows"]) == 4
     assert "4 rows" in (tmp_path / "throughput_aot.md").read_text()
+    asked.clear()
+    throughput.main(decoder=("urec",), aot=("v5e:1x1",), formulation=("packed",), out=tmp_path)
+    assert [how["formulation"] for *_, how in asked] == ["packed"]
 
 
 def test_what_does_not_fit_is_refused_before_it_runs(flags, monkeypatch):

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from advface_jax.models.fast.convolution import LAYOUTS, Padding, Window, conv
-from advface_jax.models.layers import BatchNorm, Conv, Statistics, in_full
+from advface_jax.models.layers import BatchNorm, Conv, Statistics, in_full, max_pool
 
 
 class Axis(NamedTuple):
@@ -208,41 +208,100 @@ class Norm(NamedTuple):
         centre, var, bias, *scale = lax.optimization_barrier(arrays)
         return cls(centre, var, scale[0] if scale else 1.0, bias, area)
 
-    def factors(
-        self,
-        x: jax.Array,
-        inside: np.ndarray | None,
-        statistics: Statistics,
-        mask: jax.Array | None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Gain and offset (1 or b, 1, 1, area·c) that normalise ``x``, over the pixels that are
-        ``inside``; stored statistics stay.
+    def __call__(
+        self, x: jax.Array, of: "Pixels", statistics: Statistics, mask: jax.Array | None
+    ) -> jax.Array:
+        """Normalise ``x``; stored statistics stay.
 
         Mean and variance are computed in one pass, as moments about the stored mean, which is so
         near the batch's own that their difference loses no digits.
         """
         mean, var = self.centre, self.var
-        if statistics != "running":
-            wide = in_full(x)
-            d = weighted = within(wide - self.centre[:, None, None].astype(wide.dtype), inside)
+        if statistics == "running":
+            x = of.repeated(x)
+        else:
+            wide = in_full(x).dtype
             axes = (1, 2) if statistics == "example" else (0, 1, 2)
-            places = x[0, ..., 0].size * self.area
-            count = places if inside is None else int(inside.sum()) * self.area // x.shape[-1]
+            count, weight = of.size**2, jnp.ones((), wide)
             if statistics != "example" and mask is None:
                 count *= x.shape[0]
             elif statistics != "example" and mask is not None:
-                weight = mask.astype(wide.dtype)
-                weighted, count = d * weight[:, None, None, None], count * weight.sum()
-            sums = [m.sum(axes).reshape(-1, x.shape[-1]) for m in (weighted, weighted * d)]
-            first, second = (_of_all_places(m, self.area) / count for m in sums)  # (1 or b, n)
+                weight = mask.astype(wide)[:, None, None, None]
+                count = count * weight.sum()
+            centre = self.centre[:, None, None].astype(wide)
+            first, second, x = _moments(x, centre, weight, of, axes)
+            first, second = (_of_all_places(m, self.area) / count for m in (first, second))
             mean, var = self.centre + first, second - jnp.square(first)
         gain = lax.rsqrt(var + BatchNorm.EPSILON) * self.scale
         offset = self.bias - mean * gain
-        gain, offset = (v.astype(x.dtype)[:, None, None] for v in (gain, offset))
-        return gain, offset
+        gain, offset = (_for_all_places(v, self.area) for v in (gain, offset))
+        return _scaled(x, gain[:, None, None], offset[:, None, None])
 
 
-def _of_all_places(sums: jax.Array, area: int) -> jax.Array:
+class Pixels(NamedTuple):
+    """Which places of a map packed by ``grid`` are pixels of a result: the first ``size`` rows and
+    columns. If the grid has room for one more, it ``repeats`` the last one."""
+
+    grid: Grid
+    size: int
+
+    @property
+    def repeats(self) -> bool:
+        return self.size < self.grid.rows.size
+
+    def inside(self, channels: int) -> np.ndarray | None:
+        """As ``Grid.inside``, of a map of so many channels, cells together."""
+        return self.grid.inside(channels // self.grid.area, self.size)
+
+    def repeated(self, x: jax.Array) -> jax.Array:
+        return repeat(x, self.grid) if self.repeats else x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _moments(x, centre, weight, of: Pixels, axes: tuple[int, ...]):
+    """Sums of ``x`` - centre and of its square (1 or b, n), and ``x`` with its edge repeated. The
+    derivative needs the latter alone: else the map would be copied for the edge."""
+    d = within(x.astype(centre.dtype) - centre, of.inside(x.shape[-1]))
+    weighted = d * weight
+    first, second = (m.sum(axes).reshape(-1, x.shape[-1]) for m in (weighted, weighted * d))
+    return first, second, of.repeated(x)
+
+
+def _moments_forward(x, centre, weight, of: Pixels, axes: tuple[int, ...]):
+    first, second, x = _moments(x, centre, weight, of, axes)
+    return (first, second, x), (x, centre, weight)
+
+
+def _moments_backward(of: Pixels, axes: tuple[int, ...], kept, cotangents):
+    (x, centre, weight), (first, second, dx) = kept, cotangents
+    first, second = (m[:, None, None] for m in (first, second))
+    d = x.astype(centre.dtype) - centre
+    of_sums = within((first + (d + d) * second) * weight, of.inside(x.shape[-1]))
+    dx = _repeat(dx, of.grid, back=True) if of.repeats else dx
+    return dx + of_sums.astype(dx.dtype), -of_sums.sum((0, 1, 2), keepdims=True), None
+
+
+_moments.defvjp(_moments_forward, _moments_backward)
+
+
+@jax.custom_vjp
+def _scaled(x: jax.Array, gain: jax.Array, offset: jax.Array) -> jax.Array:
+    """x · gain + offset in x's precision; the derivatives of gain and offset are sums in full."""
+    return x * gain.astype(x.dtype) + offset.astype(x.dtype)
+
+
+def _scaled_backward(kept: tuple[jax.Array, jax.Array], dy: jax.Array):
+    x, gain = kept
+    wide = dy.astype(gain.dtype)
+    axes = (1, 2) if gain.shape[0] > 1 else (0, 1, 2)
+    sums = [m.sum(axes, keepdims=True) for m in (wide * x.astype(gain.dtype), wide)]
+    return dy * gain.astype(dy.dtype), *sums
+
+
+_scaled.defvjp(lambda x, gain, offset: (_scaled(x, gain, offset), (x, gain)), _scaled_backward)
+
+
+def _add_places(sums: jax.Array, area: int) -> jax.Array:
     """Sums (k, area·c) of each place to those of all places, in every place."""
     if area == 1:
         return sums
@@ -253,6 +312,26 @@ def _of_all_places(sums: jax.Array, area: int) -> jax.Array:
     return jnp.tile(sums.reshape(-1, area, channels).sum(-2), area)
 
 
+# What stands between the two is the same in every place, so that the derivative of the first may
+# be taken behind the second: one small program less.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _of_all_places(sums: jax.Array, area: int) -> jax.Array:
+    return _add_places(sums, area)
+
+
+_of_all_places.defvjp(lambda sums, area: (_add_places(sums, area), None), lambda area, _, dy: (dy,))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _for_all_places(factors: jax.Array, area: int) -> jax.Array:
+    return factors
+
+
+_for_all_places.defvjp(
+    lambda factors, area: (factors, None), lambda area, _, dy: (_add_places(dy, area),)
+)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def repeat(x: jax.Array, grid: Grid) -> jax.Array:
     """``x`` with the last pixel of every row and column made that before it; written in place."""
@@ -260,30 +339,109 @@ def repeat(x: jax.Array, grid: Grid) -> jax.Array:
 
 
 def _repeat(x: jax.Array, grid: Grid, back: bool) -> jax.Array:
-    channels = x.shape[-1] // grid.area
-    steps = [(1, grid.rows.cell, grid.columns.cell * channels), (2, grid.columns.cell, channels)]
-    for axis, cell, lanes in reversed(steps) if back else steps:
-        last = x.shape[axis] - 1
-        start = last - (cell == 1)
-        end = lax.slice_in_dim(x, start, last + 1, axis=axis)
-        if cell == 1:
-            one, other = (lax.slice_in_dim(end, i, i + 1, axis=axis) for i in range(2))
-            pair = [one + other, jnp.zeros_like(one)] if back else [one, one]
-            end = jnp.concatenate(pair, axis)
-        else:  # even pixels come first: the last one is half a cell behind the one before
-            place = np.arange(x.shape[-1]) // lanes % cell
-            last_pixel, before = place == cell - 1, place == cell // 2 - 1
-            by = cell // 2 * lanes
-            if back:
-                moved = jnp.where(before, jnp.roll(end, -by, -1), 0)
-                end = jnp.where(last_pixel, 0, end + moved)
-            else:
-                end = jnp.where(last_pixel, jnp.roll(end, by, -1), end)
-        x = lax.dynamic_update_slice_in_dim(x, end, start, axis)
+    matrices = list(enumerate(_repeating(grid)))
+    for axis, repeating in reversed(matrices) if back else matrices:
+        start = x.shape[axis + 1] - len(repeating)
+        end = lax.slice_in_dim(x, start, x.shape[axis + 1], axis=axis + 1)
+        c = x.shape[-1] // grid.area
+        how = "bhwi,hiko->bkwo" if axis == 0 else "bhwi,wiko->bhko"
+        matrix = np.kron(repeating.reshape(repeating.shape[0] * grid.area, -1), np.eye(c))
+        matrix = matrix.reshape(len(repeating), grid.area * c, len(repeating), -1)
+        if back:
+            matrix = matrix.transpose(2, 3, 0, 1)
+        end = jnp.einsum(how, end, matrix.astype(x.dtype), precision=lax.Precision.HIGHEST)
+        # Made before: what reads the map and writes it at once works on a copy.
+        x = lax.dynamic_update_slice_in_dim(x, lax.optimization_barrier(end), start, axis + 1)
     return x
+
+
+@functools.cache
+def _repeating(grid: Grid) -> list[np.ndarray]:
+    """For rows and columns: the matrix (cells, places, cells, places) from the last cell, or the
+    last two where a cell has one pixel, to the same with the last pixel made that before it."""
+    found = []
+    for number, axis in enumerate(grid):
+        cells = 2 if axis.cell == 1 else 1
+        shape = cells, grid.rows.cell, grid.columns.cell
+        at, p, q = np.indices(shape)
+        place = np.asarray(axis.order)[q if number else p]
+        pixel = at * axis.cell + place
+        source = np.where(pixel == cells * axis.cell - 1, pixel - 1, pixel)
+        other = p if number else q
+        same = (source.reshape(1, -1) == pixel.reshape(-1, 1)) & (
+            other.reshape(1, -1) == other.reshape(-1, 1)
+        )
+        found.append(same.reshape(cells, grid.area, cells, grid.area).astype(np.float32))
+    return found
 
 
 repeat.defvjp(
     lambda x, grid: (_repeat(x, grid, back=False), None),
     lambda grid, _, dy: (_repeat(dy, grid, back=True),),
 )
+
+
+class Pool:
+    """The maximum of 2×2 pixels, in and across cells, for the convolution behind it.
+
+    Of four pixels the largest stays and the others become zero, each in its place; the convolution
+    has the pooled pixel's kernel for all four (``lanes``), so that its sum is that of the maximum.
+    That leaves all channels where they are, and multiplies no more on units of 128 channels.
+    Single pixels are pooled as usual.
+    """
+
+    def __init__(self, source: Grid, target: Grid, channels: int):
+        self.source, self.target, self.channels = source, target, channels
+        self.lanes: np.ndarray | None = None
+        if source.area > 1:
+            self.odd, self.lanes = self._places()
+
+    def _places(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """Of each channel, with both pixels of a pair in its cell: whether it is the odd one of
+        its pair, by axis; and the channel of the pooled map."""
+        orders, sizes = [], []
+        for axis in self.source:
+            sizes.append((2, 1) if axis.cell == 1 else (1, axis.cell))
+            orders.append([0, 1] if axis.cell == 1 else axis.order)
+        (gi, p), (gj, q) = sizes
+        shape = gj, gi, p, q, self.channels  # columns are paired last
+        j, i, at_p, at_q, c = np.indices(shape)
+        rows, columns = (np.asarray(order) for order in orders)
+        row = rows[i if gi > 1 else at_p].ravel()
+        column = columns[j if gj > 1 else at_q].ravel()
+        cells = self.target.columns.cell
+        pooled = (row // 2 * cells + column // 2) * self.channels + c.ravel()
+        return [row % 2, column % 2], pooled
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.lanes is None:
+            return max_pool(x, 2, 2)
+        for number, axis, cells in zip((1, 2), self.source, self._cells(), strict=True):
+            if axis.cell == 1:
+                pairs = [lax.slice_in_dim(x, i, 2 * cells, 2, axis=number) for i in range(2)]
+                x = jnp.concatenate(pairs, -1)
+            else:
+                x = lax.slice_in_dim(x, 0, cells, axis=number)
+        largest, wins = lax.stop_gradient(x), None
+        for odd, swapped in zip(self.odd, self._swaps(), strict=True):
+            other = jnp.dot(largest, swapped.astype(x.dtype), precision=lax.Precision.HIGHEST)
+            won = (largest > other) | ((largest == other) & (odd == 0))  # the first of equal ones
+            wins = won if wins is None else wins & won
+            largest = jnp.maximum(largest, other)
+        inside = self.target.inside(self.channels)  # 77 pixels end in half a pair
+        if inside is not None:
+            wins &= inside[..., self.lanes]
+        return jnp.where(wins, x, jnp.zeros((), x.dtype))
+
+    def _cells(self) -> tuple[int, int]:
+        return self.target.rows.cells, self.target.columns.cells
+
+    def _swaps(self) -> list[np.ndarray]:
+        """For each axis, the matrix that exchanges the two pixels of every pair."""
+        odd, n = np.stack([*self.odd, self.lanes]), len(self.lanes)  # type: ignore[arg-type]
+        swaps = []
+        for axis in range(2):
+            other = odd.copy()
+            other[axis] = 1 - other[axis]
+            swaps.append((odd[:, :, None] == other[:, None, :]).all(0).reshape(n, n))
+        return swaps

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from advface_jax.models.decoders import Decoder, ResRec, TransRec, URec
@@ -20,13 +21,14 @@ from advface_jax.models.fast.packed import (
     Grid,
     Norm,
     PackedKernel,
+    Pixels,
+    Pool,
     convolve,
     pack,
-    repeat,
     unpack,
     within,
 )
-from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool, rectify
+from advface_jax.models.layers import Conv, ConvBN, Statistics, rectify
 
 Formulation = Literal["auto", "plain", "packed", "subpixel"]
 SIZE, CHANNELS = FEATURE_SHAPE[0], FEATURE_SHAPE[-1]
@@ -127,22 +129,30 @@ def packed(decoder: Decoder, dtype, cell: Cell | None = None) -> Form:
 
 
 def _layer(
-    layer: ConvBN, source: Grid, target: Grid, *, dtype, relu=True, parts=1, size: int | None = None
+    layer: ConvBN,
+    source: Grid,
+    target: Grid,
+    *,
+    dtype,
+    relu=True,
+    parts=1,
+    size: int | None = None,
+    lanes: np.ndarray | None = None,
 ) -> Apply:
     """``layer`` between packed maps. ``size`` is that of its result, if target's cells have room
-    for one more pixel, which then repeats the last one."""
+    for one more pixel, which then repeats the last one. ``lanes``: of the source, where each
+    channel of the input belongs."""
     rewritten = PackedKernel.of(layer.conv, source, target, dtype, parts)
-    kernel = rewritten.ready()
-    inside = target.inside(kernel.shape[-1] // target.area, size)
-    repeats = size is not None and size < target.rows.size
-    norm = Norm.of(layer.bn, target.area)  # type: ignore[arg-type]
+    kernel, norm = rewritten.ready(), Norm.of(layer.bn, target.area)  # type: ignore[arg-type]
+    if lanes is not None:
+        kernel = lax.optimization_barrier(kernel[:, :, lanes])
+    pixels = Pixels(target, size or target.rows.size)
+    inside = None if pixels.repeats else pixels.inside(kernel.shape[-1])
 
     def apply(x: jax.Array, statistics: Statistics, mask: jax.Array | None) -> jax.Array:
         y = convolve(x, kernel, rewritten.padding, rewritten.dilation)
-        gain, offset = norm.factors(y, inside, statistics, mask)
-        y = (repeat(y, target) if repeats else y) * gain + offset
-        y = rectify(y) if relu else y
-        return y if repeats else within(y, inside)
+        y = norm(y, pixels, statistics, mask)
+        return within(rectify(y) if relu else y, inside)
 
     return apply
 
@@ -229,7 +239,10 @@ def _urec(s: URec, features: Grid, layer: Layer):
     merged[-1] = grids[-1]
     merged[0] = Grid.of(SIZE, cell) if depth else grids[0]
     stem = layer(s.stem, features, grids[0])
-    down = [layer(s.down[i], pooled[i], grids[i + 1]) for i in range(depth)]
+    pools = [
+        Pool(grids[i], pooled[i], inner.conv.kernel.shape[2]) for i, inner in enumerate(s.down)
+    ]
+    down = [layer(s.down[i], pooled[i], grids[i + 1], lanes=pools[i].lanes) for i in range(depth)]
     up = [layer(s.up[i], merged[i + 1], grids[i]) for i in range(depth)]
     merge = [layer(s.merge[i], grids[i], merged[i], parts=2) for i in range(depth)]
 
@@ -237,7 +250,7 @@ def _urec(s: URec, features: Grid, layer: Layer):
         y, skips = stem(z, *how), []
         for level in range(depth):
             skips.append(y)
-            y = down[level](_pool(y, grids[level], pooled[level]), *how)
+            y = down[level](pools[level](y), *how)
         for level in reversed(range(depth)):
             y = up[level](y, *how)
             y = merge[level](jnp.concatenate([skips[level], y], -1), *how)
@@ -251,24 +264,3 @@ def _shifted(grid: Grid, pixels: int) -> Grid:
     cell = grid.rows.cell, grid.columns.cell
     rows, columns = (Grid.of(axis.size, cell, axis.first + pixels) for axis in grid)
     return Grid(rows.rows, columns.columns)
-
-
-def _pool(x: jax.Array, source: Grid, target: Grid) -> jax.Array:
-    """The maximum of 2×2 pixels, in and across cells."""
-    if source.area == target.area == 1:
-        return max_pool(x, 2, 2)
-    c, blocks = x.shape[-1] // source.area, max(1, source.rows.cell // 2)
-
-    def rows(x: jax.Array, i: int) -> jax.Array:
-        if source.rows.cell == 1:
-            return x[:, i : 2 * target.rows.cells : 2]
-        return jnp.split(x, 2, -1)[i]
-
-    def columns(x: jax.Array, j: int) -> jax.Array:
-        if source.columns.cell == 1:
-            return x[:, :, j : 2 * target.columns.cells : 2]
-        return jnp.concatenate(jnp.split(x, 2 * blocks, -1)[j::2], -1)
-
-    y = functools.reduce(jnp.maximum, [columns(rows(x, i), j) for i in range(2) for j in range(2)])
-    y = y[:, : target.rows.cells, : target.columns.cells]
-    return within(y, target.inside(c))  # 77 pixels end in half a pair
