@@ -48,28 +48,9 @@ def _on_cpu(x: jax.Array) -> bool:
     return jax.default_backend() == "cpu" and isinstance(x.shape[0], int)
 
 
-HALVES = False
-
-
-def _halved(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """The upper and the lower rows of one example side by side, each on a core of its own."""
-    (lo, hi), columns = window.padding
-    k = kernel.shape[0]
-    above = (x.shape[1] + lo + hi - k + 1) // 2
-    upper = _whole(x[:, : above + k - 1 - lo], kernel, window._replace(padding=((lo, 0), columns)))
-    lower = _whole(x[:, above - lo :], kernel, window._replace(padding=((0, hi), columns)))
-    return jnp.concatenate([upper, lower], 1)
-
-
 def _convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     if not _on_cpu(x):
         return _multiply(x, kernel, window)
-    if HALVES and x.shape[0] == 1 and x.shape[1] >= 64 and window.stride == window.dilation == 1:
-        return _halved(x, kernel, window)
-    return _whole(x, kernel, window)
-
-
-def _whole(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     if _wants_all_cores(x):
         return _multiply(x, kernel, window, alone=True)
     if not _is_worth_winograd(x, kernel, window):
