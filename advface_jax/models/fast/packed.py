@@ -234,8 +234,8 @@ class Norm(NamedTuple):
             mean, var = self.centre + first, second - jnp.square(first)
         gain = lax.rsqrt(var + BatchNorm.EPSILON) * self.scale
         offset = self.bias - mean * gain
-        gain, offset = (_for_all_places(v, self.area) for v in (gain, offset))
-        return _scaled(x, gain[:, None, None], offset[:, None, None])
+        gain, offset = (_for_all_places(v, self.area, x.dtype) for v in (gain, offset))
+        return x * gain[:, None, None] + offset[:, None, None]
 
 
 class Pixels(NamedTuple):
@@ -284,32 +284,16 @@ def _moments_backward(of: Pixels, axes: tuple[int, ...], kept, cotangents):
 _moments.defvjp(_moments_forward, _moments_backward)
 
 
-@jax.custom_vjp
-def _scaled(x: jax.Array, gain: jax.Array, offset: jax.Array) -> jax.Array:
-    """x · gain + offset in x's precision; the derivatives of gain and offset are sums in full."""
-    return x * gain.astype(x.dtype) + offset.astype(x.dtype)
-
-
-def _scaled_backward(kept: tuple[jax.Array, jax.Array], dy: jax.Array):
-    x, gain = kept
-    wide = dy.astype(gain.dtype)
-    axes = (1, 2) if gain.shape[0] > 1 else (0, 1, 2)
-    sums = [m.sum(axes, keepdims=True) for m in (wide * x.astype(gain.dtype), wide)]
-    return dy * gain.astype(dy.dtype), *sums
-
-
-_scaled.defvjp(lambda x, gain, offset: (_scaled(x, gain, offset), (x, gain)), _scaled_backward)
-
-
 def _add_places(sums: jax.Array, area: int) -> jax.Array:
     """Sums (k, area·c) of each place to those of all places, in every place."""
     if area == 1:
-        return sums
+        return in_full(sums)
     channels = sums.shape[-1] // area
     if jax.default_backend() == "tpu":  # where a reshape of so few numbers is a program, too
-        together = np.kron(np.ones((area, area)), np.eye(channels))
-        return jnp.dot(sums, together.astype(sums.dtype), precision=lax.Precision.HIGHEST)
-    return jnp.tile(sums.reshape(-1, area, channels).sum(-2), area)
+        together = np.kron(np.ones((area, area)), np.eye(channels)).astype(sums.dtype)
+        exact = {"precision": lax.Precision.HIGHEST, "preferred_element_type": in_full(sums).dtype}
+        return jnp.dot(sums, together, **exact)
+    return jnp.tile(in_full(sums).reshape(-1, area, channels).sum(-2), area)
 
 
 # What stands between the two is the same in every place, so that the derivative of the first may
@@ -322,13 +306,14 @@ def _of_all_places(sums: jax.Array, area: int) -> jax.Array:
 _of_all_places.defvjp(lambda sums, area: (_add_places(sums, area), None), lambda area, _, dy: (dy,))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _for_all_places(factors: jax.Array, area: int) -> jax.Array:
-    return factors
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _for_all_places(factors: jax.Array, area: int, dtype) -> jax.Array:
+    return factors.astype(dtype)
 
 
 _for_all_places.defvjp(
-    lambda factors, area: (factors, None), lambda area, _, dy: (_add_places(dy, area),)
+    lambda factors, area, dtype: (factors.astype(dtype), factors[:0]),
+    lambda area, dtype, kept, dy: (_add_places(dy, area).astype(kept.dtype),),
 )
 
 

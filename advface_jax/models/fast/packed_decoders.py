@@ -149,8 +149,21 @@ def _layer(
     pixels = Pixels(target, size or target.rows.size)
     inside = None if pixels.repeats else pixels.inside(kernel.shape[-1])
 
-    def apply(x: jax.Array, statistics: Statistics, mask: jax.Array | None) -> jax.Array:
-        y = convolve(x, kernel, rewritten.padding, rewritten.dilation)
+    kernels = [kernel]
+    if parts > 1 and jax.default_backend() == "tpu":  # where joining the maps costs more
+        kernels = lax.optimization_barrier(jnp.split(kernel, parts, 2))
+
+    def apply(x: Any, statistics: Statistics, mask: jax.Array | None) -> jax.Array:
+        maps = x if parts > 1 else [x]
+        if len(kernels) < parts:
+            maps = [jnp.concatenate(x, -1)]
+        y = functools.reduce(
+            jnp.add,
+            (
+                convolve(m, k, rewritten.padding, rewritten.dilation)
+                for m, k in zip(maps, kernels, strict=True)
+            ),
+        )
         y = norm(y, pixels, statistics, mask)
         return within(rectify(y) if relu else y, inside)
 
@@ -253,7 +266,7 @@ def _urec(s: URec, features: Grid, layer: Layer):
             y = down[level](pools[level](y), *how)
         for level in reversed(range(depth)):
             y = up[level](y, *how)
-            y = merge[level](jnp.concatenate([skips[level], y], -1), *how)
+            y = merge[level]([skips[level], y], *how)
         return y
 
     return body, merged[0]
