@@ -197,7 +197,7 @@ class Norm(NamedTuple):
 
     centre: jax.Array
     var: jax.Array
-    scale: jax.Array | float
+    scale: jax.Array
     bias: jax.Array
     area: int
 
@@ -206,7 +206,7 @@ class Norm(NamedTuple):
         scale = () if norm.scale is None else (norm.scale,)
         arrays = [jnp.tile(v[...], area)[None] for v in (norm.mean, norm.var, norm.bias, *scale)]
         centre, var, bias, *scale = lax.optimization_barrier(arrays)
-        return cls(centre, var, scale[0] if scale else 1.0, bias, area)
+        return cls(centre, var, scale[0] if scale else jnp.ones_like(bias), bias, area)
 
     def __call__(
         self, x: jax.Array, of: "Pixels", statistics: Statistics, mask: jax.Array | None
@@ -216,9 +216,11 @@ class Norm(NamedTuple):
         Mean and variance are computed in one pass, as moments about the stored mean, which is so
         near the batch's own that their difference loses no digits.
         """
-        mean, var = self.centre, self.var
+        of_norm = self.centre, self.scale, self.bias
         if statistics == "running":
             x = of.repeated(x)
+            gain, offset = _affine((jnp.zeros_like(self.var), self.var), of_norm)
+            gain, offset = gain.astype(x.dtype), offset.astype(x.dtype)
         else:
             wide = in_full(x).dtype
             axes = (1, 2) if statistics == "example" else (0, 1, 2)
@@ -230,11 +232,8 @@ class Norm(NamedTuple):
                 count = count * weight.sum()
             centre = self.centre[:, None, None].astype(wide)
             first, second, x = _moments(x, centre, weight, of, axes)
-            first, second = (_of_all_places(m, self.area) / count for m in (first, second))
-            mean, var = self.centre + first, second - jnp.square(first)
-        gain = lax.rsqrt(var + BatchNorm.EPSILON) * self.scale
-        offset = self.bias - mean * gain
-        gain, offset = (_for_all_places(v, self.area, x.dtype) for v in (gain, offset))
+            given = first, second, jnp.asarray(count, wide), of_norm
+            gain, offset = _factors(self.area, x.dtype, *given)
         return x * gain[:, None, None] + offset[:, None, None]
 
 
@@ -296,25 +295,42 @@ def _add_places(sums: jax.Array, area: int) -> jax.Array:
     return jnp.tile(in_full(sums).reshape(-1, area, channels).sum(-2), area)
 
 
-# What stands between the two is the same in every place, so that the derivative of the first may
-# be taken behind the second: one small program less.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _of_all_places(sums: jax.Array, area: int) -> jax.Array:
-    return _add_places(sums, area)
+def _affine(means: tuple[jax.Array, jax.Array], of_norm) -> tuple[jax.Array, jax.Array]:
+    """Gain and offset from the mean of x - centre and of its square."""
+    (first, second), (centre, scale, bias) = means, of_norm
+    gain = lax.rsqrt(second - jnp.square(first) + BatchNorm.EPSILON) * scale
+    return gain, bias - (centre + first) * gain
 
 
-_of_all_places.defvjp(lambda sums, area: (_add_places(sums, area), None), lambda area, _, dy: (dy,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _factors(area: int, dtype, first, second, count, of_norm) -> tuple[jax.Array, jax.Array]:
+    """``_affine`` of the sums of each place, in ``dtype``.
+
+    Between the sums and the factors all places are alike. So the derivative adds the places first:
+    a TPU needs one small program less than if it came last.
+    """
+    means = _add_places(first, area) / count, _add_places(second, area) / count
+    gain, offset = _affine(means, of_norm)
+    return gain.astype(dtype), offset.astype(dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _for_all_places(factors: jax.Array, area: int, dtype) -> jax.Array:
-    return factors.astype(dtype)
+def _factors_forward(area, dtype, first, second, count, of_norm):
+    means = _add_places(first, area) / count, _add_places(second, area) / count
+    gain, offset = _affine(means, of_norm)
+    return (gain.astype(dtype), offset.astype(dtype)), (means, count, of_norm)
 
 
-_for_all_places.defvjp(
-    lambda factors, area, dtype: (factors.astype(dtype), factors[:0]),
-    lambda area, dtype, kept, dy: (_add_places(dy, area).astype(kept.dtype),),
-)
+def _factors_backward(area, dtype, kept, cotangents):
+    means, count, of_norm = kept
+    of_sums = tuple(_add_places(m, area) / count for m in cotangents)
+    _, vjp = jax.vjp(lambda means: _affine(means, of_norm), means)
+    first, second = vjp(of_sums)[0]
+    _, vjp = jax.vjp(lambda of_norm: _affine(means, of_norm), of_norm)
+    own = vjp(tuple(in_full(m) for m in cotangents))[0]
+    return first, second, None, own
+
+
+_factors.defvjp(_factors_forward, _factors_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
