@@ -220,7 +220,6 @@ class Norm(NamedTuple):
         if statistics == "running":
             x = of.repeated(x)
             gain, offset = _affine((jnp.zeros_like(self.var), self.var), of_norm)
-            gain, offset = gain.astype(x.dtype), offset.astype(x.dtype)
         else:
             wide = in_full(x).dtype
             axes = (1, 2) if statistics == "example" else (0, 1, 2)
@@ -232,9 +231,11 @@ class Norm(NamedTuple):
                 count = count * weight.sum()
             centre = self.centre[:, None, None].astype(wide)
             first, second, x = _moments(x, centre, weight, of, axes)
+            # Sums in full would not fit into the program of the last layer's gradient on a TPU.
+            dtype = x.dtype if of.repeats else wide
             given = first, second, jnp.asarray(count, wide), of_norm
-            gain, offset = _factors(self.area, x.dtype, *given)
-        return x * gain[:, None, None] + offset[:, None, None]
+            gain, offset = _factors(self.area, dtype, *given)
+        return _scaled(x, gain[:, None, None], offset[:, None, None])
 
 
 class Pixels(NamedTuple):
@@ -281,6 +282,23 @@ def _moments_backward(of: Pixels, axes: tuple[int, ...], kept, cotangents):
 
 
 _moments.defvjp(_moments_forward, _moments_backward)
+
+
+@jax.custom_vjp
+def _scaled(x: jax.Array, gain: jax.Array, offset: jax.Array) -> jax.Array:
+    """x · gain + offset in x's precision; the derivatives of gain and offset in theirs."""
+    return x * gain.astype(x.dtype) + offset.astype(x.dtype)
+
+
+def _scaled_backward(kept: tuple[jax.Array, jax.Array], dy: jax.Array):
+    x, gain = kept
+    axes = (1, 2) if gain.shape[0] > 1 else (0, 1, 2)
+    own = dy.astype(gain.dtype)
+    sums = [m.sum(axes, keepdims=True) for m in (own * x.astype(gain.dtype), own)]
+    return dy * gain.astype(dy.dtype), *sums
+
+
+_scaled.defvjp(lambda x, gain, offset: (_scaled(x, gain, offset), (x, gain)), _scaled_backward)
 
 
 def _add_places(sums: jax.Array, area: int) -> jax.Array:
