@@ -17,17 +17,9 @@ from jax import lax
 
 from advface_jax.models.decoders import Decoder, ResRec, TransRec, URec
 from advface_jax.models.facenet import FEATURE_SHAPE, IMAGE_SIZE
-from advface_jax.models.fast.packed import (
-    Grid,
-    Norm,
-    PackedKernel,
-    Pixels,
-    Pool,
-    convolve,
-    pack,
-    unpack,
-    within,
-)
+from advface_jax.models.fast.packed import Grid, PackedKernel, convolve, pack, unpack, within
+from advface_jax.models.fast.packed_norm import Norm, Pixels
+from advface_jax.models.fast.packed_pool import Pool
 from advface_jax.models.layers import Conv, ConvBN, Statistics, rectify
 
 Formulation = Literal["auto", "plain", "packed", "subpixel"]
