@@ -20,14 +20,25 @@ from experiments.benchmark import kernels
 DECODERS = "transrec", "resrec", "urec"
 # Arithmetic alone, and small: what does not read files, draw pages or start other processes.
 TESTS = ("layers", "networks", "packed", "grouped", "gradient", "protect", "losses", "stitching")
+# XLA's choices on a GPU, one at a time: memory layout of convolutions, who multiplies, in which
+# order kernels are launched, and whether by CUDA's graphs.
+FLAGS = {
+    "nhwc": "--xla_gpu_force_conv_nhwc=true",
+    "nchw": "--xla_gpu_force_conv_nchw=true",
+    "no_triton": "--xla_gpu_enable_triton_gemm=false",
+    "no_graphs": "--xla_gpu_enable_command_buffer=",
+    "latency_hiding": "--xla_gpu_enable_latency_hiding_scheduler=true",
+}
 
 
 class Step(NamedTuple):
-    """What ``python -m`` runs: its name here, module and arguments, the seconds it may take."""
+    """What ``python -m`` runs: its name here, module and arguments, the seconds it may take, and
+    XLA's flags beside those of the environment."""
 
     name: str
     arguments: tuple[str, ...]
     seconds: float
+    flags: str = ""
 
 
 def main(
@@ -86,17 +97,24 @@ def steps(quick: bool) -> list[Step]:
 
     at = (*shadows, "--batch", batch)
     alone = (*slowest, "--batch", batch, *half)
+    # Of the recogniser that is packed: another one's network is the same.
+    decoy = ("--batch", "2" if quick else "auto", "--sibling", "facenet-512-q8")
     tests = [f"tests/test_{name}.py" for name in (TESTS[:1] if quick else TESTS)]
     return [
         faces("parity", "benchmark.parity", 120, "200", "100"),
         timed("speed", 180, *at, *half, *peers, "eager", "step+channels_last"),
         timed("profile", 60, *alone, "--profile", "{out}/trace"),
         faces("table_1", "defenses", 120, "600", "128"),
-        timed("forms", 90, *at, *half, "--formulation", "subpixel", "packed"),
+        timed("forms", 120, *at, *half, "--formulation", "plain", "subpixel", "packed"),
         timed("float32", 100, *at, *single, "--formulation", "plain", "packed"),
         timed("batches", 150, *shadows, "--batch", *others, *half),
         timed("training", 90, *shadows, "--batch", "1", "--training", batch),
         timed("tuned", 150, *alone, *peers, "tuned+channels_last"),
+        Step("decoy", ("experiments.decoy_cost", *decoy, "--out", "{out}"), 60),
+        *(
+            timed(f"flags_{name}", 40, *alone)._replace(flags=flags)
+            for name, flags in FLAGS.items()
+        ),
         Step("tests", ("pytest", "-q", "-m", "not slow", *tests), 150),
     ]
 
@@ -106,7 +124,8 @@ def run(step: Step, folder: Path, ends: float) -> str:
     arguments = [a.format(out=folder) for a in step.arguments]
     command = [sys.executable, "-m", *arguments]
     stamp, log = folder / "done.json", folder / "log.txt"
-    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == command[1:]:
+    done = [*command[1:], *step.flags.split()]
+    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == done:
         return "done before"
     left = ends - time.monotonic()
     if left < min(30.0, step.seconds):
@@ -116,6 +135,8 @@ def run(step: Step, folder: Path, ends: float) -> str:
     surroundings = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     if arguments[0] == "pytest":  # its equalities are those of float32 that is not rounded
         surroundings["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+    if step.flags:
+        surroundings["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {step.flags}".strip()
     with log.open("w", encoding="utf-8") as file:
         how = {"stdout": file, "stderr": subprocess.STDOUT, "env": surroundings}
         try:
@@ -125,7 +146,7 @@ def run(step: Step, folder: Path, ends: float) -> str:
     if code:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         return f"failed: {' '.join(last)[:300]} (log.txt)"
-    stamp.write_text(json.dumps(command[1:]), encoding="utf-8")
+    stamp.write_text(json.dumps(done), encoding="utf-8")
     return f"{time.monotonic() - began:.0f} s"
 
 

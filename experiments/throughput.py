@@ -81,7 +81,8 @@ def main(
         --matmul-precision, as older commands give them.
       matmul_precision: Of float32 products, as in jax.default_matmul_precision: accelerators round
         by default; with highest they do not. A CPU never does.
-      formulation: How S is computed, as in ProtectConfig.formulation; auto is the fastest known.
+      formulation: How S is computed, as in ProtectConfig.formulation; auto is the fastest known,
+        and with --aot plain and packed.
       devices: How many share the batch; each core of a CPU is one. By default all that can share it
         equally.
       n_epsilon: Bounds at once: 1 is protect, several are protect_sweep.
@@ -118,7 +119,8 @@ def main(
     kinds = tuple(p for p in precision if p not in older) or dtype
     products: tuple[Precision, ...] = matmul_precision or older or ("default",)
     if aot:
-        _ahead(aot, decoder, batch or ("8",), steps, kinds or ("bfloat16",), out)
+        forms = tuple(f for f in formulation if f != "auto") or ("plain", "packed")
+        _ahead(aot, decoder, batch or ("8",), steps, kinds or ("bfloat16",), forms, out)
         return
     batch, kinds = batch or ("1", "8"), kinds or ("float32",)
     for size in set(batch) - {"auto"}:
@@ -192,13 +194,13 @@ def _write(out: Path, name: str, rows, told: str, config: dict[str, Any], **more
     cli.console.print(f"written: {out / name}.md, {out / name}.json", soft_wrap=True)
 
 
-def _ahead(topologies, decoder, batch, steps, dtype, out: Path) -> None:
+def _ahead(topologies, decoder, batch, steps, dtype, forms, out: Path) -> None:
     """The compiler's estimates for TPUs: throughput_aot.json and .md."""
     began = time.monotonic()
     configs = [
         DecoderConfig.of(d) if d in KINDS else read_decoder(d, "none")[0].config for d in decoder
     ]
-    lists = topologies, configs, steps, map(_number, batch), dtype, ("plain", "packed")
+    lists = topologies, configs, steps, map(_number, batch), dtype, forms
     rows = [
         tpu_estimate.row(topology, config, size, dtype=kind, steps=n, formulation=how)
         for topology, config, n, size, kind, how in _shown([*product(*lists)], "compile for TPUs")

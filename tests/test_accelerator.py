@@ -19,6 +19,17 @@ def test_an_interrupted_accelerator_skips_what_is_done(tmp_path):
     assert accelerator.run(other, tmp_path, time.monotonic()) == "left out: no time"
 
 
+def test_a_step_has_flags_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_of_the_caller=1")
+    code = ("timeit", "-n1", "-r1", "-s", "import os", "print(os.environ['XLA_FLAGS'])")
+    step = Step("flags_nhwc", code, 60, accelerator.FLAGS["nhwc"])
+    assert accelerator.run(step, tmp_path, time.monotonic() + 60).endswith(" s")
+    given = f"--xla_of_the_caller=1 {accelerator.FLAGS['nhwc']}"
+    assert (tmp_path / "log.txt").read_text().startswith(given)
+    assert accelerator.run(step, tmp_path, time.monotonic() + 60) == "done before"
+    assert accelerator.run(step._replace(flags="--no"), tmp_path, time.monotonic()) != "done before"
+
+
 @pytest.mark.slow  # each step is a process that imports JAX
 def test_a_failed_step_says_why_and_is_not_done(tmp_path):
     step = Step("speed", ("experiments.throughput", "--batch", "0"), 60)

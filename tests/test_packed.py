@@ -86,6 +86,28 @@ def test_image_and_first_gradient_are_those_of_the_plain_decoder(kind, depth, ce
     assert np.linalg.norm(g - g_plain) < 0.01 * np.linalg.norm(g_plain)
 
 
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("kind", "depth", "cell", "statistics"),
+    [
+        ("transrec", 0, (1, 2), "batch"),
+        ("resrec", 1, (2, 4), "example"),
+        ("urec", 2, (2, 4), "batch"),
+    ],
+)
+def test_the_forms_of_a_tpu_are_the_plain_decoder(kind, depth, cell, statistics, monkeypatch):
+    expected = of_three_faces(kind, depth, None, statistics)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    of_three_faces.cache_clear()
+    image_and_gradient.clear_cache()
+    found = of_three_faces(kind, depth, cell, statistics)
+    of_three_faces.cache_clear()
+    image_and_gradient.clear_cache()
+    for one, other in zip(found, expected, strict=True):
+        assert np.linalg.norm((one - other)[::2]) < 1e-4 * np.linalg.norm(other[::2])
+
+
 def test_maps_come_back_as_they_were():
     x = jnp.arange(2 * 7 * 7 * 3, dtype=jnp.float32).reshape(2, 7, 7, 3)
     pack, unpack = (jax.jit(f, static_argnums=1) for f in (packed.pack, packed.unpack))

@@ -168,13 +168,15 @@ def test_a_tiny_run_leaves_rows_a_table_and_pictures(flags, monkeypatch, capsys)
     with jax.numpy_dtype_promotion("standard"):  # Adam's, as in test_train
         throughput.main(**flags, batch=("auto",), training=(2,))
     document = json.loads((flags["out"] / "throughput.json").read_text())
-    first, online, trained = document["rows"]
+    first, online, trained, attacking = document["rows"]
     assert first.keys() >= FIELDS and first["decoder"] == "small", "no path of a machine"
     assert first["temp_mb_per_face"] > 1 and first["iteration_from_steps"] == [1, 2]
     assert (first["batch"], online["batch"], trained["batch"]) == (2, 1, 2)
     assert online["latency_ms_p95"] >= online["latency_ms_p50"] > 0
     assert online["statistics"] == "example" and trained["work"] == "training"
+    assert attacking["stored"] and not trained["stored"]
     rates = [first["faces_per_s"], trained["trained_faces_per_s"], trained["core_ms_per_face"]]
+    rates += [attacking["trained_faces_per_s"]]
     ceilings = document["notes"]["ceilings"]
     rates += ceilings["matmul_flop_per_s"]["float32 default"] + ceilings["copy_bytes_per_s"]
     assert min(rates) > 0
@@ -219,6 +221,9 @@ def test_estimates_for_tpus_need_no_run(tmp_path, monkeypatch):
     ]
     assert len(json.loads((tmp_path / "throughput_aot.json").read_text())["rows"]) == 4
     assert "4 rows" in (tmp_path / "throughput_aot.md").read_text()
+    asked.clear()
+    throughput.main(decoder=("urec",), aot=("v5e:1x1",), formulation=("packed",), out=tmp_path)
+    assert [how["formulation"] for *_, how in asked] == ["packed"]
 
 
 def test_what_does_not_fit_is_refused_before_it_runs(flags, monkeypatch):

@@ -85,7 +85,7 @@ def _cells(r: Row) -> list[str]:
 def _training(r: Row) -> list[str]:
     devices = f", {r['devices']} devices" if r["devices"] > 1 else ""
     return [
-        f"{r['decoder']}, {r['impl']}{devices}",
+        f"{r['decoder']}, {r['impl']}{', protected features' * r['stored']}{devices}",
         str(r["batch"]),
         *_interval(r, "trained_faces_per_s"),
         *_interval(r, "core_ms_per_face"),

@@ -116,7 +116,7 @@ def row(
     *,
     dtype: str,
     steps: int,
-    formulation: Literal["plain", "packed"],
+    formulation: Literal["plain", "packed", "subpixel"],
 ) -> Row:
     """Compile ``protect`` for ``topology``, its batch shared by all devices: one row. ValueError as
     ``devices``, and for a batch that the devices cannot share."""

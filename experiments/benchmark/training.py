@@ -24,11 +24,15 @@ STEPS = 4  # of one run
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """Settings of one training to time: ``train.train_step`` of a new decoder."""
+    """Settings of one training to time: ``train.train_step`` of a new decoder.
+
+    ``stored``: on features that were protected before, as an adaptive attacker trains; without E.
+    """
 
     decoder: str
     batch: int
     devices: int
+    stored: bool = False
     work: Literal["training"] = "training"
     dtype: Literal["float32"] = "float32"
 
@@ -50,10 +54,10 @@ def entries(
     variants: Sequence[str],
     side: tuple[peer.Peer, Path] | None,
 ) -> list[Entry]:
-    """Ours, on all devices that can share the batch, and with a torch ``side`` its variants; the
-    whole iteration is there the compiled loss and its gradient."""
+    """Ours, on all devices that can share the batch, also as an adaptive attacker's, and with a
+    torch ``side`` its variants; the whole iteration is there the compiled loss and its gradient."""
     case = Training(decoder, batch, sharding.most(batch, len(jax.devices())))
-    found = [_ours(bench, case)]
+    found = [_ours(bench, c) for c in (case, dataclasses.replace(case, stored=True))]
     return found + [_theirs(bench, case, v, *side) for v in variants if side]
 
 
@@ -61,6 +65,9 @@ def _ours(bench: Bench, case: Training) -> Entry:
     mesh = sharding.across(case.batch, jax.devices()[: case.devices])
     trainer, state = case.start(bench)
     state, front = sharding.replicate((state, bench.system.extractor), mesh)
+    if case.stored:
+        z = np.resize(bench.z, (case.batch, *bench.z.shape[1:]))
+        front = train.Given(sharding.split(z, mesh))
     pixels = sharding.split(case.faces(), mesh)
     began = time.perf_counter()
     program = train.train_step.lower(state, pixels, front, trainer).compile()

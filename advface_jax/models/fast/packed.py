@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from advface_jax.models.fast.convolution import LAYOUTS, Padding, Window, conv
-from advface_jax.models.layers import BatchNorm, Conv, Statistics, in_full
+from advface_jax.models.layers import Conv
 
 
 class Axis(NamedTuple):
@@ -173,15 +173,6 @@ class PackedKernel(NamedTuple):
         padding, dilation = (rows.padding, columns.padding), (rows.dilation, columns.dilation)
         return cls(kernel, (t, u), padding, dilation)
 
-    def repeating(self, axis: int) -> "PackedKernel":
-        """The kernel of the last output cell along ``axis``, if the last input pixel repeats the
-        one before."""
-        k = jnp.moveaxis(self.kernel, axis, 0)
-        cell = len(k) // self.taps[axis]
-        before = len(k) - (cell // 2 + 1 if cell > 1 else 2)  # the last of the even pixels
-        k = k.at[before].add(k[-1]).at[-1].set(0)
-        return self._replace(kernel=jnp.moveaxis(k, 0, axis))
-
     def ready(self) -> jax.Array:
         """The kernel of the convolution, (t, u, part·p·r·i, q·s·o); computed here, not in each
         iteration of a loop that uses it."""
@@ -198,43 +189,3 @@ def convolve(
     if jax.default_backend() == "cpu" and dilation[0] == dilation[1]:
         return conv(x, kernel, Window(1, padding, dilation[0]))  # type: ignore[return-value]
     return lax.conv_general_dilated(x, kernel, (1, 1), padding, dilation, dimension_numbers=LAYOUTS)
-
-
-def normalise(
-    x: jax.Array,
-    norm: BatchNorm,
-    inside: np.ndarray | None,
-    statistics: Statistics,
-    mask: jax.Array | None,
-) -> jax.Array:
-    """``BatchNorm`` of a packed map, over the pixels that are ``inside``; stored statistics stay.
-
-    Mean and variance are computed in one pass, as moments about the stored mean, which is so near
-    the batch's own that their difference loses no digits.
-    """
-    centre, bias = norm.mean[...].reshape(1, -1), norm.bias[...].reshape(1, -1)
-    channels, area = centre.size, x.shape[-1] // centre.size
-    if statistics == "running":
-        mean, var = centre, norm.var[...].reshape(1, -1)
-    else:
-        wide = in_full(x)
-        middle = jnp.tile(centre, area).reshape(1, 1, 1, -1).astype(wide.dtype)
-        d = weighted = within(wide - middle, inside)
-        axes = (1, 2) if statistics == "example" else (0, 1, 2)
-        count = x[0, ..., 0].size * area if inside is None else int(inside.sum()) // channels
-        if statistics != "example" and mask is None:
-            count *= x.shape[0]
-        elif statistics != "example" and mask is not None:
-            weight = mask.astype(wide.dtype)
-            weighted, count = d * weight[:, None, None, None], count * weight.sum()
-        first, second = (
-            m.sum(axes).reshape(-1, area, channels).sum(-2) / count  # (1 or b, c)
-            for m in (weighted, weighted * d)
-        )
-        mean, var = centre + first, second - jnp.square(first)
-    gain = lax.rsqrt(var + norm.EPSILON)
-    if norm.scale is not None:
-        gain = gain * norm.scale[...].reshape(1, -1)
-    shape = -1, 1, 1, x.shape[-1]
-    gain, offset = (jnp.tile(v, area).astype(x.dtype) for v in (gain, bias - mean * gain))
-    return x * gain.reshape(shape) + offset.reshape(shape)

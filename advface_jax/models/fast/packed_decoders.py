@@ -12,20 +12,15 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from advface_jax.models.decoders import Decoder, ResRec, TransRec, URec
 from advface_jax.models.facenet import FEATURE_SHAPE, IMAGE_SIZE
-from advface_jax.models.fast.packed import (
-    Grid,
-    PackedKernel,
-    convolve,
-    normalise,
-    pack,
-    unpack,
-    within,
-)
-from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool, rectify
+from advface_jax.models.fast.packed import Grid, PackedKernel, convolve, pack, unpack, within
+from advface_jax.models.fast.packed_norm import Norm, Pixels
+from advface_jax.models.fast.packed_pool import Pool
+from advface_jax.models.layers import Conv, ConvBN, Statistics, rectify
 
 Formulation = Literal["auto", "plain", "packed", "subpixel"]
 SIZE, CHANNELS = FEATURE_SHAPE[0], FEATURE_SHAPE[-1]
@@ -34,7 +29,7 @@ FASTEST: dict[tuple[str, bool], Formulation] = {
     ("tpu", True): "packed",
     ("cpu", False): "subpixel",
     ("cpu", True): "subpixel",
-    ("gpu", True): "packed",
+    ("cuda", True): "packed",
 }
 """By platform, and whether in half precision (docs/performance.md); "plain" elsewhere, where the
 others are not benchmarked."""
@@ -71,7 +66,7 @@ def form(decoder: Callable, formulation: Formulation, dtype) -> Form:
     """
     packable = type(decoder) in (TransRec, ResRec, URec)
     if formulation == "auto":
-        here = jax.default_backend(), jnp.finfo(dtype).bits < 32
+        here = _platform(), jnp.finfo(dtype).bits < 32
         formulation = FASTEST.get(here, "plain") if packable else "plain"
     if formulation == "plain":
         return Form(decoder, *[lambda x: x] * 3)
@@ -81,6 +76,14 @@ def form(decoder: Callable, formulation: Formulation, dtype) -> Form:
             "ResRec or URec: leave it at 'auto'"
         )
     return packed(decoder, dtype, (1, 1) if formulation == "subpixel" else None)  # type: ignore[arg-type]
+
+
+def _platform() -> str:
+    """JAX's name of the platform, but which of the two kinds of "gpu" it is."""
+    name = jax.default_backend()
+    if name != "gpu":
+        return name
+    return "rocm" if "rocm" in jax.devices()[0].client.platform_version.lower() else "cuda"
 
 
 def cell_of(width: int) -> Cell:
@@ -100,7 +103,7 @@ def packed(decoder: Decoder, dtype, cell: Cell | None = None) -> Form:
     last = Grid.of(SIZE + (2 if cell == (1, 1) else 3), cell)
     images = Grid.of(IMAGE_SIZE, (2 * cell[0], 2 * cell[1]))
     conv_2a = _layer(decoder.conv_2a, grid, last, size=SIZE + 2, dtype=dtype)
-    conv_1a = _edged(decoder.conv_1a, last, images, dtype)
+    conv_1a = (_edged if last.area == 1 else _ended)(decoder.conv_1a, last, images, dtype)
     inside = features.inside(CHANNELS)
 
     def decode(z: jax.Array, statistics: Statistics = "running", mask=None):
@@ -108,6 +111,8 @@ def packed(decoder: Decoder, dtype, cell: Cell | None = None) -> Form:
         return conv_1a(conv_2a(y, statistics, mask))
 
     def image(parts: tuple[jax.Array, ...]) -> jax.Array:
+        if len(parts) == 1:
+            return unpack(parts[0], images)
         inner, right, bottom, corner = parts
         top, bottom = (jnp.concatenate(p, 2) for p in ((inner, right), (bottom, corner)))
         return unpack(jnp.concatenate([top, bottom], 1), images)
@@ -116,17 +121,56 @@ def packed(decoder: Decoder, dtype, cell: Cell | None = None) -> Form:
 
 
 def _layer(
-    layer: ConvBN, source: Grid, target: Grid, *, dtype, relu=True, parts=1, size: int | None = None
+    layer: ConvBN,
+    source: Grid,
+    target: Grid,
+    *,
+    dtype,
+    relu=True,
+    parts=1,
+    size: int | None = None,
+    lanes: np.ndarray | None = None,
 ) -> Apply:
-    """``layer`` between packed maps; ``size`` is that of its result, if smaller than target's."""
+    """``layer`` between packed maps. ``size`` is that of its result, if target's cells have room
+    for one more pixel, which then repeats the last one. ``lanes``: of the source, where each
+    channel of the input belongs."""
     rewritten = PackedKernel.of(layer.conv, source, target, dtype, parts)
-    kernel = rewritten.ready()
-    inside = target.inside(kernel.shape[-1] // target.area, size)
+    kernel, norm = rewritten.ready(), Norm.of(layer.bn, target.area)  # type: ignore[arg-type]
+    if lanes is not None:
+        kernel = lax.optimization_barrier(kernel[:, :, lanes])
+    pixels = Pixels(target, size or target.rows.size)
+    inside = None if pixels.repeats else pixels.inside(kernel.shape[-1])
 
-    def apply(x: jax.Array, statistics: Statistics, mask: jax.Array | None) -> jax.Array:
-        y = convolve(x, kernel, rewritten.padding, rewritten.dilation)
-        y = normalise(y, layer.bn, inside, statistics, mask)  # type: ignore[arg-type]
+    kernels = [kernel]
+    if parts > 1 and jax.default_backend() == "tpu":  # where joining the maps costs more
+        kernels = lax.optimization_barrier(jnp.split(kernel, parts, 2))
+
+    def apply(x: Any, statistics: Statistics, mask: jax.Array | None) -> jax.Array:
+        maps = x if parts > 1 else [x]
+        if len(kernels) < parts:
+            maps = [jnp.concatenate(x, -1)]
+        y = functools.reduce(
+            jnp.add,
+            (
+                convolve(m, k, rewritten.padding, rewritten.dilation)
+                for m, k in zip(maps, kernels, strict=True)
+            ),
+        )
+        y = norm(y, pixels, statistics, mask)
         return within(rectify(y) if relu else y, inside)
+
+    return apply
+
+
+def _ended(
+    layer: Conv, source: Grid, target: Grid, dtype
+) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
+    """The last layer, up to the image, of maps whose last row and column are repeated already."""
+    rewritten = PackedKernel.of(layer, source, target, dtype)
+    kernel, bias = rewritten.ready(), _bias(layer, target, dtype)
+
+    def apply(y: jax.Array) -> tuple[jax.Array, ...]:
+        return (jax.nn.sigmoid(convolve(y, kernel, rewritten.padding) + bias),)
 
     return apply
 
@@ -134,32 +178,32 @@ def _layer(
 def _edged(
     layer: Conv, source: Grid, target: Grid, dtype
 ) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
-    """The last layer, up to the image, with its input's last row and column repeated once.
+    """The same in single pixels, whose map has no room for the repetition.
 
-    The last cells have kernels of their own that include the repetition. Their results (inner,
-    right, bottom, corner) stay separate: joining them costs more than computing them.
+    The last pixels have kernels of their own, in which the repeated one's tap is added to the last
+    one's. Their results (inner, right, bottom, corner) stay separate: joining them costs more.
     """
-    inner = PackedKernel.of(layer, source, target, dtype)
-    bottom, right = inner.repeating(0), inner.repeating(1)
-    corner = bottom.repeating(1)
-    a, b, c, d = (kernel.ready() for kernel in (inner, right, bottom, corner))
-    y_inner, ends = slice(None, -1), slice(-2, None)
-    if source.area == 1:  # the map has no repeated pixel: its tap is added to the last one's
-        y_inner, ends = slice(None), slice(-1, None)
-        b, c, d = b[:, :1], c[:1], d[:1, :1]
-    bias = jnp.tile(layer.bias[...], target.area).astype(dtype)  # type: ignore[index]
-    bias = lax.optimization_barrier(bias.reshape(1, 1, 1, -1))
+    a = PackedKernel.of(layer, source, target, dtype).ready()
+    b, c = a[:, :1] + a[:, 1:], a[:1] + a[1:]
+    b, c, d = lax.optimization_barrier((b, c, c[:, :1] + c[:, 1:]))
+    bias = _bias(layer, target, dtype)
 
     def apply(y: jax.Array) -> tuple[jax.Array, ...]:
         parts = (
-            convolve(y[:, y_inner, y_inner], a, ((1, 0), (1, 0))),
-            convolve(y[:, y_inner, ends], b, ((1, 0), (0, 0))),
-            convolve(y[:, ends, y_inner], c, ((0, 0), (1, 0))),
-            convolve(y[:, ends, ends], d, ((0, 0), (0, 0))),
+            convolve(y, a, ((1, 0), (1, 0))),
+            convolve(y[:, :, -1:], b, ((1, 0), (0, 0))),
+            convolve(y[:, -1:], c, ((0, 0), (1, 0))),
+            convolve(y[:, -1:, -1:], d, ((0, 0), (0, 0))),
         )
         return tuple(jax.nn.sigmoid(part + bias) for part in parts)
 
     return apply
+
+
+def _bias(layer: Conv, target: Grid, dtype) -> jax.Array:
+    """For every place of a cell; ready as a kernel is."""
+    bias = jnp.tile(layer.bias[...], target.area).astype(dtype)  # type: ignore[index]
+    return lax.optimization_barrier(bias.reshape(1, 1, 1, -1))
 
 
 def _transrec(s: TransRec, features: Grid, layer: Layer):
@@ -200,7 +244,10 @@ def _urec(s: URec, features: Grid, layer: Layer):
     merged[-1] = grids[-1]
     merged[0] = Grid.of(SIZE, cell) if depth else grids[0]
     stem = layer(s.stem, features, grids[0])
-    down = [layer(s.down[i], pooled[i], grids[i + 1]) for i in range(depth)]
+    pools = [
+        Pool(grids[i], pooled[i], inner.conv.kernel.shape[2]) for i, inner in enumerate(s.down)
+    ]
+    down = [layer(s.down[i], pooled[i], grids[i + 1], lanes=pools[i].lanes) for i in range(depth)]
     up = [layer(s.up[i], merged[i + 1], grids[i]) for i in range(depth)]
     merge = [layer(s.merge[i], grids[i], merged[i], parts=2) for i in range(depth)]
 
@@ -208,10 +255,10 @@ def _urec(s: URec, features: Grid, layer: Layer):
         y, skips = stem(z, *how), []
         for level in range(depth):
             skips.append(y)
-            y = down[level](_pool(y, grids[level], pooled[level]), *how)
+            y = down[level](pools[level](y), *how)
         for level in reversed(range(depth)):
             y = up[level](y, *how)
-            y = merge[level](jnp.concatenate([skips[level], y], -1), *how)
+            y = merge[level]([skips[level], y], *how)
         return y
 
     return body, merged[0]
@@ -222,24 +269,3 @@ def _shifted(grid: Grid, pixels: int) -> Grid:
     cell = grid.rows.cell, grid.columns.cell
     rows, columns = (Grid.of(axis.size, cell, axis.first + pixels) for axis in grid)
     return Grid(rows.rows, columns.columns)
-
-
-def _pool(x: jax.Array, source: Grid, target: Grid) -> jax.Array:
-    """The maximum of 2×2 pixels, in and across cells."""
-    if source.area == target.area == 1:
-        return max_pool(x, 2, 2)
-    c, blocks = x.shape[-1] // source.area, max(1, source.rows.cell // 2)
-
-    def rows(x: jax.Array, i: int) -> jax.Array:
-        if source.rows.cell == 1:
-            return x[:, i : 2 * target.rows.cells : 2]
-        return jnp.split(x, 2, -1)[i]
-
-    def columns(x: jax.Array, j: int) -> jax.Array:
-        if source.columns.cell == 1:
-            return x[:, :, j : 2 * target.columns.cells : 2]
-        return jnp.concatenate(jnp.split(x, 2 * blocks, -1)[j::2], -1)
-
-    y = functools.reduce(jnp.maximum, [columns(rows(x, i), j) for i in range(2) for j in range(2)])
-    y = y[:, : target.rows.cells, : target.columns.cells]
-    return within(y, target.inside(c))  # 77 pixels end in half a pair
