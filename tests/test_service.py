@@ -1,5 +1,6 @@
 """The plug-in: its store, gate and HTTP: sealed, erased, whole after a kill, closed to harm."""
 
+import contextlib
 import io
 import json
 import os
@@ -234,6 +235,7 @@ def opened(system, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gate") / "store"
     store = Store(folder, KEY, gates.settings(system, "decoy"))
     gate = Gate(system, store, threshold=0.9)
+    gate.enrols = True
     yield gate, folder
     store.close()
 
@@ -391,7 +393,11 @@ def test_the_service_from_enrolment_to_deletion(served):
     assert one["name"] == "Adä" and made.json()["stored"]["thief"].startswith("data:image/png")
     path = f"/api/enrolments/{one['id']}"
     assert client.get("/api/enrolments").json() == [one]
-    assert client.get("/api/health").json() == {"enrolments": 1, "protection": "decoy"}
+    assert client.get("/api/health").json() == {
+        "enrolments": 1,
+        "protection": "decoy",
+        "enrols": True,
+    }
     assert client.post("/api/identify", content=a, headers=PNG).json()["enrolment"] == one
     z = gate.features(faces()[:1]).astype("<f4").tobytes()
     feature = {"Content-Type": "application/octet-stream"}
@@ -443,6 +449,15 @@ def test_what_is_hostile_gets_a_line_and_changes_nothing(served):
         assert client.get(path).status_code == 404
     assert client.get("/client/extractor.onnx").content == b"onnx"
     assert gate.people() == before
+
+
+def test_before_its_program_is_compiled_an_enrolment_is_put_off(served, monkeypatch):
+    client, _, gate = served
+    monkeypatch.setattr(gate, "enrols", False)
+    picture = uploads.png((255 * faces()[0]).astype(np.uint8))
+    early = client.post("/api/enrolments", content=picture, headers={**PNG, "Name": "Ada"})
+    assert early.status_code == 503 and early.headers["Retry-After"] == "5"
+    assert client.post("/api/identify", content=picture, headers=PNG).status_code == 200
 
 
 def test_too_many_requests_are_refused_and_others_served(served):
@@ -503,7 +518,6 @@ def test_the_command_serves_decoys_with_a_shadow_recogniser(served, system, tmp_
     import uvicorn
     from processes import free_port
 
-    from advface_jax import data
     from advface_jax.commands import serve
 
     running, port = [], free_port()
@@ -515,33 +529,39 @@ def test_the_command_serves_decoys_with_a_shadow_recogniser(served, system, tmp_
 
     def ask(method: str, path: str, *given) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        connection.request(method, path, *given)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
+        with contextlib.closing(connection):
+            connection.request(method, path, *given)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
 
+    def absent():
+        raise ValueError("got no network")
+
+    monkeypatch.setattr(serve.detection, "load_detector", absent)  # which crops do not need
     monkeypatch.setenv("ADVFACE_KEY", KEY.hex())
     monkeypatch.setattr(uvicorn, "Server", Server)
     monkeypatch.setattr(serve.system, "load", lambda name: system)
-    drawn = data.synthetic_faces(30, 2)
-    for i, face in enumerate(drawn.images):
+    public = np.random.default_rng(0).integers(0, 256, (60, 20, 20, 3), np.uint8)
+    for i, face in enumerate(public.repeat(8, 1).repeat(8, 2)):
         path = tmp_path / "public" / f"{i // 2}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(face).save(path)
     how = {"public": tmp_path / "public", "threshold": 0.9, "port": port}
     service = threading.Thread(target=serve.main, args=(tmp_path / "store",), kwargs=how)
     service.start()
-    status = 503
-    while status == 503:
+    health: dict = {}
+    while not health.get("enrols"):
         time.sleep(0.05)
-        try:
-            status, said = ask("GET", "/api/health")
-        except OSError:  # it does not listen yet
-            assert service.is_alive()
-    assert json.loads(said) == {"enrolments": 0, "protection": "decoy"}
-    picture = png(Image.fromarray(drawn.images[0]))
+        with contextlib.suppress(OSError):  # it does not listen yet
+            health = json.loads(ask("GET", "/api/health")[1])
+        assert service.is_alive()
+    assert health == {"enrolments": 0, "protection": "decoy", "enrols": True}
+    picture = uploads.png((255 * faces()[0]).astype(np.uint8))
     assert ask("POST", "/api/enrolments", picture, {**PNG, "Name": "Ada"})[0] == 201
     status, said = ask("POST", "/api/identify", picture, PNG)
     assert json.loads(said)["enrolment"]["name"] == "Ada"
+    status, said = ask("POST", "/api/identify", png(Image.new("RGB", (200, 200))), PNG)
+    assert status == 422 and "wanted one" in json.loads(said)["error"]
     assert b"What a thief gets" in ask("GET", "/")[1]
     with pytest.raises(ValueError, match=f"got port {port}, which cannot be used"):
         serve.main(tmp_path / "other", port=port)

@@ -97,7 +97,9 @@ def main(
         limits = app.Limits(rate=rate)
         shown = {"show": not api_only, "client": client}
         opening.app = app.build(made, hosts, limits, detector=detector, **shown)
-        say(f"ready after {time.monotonic() - began:.0f} s: http://127.0.0.1:{port}")
+        say(f"http://127.0.0.1:{port} answers, after {time.monotonic() - began:.0f} s")
+        made.warm_enrolments(say)
+        say(f"ready after {time.monotonic() - began:.0f} s")
 
     with contextlib.closing(opened):
         if rotate_to is not None:

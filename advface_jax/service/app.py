@@ -160,6 +160,12 @@ def build(
             answer |= {"cosine": round(decision.cosine, 3), "threshold": gate.threshold}
         return answer
 
+    async def enrolling(request: Request, put: Callable[..., Any], who: str) -> dict[str, Any]:
+        if not gate.enrols:
+            late = "not ready to enrol, in a minute it is: try again"
+            raise HTTPException(503, late, {"Retry-After": "5"})
+        return await enrolments.run(made, *await face(request), put, who)
+
     def made(kind: str, data: bytes, put: Callable[..., Any], who: str) -> dict[str, Any]:
         z = features(kind, data)
         one = put(who, z)
@@ -180,7 +186,8 @@ def build(
 
     @app.get("/api/health")
     async def health() -> dict[str, Any]:
-        return {"enrolments": len(gate.people()), "protection": gate.protection}
+        told = {"enrolments": len(gate.people()), "protection": gate.protection}
+        return told | {"enrols": gate.enrols}
 
     @app.get("/api/enrolments")
     async def listed() -> list[dict[str, Any]]:
@@ -191,11 +198,11 @@ def build(
         name = urllib.parse.unquote(request.headers.get("name", "")).strip()
         if not 1 <= len(name) <= 100 or not name.isprintable():
             raise HTTPException(422, "wanted a name of 1 to 100 characters, in the header Name")
-        return await enrolments.run(made, *await face(request), gate.enrol, name)
+        return await enrolling(request, gate.enrol, name)
 
     @app.post("/api/enrolments/{id}/renew")
     async def renew(id: str, request: Request) -> dict[str, Any]:
-        return await enrolments.run(made, *await face(request), gate.renew, id)
+        return await enrolling(request, gate.renew, id)
 
     @app.post("/api/enrolments/{id}/verify")
     async def verify(id: str, request: Request) -> dict[str, Any]:

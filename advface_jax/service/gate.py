@@ -7,7 +7,7 @@ import functools
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import jax
@@ -49,6 +49,7 @@ class Gate:
     """The server of Fig. 2 over an open ``Store``. Safe from several threads.
 
     Raw features live for the length of a call, and embeddings of stored items in memory only.
+    ``enrols`` says whether an enrolment's program is compiled; before, it compiles with the first.
 
     Args:
       system: the recogniser.
@@ -72,7 +73,7 @@ class Gate:
         self.threshold = THRESHOLDS[protection] if threshold is None else threshold
         if not -1 < self.threshold < 1:
             raise ValueError(f"got threshold={threshold}; wanted a cosine, above -1 and below 1")
-        self._lock = threading.RLock()
+        self._lock, self.enrols = threading.RLock(), False
         self._defense, self._reader = None, system.server
         if protection == "decoy":
             pattern = keys.pattern(store.secret, SYSTEM, _feature(system))
@@ -107,24 +108,26 @@ class Gate:
         return np.asarray(_apply(self._reader, jnp.asarray(z)))[0]
 
     def warm(self, say: Callable[[str], None], more: Mapping[str, Callable[[], Any]]) -> None:
-        """Compile all programs, ``more`` of them too, side by side, so that nobody waits for it."""
+        """Compile what probes need, and ``more``, side by side, so that nobody waits for it."""
         image = np.full((1, *[self.system.image_size] * 2, 3), 0.5, np.float32)
         z = np.zeros((1, *self.feature_shape), np.float32)
         programs = {
-            "what is stored": lambda: self._protect(jnp.asarray(z), "warm", ONE_STEP),
-            "Ψ": lambda: self.embed(z),
             "E": lambda: self.features(image),
+            "Ψ": lambda: self.embed(z),
             "R": lambda: self.thief(z),
             **more,
         }
+        say(f"compiling {', '.join(programs)}")
         with ThreadPoolExecutor(len(programs)) as pool:
-            names = {pool.submit(run): name for name, run in programs.items()}
-            say(f"compiling {', '.join(names.values())}")
-            for done in as_completed([*names]):
+            for done in [pool.submit(run) for run in programs.values()]:
                 done.result()
-                del names[done]
-                if names:
-                    say(f"compiling {', '.join(names.values())}")
+
+    def warm_enrolments(self, say: Callable[[str], None]) -> None:
+        """Compile what an enrolment needs beyond that: the larger part. Then ``enrols`` is True."""
+        say("compiling what an enrolment needs; probes are answered")
+        z = jnp.zeros((1, *self.feature_shape), jnp.float32)
+        self._protect(z, "warm", ONE_STEP)
+        self.enrols = True
 
     def people(self) -> list[Enrolment]:
         with self._lock:
