@@ -74,7 +74,7 @@ def main(
 
     def say(text: str) -> None:
         opening.loading = text
-        cli.console.print(text, highlight=False)
+        cli.console.print(text, highlight=False, soft_wrap=True)
 
     say(f"loading {weights}")
     began = time.monotonic()
