@@ -36,7 +36,8 @@ class Opening:
 
     def __init__(self, hosts: Sequence[str]) -> None:
         self.hosts = hosts
-        self.loading, self.app = "starting", None  # type: tuple[str, Any]
+        self.loading = "starting"
+        self.app: Any = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         answer = self._answer(scope) if self.app is None else self.app
