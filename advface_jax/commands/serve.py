@@ -86,6 +86,7 @@ def main(
 
     def gate() -> gates.Gate:
         shadows = [] if public is None else [_shadow(loaded, public, say)]
+        say("drawing the faces that decoys are mixed from" if protection == "decoy" else "opening")
         return gates.Gate(loaded, opened, protection, threshold, shadows, progress=_progress(say))
 
     def load() -> None:

@@ -79,17 +79,18 @@ class Service:
             assert run.stdout is not None
             with run.stdout as lines:
                 for said in lines:
-                    told.append({"s": round(time.monotonic() - began, 1), "line": said.strip()})
+                    told.append({**_now(began), "line": said.strip()})
 
         self.listener = threading.Thread(target=listen, daemon=True)
         self.listener.start()
-        answers = 0.0
+        answers = False
         while self.run.poll() is None:
             health = self.ask("/api/health")
-            if health.status == 200 and answers == 0:
-                answers = round(time.monotonic() - began, 1)
-                told.append({"s": answers, "line": "first answer"})
+            if health.status == 200 and not answers:
+                answers = True
+                told.append({**_now(began), "line": "first answer", "cpu_s": self.cpu()})
             if health.status == 200 and json.loads(health.answer)["enrols"]:
+                told.append({**_now(began), "line": "first enrolment", "cpu_s": self.cpu()})
                 return
             time.sleep(0.1)
         self.listener.join()
@@ -134,6 +135,10 @@ class Service:
     def megabytes(self) -> float:
         pages = int(Path(f"/proc/{self.run.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _now(began: float) -> Row:
+    return {"s": round(time.monotonic() - began, 1)}
 
 
 def kills(service: Service, told: dict[str, bytes], rounds: int, seed: int = 0) -> list[Row]:
