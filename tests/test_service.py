@@ -1,6 +1,8 @@
 """The plug-in: its store, gate and HTTP: sealed, erased, whole after a kill, closed to harm."""
 
+import contextlib
 import io
+import json
 import os
 import signal
 import sqlite3
@@ -233,6 +235,7 @@ def opened(system, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gate") / "store"
     store = Store(folder, KEY, gates.settings(system, "decoy"))
     gate = Gate(system, store, threshold=0.9)
+    gate.enrols = True
     yield gate, folder
     store.close()
 
@@ -390,7 +393,11 @@ def test_the_service_from_enrolment_to_deletion(served):
     assert one["name"] == "Adä" and made.json()["stored"]["thief"].startswith("data:image/png")
     path = f"/api/enrolments/{one['id']}"
     assert client.get("/api/enrolments").json() == [one]
-    assert client.get("/api/health").json() == {"enrolments": 1, "protection": "decoy"}
+    assert client.get("/api/health").json() == {
+        "enrolments": 1,
+        "protection": "decoy",
+        "enrols": True,
+    }
     assert client.post("/api/identify", content=a, headers=PNG).json()["enrolment"] == one
     z = gate.features(faces()[:1]).astype("<f4").tobytes()
     feature = {"Content-Type": "application/octet-stream"}
@@ -444,6 +451,15 @@ def test_what_is_hostile_gets_a_line_and_changes_nothing(served):
     assert gate.people() == before
 
 
+def test_before_its_program_is_compiled_an_enrolment_is_put_off(served, monkeypatch):
+    client, _, gate = served
+    monkeypatch.setattr(gate, "enrols", False)
+    picture = uploads.png((255 * faces()[0]).astype(np.uint8))
+    early = client.post("/api/enrolments", content=picture, headers={**PNG, "Name": "Ada"})
+    assert early.status_code == 503 and early.headers["Retry-After"] == "5"
+    assert client.post("/api/identify", content=picture, headers=PNG).status_code == 200
+
+
 def test_too_many_requests_are_refused_and_others_served(served):
     client, app, gate = served
     built = app.build(gate, ("testserver",), app.Limits(rate=3))
@@ -476,3 +492,118 @@ def test_a_broken_store_is_said_and_its_place_is_not(served, monkeypatch):
     monkeypatch.setattr(gate.store, "record", broken)
     answer = client.post("/api/identify", content=picture, headers=PNG)
     assert answer.status_code == 503 and "/secret" not in answer.text
+
+
+def test_until_it_is_ready_it_says_what_it_loads(served):
+    client, _, _ = served
+    from advface_jax.service.opening import Opening
+
+    opening = Opening(("testserver",))
+    opening.loading = "reading <10> faces"
+    early = type(client)(opening)
+    for path, said in (("/api/health", "reading <10> faces"), ("/", "reading &lt;10&gt; faces")):
+        answer = early.get(path)
+        assert answer.status_code == 503 and answer.headers["Retry-After"] and said in answer.text
+        assert early.get(path, headers={"Host": "evil.example"}).status_code == 403
+        assert early.get(path, headers={"Origin": "http://evil.example"}).status_code == 403
+    opening.app = client.app
+    assert early.get("/api/health").status_code == 200
+
+
+def test_the_command_serves_decoys_with_a_shadow_recogniser(served, system, tmp_path, monkeypatch):
+    """In this process, and else as it is run."""
+    import http.client
+    import threading
+
+    import uvicorn
+    from processes import free_port
+
+    from advface_jax.commands import serve
+
+    running, port = [], free_port()
+
+    class Server(uvicorn.Server):
+        def __init__(self, config):
+            super().__init__(config)
+            running.append(self)
+
+    def ask(method: str, path: str, *given) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        with contextlib.closing(connection):
+            connection.request(method, path, *given)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    def absent():
+        raise ValueError("got no network")
+
+    monkeypatch.setattr(serve.detection, "load_detector", absent)  # which crops do not need
+    monkeypatch.setenv("ADVFACE_KEY", KEY.hex())
+    monkeypatch.setattr(uvicorn, "Server", Server)
+    monkeypatch.setattr(serve.system, "load", lambda name: system)
+    public = np.random.default_rng(0).integers(0, 256, (60, 20, 20, 3), np.uint8)
+    for i, face in enumerate(public.repeat(8, 1).repeat(8, 2)):
+        path = tmp_path / "public" / f"{i // 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(face).save(path)
+    how = {"public": tmp_path / "public", "threshold": 0.9, "port": port}
+    service = threading.Thread(target=serve.main, args=(tmp_path / "store",), kwargs=how)
+    service.start()
+    health: dict = {}
+    while not health.get("enrols"):
+        time.sleep(0.05)
+        with contextlib.suppress(OSError):  # it does not listen yet
+            health = json.loads(ask("GET", "/api/health")[1])
+        assert service.is_alive()
+    assert health == {"enrolments": 0, "protection": "decoy", "enrols": True}
+    picture = uploads.png((255 * faces()[0]).astype(np.uint8))
+    assert ask("POST", "/api/enrolments", picture, {**PNG, "Name": "Ada"})[0] == 201
+    status, said = ask("POST", "/api/identify", picture, PNG)
+    assert json.loads(said)["enrolment"]["name"] == "Ada"
+    status, said = ask("POST", "/api/identify", png(Image.new("RGB", (200, 200))), PNG)
+    assert status == 422 and "wanted one" in json.loads(said)["error"]
+    assert b"What a thief gets" in ask("GET", "/")[1]
+    with pytest.raises(ValueError, match=f"got port {port}, which cannot be used"):
+        serve.main(tmp_path / "other", port=port)
+    running[0].should_exit = True
+    service.join()
+    Store(tmp_path / "store", KEY, gates.settings(system, "decoy")).close()  # nobody holds it
+
+
+@pytest.mark.slow  # starts the service five times
+@pytest.mark.long
+def test_a_killed_service_keeps_what_it_told_and_no_other_opens_its_store(tmp_path):
+    from experiments.fault import serving
+
+    pictures = [uploads.png((255 * x).astype(np.uint8)) for x in faces()]
+    words = ("--weights", "experiments.fault.small:system", "--threshold", "0.9")
+    with serving.Service(tmp_path / "store", *words) as service:
+        made = service.enrol(pictures[0], "Ada")
+        assert made.status == 201
+        second = serving.Service(tmp_path / "store", *words)
+        second.key = service.key
+        with pytest.raises(ValueError, match="another process has open"):
+            second.start()
+        rows = serving.kills(service, {json.loads(made.answer)["enrolment"]["id"]: pictures[0]}, 2)
+        assert all(row["lost"] == row["broken"] == 0 for row in rows)
+        assert rows[-1]["told"] > 1
+        assert {"compiling", "ready", "first"} <= {one["line"].split()[0] for one in service.told}
+        # What a thief of the file finds: no piece of a picture, nor of its raw feature.
+        on_disk = everything(tmp_path / "store")
+        assert not any(pictures[0][i : i + 32] in on_disk for i in range(64, 4000, 32))
+        service.key, right = OTHER.hex(), service.key
+        service.end(service.run.terminate)
+        with pytest.raises(ValueError, match="a key that does not open"):
+            service.start()
+        service.key = right
+        service.start()
+
+
+def test_what_became_of_requests_is_counted():
+    from experiments.fault.serving import Sent
+    from experiments.service_load import summary
+
+    row = summary([Sent(200, 0.1), Sent(200, 0.3), Sent(503, 0.05), Sent(0, 9.0)], 2.0)
+    assert (row["sent"], row["answered"], row["refused"], row["failed"]) == (4, 2, 1, 1)
+    assert row["answered_per_s"] == 1 and row["p50_ms"] == pytest.approx(200) and not row["held"]
+    assert summary([Sent(503, 0.05)], 1.0)["p50_ms"] is None

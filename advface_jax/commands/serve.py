@@ -7,13 +7,16 @@
 It listens on loopback alone; docs/deploying.md says what belongs in front of it.
 """
 
+import contextlib
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import tyro
 
-from advface_jax import attacks, cli, sealing, system
+from advface_jax import attacks, cli, detection, sealing, system
 from advface_jax import data as faces_of
 from advface_jax.service import gate as gates
 from advface_jax.service.store import Store
@@ -46,7 +49,7 @@ def main(
         or a zip, at most 1,000 of them), and stop.
       protection: What is stored: decoys with a key, or AdvFace.
       weights: A known name, a checkpoint folder of weights_convert, or module:function.
-      threshold: Cosine from which on a face is accepted; by default .56, for AdvFace .52.
+      threshold: Cosine from which on a face is accepted; by default .56, for AdvFace .53.
       public: 60 or more public faces (160×160 crops), for a shadow recogniser of the decoys.
       port: Where to listen.
       origin: HOST[:PORT] by which browsers reach it through a proxy.
@@ -55,9 +58,8 @@ def main(
       api_only: Without the page, and without showing what is stored.
     """
     try:
-        import uvicorn
-
         from advface_jax.service import app
+        from advface_jax.service.opening import Opening
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("advface_jax"):
             raise
@@ -67,53 +69,89 @@ def main(
     if not 1 <= port <= 65535 or not 0 < rate < float("inf"):
         raise ValueError(f"got port={port}, rate={rate}; wanted 1 to 65535, and a rate above 0")
     secret = sealing.read_key(key)
+    hosts = (f"127.0.0.1:{port}", f"localhost:{port}", *([origin] if origin else []))
+    opening = Opening(hosts)
+
+    def say(text: str) -> None:
+        opening.loading = text
+        cli.console.print(text, highlight=False, soft_wrap=True)
+
+    say(f"loading {weights}")
+    began = time.monotonic()
     loaded = system.load(weights)
-    opened = Store(store, secret, gates.settings(loaded, protection))
-    if rotate_to is not None:
-        opened.rotate(sealing.read_key(rotate_to))
-        opened.close()
-        cli.console.print("sealed anew: from now on by the new key alone")
-        return
-    shadows = [] if public is None else [_shadow(loaded, public)]
-    gate = gates.Gate(loaded, opened, protection, threshold, shadows)
-    if calibrate is not None:
-        _calibrate(gate, calibrate)
-        opened.close()
-        return
     client = {}
     if onnxruntime_web is not None:
         client = app.browser_files(onnxruntime_web) | {"extractor.onnx": _onnx(loaded)}
-    cli.console.print("compiling, which takes a minute")
-    gate.warm()
-    hosts = (f"127.0.0.1:{port}", f"localhost:{port}", *([origin] if origin else []))
-    built = app.build(gate, hosts, app.Limits(rate=rate), show=not api_only, client=client)
-    cli.console.print(f"http://127.0.0.1:{port}", highlight=False)
-    uvicorn.run(
-        built,
-        host="127.0.0.1",
-        port=port,
-        log_level="warning",
-        access_log=False,
-        limit_concurrency=100,
-        timeout_keep_alive=5,
-    )
+    opened = Store(store, secret, gates.settings(loaded, protection))
+
+    def gate() -> gates.Gate:
+        shadows = [] if public is None else [_shadow(loaded, public, say)]
+        say("drawing the faces that decoys are mixed from" if protection == "decoy" else "opening")
+        return gates.Gate(loaded, opened, protection, threshold, shadows, progress=_progress(say))
+
+    def load() -> None:
+        made = gate()
+        detector = _detector(say)
+        photo = faces_of.synthetic_faces(1, 1).images[0].repeat(2, 0).repeat(2, 1)
+        find = {"the detector": lambda: detection.detect(photo, detector)} if detector else {}
+        made.warm(say, find)
+        limits = app.Limits(rate=rate)
+        shown = {"show": not api_only, "client": client}
+        opening.app = app.build(made, hosts, limits, detector=detector, **shown)
+        say(f"http://127.0.0.1:{port} answers, after {time.monotonic() - began:.0f} s")
+        made.warm_enrolments(say)
+        say(f"ready after {time.monotonic() - began:.0f} s")
+
+    with contextlib.closing(opened):
+        if rotate_to is not None:
+            opened.rotate(sealing.read_key(rotate_to))
+            cli.console.print("sealed anew: from now on by the new key alone")
+        elif calibrate is not None:
+            _calibrate(gate(), calibrate, say)
+        else:
+            opening.serve(port, load)
 
 
-def _calibrate(gate: gates.Gate, faces: Path) -> None:
+def _detector(say: Callable[[str], None]):
+    say("loading the face detector")
+    try:
+        return detection.load_detector()
+    except ValueError as error:  # on a machine without a network, most likely
+        say(f"photographs are refused, crops alone taken: {error}")
+        return None
+
+
+def _progress(say: Callable[[str], None], every: float = 2.0) -> Callable[[int, int], None]:
+    """Says how many enrolments have been read, now and then."""
+    said = -every
+
+    def told(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= every:
+            said = time.monotonic()
+            say(f"reading enrolments through Ψ: {done:,} of {total:,}")
+
+    return told
+
+
+def _calibrate(gate: gates.Gate, faces: Path, say: Callable[[str], None]) -> None:
     from advface_jax.service.calibrate import thresholds
 
     read = faces_of.read_faces(faces, limit=1000)
+    say(f"reading {len(read.images):,} faces, some ten a second")
     for far, cosine, tar in thresholds(gate, read.images, read.identities):
         cli.answer.print(f"false accept rate {far:g}: --threshold {cosine:.3f}, accepts {tar:.1%}")
 
 
-def _shadow(loaded: system.System, public: Path):
+def _shadow(loaded: system.System, public: Path, say: Callable[[str], None]):
     """``facenet-128``, stitched onto E by public faces."""
+    say("loading facenet-128, for a shadow recogniser of the decoys")
     read = faces_of.read_faces(public, limit=64)
     images = read.images.astype(np.float32) / 255
     if len(images) < 60:
         raise ValueError(f"got {len(images)} faces in {public}; wanted 60 or more")
     other = system.load("facenet-128")
+    say(f"stitching it onto E by {len(images)} faces of {public}")
     parts = [images[i : i + 20] for i in range(0, len(images), 20)]
     z, theirs = (np.concatenate([e(x) for x in parts]) for e in (loaded.extractor, other.extractor))
     return attacks.sibling(attacks.stitch(z, theirs), other.server)

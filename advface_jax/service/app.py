@@ -9,8 +9,7 @@ import re
 import secrets
 import time
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +21,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from advface_jax.service import uploads
 from advface_jax.service.gate import Decision, Gate
+from advface_jax.service.opening import FOREIGN, foreign
 from advface_jax.service.store import StoreError
 
 PAGE = Path(__file__).parent / "page.html"
@@ -73,23 +73,20 @@ def build(
     *,
     show: bool = True,
     client: Mapping[str, bytes] | None = None,
+    detector: Any = None,
 ) -> FastAPI:
     """The application.
 
     Args:
-      gate: what decides; its store is closed with the application.
+      gate: what decides.
       hosts: HOST:PORT by which browsers reach it; requests for or from others are refused.
       limits: of size, rate and waiting.
       show: the page, and what a thief would see. Without it no answer says more than the decision.
+      detector: of ``detection``, for photographs; without it crops alone are taken.
       client: files for E in the browser, by name: extractor.onnx and those of onnxruntime-web.
     """
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        gate.store.close()
-
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     probes, enrolments = Turn(limits.waiting), Turn(limits.enrolling)
     bucket = [limits.rate, time.monotonic()]
     client = client or {}
@@ -97,10 +94,8 @@ def build(
 
     @app.middleware("http")
     async def guard(request: Request, call_next: Any) -> Response:
-        host, origin = request.headers.get("host"), request.headers.get("origin")
-        # A page of somebody else's in the user's browser reaches loopback, too.
-        if host not in hosts or (origin and origin.partition("://")[2] not in hosts):
-            return _error(403, "not for this host or origin")
+        if foreign(request.headers, hosts):
+            return _error(403, FOREIGN)
         now = time.monotonic()
         full = max(1.0, limits.rate)
         bucket[:] = [min(full, bucket[0] + (now - bucket[1]) * limits.rate), now]
@@ -156,7 +151,7 @@ def build(
     def features(kind: str, data: bytes) -> np.ndarray:
         if kind == "application/octet-stream":
             return uploads.feature(data, gate.feature_shape)
-        return gate.features(uploads.picture(data, side))
+        return gate.features(uploads.picture(data, side, detector))
 
     def decided(decision: Decision) -> dict[str, Any]:
         one = decision.enrolment if decision.accepted else None
@@ -164,6 +159,12 @@ def build(
         if show:
             answer |= {"cosine": round(decision.cosine, 3), "threshold": gate.threshold}
         return answer
+
+    async def enrolling(request: Request, put: Callable[..., Any], who: str) -> dict[str, Any]:
+        if not gate.enrols:
+            late = "not ready to enrol, in a minute it is: try again"
+            raise HTTPException(503, late, {"Retry-After": "5"})
+        return await enrolments.run(made, *await face(request), put, who)
 
     def made(kind: str, data: bytes, put: Callable[..., Any], who: str) -> dict[str, Any]:
         z = features(kind, data)
@@ -185,7 +186,8 @@ def build(
 
     @app.get("/api/health")
     async def health() -> dict[str, Any]:
-        return {"enrolments": len(gate.people()), "protection": gate.protection}
+        told = {"enrolments": len(gate.people()), "protection": gate.protection}
+        return told | {"enrols": gate.enrols}
 
     @app.get("/api/enrolments")
     async def listed() -> list[dict[str, Any]]:
@@ -196,11 +198,11 @@ def build(
         name = urllib.parse.unquote(request.headers.get("name", "")).strip()
         if not 1 <= len(name) <= 100 or not name.isprintable():
             raise HTTPException(422, "wanted a name of 1 to 100 characters, in the header Name")
-        return await enrolments.run(made, *await face(request), gate.enrol, name)
+        return await enrolling(request, gate.enrol, name)
 
     @app.post("/api/enrolments/{id}/renew")
     async def renew(id: str, request: Request) -> dict[str, Any]:
-        return await enrolments.run(made, *await face(request), gate.renew, id)
+        return await enrolling(request, gate.renew, id)
 
     @app.post("/api/enrolments/{id}/verify")
     async def verify(id: str, request: Request) -> dict[str, Any]:

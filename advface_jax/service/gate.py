@@ -6,7 +6,8 @@ import dataclasses
 import functools
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import jax
@@ -14,18 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from advface_jax import decoy_faces, defenses, keys
-from advface_jax.decoy import DEFAULT, EPSILON, keyed, protect_decoy
+from advface_jax.decoy import DEFAULT, EPSILON, DecoyConfig, keyed, protect_decoy
 from advface_jax.defenses import decoys
 from advface_jax.protect import protect
 from advface_jax.service.store import Enrolment, Store
 from advface_jax.system import System
 
 Protection = Literal["decoy", "advface"]
-THRESHOLDS = {"decoy": 0.56, "advface": 0.52}
+THRESHOLDS = {"decoy": 0.56, "advface": 0.53}
 """Cosines at a false accept rate of 1e-3 (docs/deploying.md)."""
 ATTEMPTS = 4
 """Decoys that an enrolment tries before it is refused."""
 ADVFACE_EPSILON = 0.2
+ONE_STEP = DecoyConfig(threshold=-1)  # compiles the same program
 SYSTEM = "service"  # the name that the secrets of a store are derived for
 
 
@@ -47,6 +49,7 @@ class Gate:
     """The server of Fig. 2 over an open ``Store``. Safe from several threads.
 
     Raw features live for the length of a call, and embeddings of stored items in memory only.
+    ``enrols`` says whether an enrolment's program is compiled; before, it compiles with the first.
 
     Args:
       system: the recogniser.
@@ -54,6 +57,7 @@ class Gate:
       protection: decoys with a key, or AdvFace.
       threshold: the cosine from which on a probe is accepted.
       shadows: shadow recognisers of decoys.
+      progress: called with how many enrolments have been read, and how many there are.
     """
 
     def __init__(
@@ -63,12 +67,13 @@ class Gate:
         protection: Protection = "decoy",
         threshold: float | None = None,
         shadows: Sequence[Any] = (),
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.system, self.store, self.protection = system, store, protection
         self.threshold = THRESHOLDS[protection] if threshold is None else threshold
         if not -1 < self.threshold < 1:
             raise ValueError(f"got threshold={threshold}; wanted a cosine, above -1 and below 1")
-        self._lock = threading.RLock()
+        self._lock, self.enrols = threading.RLock(), False
         self._defense, self._reader = None, system.server
         if protection == "decoy":
             pattern = keys.pattern(store.secret, SYSTEM, _feature(system))
@@ -83,9 +88,11 @@ class Gate:
             self._reader = keyed(system.server, pattern)
         everyone = store.enrolments()
         self._people = {one.id: one for one in everyone}
-        self._known = {
-            one.id: self.embed(self.stored(one.id)) for one in everyone if not one.revoked
-        }
+        self._known: dict[str, np.ndarray] = {}
+        for i, one in enumerate(everyone):
+            progress(i, len(everyone))
+            if not one.revoked:
+                self._known[one.id] = self.embed(self.stored(one.id))
 
     @functools.cached_property
     def feature_shape(self) -> tuple[int, ...]:
@@ -100,11 +107,27 @@ class Gate:
         """What the store's own recogniser reads from z or an item (1, …): (e,)."""
         return np.asarray(_apply(self._reader, jnp.asarray(z)))[0]
 
-    def warm(self) -> None:
-        """Compile all programs, so that nobody waits for it."""
-        z = self.features(np.full((1, *[self.system.image_size] * 2, 3), 0.5, np.float32))
-        self.embed(self._protect(jnp.asarray(z), "warm"))
-        self.thief(z)
+    def warm(self, say: Callable[[str], None], more: Mapping[str, Callable[[], Any]]) -> None:
+        """Compile what probes need, and ``more``, side by side, so that nobody waits for it."""
+        image = np.full((1, *[self.system.image_size] * 2, 3), 0.5, np.float32)
+        z = np.zeros((1, *self.feature_shape), np.float32)
+        programs = {
+            "E": lambda: self.features(image),
+            "Ψ": lambda: self.embed(z),
+            "R": lambda: self.thief(z),
+            **more,
+        }
+        say(f"compiling {', '.join(programs)}")
+        with ThreadPoolExecutor(len(programs)) as pool:
+            for done in [pool.submit(run) for run in programs.values()]:
+                done.result()
+
+    def warm_enrolments(self, say: Callable[[str], None]) -> None:
+        """Compile what an enrolment needs beyond that: the larger part. Then ``enrols`` is True."""
+        say("compiling what an enrolment needs; probes are answered")
+        z = jnp.zeros((1, *self.feature_shape), jnp.float32)
+        self._protect(z, "warm", ONE_STEP)
+        self.enrols = True
 
     def people(self) -> list[Enrolment]:
         with self._lock:
@@ -193,13 +216,13 @@ class Gate:
             self._people[one.id], self._known[one.id] = one, embedding
         return one
 
-    def _protect(self, z: jax.Array, enrolment: str) -> np.ndarray:
+    def _protect(self, z: jax.Array, enrolment: str, config: DecoyConfig = DEFAULT) -> np.ndarray:
         if self._defense is None:
             how = {"extractor": self.system.extractor, "shadow": self.system.shadow}
             return np.asarray(protect(z, epsilon=ADVFACE_EPSILON, **how))
         key = keys.of_enrolments(self.store.secret, SYSTEM, [enrolment])
         start = decoys.start(self._defense, key)
-        how = {"recogniser": self.system.server, "shadows": self._shadows}
+        how = {"recogniser": self.system.server, "shadows": self._shadows, "config": config}
         made = protect_decoy(z, start, pattern=self._pattern, key=key, epsilon=EPSILON, **how)
         return np.asarray(made.stored)
 

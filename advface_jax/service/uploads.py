@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from advface_jax import detection
 from advface_jax.data import crops, pictures
 
 FORMATS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")  # JPEG, PNG, WebP
@@ -14,8 +16,9 @@ MOST_PIXELS = 25_000_000
 LARGEST = 100.0  # of an element of z; FaceNet's stay below 20
 
 
-def picture(data: bytes, size: int) -> np.ndarray:
-    """A face (1,size,size,3) float32 in [0,1], from a crop of that size, or found in a photograph.
+def picture(data: bytes, size: int, detector: Any = None) -> np.ndarray:
+    """A face (1,size,size,3) float32 in [0,1], from a crop of that size, or found in a photograph
+    by ``detection.load_detector()``; None takes crops alone.
 
     Raises:
       ValueError: no JPEG, PNG or WebP, too large a picture, or no face in it.
@@ -29,9 +32,9 @@ def picture(data: bytes, size: int) -> np.ndarray:
 
     photo = np.asarray(pictures.decode(data, check))
     if photo.shape[:2] != (size, size):
-        from advface_jax import detection  # loads a network
-
-        found = detection.detect(photo, config={"min_face": max(20, min(photo.shape[:2]) / 12)})
+        if detector is None:
+            raise ValueError(f"got a picture that is no {size}×{size} crop; wanted one")
+        found = detection.detect(photo, detector, {"min_face": max(20, min(photo.shape[:2]) / 12)})
         best = crops.choose(found.boxes, found.probabilities, photo.shape[:2])
         if not len(best):
             raise ValueError(f"got a picture without a face; wanted one, or a {size}×{size} crop")
