@@ -15,8 +15,10 @@ import tyro
 
 from advface_jax import checks, cli
 from experiments.fault import cases, killing
-from experiments.measure.results_file import surroundings
+from experiments.measure import table
+from experiments.measure.results_file import markdown, surroundings
 
+TABLE = True  # --json and --html
 NAMES = ("protect", "features", "crop", "prepare", "train_decoder", "tradeoff")
 
 
@@ -49,7 +51,7 @@ def main(
             continue
         one = killing.disturbed(case, out.absolute() / case.name, kills, rng)
         found.append(one)
-        cli.answer.print(
+        cli.console.print(
             f"{one.name:13} {one.kills:3} SIGKILL {one.terms:2} SIGTERM ({one.badly} badly), "
             f"{one.records:4} records: {one.lost} lost, {one.changed} changed, {one.extra} extra",
             highlight=False,
@@ -59,9 +61,16 @@ def main(
         settings = {"kills": kills, "seed": seed, "command": cli.command("experiments.faults")}
         content = {"rows": rows, "settings": settings, **surroundings()}
         (out / "faults.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    head = ["", *(name for name in killing.Outcome._fields if name != "name")]
+    lines = [[one.name, *(str(n) for n in one[1:])] for one in found]
+    about = {"config": {"kills": kills, "seed": seed}}
+    told = markdown(head, lines)
+    command = cli.command("experiments.faults")
+    table.write_page(out, "faults", "Commands killed at random", told, command, about)
+    table.answer(out, "faults", told)
     total = sum(one.kills for one in found)
     lost = sum(one.lost + one.changed + one.extra for one in found)
-    cli.answer.print(f"{total} kills, {lost} records lost, changed or twice", highlight=False)
+    cli.console.print(f"{total} kills, {lost} records lost, changed or twice", highlight=False)
     if lost or any(one.badly for one in found):
         raise ValueError(f"something was lost: see {out / 'faults.json'} and the logs beside it")
 

@@ -67,6 +67,7 @@ def main(
     if not 1 <= port <= 65535 or not 0 < rate < float("inf"):
         raise ValueError(f"got port={port}, rate={rate}; wanted 1 to 65535, and a rate above 0")
     secret = sealing.read_key(key)
+    cli.loading(weights)
     loaded = system.load(weights)
     opened = Store(store, secret, gates.settings(loaded, protection))
     if rotate_to is not None:
@@ -113,6 +114,7 @@ def _shadow(loaded: system.System, public: Path):
     images = read.images.astype(np.float32) / 255
     if len(images) < 60:
         raise ValueError(f"got {len(images)} faces in {public}; wanted 60 or more")
+    cli.loading("facenet-128")
     other = system.load("facenet-128")
     parts = [images[i : i + 20] for i in range(0, len(images), 20)]
     z, theirs = (np.concatenate([e(x) for x in parts]) for e in (loaded.extractor, other.extractor))

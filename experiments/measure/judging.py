@@ -181,8 +181,11 @@ def judge(
     keep: Path,
     settings: dict[str, Any],
     progress: Callable[[int], None] = lambda n: None,
+    first: Callable[[Judged, np.ndarray], None] = lambda judged, pictures: None,
 ) -> Measured:
     """Judges all faces, in batches of ``batch`` that lie across all devices.
+
+    ``first`` gets the first batch with its pictures as soon as it is there.
 
     Each finished batch is kept in the folder ``keep``, so that a run with the same ``settings``
     resumes. A face's key is derived from ``seed`` and its number, whatever its batch.
@@ -221,6 +224,8 @@ def judge(
         seconds.append(float(kept.pop("seconds")))
         parts.append(Judged(**kept))
         progress(real)
+        if start == 0:
+            first(parts[0], pictures)
     joined = {
         name: np.concatenate([getattr(part, name) for part in parts], axis=axis)
         for name, axis in FACES.items()
