@@ -164,7 +164,7 @@ show(
     enrolled=images[:4],
     AdvFace_decoded=after[:4],
     the_decoy=nobody,
-    the_decoys_item_decoded=system.attacker(made.stored),
+    and_what_a_thief_sees=system.attacker(made.stored),
 )
 enrolled = np.asarray(system.server(z[:4]))
 print(
