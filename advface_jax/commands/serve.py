@@ -7,6 +7,7 @@
 It listens on loopback alone; docs/deploying.md says what belongs in front of it.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Literal
 
@@ -85,7 +86,8 @@ def main(
     if onnxruntime_web is not None:
         client = app.browser_files(onnxruntime_web) | {"extractor.onnx": _onnx(loaded)}
     cli.console.print("compiling, which takes a minute")
-    gate.warm()
+    with contextlib.nullcontext() if cli.Shared.quiet else cli.console.status("compiling"):
+        gate.warm()
     hosts = (f"127.0.0.1:{port}", f"localhost:{port}", *([origin] if origin else []))
     built = app.build(gate, hosts, app.Limits(rate=rate), show=not api_only, client=client)
     cli.console.print(f"http://127.0.0.1:{port}", highlight=False)

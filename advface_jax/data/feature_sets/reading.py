@@ -147,10 +147,10 @@ def open_features(folder: str | os.PathLike[str]) -> FeatureSet:
         together; ``FeatureSet.check`` also finds a changed bit.
 
     Example:
-      >>> import tempfile
+      >>> import pathlib, tempfile
       >>> from advface_jax import data
       >>> from advface_jax.commands import features
-      >>> folder = tempfile.mkdtemp()
+      >>> folder = pathlib.Path(tempfile.mkdtemp(), "features")
       >>> features.main("synthetic", folder, limit=2, batch=2, shard_size=2, steps=1)  # the command
       >>> found = data.open_features(folder)
       >>> found.features([0, 1]).shape
