@@ -203,7 +203,7 @@ def documented() -> dict[str, object]:
         things = {n: getattr(module, n) for n in names if n[0] != "_"}
         if not chosen and "imported-members" not in options:
             things = {n: t for n, t in things.items() if getattr(t, "__module__", "") == name}
-        found |= {n: t for n, t in things.items() if inspect.isfunction(t)}
+        found |= {n: t for n, t in things.items() if callable(t) and not inspect.isclass(t)}
     for name in re.findall(r"autofunction:: (\S+)", PAGE):
         module, _, last = name.rpartition(".")
         found[last] = getattr(importlib.import_module(module), last)
