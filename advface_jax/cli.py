@@ -45,6 +45,7 @@ class Shared:
 
     quiet = False
     json = False
+    html = False
 
 
 def start(main: Callable[..., None], module: str) -> None:
@@ -54,12 +55,13 @@ def start(main: Callable[..., None], module: str) -> None:
     process is prepared first (``runtime.prepare_process``). The help has the docstring, and as
     examples the indented lines of its module's docstring.
 
-    Every command takes ``--quiet``, and those that publish a table ``--json``.
+    Every command takes ``--quiet``, and those with a table ``--json`` and ``--html``: their module
+    has ``publish``, or says ``TABLE = True``.
     """
     runtime.prepare_process()
     stopping.listen()
     with _plainly():
-        _shared(tables=hasattr(sys.modules[main.__module__], "publish"))
+        _shared(_has_table(main))
         text = inspect.getdoc(main) or ""
         main.__doc__ = re.sub(r"\n {4,}", " ", text)  # else a flag's text breaks there, too
         tyro.cli(main, prog=_called(module), description=_description(main))
@@ -126,13 +128,20 @@ def _plainly() -> Iterator[None]:
         runtime.flush()
 
 
-def _shared(tables: bool) -> None:
+def _has_table(main: Callable[..., None]) -> bool:
+    module = sys.modules[main.__module__]
+    return hasattr(module, "publish") or hasattr(module, "TABLE")
+
+
+def _shared(table: bool) -> None:
     """Take the flags of every command out of the command line."""
-    for name in ("quiet", "json"):
-        setattr(Shared, name, f"--{name}" in sys.argv[1:])
-    if Shared.json and not tables:
+    names = ("quiet", "json", "html") if table else ("quiet",)
+    if "--json" in sys.argv[1:] and not table:
         raise ValueError("got --json for a command that prints no table; leave it out")
-    sys.argv[1:] = [word for word in sys.argv[1:] if word not in ("--quiet", "--json")]
+    for name in ("quiet", "json", "html"):
+        setattr(Shared, name, name in names and f"--{name}" in sys.argv[1:])
+    taken = [f"--{name}" for name in names]
+    sys.argv[1:] = [word for word in sys.argv[1:] if word not in taken]
 
 
 def _stop(text: str) -> NoReturn:
@@ -205,8 +214,10 @@ def _description(main: Callable[..., None]) -> str:
     paragraphs = [_filled(" ".join(p.split()), "  ") for p in about.split("\n\n")]
     module = inspect.cleandoc(sys.modules[main.__module__].__doc__ or "")
     shared = "With --quiet there is no progress bar."
-    if hasattr(sys.modules[main.__module__], "publish"):
-        shared += " With --json the results file goes to stdout instead of the table."
+    if _has_table(main):
+        shared += " With --json the results file goes to stdout instead of the table. With --html "
+        shared += "NAME.html is written, too: one page with sortable tables, figures and how the "
+        shared += "run came to be, which works offline."
     paragraphs.append(_filled(shared, "  "))
     if examples := [line[2:] for line in module.splitlines() if line.startswith("    ")]:
         paragraphs.append("\n".join(["Examples:", *examples]))
@@ -222,6 +233,12 @@ def _filled(text: str, indent: str) -> str:
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
     text = f"[bold yellow]warning:[/] {escape(str(message))}"
     console.print(text, highlight=False, soft_wrap=True)
+
+
+def loading(*what: object) -> None:
+    """Say on a terminal what the next seconds go into, where no bar shows it."""
+    if console.is_terminal and not Shared.quiet:
+        console.print(f"loading {', '.join(map(str, what))} …", markup=False, highlight=False)
 
 
 def command(module: str) -> str:

@@ -87,7 +87,17 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 
 
 def read_report(out: Path) -> list[Row]:
-    """The rows of a folder's crops.tsv, but for a last one that a kill cut short; or ValueError."""
+    r"""The rows of a folder's crops.tsv, but for a last one that a kill cut short; or ValueError.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from advface_jax import cropping
+      >>> out = pathlib.Path(tempfile.mkdtemp())
+      >>> head = "\t".join(cropping.COLUMNS)
+      >>> _ = (out / "crops.tsv").write_text(head + "\na.jpg\t\tno face" + 6 * "\t" + "\n")
+      >>> cropping.read_report(out)[0].status
+      'no face'
+    """
     try:
         text = read_bytes(out / REPORT, TEXT_BYTES).decode("utf-8", "replace")
     except BadFile:
@@ -128,6 +138,18 @@ def crop_all(
     Raises:
       ValueError: ``out`` holds anything else, crops of other settings, or another process writes
         it.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from PIL import Image
+      >>> from advface_jax import cropping, data, detection
+      >>> photos, out = pathlib.Path(tempfile.mkdtemp()), pathlib.Path(tempfile.mkdtemp())
+      >>> face = data.synthetic_faces(1, 1).images[0]
+      >>> Image.fromarray(face).resize((320, 320)).save(photos / "photo.png")
+      >>> config, source = cropping.CropConfig(), data.open_source(photos)
+      >>> rows = cropping.crop_all(source, out / "faces", config, detection.detect, {})
+      >>> rows[0].status
+      'cropped'
     """
     if out.exists():
         _claimed(out, config, origin)
@@ -278,7 +300,16 @@ def _crop_one(
 def one_face(
     photo: np.ndarray, config: CropConfig, find: Callable[[np.ndarray], Detections]
 ) -> np.ndarray:
-    """The crop of the photograph's face by ``config.choose``; ValueError where there is none."""
+    """The crop of the photograph's face by ``config.choose``; ValueError where there is none.
+
+    Example:
+      >>> import numpy as np
+      >>> from PIL import Image
+      >>> from advface_jax import cropping, data, detection
+      >>> photo = Image.fromarray(data.synthetic_faces(1, 1).images[0]).resize((320, 320))
+      >>> cropping.one_face(np.asarray(photo), cropping.CropConfig(), detection.detect).shape
+      (160, 160, 3)
+    """
     found, _ = _find(photo, find)
     chosen = crops.choose(found.boxes, found.probabilities, photo.shape[:2], config.choose)
     if not len(chosen):

@@ -111,7 +111,15 @@ class Keyed:
 
 
 def keyed(recogniser: Any, pattern: ArrayLike) -> Keyed:
-    """Ψ with a secret pattern (…), of one feature's shape: what a server with a key verifies by."""
+    """Ψ with a secret pattern (…), of one feature's shape: what a server with a key verifies by.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import decoy
+      >>> private = decoy.keyed(lambda z: z.reshape(len(z), -1), jnp.ones((2, 2, 1)))
+      >>> private(jnp.zeros((3, 2, 2, 1))).shape  # Ψ(max(z + p, 0)), of length 1
+      (3, 4)
+    """
     return Keyed(networks.network(recogniser, "recogniser"), jnp.asarray(pattern))
 
 

@@ -17,6 +17,12 @@ def draw(secret: bytes, system: str, faces: int = 32) -> np.ndarray:
 
     Raises:
       ValueError: as for ``keys.derive``, or no face.
+
+    Example:
+      >>> from advface_jax import decoy_faces
+      >>> secret = bytes(32)  # secrets.token_bytes(32), and kept
+      >>> decoy_faces.draw(secret, "front door", faces=2).shape
+      (2, 160, 160, 3)
     """
     checks.positive(faces=faces)
     seed = int.from_bytes(keys.derive(secret, system, "faces"), "big")

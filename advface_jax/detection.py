@@ -82,6 +82,10 @@ def load_detector(source: str | os.PathLike[str] = "mtcnn") -> mtcnn.MTCNN:
 
     Raises:
       ValueError: no such name or folder, a folder of another network, or a failed download.
+
+    Example:
+      >>> from advface_jax import detection
+      >>> detector = detection.load_detector()  # fetched and converted at first use, 2 MB
     """
     tree, card = checkpoint.restore(weights.folder(source, KNOWN))
     if card.get("kind") != "mtcnn":
@@ -106,6 +110,14 @@ def detect(
 
     Raises:
       ValueError: for another shape or dtype of the photograph.
+
+    Example:
+      >>> import numpy as np
+      >>> from PIL import Image
+      >>> from advface_jax import data, detection
+      >>> photo = Image.fromarray(data.synthetic_faces(1, 1).images[0]).resize((320, 320))
+      >>> len(detection.detect(np.asarray(photo)).boxes)
+      1
     """
     config = checks.config(config, DetectorConfig)
     photo = np.asarray(photo)
@@ -144,6 +156,13 @@ def suppress(
 
     Overlap is intersection over union, or (``of_smaller``) over the smaller area, where the last
     pixel counts as part of the box: MTCNN's "Union" and "Min".
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax import detection
+      >>> boxes = np.float64([[0, 0, 10, 10], [1, 1, 11, 11], [50, 50, 60, 60]])
+      >>> detection.suppress(boxes, np.float64([0.9, 0.8, 0.7]), 0.5).tolist()
+      [0, 2]
     """
     pixel = np.float32(1 if of_smaller else 0)
     low, high = boxes[:, :2], boxes[:, 2:]

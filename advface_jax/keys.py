@@ -28,6 +28,12 @@ def derive(secret: bytes, *names: str) -> bytes:
     Raises:
       ValueError: a secret that is too short or no bytes, or no name.
       ModuleNotFoundError: without ``cryptography``.
+
+    Example:
+      >>> from advface_jax import keys
+      >>> secret = bytes(32)  # secrets.token_bytes(32), and kept
+      >>> len(keys.derive(secret, "front door", "audit"))
+      32
     """
     if not isinstance(secret, bytes) or len(secret) < BYTES:
         got = f"{len(secret)} bytes" if isinstance(secret, bytes) else type(secret).__name__
@@ -61,6 +67,12 @@ def pattern(
 
     Raises:
       ValueError: as for ``derive``, or an empty shape or a deviation that is not above 0.
+
+    Example:
+      >>> from advface_jax import keys
+      >>> secret = bytes(32)  # secrets.token_bytes(32), and kept
+      >>> keys.pattern(secret, "front door", shape=(4, 4, 2)).shape
+      (4, 4, 2)
     """
     checks.above_zero(deviation=deviation)
     checks.positive(**{f"shape[{i}]": n for i, n in enumerate(shape)})
@@ -79,6 +91,12 @@ def of_enrolments(secret: bytes, system: str, enrolments: Sequence[str]) -> jax.
 
     Raises:
       ValueError: as for ``derive``, no enrolment, or one that stands there twice.
+
+    Example:
+      >>> from advface_jax import keys
+      >>> secret = bytes(32)  # secrets.token_bytes(32), and kept
+      >>> keys.of_enrolments(secret, "front door", ["0001", "0002"]).shape
+      (2,)
     """
     if not enrolments or len(set(enrolments)) != len(enrolments):
         raise ValueError(f"got {len(enrolments)} enrolments, not all distinct; wanted one or more")

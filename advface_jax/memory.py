@@ -69,6 +69,12 @@ def footprint(
     Raises:
       ValueError: n_epsilon is not 1 or more, z's shape is unknown, or the compiler gives no
         estimate.
+
+    Example:
+      >>> from advface_jax import memory
+      >>> E, S = (lambda x: 2 * x), (lambda z: z / 2 + 0.01 * z**2)  # any networks
+      >>> memory.footprint(extractor=E, shadow=S, shape=(100, 100)).per_face > 40_000  # bytes
+      True
     """
     checks.positive(n_epsilon=n_epsilon)
     shape = shape or getattr(shadow, "takes", None)
@@ -107,6 +113,10 @@ def available(device: Any = None) -> int | None:
     """Free bytes on a device (by default the first), None if unknown.
 
     For a CPU, the machine's free memory, or what is left of this process group's limit.
+
+    Example:
+      >>> from advface_jax import memory
+      >>> free = memory.available()  # bytes, None where it is unknown
     """
     device = device or jax.local_devices()[0]
     stats = device.memory_stats() or {}
@@ -158,6 +168,13 @@ def largest_batch(
 
     Raises:
       ValueError: not one face fits on a device, or its free memory is unknown.
+
+    Example:
+      >>> from advface_jax import memory
+      >>> E, S = (lambda x: 2 * x), (lambda z: z / 2 + 0.01 * z**2)
+      >>> n = memory.largest_batch(extractor=E, shadow=S, shape=(100, 100), room=1e7, most=64)
+      >>> 1 <= n <= 64
+      True
     """
     checks.positive(devices=devices, **({} if most is None else {"most": most}))
     how: dict[str, Any] = {"config": config, "n_epsilon": n_epsilon, "dtype": dtype}

@@ -29,6 +29,10 @@ def join(hosts: str) -> None:
 
     Raises:
       ValueError: for another form, hosts that are not found, or an earlier use of JAX.
+
+    Example:
+      >>> from advface_jax import sharding
+      >>> sharding.join("10.0.0.1:8476,2,0")  # doctest: +SKIP
     """
     wanted = f"got hosts {hosts!r}; wanted 'auto', or ADDRESS:PORT,COUNT,INDEX as 10.0.0.1:8476,2,0"
     given: dict[str, Any] = {}
@@ -47,12 +51,24 @@ def join(hosts: str) -> None:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Processor cores that this process may use.
+
+    Example:
+      >>> from advface_jax import sharding
+      >>> sharding.cores() >= 1
+      True
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def leads() -> bool:
-    """Whether this is process 0, which prints and writes for all."""
+    """Whether this is process 0, which prints and writes for all.
+
+    Example:
+      >>> from advface_jax import sharding
+      >>> sharding.leads()  # alone
+      True
+    """
     return jax.process_index() == 0
 
 
@@ -65,6 +81,12 @@ def across(batch: int, devices: Sequence[Any] | None = None) -> Mesh | None:
 
     Raises:
       ValueError: ``batch`` is no multiple of the number of accelerators.
+
+    Example:
+      >>> import jax
+      >>> from advface_jax import sharding
+      >>> sharding.across(8, jax.devices()[:1]) is None  # one device needs no mesh
+      True
     """
     devices = jax.devices() if devices is None else devices
     if devices[0].platform == "cpu" and jax.process_count() == 1:
@@ -112,17 +134,41 @@ def rows(mesh: Mesh | None) -> NamedSharding | None:
 
 
 def split(batch: Tree, mesh: Mesh | None) -> Tree:
-    """The arrays of a batch, each with its first axis across ``mesh`` (None: as they are)."""
+    """The arrays of a batch, each with its first axis across ``mesh`` (None: as they are).
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from advface_jax import sharding
+      >>> mesh = sharding.across(8)  # all devices
+      >>> sharding.split(np.ones((8, 4)), mesh).shape
+      (8, 4)
+    """
     return _put(batch, mesh, PartitionSpec(AXIS))
 
 
 def replicate(tree: Tree, mesh: Mesh | None) -> Tree:
-    """A pytree's arrays (networks, ε), whole on every device of ``mesh`` (None: as they are)."""
+    """A pytree's arrays (networks, ε), whole on every device of ``mesh`` (None: as they are).
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax import sharding
+      >>> mesh = sharding.across(8)
+      >>> sharding.replicate({"weights": np.ones(3)}, mesh)["weights"].shape
+      (3,)
+    """
     return _put(tree, mesh, PartitionSpec())
 
 
 def whole(array: jax.Array) -> np.ndarray:
-    """A whole array on every host, wherever its parts are."""
+    """A whole array on every host, wherever its parts are.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import sharding
+      >>> sharding.whole(jnp.ones(3)).tolist()
+      [1.0, 1.0, 1.0]
+    """
     if array.is_fully_addressable:
         return np.asarray(array)
     from jax.experimental import multihost_utils  # for several hosts only

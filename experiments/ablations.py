@@ -110,7 +110,7 @@ def main(
         attackers=attacker_files,
     )
     system, given = sample.open(shadow, attacker, *shadow_files, *attacker_files)
-    publish(table(system, given, sample, base, wanted, only), sample.out, sample.html)
+    publish(table(system, given, sample, base, wanted, only), sample.out)
 
 
 def table(

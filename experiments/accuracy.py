@@ -76,7 +76,7 @@ def main(
     retrained = None if offline is None else advface_jax.load(offline)
     people = offline and offline / "weights.identities"
     done = table(system, given, sample, ascent, retrained, people, duetface, shadow, epsilon)
-    publish(done, sample.out, sample.html)
+    publish(done, sample.out)
 
 
 def table(

@@ -85,6 +85,7 @@ def main(
     by_stem = [(PurePosixPath(name).stem, name) for name in ready.names] if ready else []
     times = Counter(stem for stem, _ in by_stem)
     crop_of = {stem: name for stem, name in by_stem if times[stem] == 1}
+    cli.loading("the detector")
     network = detection.load_detector()
     detection.detect(crops.decode(source.read(wanted[0].file)), network, config)  # compiles
 

@@ -58,6 +58,7 @@ def main(
         raise ValueError(f"got --batch {batch}; wanted a number from 1, or auto")
     checks.positive(repeats=repeats)
     cli.folder(out)
+    cli.loading(weights)
     system = advface_jax.load(weights)
     other = advface_jax.load(sibling or decoyed.other(weights))
     with judging.exactly("float32" if exact else "tf32"):

@@ -97,10 +97,11 @@ def main(
             "wanted one or more other recognisers"
         )
     system, given = sample.open()
+    cli.loading(*sibling)
     others = [advface_jax.load(one) for one in sibling]
     checks.above_zero(deviation=deviation)
     how = threshold, names, tuned, beside, families, exact, deviation
-    publish(table(system, others, given, public, sample, cases, *how), sample.out, sample.html)
+    publish(table(system, others, given, public, sample, cases, *how), sample.out)
     (sample.out / PARTIAL).unlink(missing_ok=True)
 
 

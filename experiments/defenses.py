@@ -95,9 +95,11 @@ def main(
         cli.present(channels=file)
     system, given = sample.open(shadow, attacker)
     networks = duetface, duetface_attacker, channels
+    if sibling:
+        cli.loading(sibling)
     other = advface_jax.load(sibling) if sibling else None
     others = shadow, attacker, *networks, epsilon, other
-    publish(table(system, given, sample, ascent, *others), sample.out, sample.html)
+    publish(table(system, given, sample, ascent, *others), sample.out)
 
 
 def table(

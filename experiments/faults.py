@@ -17,8 +17,10 @@ import tyro
 
 from advface_jax import checks, cli
 from experiments.fault import cases, killing
+from experiments.measure import table
 from experiments.measure.results_file import markdown, write_results
 
+TABLE = True  # --json and --html
 NAMES = ("protect", "features", "crop", "prepare", "train_decoder", "tradeoff")
 
 
@@ -46,32 +48,38 @@ def main(
     cli.folder(out)
     rng, began = random.Random(seed), time.monotonic()
     found: list[killing.Outcome] = []
+    told = ""
     for case in cases.cases(out.absolute()):
         if case.name not in only:
             continue
         one = killing.disturbed(case, out.absolute() / case.name, kills, rng)
         found.append(one)
-        cli.answer.print(
+        cli.console.print(
             f"{one.name:13} {one.kills:3} SIGKILL {one.terms:2} SIGTERM ({one.badly} badly), "
             f"{one.records:4} records: {one.lost} lost, {one.changed} changed, {one.extra} extra",
             highlight=False,
             soft_wrap=True,
         )
-        _write(out, found, time.monotonic() - began, kills=kills, seed=seed)
+        told = _write(out, found, time.monotonic() - began, kills=kills, seed=seed)
+    about = {"config": {"kills": kills, "seed": seed}}
+    command = cli.command("experiments.faults")
+    table.write_page(out, "faults", "Commands killed at random", told, command, about)
+    table.answer(out, "faults", told)
     total = sum(one.kills for one in found)
     lost = sum(one.lost + one.changed + one.extra for one in found)
-    cli.answer.print(f"{total} kills, {lost} records lost, changed or twice", highlight=False)
+    cli.console.print(f"{total} kills, {lost} records lost, changed or twice", highlight=False)
     if lost or any(one.badly for one in found):
         raise ValueError(f"something was lost: see {out / 'faults.json'} and the logs beside it")
 
 
-def _write(out: Path, found: Sequence[killing.Outcome], seconds: float, **config: int) -> None:
+def _write(out: Path, found: Sequence[killing.Outcome], seconds: float, **config: int) -> str:
     rows = [{"method": one.name, **one._asdict()} for one in found]
     titles = ("command", "SIGKILL", "SIGTERM", "of these wrongly ended")
     titles += ("records", "lost", "changed", "extra")
     text = markdown(titles, [[str(value) for value in one] for one in found])
     command = cli.command("experiments.faults")
     write_results(out, "faults", rows, command=command, config=config, seconds=seconds, text=text)
+    return text
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from experiments.train.recogniser import RecogniserTraining, hold_out, train_cla
 from experiments.train.recogniser_weights import write
 from experiments.train.run import Place
 
+TABLE = True  # written by what it calls: --json and --html are for it, too
+
 
 def main(
     out: cli.Out,
@@ -70,6 +72,7 @@ def main(
     if (out / "card.json").is_file() and _kind(out / "card.json") != "fine-tuned":
         raise ValueError(f"{out} holds a checkpoint of something else: give another --out")
     # Batch norm is trained on, where the weights have it; 8-bit ones come without.
+    cli.loading(weights)
     system = advface_jax.load(weights, fold=False)
     items, origin = _items(system, features, faces, chosen)
     config = dataclasses.replace(config, flip=config.flip and features is None)

@@ -27,10 +27,12 @@ from advface_jax import checks, cli, data
 from advface_jax.bulk import engine
 from advface_jax.bulk.job import Job, Settings
 from advface_jax.protect import PAPER
-from experiments.measure.results_file import surroundings
+from experiments.measure import table
+from experiments.measure.results_file import markdown, surroundings
 
 TINY = "experiments.fault.small:tiny"
 DRAWN = 200  # different faces; the others are these again, under names of their own
+TABLE = True  # --json and --html
 PARTS = 10  # of a run: memory is told at the end of each
 
 
@@ -91,16 +93,32 @@ def main(
         )
         shutil.rmtree(settings.out)
         parts = ", ".join(f"{one:,.0f}" for one in megabytes)
-        cli.answer.print(
+        cli.console.print(
             f"{count} workers: {len(found):,} faces, {rows[-1]['faces_per_s']:,.1f}/s, the devices "
             f"waited {ended.share:.1%}; MB of memory by tenths: {parts}",
             highlight=False,
             soft_wrap=True,
         )
     asked = {"weights": weights, "steps": steps, "batch": batch, "shard_size": shard_size}
-    content = {"rows": rows, "settings": asked, "command": cli.command("experiments.long_run")}
+    command = cli.command("experiments.long_run")
+    content = {"rows": rows, "settings": asked, "command": command}
     text = json.dumps({**content, **surroundings()}, indent=1)
     (out / "long_run.json").write_text(text + "\n", encoding="utf-8")
+    head = [
+        "workers",
+        "faces",
+        "faces/s",
+        "waiting %",
+        *(f"MB, tenth {i + 1}" for i in range(PARTS)),
+    ]
+    told = markdown(head, [_cells(r) for r in rows], left=0)
+    table.write_page(out, "long_run", "A long run", told, command, {"config": asked})
+    table.answer(out, "long_run", told)
+
+
+def _cells(r: dict[str, Any]) -> list[str]:
+    first = [f"{r['workers']}", f"{r['faces']:,}", f"{r['faces_per_s']:.1f}"]
+    return [*first, f"{100 * r['waiting']:.1f}", *(f"{one:,.0f}" for one in r["rss_mb"])]
 
 
 class memory_of:  # noqa: N801 a context manager

@@ -70,6 +70,7 @@ def main(
     for place in listing:
         cli.present(listing=place)
     cli.present(lfw=lfw)
+    cli.loading(weights)
     system = advface_jax.load(weights)
     real, others = read(faces, listing, limit), read((lfw,), (), limit)
     known = embed(system, real, cache / "training")

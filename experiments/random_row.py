@@ -85,7 +85,7 @@ def main(
     asked = {"uniform": uniform, "gaussian": gaussian, "shift": shift, "one_sided": one_sided}
     swept = _checked(asked)
     system, given = sample.open(attacker)
-    publish(table(system, given, sample, swept, attacker), sample.out, sample.html)
+    publish(table(system, given, sample, swept, attacker), sample.out)
 
 
 def table(

@@ -128,6 +128,7 @@ def main(
         flip=False,  # features cannot be mirrored, and both trainings are to be alike
         seed=seed,
     )
+    cli.loading(weights)
     system = advface_jax.load(weights)
     found = features_with_labels(system, features)
     how, epsilon = protection(found)

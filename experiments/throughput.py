@@ -30,9 +30,10 @@ from experiments.benchmark import cases, text, tpu_estimate
 from experiments.benchmark import peer as peers
 from experiments.benchmark import training as trainings
 from experiments.benchmark.cases import Bench, Case, Formulation, Precision
-from experiments.measure import decoders, results_file
+from experiments.measure import decoders, results_file, table
 
 MOST = 256  # of --batch auto, even if more would fit
+TABLE = True  # --json and --html
 
 
 def main(
@@ -137,6 +138,7 @@ def main(
     if devices is not None and not 1 <= min(devices) <= max(devices) <= len(jax.devices()):
         given = " ".join(map(str, devices))
         raise ValueError(f"got --devices {given}; here are {len(jax.devices())}")
+    cli.loading(weights)
     system = advface_jax.load(weights)
     shadows = {Path(d).stem: decoders.decoder(system, d, "shadow") for d in decoder}
     pictures = jnp.asarray(data.synthetic_faces(8, 1).images / 255, jnp.float32)
@@ -187,11 +189,15 @@ def main(
 
 
 def _write(out: Path, name: str, rows, told: str, config: dict[str, Any], **more: Any) -> None:
-    """``NAME.json`` and ``NAME.md``, which is shown, too."""
-    more |= {"command": cli.command("experiments.throughput"), "text": told}
+    """``NAME.json`` and ``NAME.md``, which is shown, too; with --html a page."""
+    command = cli.command("experiments.throughput")
+    more |= {"command": command, "text": told}
     results_file.write_results(out, name, rows, config={**config, "seed": None}, **more)
-    cli.answer.print(told, markup=False, highlight=False, soft_wrap=True)
-    cli.console.print(f"written: {out / name}.md, {out / name}.json", soft_wrap=True)
+    about = {"seconds": more["seconds"], "config": config}
+    pages = table.write_page(out, name, "How fast protect is here", told, command, about)
+    table.answer(out, name, told)
+    files = (f"{name}.md", f"{name}.json", *pages)
+    cli.console.print("written: " + ", ".join(str(out / f) for f in files), soft_wrap=True)
 
 
 def _ahead(topologies, decoder, batch, steps, dtype, forms, out: Path) -> None:

@@ -9,7 +9,11 @@ Writes tradeoff.json, tradeoff.md, tradeoff.png and reconstructions.png into --o
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli
@@ -19,7 +23,7 @@ from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, surroundings
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
 from experiments.measure.subjects import Sweep
-from experiments.measure.table import HOW_TO_READ, Spent, Table, printed, publish, setting
+from experiments.measure.table import HOW_TO_READ, Spent, Table, draw, printed, publish, setting
 from experiments.measure.table_rows import floor, row
 
 EPSILONS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
@@ -55,11 +59,8 @@ def main(
         checks.bound(epsilon)
     ascent.config(method)
     system, given = sample.open(shadow, attacker)
-    publish(
-        table(system, given, sample, ascent, shadow, attacker, epsilons, method),
-        sample.out,
-        sample.html,
-    )
+    how = (shadow, attacker, epsilons, method)
+    publish(table(system, given, sample, ascent, *how, early=True), sample.out)
 
 
 def table(
@@ -71,8 +72,10 @@ def table(
     attacker: str | None = None,
     epsilons: tuple[float, ...] = EPSILONS,
     method: Literal["pgd", "fgsm", "mifgsm"] = ProtectConfig.method,
+    early: bool = False,
 ) -> Table:
-    """The sweep over ``epsilons``; arguments as for ``main``."""
+    """The sweep over ``epsilons``; arguments as for ``main``. ``early`` draws R's pictures of the
+    first batch at once, for whoever waits."""
     began = time.monotonic()
     shadow, attacker = (source or system.kinds[0] for source in (shadow, attacker))
     crops, over, origin = given
@@ -90,11 +93,31 @@ def table(
         "precision": ascent.precision,
         "versions": surroundings()["versions"],
     }
+    titles = ["unprotected", *(f"ε = {e:g}" for e in epsilons)]
+
+    def strip(judged: judging.Judged, pictures: np.ndarray) -> dict[str, Callable[[Path], None]]:
+        """The picture of some faces of the first batch, which holds them all."""
+        shown = inputs.distinct(crops.identities[: pictures.shape[2]])
+        picture = functools.partial(
+            plots.reconstructions,
+            crops.images[shown],
+            pictures[:, 0, shown],
+            titles,
+            ssim=judged.ssim[:, 0, shown],
+            psnr=judged.psnr[:, 0, shown],
+            title="What the attacker's decoder R makes of each stored feature",
+        )
+        return {"reconstructions.png": picture}
+
+    def first(judged: judging.Judged, pictures: np.ndarray) -> None:
+        if early and (drawn := draw(strip(judged, pictures), sample.out)):
+            cli.console.print(f"first picture: {sample.out / drawn[0]}", soft_wrap=True)
+
     store = Sweep(bounds, system.extractor, models.shadow, config, ascent.precision)
     subject = judging.of_features(system.network, store, [models.attacker], system.image_size)
     with judging.exactly(ascent.precision):
         judged, pictures, earlier, rate, folder = judging.measure(
-            crops, subject, settings=settings, **sample.how
+            crops, subject, settings=settings, first=first, **sample.how
         )
         extra = {k: settings[k] for k in ("set", "shadow", "attacker")}
         rows = [row("Unprotected", None, judged, 0, over, extra=extra)]
@@ -118,22 +141,11 @@ def table(
         remarks=(HOW_TO_READ, setting(settings, rows[0])),
         pictures={
             "tradeoff.png": functools.partial(plots.tradeoff, rows, theirs=beside),
-            "reconstructions.png": functools.partial(
-                plots.reconstructions,
-                crops.images[shown],
-                pictures[:, 0, shown],
-                ["unprotected", *(f"ε = {e:g}" for e in epsilons)],
-                ssim=judged.ssim[:, 0, shown],
-                psnr=judged.psnr[:, 0, shown],
-                title="What the attacker's decoder R makes of each stored feature",
-            ),
+            **strip(judged, pictures),
         },
         kept=(folder,),
         faces=page.Strip(
-            ["unprotected", *(f"ε = {e:g}" for e in epsilons)],
-            crops.images[shown],
-            pictures[:, 0, shown],
-            judged.ssim[:, 0, shown],
+            titles, crops.images[shown], pictures[:, 0, shown], judged.ssim[:, 0, shown]
         )
         if origin.get("faces") == "synthetic"
         else None,

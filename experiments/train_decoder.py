@@ -30,6 +30,8 @@ HELD_OUT = 64  # faces at the end of the set, never trained on: their SSIM and P
 OnImages = Literal["none", "duetface", "partialface", "dctdp"]
 Kind = Literal["transrec", "resrec", "urec", "channelrec"]
 
+TABLE = True  # written by what it calls: --json and --html are for it, too
+
 
 def main(
     out: cli.Out,
@@ -112,6 +114,7 @@ def _front(
         front: defenses.Defense = getattr(defenses, defense)()
         origin = {"weights": None, "weights_sha256": None, "defense": defense}
         return front, origin, channel_decoder.ChannelDecoderConfig(front.stores[-1])  # type: ignore[index]
+    cli.loading(weights)
     system = advface_jax.load(weights)
     origin = {"weights": system.card["source"], "weights_sha256": system.features_sha256}
     return system.extractor, origin, decoders.DecoderConfig.of(kind)

@@ -22,6 +22,8 @@ from experiments.train.duetface import PEOPLE, DuetFaceTraining, hold_out
 from experiments.train.faces import OfTraining, names_sum
 from experiments.train.run import Place
 
+TABLE = True  # written by what it calls: --json and --html are for it, too
+
 
 def main(
     out: cli.Out,
@@ -49,6 +51,7 @@ def main(
     checks.positive(save_every=save_every)
     cli.folder(out)
     chosen.check()
+    cli.loading(weights)
     system = advface_jax.load(weights)
     crops = chosen.open("memory")
     training, held = hold_out(crops)

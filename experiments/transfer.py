@@ -63,9 +63,7 @@ def main(
     checks.bound(epsilon)
     ascent.config()
     system, given = sample.open(*shadows, *attackers)
-    publish(
-        table(system, given, sample, ascent, shadows, attackers, epsilon), sample.out, sample.html
-    )
+    publish(table(system, given, sample, ascent, shadows, attackers, epsilon), sample.out)
 
 
 def table(

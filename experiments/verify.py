@@ -36,9 +36,10 @@ def main(
     """
     sample.check()
     cli.present(trained_on=trained_on)
+    cli.loading(sample.weights, "faces")
     system = advface_jax.load(sample.weights)
     given = _inputs(system, sample, resize)
-    publish(table(system, given, sample, flip, trained_on), sample.out, sample.html)
+    publish(table(system, given, sample, flip, trained_on), sample.out)
 
 
 def table(

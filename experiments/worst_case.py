@@ -104,6 +104,7 @@ def main(
     if sample.preset == "demo" and sample.limit is None:
         sample = dataclasses.replace(sample, limit=DEMO_PAIRS)
     system, given = sample.open(shadow, attacker)
+    cli.loading(*sibling)
     others = tuple(advface_jax.load(one) for one in sibling)
     if not others or system.card["sha256"] in {one.card["sha256"] for one in others}:
         raise ValueError(
@@ -121,7 +122,7 @@ def main(
     passes = EPOCHS[sample.preset] if epochs is None else epochs
     more = (epsilon, passes, defense, joined, attackers, only)
     result = table(world, given, sample, ascent, shadow, attacker, *more)
-    publish(result, sample.out, sample.html)
+    publish(result, sample.out)
 
 
 def table(

@@ -66,9 +66,9 @@ jax.devices()
 
 # %%
 system = advface_jax.load("facenet-512-q8")  # fetched and converted at first use, 17 MB
-faces = data.synthetic_faces(8, 2)  # eight people, two pictures of each
-images = (faces.images / 255).astype("float32")  # (16, 160, 160, 3) in [0, 1]
-z = system.extractor(images)  # (16, 77, 77, 64)
+faces = data.synthetic_faces(16, 2)  # 16 people, two pictures of each
+images = (faces.images / 255).astype("float32")  # (32, 160, 160, 3) in [0, 1]
+z = system.extractor(images)  # (32, 77, 77, 64)
 networks = {"extractor": system.extractor, "shadow": system.shadow}
 config = advface_jax.ProtectConfig.fast()  # three steps hide as much as the paper's forty
 z_adv = advface_jax.protect(z, epsilon=0.2, config=config, **networks)
@@ -88,14 +88,16 @@ def show(**rows):
 
 
 before, after = system.attacker(z), system.attacker(z_adv)
-show(original=images[::2], what_a_thief_sees=before[::2], and_after_AdvFace=after[::2])
+some = slice(0, 16, 2)  # the first picture of eight people
+show(original=images[some], what_a_thief_sees=before[some], and_after_AdvFace=after[some])
 for name, pictures in (("before", before), ("after", after)):
     print(f"{name}: SSIM with the face {float(metrics.ssim(pictures, images).mean()):.2f}")
 
 # %% [markdown]
 # ## Are people still recognised?
 #
-# The cosine of two pictures of one person, and of two people, by what is stored.
+# Verification accuracy, as on LFW: pairs of one person and of two people, a threshold chosen on the
+# other folds. And the cosines behind it. (Some tens of pairs of drawn faces: README has LFW's.)
 
 
 # %%
@@ -105,11 +107,15 @@ def cosines(u, v):
     return every.diagonal(), every[~np.eye(len(every), dtype=bool)]
 
 
-raw, stored = system.server(z), system.server(z_adv)
+pairs = data.make_pairs(faces, folds=4)
+raw, stored = (np.asarray(system.server(one)) for one in (z, z_adv))
 for name, u in (("before", raw), ("after", stored)):
     same, other = cosines(u, u)
+    distances = metrics.squared_distance(u[pairs.left], u[pairs.right])
+    accuracy = metrics.ten_fold_accuracy(distances, pairs.same, pairs.fold).accuracy
     print(
-        f"{name}: same person {same.mean():.2f} (least {same.min():.2f}), "
+        f"{name}: accuracy {accuracy:.1%} of {len(pairs)} pairs; "
+        f"same person {same.mean():.2f} (least {same.min():.2f}), "
         f"others {other.mean():.2f} (most {other.max():.2f})"
     )
 
@@ -158,7 +164,7 @@ show(
     enrolled=images[:4],
     AdvFace_decoded=after[:4],
     the_decoy=nobody,
-    the_decoys_item_decoded=system.attacker(made.stored),
+    and_what_a_thief_sees=system.attacker(made.stored),
 )
 enrolled = np.asarray(system.server(z[:4]))
 print(
@@ -169,14 +175,20 @@ print(
 # %% [markdown]
 # ## How fast here?
 #
-# docs/performance.md has other machines: one H200 protects 1,600 to 1,800 faces/s in float32 with
-# ten steps, and about 11,000 in bfloat16.
+# Ten steps, float32, beside other machines (docs/performance.md; the shipped ResRec):
+#
+# | | batch | faces/s |
+# |---|---:|---:|
+# | 2 shared cores of an AMD EPYC | 8 | 46 |
+# | one NVIDIA H200, JAX's default products (tf32) | 256 | 4,447 |
+# | one NVIDIA H200, products without rounding | 256 | 1,758 |
+# | one NVIDIA H200, bfloat16 | 256 | 10,916 |
 
 
 # %%
 def rate(batch, repeats=3):
     many = jnp.resize(z, (batch, *z.shape[1:]))
-    run = lambda: advface_jax.protect(many, epsilon=0.2, config=config, **networks)  # noqa: E731
+    run = lambda: advface_jax.protect(many, epsilon=0.2, config=ten, **networks)  # noqa: E731
     jax.block_until_ready(run())  # compiles
     began = time.perf_counter()
     for _ in range(repeats):
@@ -184,8 +196,9 @@ def rate(batch, repeats=3):
     return batch * repeats / (time.perf_counter() - began)
 
 
+ten = advface_jax.ProtectConfig(steps=10)
 batch = 8 if jax.default_backend() == "cpu" else 256
 print(
-    f"{jax.devices()[0].device_kind}: {rate(batch):,.0f} faces/s with {config.steps} steps, "
+    f"{jax.devices()[0].device_kind}: {rate(batch):,.0f} faces/s with {ten.steps} steps, "
     f"batches of {batch}"
 )

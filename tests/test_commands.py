@@ -173,9 +173,7 @@ def test_the_work_goes_on_when_nobody_reads_what_is_printed(tmp_path):
 
 
 def test_shared_flags_are_taken_out_and_json_goes_where_a_table_would(run, tmp_path, monkeypatch):
-    made = table.Table(
-        "tradeoff", "T", [{"n": 1}], ["", "n"], [["a", "1"]], {}, {}, table.Spent(0, 0)
-    )
+    made = table.Table("t", "T", [{"n": 1}], ["", "n"], [["a", "1"]], {}, {}, table.Spent(0, 0))
 
     def main(out: cli.Out = tmp_path):
         """Publish.
@@ -187,15 +185,18 @@ def test_shared_flags_are_taken_out_and_json_goes_where_a_table_would(run, tmp_p
         sys.exit(0)
 
     monkeypatch.setattr(sys.modules[__name__], "publish", table.publish, raising=False)
-    code, text = run(lambda: cli.start(main, "x"), "--json", "--quiet", "-o", tmp_path)
+    code, text = run(lambda: cli.start(main, "x"), "--json", "--quiet", "--html", "-o", tmp_path)
     document = json.loads(text[: text.rindex("}") + 1])
     assert code == 0 and document["rows"] == [{"n": 1}] and "json" not in document["command"]
+    assert "<title>T</title>" in (tmp_path / "t.html").read_text("utf-8")
     assert cli.Shared.quiet and cli.bar("faces").disable
     monkeypatch.delattr(sys.modules[__name__], "publish")
     code, text = run(lambda: cli.start(main, "x"), "--json")
     assert code == 1 and "prints no table" in text
     code, text = run(lambda: cli.start(main, "x"), "-o", tmp_path)
-    assert code == 0 and not cli.Shared.quiet and "\x1b" not in text  # no colours in a pipe
+    assert (
+        code == 0 and not cli.Shared.quiet and not cli.Shared.html and "\x1b" not in text
+    )  # no colours in a pipe
 
 
 def test_completion_has_every_subcommand_and_its_flags(run):

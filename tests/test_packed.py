@@ -100,10 +100,10 @@ def test_the_forms_of_a_tpu_are_the_plain_decoder(kind, depth, cell, statistics,
     expected = of_three_faces(kind, depth, None, statistics)
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     of_three_faces.cache_clear()
-    image_and_gradient.clear_cache()
+    jax.clear_caches()
     found = of_three_faces(kind, depth, cell, statistics)
     of_three_faces.cache_clear()
-    image_and_gradient.clear_cache()
+    jax.clear_caches()
     for one, other in zip(found, expected, strict=True):
         assert np.linalg.norm((one - other)[::2]) < 1e-4 * np.linalg.norm(other[::2])
 

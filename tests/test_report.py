@@ -60,7 +60,8 @@ def test_the_committed_pages_are_what_the_committed_files_render(monkeypatch):
     assert not stale, "run `python -m experiments.report`"
     for file in folder.iterdir():
         assert file.stat().st_size < 200_000, f"{file} is too large to be committed"
-        assert not re.search(r'["\s](/home|/root|/work|/tmp)/', file.read_text()), f"{file}: a path"
+        text = file.read_text("utf-8") if file.suffix != ".jpg" else ""  # drawn faces
+        assert not re.search(r'["\s](/home|/root|/work|/tmp)/', text), f"{file}: a path"
 
 
 def test_the_contents_link_to_every_heading(tmp_path):

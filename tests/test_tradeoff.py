@@ -60,12 +60,13 @@ def test_the_command_writes_draws_and_shows_the_table(tmp_path, files, monkeypat
     rows = document["rows"]
     assert {"command", "date", "hardware", "versions", "seconds"} <= document.keys()
     assert len(rows) == 4 and rows[0]["pairs"] == 20 and rows[0]["n"] < 96, "the limit's faces"
-    text, said = (tmp_path / "tradeoff.md").read_text(), capsys.readouterr().out
+    text, (said, progress) = (tmp_path / "tradeoff.md").read_text(), capsys.readouterr()
     half = 50 * (rows[0]["acc_ci"][1] - rows[0]["acc_ci"][0])
     accuracy = f"{100 * rows[0]['acc']:.2f} ± {half:.2f}"
     assert f"{rows[0]['ssim']:.3f}" in said and f"{rows[0]['ssim']:.3f}" in text
     assert accuracy in text and "Mean face" in text
     assert "in the paper" not in text
+    assert progress.index("first picture:") < progress.index("written:")
     assert all(is_picture(tmp_path / f) for f in ("tradeoff.png", "reconstructions.png"))
     assert not list(tmp_path.glob(".*")), "embeddings of faces are not left behind"
 

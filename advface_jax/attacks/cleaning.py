@@ -12,12 +12,26 @@ from advface_jax import checks
 
 
 def clip(stored: jax.Array) -> jax.Array:
-    """Without negative values, which no feature after a ReLU has."""
+    """Without negative values, which no feature after a ReLU has.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import attacks
+      >>> attacks.cleaning.clip(jnp.array([-1.0, 2.0])).tolist()
+      [0.0, 2.0]
+    """
     return jnp.maximum(stored, 0)
 
 
 def blur(deviation: float = 1.0) -> jax.tree_util.Partial:
-    """A Gaussian blur over places, of this deviation in elements; edges are repeated."""
+    """A Gaussian blur over places, of this deviation in elements; edges are repeated.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import attacks
+      >>> attacks.cleaning.blur(1.0)(jnp.ones((1, 8, 8, 2))).shape
+      (1, 8, 8, 2)
+    """
     checks.above_zero(deviation=deviation)
     reach = int(np.ceil(3 * deviation))
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)

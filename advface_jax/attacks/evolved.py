@@ -70,6 +70,15 @@ def evolved(
       parts: how many faces a picture is mixed from, with random shares: 2 imitates a decoy.
       gallery, rounds, children: as above; an item costs rounds · children pictures of some 20 ms.
       seed: of all that is drawn.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import attacks
+      >>> E = lambda x: x[:, ::8, ::8]  # any network
+      >>> how = {"gallery": 2, "rounds": 1, "children": 1}
+      >>> attack = attacks.evolved("Drawn", E, **how)
+      >>> attack(E(jnp.full((1, 160, 160, 3), 0.5))).shape
+      (1, 160, 160, 3)
     """
     checks.positive(parts=parts, gallery=gallery, rounds=rounds, children=children)
     net = networks.network(extractor, "extractor")

@@ -79,6 +79,15 @@ def fisher(
 
     Raises:
       ValueError: fewer than two people, no person with two items, or settings out of range.
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax import attacks
+      >>> faces = np.random.default_rng(0).random((3, 7, 7, 2), "float32")
+      >>> stolen = np.concatenate([faces, 0.9 * faces])  # two items of each person
+      >>> attack = attacks.linkers.fisher("Fisher", stolen, ["a", "b", "c"] * 2, pool=1)
+      >>> attack(stolen).shape  # no more directions than people, less one
+      (6, 2)
     """
     labels = _labels(stored, names)
     if not 0 < shrink <= 1:
@@ -124,6 +133,15 @@ def regressed(
 
     Raises:
       ValueError: sizes that do not fit, NaN or inf, or settings out of range.
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax import attacks
+      >>> stored = np.random.default_rng(0).random((6, 7, 7, 2), "float32")
+      >>> theirs = np.random.default_rng(1).random((6, 3))  # a recogniser's, of the same faces
+      >>> attack = attacks.linkers.regressed("ridge", stored, theirs, ("extractor", "defense"))
+      >>> attack(stored).shape
+      (6, 3)
     """
     began, y = time.monotonic(), np.asarray(embeddings, np.float64)
     n = np.shape(stored)[0]  # type: ignore[arg-type]
@@ -158,6 +176,19 @@ def tuned(
 
     Raises:
       ValueError: fewer than two people, or items than one batch of ``config`` has.
+
+    Example:
+      >>> import numpy as np
+      >>> import advface_jax
+      >>> from advface_jax import attacks
+      >>> from advface_jax.training.finetune import FinetuneConfig
+      >>> server = advface_jax.load("facenet-512-q8").server
+      >>> stolen = np.random.default_rng(0).random((4, 77, 77, 64), "float32")
+      >>> config = FinetuneConfig(classifier_epochs=1, epochs=1, people=2, images=2, flip=False)
+      >>> names = ["a", "a", "b", "b"]
+      >>> attack = attacks.linkers.tuned("tuned", server, stolen, names, ("names",), config=config)
+      >>> attack(stolen).shape
+      (4, 512)
     """
     labels, clean = _labels(stored, names), reading.optional(before)
     rows = Grouped([], labels, config.people, config.images, config.epochs, config.seed)  # type: ignore[arg-type]
@@ -198,6 +229,17 @@ def convolutional(
     """A small convolutional linker (``Compact``), trained from nothing on named items.
 
     Arguments as of ``tuned``.
+
+    Example:
+      >>> import dataclasses
+      >>> import numpy as np
+      >>> from advface_jax import attacks
+      >>> stolen = np.random.default_rng(0).random((4, 77, 77, 64), "float32")
+      >>> config = dataclasses.replace(attacks.linkers.FROM_NOTHING, epochs=1, people=2, images=2)
+      >>> names = ["a", "a", "b", "b"]
+      >>> attack = attacks.linkers.convolutional("small", stolen, names, config=config)
+      >>> len(attack(stolen))
+      4
     """
     network = Compact(rngs=nnx.Rngs(config.seed))
     return tuned(name, network, stored, names, knows, config=config)

@@ -24,6 +24,13 @@ def decoded(name: str, decoder: Any, knows: Sequence[str], before: Any = None) -
       decoder: stored (after ``before``) -> images (b,160,160,3).
       before: stored -> features, as ``cleaning.clip`` or a stitch learnt on pairs of stored and
         raw features; None leaves them as they are.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import attacks
+      >>> R = lambda z: jnp.resize(z, (len(z), 160, 160, 3))  # any decoder
+      >>> attacks.pictures.decoded("R", R, ("extractor",))(jnp.ones((2, 4, 4, 3))).shape
+      (2, 160, 160, 3)
     """
     net = networks.network(decoder, "decoder")
     clean = None if before is None else networks.network(before, "before")
@@ -55,6 +62,14 @@ def solved(
       first: stored -> the picture to start from, as R; None for mid grey.
       recogniser: Ψ for an attacker who has it: 1 - cos(Ψ(E(x)), Ψ(stored)) then takes the place of
         the distance of features.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import attacks
+      >>> E = lambda x: x[:, ::2, ::2]
+      >>> attack = attacks.pictures.solved("Adam", E, steps=2)
+      >>> attack(jnp.ones((1, 80, 80, 3))).shape
+      (1, 160, 160, 3)
     """
     checks.positive(steps=steps)
     checks.above_zero(rate=rate)
@@ -82,6 +97,14 @@ def replayed(picture: Attack, recogniser: Any, knows: Sequence[str] = (), name: 
       knows: beside what ``picture`` knows, as the recogniser's name in ``KNOWLEDGE``. An attacker
         who only presents the picture needs none.
       name: of the ``Attack``; by default the picture's with ", replayed".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import attacks
+      >>> seen = attacks.pictures.decoded("R", lambda z: z / 2, ("extractor",))
+      >>> attack = attacks.pictures.replayed(seen, lambda x: x.mean((1, 2)))
+      >>> attack.name, attack(jnp.ones((1, 4, 4, 3))).shape
+      ('R, replayed', (1, 3))
     """
     if picture.reads != "picture":
         raise ValueError(f"got {picture.name}, which reads an {picture.reads}; wanted a picture")

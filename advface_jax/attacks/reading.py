@@ -26,6 +26,14 @@ def read(name: str, recogniser: Any, knows: Sequence[str], before: Any = None) -
       name, knows: of the ``Attack``.
       recogniser: features -> embeddings (b,e), any callable that ``protect`` takes.
       before: stored -> features, as ``cleaning.clip``; None leaves them as they are.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import attacks
+      >>> recogniser = lambda z: z.mean((1, 2))  # any, on features
+      >>> attack = attacks.reading.read("Ψ", recogniser, ("recogniser",))
+      >>> attack(jnp.ones((3, 4, 4, 2))).shape
+      (3, 2)
     """
     net, clean = _normalised(recogniser), optional(before)
     return Attack(name, tuple(knows), "identity", lambda stored: _read(net, _apply(clean, stored)))
@@ -45,6 +53,14 @@ def amplified(
       gain: how much further; 1 reads what is stored. Try ``GAINS`` and report the best.
       start: stored -> the start as the attacker estimates it, as ``estimated(E, R)``; None for an
         attacker who knows it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import attacks
+      >>> recogniser, z = (lambda z: z.mean((1, 2))), jnp.ones((3, 4, 4, 2))
+      >>> attack = attacks.reading.amplified("× 4", recogniser, ("start",), gain=4)
+      >>> attack(z, start=z / 2).shape  # what is stored, and where it started
+      (3, 2)
     """
     checks.above_zero(gain=gain)
     net, own = _normalised(recogniser), _start(knows, start)
@@ -62,6 +78,14 @@ def moved(
     """Which way the embedding moved: that of stored minus that of the start, normalised.
 
     Arguments as of ``amplified``; ``before`` as of ``read``, of both.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import attacks
+      >>> recogniser, z = (lambda z: z.mean((1, 2))), jnp.ones((3, 4, 4, 2))
+      >>> attack = attacks.reading.moved("moved", recogniser, ("start",))
+      >>> attack(z, start=z.at[..., 0].set(0)).shape
+      (3, 2)
     """
     net, own, clean = _normalised(recogniser), _start(knows, start), optional(before)
 
@@ -77,6 +101,15 @@ def difference(name: str, recognisers: Sequence[Any], minus: Any, knows: Sequenc
 
     As of an attacker who draws keys of his own: he averages what Ψ reads under them, and subtracts
     what it reads without. All must embed into one space.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import attacks
+      >>> recogniser = lambda z: z.mean((1, 2))
+      >>> keyed = [lambda z: recogniser(z + 1), lambda z: recogniser(z + jnp.arange(2.0))]
+      >>> attack = attacks.reading.difference("mean", keyed, recogniser, ("recogniser",))
+      >>> attack(jnp.ones((3, 4, 4, 2))).shape
+      (3, 2)
     """
     nets = tuple(_normalised(each) for each in recognisers)
     if not nets:
@@ -91,7 +124,15 @@ def difference(name: str, recognisers: Sequence[Any], minus: Any, knows: Sequenc
 
 
 def estimated(extractor: Any, decoder: Any) -> Start:
-    """A start as an attacker sees it, E(R(stored)): what R draws of a decoy is the decoy."""
+    """A start as an attacker sees it, E(R(stored)): what R draws of a decoy is the decoy.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import attacks
+      >>> E, R = (lambda x: x / 2), (lambda z: 2 * z)
+      >>> attacks.reading.estimated(E, R)(jnp.full((1, 4, 4, 3), 0.25)).max().item()
+      0.25
+    """
     parts = networks.network(extractor, "extractor"), networks.network(decoder, "decoder")
     return jax.tree_util.Partial(_again, *parts)
 

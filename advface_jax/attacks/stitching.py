@@ -68,6 +68,15 @@ def sibling(stitch: Callable[[jax.Array], jax.Array], recogniser: Any) -> Siblin
     """``recogniser`` (embeddings of the stitch's target, as ``load("facenet-128").server``) on z.
 
     A callable pytree: it may enter a caller's ``jax.jit`` as an argument, and has gradients.
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax import attacks
+      >>> z = np.random.default_rng(0).random((8, 6, 6, 2), "float32")
+      >>> stitch = attacks.stitch(z, 2 * z, patch=1)
+      >>> sibling = attacks.sibling(stitch, lambda features: features.mean((1, 2)))
+      >>> sibling(z).shape  # embeddings of length 1
+      (8, 2)
     """
     return Sibling(stitch, networks.Normalised(networks.network(recogniser, "recogniser")))
 
@@ -92,6 +101,14 @@ def stitch(
 
     Raises:
       ValueError: shapes that do not fit each other, NaN or inf, or a wrong setting.
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax import attacks
+      >>> z = np.random.default_rng(0).random((8, 6, 6, 2), "float32")  # features of 8 public faces
+      >>> stitch = attacks.stitch(z, 2 * z, patch=1)  # another network's of the same faces
+      >>> bool(abs(stitch(z) - 2 * z).max() < 0.01)
+      True
     """
     shape = _shape(z, "source"), _shape(target, "target")
     if shape[0][0] != shape[1][0]:
@@ -123,7 +140,16 @@ def stitch(
 
 def explained(stitch: Stitch, z: ArrayLike, target: ArrayLike) -> float:
     """R²: the share of the target's variance (in a channel, over faces and places) that a stitch
-    explains, of features (n, …) of faces that it did not learn from."""
+    explains, of features (n, …) of faces that it did not learn from.
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax import attacks
+      >>> z = np.random.default_rng(0).random((8, 6, 6, 2), "float32")
+      >>> stitch = attacks.stitch(z[:6], 2 * z[:6], patch=1)
+      >>> round(attacks.explained(stitch, z[6:], 2 * z[6:]), 2)
+      1.0
+    """
     y = np.asarray(target, np.float64)
     parts = [stitch(jnp.asarray(z[i : i + BATCH])) for i in range(0, len(y), BATCH)]  # type: ignore[index]
     error = np.square(np.concatenate(parts) - y).sum()

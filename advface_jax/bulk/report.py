@@ -18,6 +18,7 @@ SHOWN = 10  # items left out that are shown by name
 
 def write(settings: Settings) -> None:
     """Protect in this process, with its progress; then say what was written."""
+    cli.loading(settings.weights, "faces")
     job = Job(settings)
     with _progress(len(job.items)) as progress:
         ended = engine.protect(job, progress)
@@ -28,6 +29,7 @@ def write_by_ray(settings: Settings, address: str | None) -> None:
     """The same by a Ray cluster."""
     from advface_jax.bulk import ray_engine
 
+    cli.loading(settings.weights, "faces")
     job = Job(settings)
     with _progress(len(job.items)) as progress:
         ended = ray_engine.protect(job, address, progress)

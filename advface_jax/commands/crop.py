@@ -74,6 +74,7 @@ def main(
     if limit is not None:
         names, identities = source.names[:limit], source.identities[:limit]
         source = dataclasses.replace(source, names=names, identities=identities)
+    cli.loading("the detector")
     network = detection.load_detector(detector)
     origin = {"photos": Path(photos).name, "detector": Path(detector).name}
 

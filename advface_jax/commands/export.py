@@ -33,6 +33,7 @@ def main(
       client: E as extractor.onnx, too (FaceNet's E; needs onnx).
     """
     cli.folder(out)
+    cli.loading(weights)
     loaded = system.load(weights)
     for part in parts:
         path = out / f"{part}.advface"

@@ -150,6 +150,7 @@ def _shadow(loaded: system.System, public: Path, say: Callable[[str], None]):
     images = read.images.astype(np.float32) / 255
     if len(images) < 60:
         raise ValueError(f"got {len(images)} faces in {public}; wanted 60 or more")
+    say("loading facenet-128")
     other = system.load("facenet-128")
     say(f"stitching it onto E by {len(images)} faces of {public}")
     parts = [images[i : i + 20] for i in range(0, len(images), 20)]

@@ -53,7 +53,13 @@ class Batch(NamedTuple):
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of n faces in one epoch: a permutation (n,) that follows from its arguments."""
+    """The order of n faces in one epoch: a permutation (n,) that follows from its arguments.
+
+    Example:
+      >>> from advface_jax import data
+      >>> sorted(data.epoch_order(4, seed=0, epoch=3).tolist())
+      [0, 1, 2, 3]
+    """
     if min(n, seed, epoch) < 0:
         raise ValueError(f"n={n}, seed={seed}, epoch={epoch}: none of them may be negative")
     bits = np.random.Philox(np.random.SeedSequence([seed, epoch]))
@@ -106,6 +112,12 @@ def batches(
     Raises:
       ValueError: sizes that do not fit; a step of unreadable items only (in an ordered pass: and
         the next 256 too); grain is needed and not installed.
+
+    Example:
+      >>> from advface_jax import data
+      >>> faces = data.synthetic_faces(3, 1)
+      >>> [len(one.mask) for one in data.batches(faces, batch=2, workers=0)]  # the last one padded
+      [2, 2]
     """
     n, (index, count) = len(items), shard
     if batch < 1 or (seed is not None and (n < batch or seed < 0)) or n < 1:
@@ -220,6 +232,13 @@ def to_device(loaded: Iterable[Batch], *, sharding: Any = None, ahead: int = 1) 
     Pixels travel as uint8, a quarter of what floats would be. ``sharding`` is a
     ``jax.sharding.Sharding`` of the whole batch, of which this host's batches are slices; None for
     the default device.
+
+    Example:
+      >>> from advface_jax import data
+      >>> faces = data.synthetic_faces(2, 1)
+      >>> loaded = data.to_device(data.batches(faces, batch=2, workers=0))
+      >>> next(loaded).values.shape
+      (2, 160, 160, 3)
     """
     import jax
 

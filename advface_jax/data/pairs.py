@@ -45,7 +45,7 @@ P = TypeVar("P", Pairs, Sequence[NamedPair])
 
 
 def read_pairs(path: str | os.PathLike[str]) -> list[NamedPair]:
-    """Read verification pairs, in the order of their file.
+    r"""Read verification pairs, in the order of their file.
 
     Args:
       path: A list as ``formats.pair_lists`` reads it (a table, or LFW's pairs.txt); CFP's folder
@@ -54,6 +54,14 @@ def read_pairs(path: str | os.PathLike[str]) -> list[NamedPair]:
 
     Raises:
       ValueError: with the line that does not fit, or where there are no pairs.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from advface_jax import data
+      >>> file = pathlib.Path(tempfile.mkdtemp(), "pairs.tsv")
+      >>> _ = file.write_text("fold,same,file1,file2\n1,1,ann/1.jpg,ann/2.jpg\n")
+      >>> data.read_pairs(file)[0].same
+      True
     """
     place = Path(path)
     if (place / "Protocol").is_dir() or (place / "Pair_list_F.txt").is_file():
@@ -72,7 +80,13 @@ def read_pairs(path: str | os.PathLike[str]) -> list[NamedPair]:
 
 
 def pair_names(named: Iterable[NamedPair]) -> tuple[str, ...]:
-    """The files that the pairs need, each once, in order of first use."""
+    """The files that the pairs need, each once, in order of first use.
+
+    Example:
+      >>> from advface_jax import data
+      >>> data.pair_names([data.NamedPair("a/1.jpg", "a/2.jpg", True, 1)])
+      ('a/1.jpg', 'a/2.jpg')
+    """
     return tuple(dict.fromkeys(name for pair in named for name in (pair.left, pair.right)))
 
 
@@ -90,6 +104,14 @@ def index_pairs(
     Raises:
       ValueError: a face that the pairs need is not there and ``missing`` is "refuse", or no pair
         has both its faces.
+
+    Example:
+      >>> from advface_jax import data
+      >>> faces = data.synthetic_faces(1, 2)
+      >>> pair = data.NamedPair("synthetic_0000/0001.png", "synthetic_0000/0000.png", True, 1)
+      >>> pairs = data.index_pairs([pair], faces)
+      >>> pairs.left.tolist(), pairs.right.tolist()
+      ([1], [0])
     """
     checks.choice(missing, "missing", ("refuse", "drop"))
     index = {name: i for i, name in enumerate(faces.names)}
@@ -129,6 +151,12 @@ def subset(pairs: P, n: int | None) -> P:
 
     Raises:
       ValueError: n is less than two pairs a fold.
+
+    Example:
+      >>> from advface_jax import data
+      >>> pairs = data.make_pairs(data.synthetic_faces(4, 2), folds=2)
+      >>> len(pairs), len(data.subset(pairs, 4))  # a same and a different pair of each fold
+      (8, 4)
     """
     if n is None:
         return pairs
@@ -161,6 +189,12 @@ def make_pairs(faces: Labelled, folds: int = 10, seed: int = 0, per_identity: in
 
     Raises:
       ValueError: too few people: each fold needs two, one of them with two images.
+
+    Example:
+      >>> from advface_jax import data
+      >>> pairs = data.make_pairs(data.synthetic_faces(4, 2), folds=2)
+      >>> len(pairs), int(pairs.same.sum())
+      (8, 4)
     """
     checks.positive(folds=folds, per_identity=per_identity)
     if seed < 0:

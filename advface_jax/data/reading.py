@@ -53,6 +53,17 @@ def read_faces(
 
     Raises:
       ValueError: the source or the listing is unreadable, or no face is left.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from PIL import Image
+      >>> from advface_jax import data
+      >>> folder = pathlib.Path(tempfile.mkdtemp())
+      >>> (folder / "ann").mkdir()
+      >>> Image.new("RGB", (160, 160)).save(folder / "ann" / "1.jpg")
+      >>> faces = data.read_faces(folder)
+      >>> faces.names, faces.identities, faces.images.shape
+      (('ann/1.jpg',), ('ann',), (1, 160, 160, 3))
     """
     faces = _chosen(source, listing, where, names, limit, resize)
     if isinstance(faces.store, Encoded):
@@ -73,6 +84,15 @@ def open_faces(
 
     Files that are missing or listed twice are skipped and counted here. A damaged file or a wrong
     size shows when the face is asked for: ``Faces.crop`` and ``Faces.batch`` raise ValueError.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from PIL import Image
+      >>> from advface_jax import data
+      >>> folder = pathlib.Path(tempfile.mkdtemp())
+      >>> Image.new("RGB", (160, 160)).save(folder / "1.jpg")
+      >>> data.open_faces(folder).crop(0).shape  # decoded when it is asked for
+      (160, 160, 3)
     """
     return _reported(source, _chosen(source, listing, where, names, limit, resize))
 

@@ -25,6 +25,15 @@ def open_source(path: str | os.PathLike[str]) -> Source:
 
     Raises:
       ValueError: there is no such set, or it cannot be read.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from PIL import Image
+      >>> from advface_jax import data
+      >>> folder = pathlib.Path(tempfile.mkdtemp())
+      >>> Image.new("RGB", (640, 480)).save(folder / "photo.jpg")  # any size
+      >>> data.open_source(folder).names
+      ('photo.jpg',)
     """
     if str(path).startswith(prepared.PREFIX):
         return prepared.open_named(str(path).removeprefix(prepared.PREFIX))

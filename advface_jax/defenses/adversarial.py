@@ -29,6 +29,14 @@ def advface(
       extractor, shadow: E and S of ``advface_jax.load(…)``, or your own, as for ``protect``.
       config: method, steps, step size, bound, batch statistics, start. With ``statistics="batch"``
         a face's result depends on the other faces of its batch (but not on padding).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import defenses
+      >>> E, S = (lambda x: 2 * x), (lambda z: z / 2 + 0.01 * z**2)  # any networks
+      >>> defense = defenses.advface(extractor=E, shadow=S)
+      >>> defense(jnp.ones((3, 4)), epsilon=0.2).shape
+      (3, 4)
     """
     config = checks.config(config, ProtectConfig)
     given = {"extractor": extractor, "shadow": shadow}

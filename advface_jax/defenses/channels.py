@@ -48,6 +48,12 @@ def duetface() -> Defense:
     the recogniser takes features from both sides. No noise, no key, no ε.
 
     Source: Mi et al., DuetFace, ACM MM 2022; a baseline of the AdvFace paper (section 5.1.3).
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax import defenses
+      >>> defenses.duetface()(np.full((1, 160, 160, 3), 0.5, "float32")).shape
+      (1, 160, 160, 162)
     """
     sizes: dict[str, Any] = {"takes": IMAGES, "stores": _size(162), "keeps": _size(30)}
     return Defense("DuetFace", _select, SERVER_CHANNELS, **sizes)
@@ -55,7 +61,15 @@ def duetface() -> Defense:
 
 def duetface_split(images: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """DuetFace's two shares of images (b,160,160,3) in [0,1]: the client's (b,160,160,30) and the
-    server's (b,160,160,162). Errors as for ``block_dct``."""
+    server's (b,160,160,162). Errors as for ``block_dct``.
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax import defenses
+      >>> kept, sent = defenses.duetface_split(np.full((1, 160, 160, 3), 0.5, "float32"))
+      >>> kept.shape, sent.shape
+      ((1, 160, 160, 30), (1, 160, 160, 162))
+    """
     x = checks.images(images)
     return _selected(x, CLIENT_CHANNELS), _selected(x, SERVER_CHANNELS)
 
@@ -70,6 +84,14 @@ def partialface(seed: int = 0) -> Defense:
     belongs to the training and is left out here.
 
     Source: Mi et al., ICCV 2023; the numbers are those of its released code.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from advface_jax import defenses
+      >>> image = np.full((1, 160, 160, 3), 0.5, "float32")
+      >>> defenses.partialface()(image, key=jax.random.key(0)).shape
+      (1, 160, 160, 27)
     """
     if not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"got seed={seed}; wanted a whole number, 0 or more")
@@ -92,6 +114,14 @@ def dctdp(budget: float = 4.0, sensitivity: float = 1.0) -> Defense:
     differential privacy**.
 
     Source: Ji et al., ECCV 2022; the defaults are those of its released code.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from advface_jax import defenses
+      >>> image = np.full((1, 160, 160, 3), 0.5, "float32")
+      >>> defenses.dctdp()(image, key=jax.random.key(0)).shape
+      (1, 160, 160, 189)
     """
     checks.above_zero(budget=budget, sensitivity=sensitivity)
     scale = float(sensitivity) / float(budget)

@@ -54,6 +54,17 @@ def decoy(
 
     Raises:
       ValueError: a wrong setting, a part that cannot be called, or fewer faces than ``parts``.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from advface_jax import defenses
+      >>> E, recogniser = (lambda x: x[:, ::2, ::2]), (lambda z: z.mean(1).reshape(len(z), -1))
+      >>> faces = jax.random.uniform(jax.random.key(1), (4, 8, 8, 3))
+      >>> defense = defenses.decoy(recogniser=recogniser, extractor=E, faces=faces)
+      >>> z = jax.random.uniform(jax.random.key(2), (1, 4, 4, 3))
+      >>> defense(z, key=jax.random.key(0)).shape
+      (1, 4, 4, 3)
     """
     config = checks.config(config, DecoyConfig)
     checks.positive(parts=parts, candidates=candidates)

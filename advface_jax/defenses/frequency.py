@@ -39,6 +39,12 @@ def block_dct(images: ArrayLike) -> jax.Array:
 
     Source: DuetFace (Mi et al., ACM MM 2022); the released code of PartialFace and DCTDP has the
     same transform.
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax import defenses
+      >>> defenses.block_dct(np.full((1, 8, 8, 3), 0.5, "float32")).shape
+      (1, 8, 8, 192)
     """
     x = images if isinstance(images, jax.Array) else np.asarray(images)
     if x.ndim == 4 and x.shape[1] != x.shape[2]:

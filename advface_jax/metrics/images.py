@@ -26,6 +26,13 @@ def ssim(a: ArrayLike, b: ArrayLike) -> jax.Array:
     width must be at least 11.
 
     Source: Wang et al., Image quality assessment, IEEE TIP 13(4), 2004.
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax import metrics
+      >>> a = np.zeros((2, 32, 32, 3), "float32")  # two pictures
+      >>> metrics.ssim(a, a).tolist()
+      [1.0, 1.0]
     """
     a, b = _image_pair(a, b)
     if min(a.shape[1:3]) < WINDOW:
@@ -37,7 +44,15 @@ def ssim(a: ArrayLike, b: ArrayLike) -> jax.Array:
 
 
 def mse(a: ArrayLike, b: ArrayLike) -> jax.Array:
-    """Mean squared error of each pair of images, in [0, 1]."""
+    """Mean squared error of each pair of images, in [0, 1].
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax import metrics
+      >>> a = np.zeros((2, 32, 32, 3), "float32")
+      >>> metrics.mse(a, a + 0.5).tolist()
+      [0.25, 0.25]
+    """
     return jnp.asarray(dm_pix.mse(*_image_pair(a, b)))
 
 
@@ -46,6 +61,13 @@ def psnr(a: ArrayLike, b: ArrayLike) -> jax.Array:
 
     -10 log10(MSE) with the MSE at least 1e-10, so that equal images give 100 dB, not infinity,
     and the mean over a set stays finite.
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax import metrics
+      >>> a = np.zeros((1, 32, 32, 3), "float32")
+      >>> metrics.psnr(a, a + 0.1).round(2).tolist()
+      [20.0]
     """
     return -10.0 * jnp.log10(jnp.maximum(mse(a, b), 10.0 ** (-PSNR_CAP / 10)))
 

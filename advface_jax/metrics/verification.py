@@ -19,6 +19,13 @@ def squared_distance(u: ArrayLike, v: ArrayLike) -> np.ndarray:
 
     Args:
       u, v: (n, d) floats, every row of length 1 (to 1e-3).
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax import metrics
+      >>> u, v = np.eye(2), np.float64([[1, 0], [1, 0]])
+      >>> metrics.squared_distance(u, v).tolist()  # the same direction, and a right angle
+      [0.0, 2.0]
     """
     u, v = np.asarray(u), np.asarray(v)
     if u.shape != v.shape or u.ndim != 2 or u.size == 0:
@@ -69,6 +76,13 @@ def ten_fold_accuracy(distances: ArrayLike, same: ArrayLike, folds: ArrayLike) -
       ValueError: also for fewer than two folds, or folds that leave only one class to choose on.
 
     Source: the protocol of LFW's ten folds (Huang et al. 2007) as FaceNet's evaluation runs it.
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax import metrics
+      >>> distances, same = np.float64([0.2, 1.5, 0.2, 1.4]), np.array([True, False, True, False])
+      >>> metrics.ten_fold_accuracy(distances, same, np.array([1, 1, 2, 2])).accuracy
+      1.0
     """
     distances = _distances(distances)
     same, folds = np.asarray(same), np.asarray(folds)
@@ -115,6 +129,13 @@ def threshold_at_far(distances_of_different_pairs: ArrayLike, far: float) -> flo
 
     Returns:
       A threshold for "accept when the distance is below it".
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax import metrics
+      >>> distances = np.float64([1.0, 1.2, 1.4, 1.6])
+      >>> metrics.threshold_at_far(distances, far=0.25)  # one of four is below
+      1.2
     """
     ordered = np.sort(_distances(distances_of_different_pairs))
     if not 0 <= far < 1:
@@ -132,6 +153,12 @@ def srra(distances: ArrayLike, threshold: float) -> float:
       threshold: accept below this, in [0, 4] (``Verification.threshold``, ``threshold_at_far``).
 
     Source: the paper's Table 1, which leaves the rule open; this is the project's reading.
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax import metrics
+      >>> metrics.srra(np.float64([0.5, 1.5]), threshold=1.1)
+      0.5
     """
     if not 0 <= threshold <= 4:
         raise ValueError(f"got threshold={threshold}; wanted a squared distance, 0 to 4")

@@ -2,7 +2,7 @@
 
 The paper gives their kinds, not their widths. All map z (b,77,77,64) to images (b,160,160,3)
 through a sigmoid, use batch norm, and end in the mirror of E's first two convolutions. The default
-sizes reach the paper's quality of unprotected pictures (README, "Decoders").
+sizes reach the paper's quality of unprotected pictures (docs/decoders.md).
 """
 
 import dataclasses

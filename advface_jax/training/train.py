@@ -66,7 +66,14 @@ def start(
     decoder: decoders.AnyDecoder | None = None,
 ) -> tuple[Trainer, step.TrainState]:
     """A fresh decoder, or a copy of ``decoder`` to train further, and the optimiser for a training
-    set of so many ``faces``."""
+    set of so many ``faces``.
+
+    Example:
+      >>> from advface_jax.models.decoders import DecoderConfig
+      >>> from advface_jax.training import train
+      >>> config = train.TrainConfig(batch=2, epochs=1)
+      >>> trainer, state = train.start(DecoderConfig.of("resrec"), config, faces=2)
+    """
     total = config.epochs * step.steps_per_epoch(faces, config.batch)
     if decoder is None:
         decoder = decoders.decoder(decoder_config, rngs=nnx.Rngs(config.seed))
@@ -82,7 +89,19 @@ def _adam(rate: float, schedule: str, total: int) -> optax.GradientTransformatio
 def train_step(
     state: step.TrainState, pixels: jax.Array, front: Front, trainer: Trainer
 ) -> tuple[step.TrainState, jax.Array]:
-    """One Adam step on pixels (b,160,160,3) uint8: the new state, and the mean absolute error."""
+    """One Adam step on pixels (b,160,160,3) uint8: the new state, and the mean absolute error.
+
+    Example:
+      >>> import numpy as np
+      >>> from advface_jax.models.decoders import DecoderConfig
+      >>> from advface_jax.training import step, train
+      >>> config = train.TrainConfig(batch=2, epochs=1)
+      >>> trainer, state = train.start(DecoderConfig.of("resrec"), config, faces=2)
+      >>> faces = np.zeros((2, 160, 160, 3), "uint8")
+      >>> z = np.zeros((2, 77, 77, 64), "float32")  # what is stored of these faces
+      >>> state, error = train.train_step(state, faces, train.Given(z), trainer)
+      >>> decoder = step.finished(trainer, state)
+    """
     config = trainer.config
     images, key = step.images_of(pixels, config.flip, config.seed, state.step)
     stored = see(front, images, jax.random.fold_in(key, 1))

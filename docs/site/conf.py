@@ -36,6 +36,7 @@ html_theme_options = {
     "navigation_with_keys": False,
     "navbar_persistent": [],  # the sidebar has the search
 }
+html_static_path, html_css_files = ["static"], ["site.css"]
 html_show_sourcelink = False
 napoleon_use_ivar = True
 
@@ -43,6 +44,8 @@ napoleon_use_ivar = True
 def _plain_text(app, what, name, obj, options, lines):
     """Our docstrings are plain text with code in double backticks: no other mark means anything."""
     for i, line in enumerate(lines):
+        if line.lstrip().startswith(">>>"):
+            break  # the example, which comes last, is code
         parts = re.split(r"(``.*?``)", line)
         parts[::2] = [re.sub(r"([*|_])", r"\\\1", part) for part in parts[::2]]
         lines[i] = "".join(parts)

@@ -181,8 +181,11 @@ def judge(
     keep: Path,
     settings: dict[str, Any],
     progress: Callable[[int], None] = lambda n: None,
+    first: Callable[[Judged, np.ndarray], None] = lambda judged, pictures: None,
 ) -> Measured:
     """Judges all faces, in batches of ``batch`` that lie across all devices.
+
+    ``first`` gets the first batch with its pictures as soon as it is there.
 
     Each finished batch is kept in the folder ``keep``, so that a run with the same ``settings``
     resumes; a second process of the same run is refused. A face's key is derived from ``seed`` and
@@ -190,7 +193,7 @@ def judge(
     """
     checks.positive(batch=batch)
     with lock.only_writer(folder := folder_of(keep, settings)):
-        return _judge(faces, subject, batch, seed, folder, progress)
+        return _judge(faces, subject, batch, seed, folder, progress, first)
 
 
 def _judge(
@@ -200,6 +203,7 @@ def _judge(
     seed: int,
     folder: Path,
     progress: Callable[[int], None],
+    first: Callable[[Judged, np.ndarray], None],
 ) -> Measured:
     mesh = sharding.across(batch)
     subject = sharding.replicate(subject, mesh)
@@ -233,6 +237,8 @@ def _judge(
         seconds.append(float(kept.pop("seconds")))
         parts.append(Judged(**kept))
         progress(real)
+        if start == 0:
+            first(parts[0], pictures)
     joined = {
         name: np.concatenate([getattr(part, name) for part in parts], axis=axis)
         for name, axis in FACES.items()

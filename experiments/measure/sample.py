@@ -32,8 +32,6 @@ class Sample:
       pairs: LFW's pairs.txt, a tab-separated list (fold, same, file1, file2), CFP's folder,
         AgeDB-30's .mat. By default those that the faces come with, else balanced pairs are drawn
         from the identities.
-      html: Write NAME.html, too: one page with sortable tables, interactive figures and, of drawn
-        faces, R's pictures; it works offline.
       missing: What to do about pairs whose faces are missing, as where crop found none: refuse, or
         drop them and count them.
       limit: At most so many pairs, as many same as different from every fold, in the list's
@@ -57,7 +55,6 @@ class Sample:
     seed: int = 0
     on_leak: leaks.OnLeak = "warn"
     missing: inputs.Missing = "refuse"
-    html: bool = False
 
     @property
     def how(self) -> dict[str, Any]:
@@ -67,6 +64,7 @@ class Sample:
     def open(self, *sources: str | None) -> tuple[advface_jax.System, inputs.Inputs]:
         """The recogniser and the faces with their pairs, after ``check``."""
         self.check(*sources)
+        cli.loading(self.weights, "faces")
         return advface_jax.load(self.weights), self.read()
 
     def check(self, *sources: str | None) -> None:

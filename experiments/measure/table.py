@@ -158,20 +158,10 @@ class Table:
         ]
         return "\n\n".join(parts)
 
-    def html(self, command: str, out: Path) -> str:
-        """The page: the same text, its figures, its faces, and how it came to be."""
+    def shown(self, out: Path) -> list[str]:
+        """What its page has beside the text: figures and faces."""
         beside, faces = self.notes.get("paper") or {}, self.notes.get("faces")
-        about = {"command": command, "seconds": self.spent.total, **surroundings()}
-        return page.document(
-            self.title,
-            [
-                page.prose(self.markdown(command)),
-                page.figures(self.name, self.rows, beside),
-                page.strip(faces, out) if faces else "",
-                "<h2>Provenance</h2>",
-                page.provenance(command, {**about, "config": self.settings}),
-            ],
-        )
+        return [page.figures(self.name, self.rows, beside), page.strip(faces, out) if faces else ""]
 
 
 def _left_out(settings: Mapping[str, Any]) -> list[str]:
@@ -179,21 +169,16 @@ def _left_out(settings: Mapping[str, Any]) -> list[str]:
     return [f"{n:,} pairs of the list are left out: a face of theirs is missing."] if n else []
 
 
-def publish(table: Table, out: Path, html: bool = False) -> None:
-    """Writes pictures, Markdown and at last JSON into ``out``, prints the table, removes kept
-    batches.
-
-    Args:
-      table: What was measured.
-      out: The folder.
-      html: Whether to write a page, too.
-    """
+def publish(table: Table, out: Path) -> None:
+    """Writes pictures, Markdown and at last JSON into ``out``, with --html a page, too; prints the
+    table, or with --json the JSON; removes kept batches."""
     out.mkdir(parents=True, exist_ok=True)
-    pictures = _drawn(table.pictures, out)
+    pictures = draw(table.pictures, out)
     command = cli.command(f"experiments.{table.name}")
-    if html and table.faces:
+    if cli.Shared.html and table.faces:
         about = table.faces.save(out / f"{table.name}-faces.jpg")
         table = dataclasses.replace(table, notes={**table.notes, "faces": about})
+    told = table.markdown(command)
     write_results(
         out,
         table.name,
@@ -202,11 +187,10 @@ def publish(table: Table, out: Path, html: bool = False) -> None:
         config=table.settings,
         seconds=table.spent.total,
         notes=table.notes,
-        text=table.markdown(command),
+        text=told,
     )
-    if html:
-        (out / f"{table.name}.html").write_text(table.html(command, out), encoding="utf-8")
-        pictures.insert(0, f"{table.name}.html")
+    about = {"seconds": table.spent.total, "config": table.settings}
+    pictures[:0] = write_page(out, table.name, table.title, told, command, about, table.shown(out))
     shown = Shown(title=table.caption)
     columns = table.narrow or range(len(table.header))
     for i in columns:
@@ -214,21 +198,43 @@ def publish(table: Table, out: Path, html: bool = False) -> None:
     for line in table.lines:
         style = "dim" if line[0].startswith(" ") else None
         shown.add_row(*(line[i] for i in columns), style=style)
-    if cli.Shared.json:
-        text = (out / f"{table.name}.json").read_text(encoding="utf-8")
-        cli.answer.print(text, markup=False, highlight=False, soft_wrap=True, end="")
-    else:
-        cli.answer.print(shown)
+    answer(out, table.name, shown)
     files = (f"{table.name}.md", f"{table.name}.json", *pictures)
     cli.console.print("written: " + ", ".join(str(out / f) for f in files), soft_wrap=True)
     discard(*table.kept)
 
 
-def _drawn(pictures: Mapping[str, Callable[[Path], None]], out: Path) -> list[str]:
+def answer(out: Path, name: str, shown: Any) -> None:
+    """Print what is ``shown``, or with --json the results file."""
+    if cli.Shared.json:
+        shown = (out / f"{name}.json").read_text(encoding="utf-8").removesuffix("\n")
+    wraps = not isinstance(shown, Shown)  # the terminal breaks lines of text
+    cli.answer.print(shown, markup=False, highlight=False, soft_wrap=wraps)
+
+
+def write_page(
+    out: Path,
+    name: str,
+    title: str,
+    text: str,
+    command: str,
+    about: Mapping[str, Any],
+    parts: Sequence[str] = (),
+) -> list[str]:
+    """With --html ``NAME.html``: the text, more parts, and how the run came to be. Its name."""
+    if not cli.Shared.html:
+        return []
+    ran = page.provenance(command, {"command": command, **surroundings(), **about})
+    body = [page.prose(text), *parts, "<h2>Provenance</h2>", ran]
+    (out / f"{name}.html").write_text(page.document(title, body), encoding="utf-8")
+    return [f"{name}.html"]
+
+
+def draw(pictures: Mapping[str, Callable[[Path], None]], out: Path) -> list[str]:
     """Draws what can be drawn: without matplotlib nothing, which is said and loses no result."""
     try:
-        for file, draw in pictures.items():
-            draw(out / file)
+        for file, write in pictures.items():
+            write(out / file)
     except ModuleNotFoundError as error:
         cli.console.print(f"no pictures without {error.name}: pip install {error.name}")
         return []

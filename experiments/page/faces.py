@@ -59,7 +59,7 @@ def strip(about: Mapping[str, Any], folder: Path) -> str:
         "<p>These faces do not exist: code draws them. Above the face, below what the attacker's "
         "decoder R makes of the stored feature. A lower SSIM is less like the face.</p>"
         f'<label>Stored: <output>{escape(shown[0])}</output> <input type="range" min="0" '
-        f'max="{last}" value="0" aria-valuetext="{escape(shown[0])}"></label>'
+        f'aria-label="Stored" max="{last}" value="0" aria-valuetext="{escape(shown[0])}"></label>'
         f'<div class="sheet" style="{size}"><div class="line">{originals}</div>'
         f'<div class="line">{decoded}</div></div></section>'
     )

@@ -62,7 +62,8 @@ def figures(experiment: str, rows: Sequence[Row], paper: Mapping[str, Mapping[st
             series.setdefault(r["method"], []).append(Point(name, r))
         if numbers.get("acc") is not None:
             series.setdefault("the paper", []).append(Point(f"{name} (the paper)", numbers, True))
-    title = "What is recognised, and what R sees"
+    title = "Over ε" if experiment == "tradeoff" else "By defence"
+    title += ": what is recognised, and what R sees"
     return _figure(title, TRADEOFF, series, lines=experiment == "tradeoff")
 
 
@@ -74,7 +75,7 @@ def _figure(title: str, keys: Sequence[str], series: Series, lines: bool) -> str
         return ""
     options = "".join(f'<option value="{k}">{escape(NAMES[k])}</option>' for k in keys)
     toggles = "".join(
-        f'<label><input type="checkbox" checked data-series="{i}"><span class="key c{i % 8}">'
+        f'<label><input type="checkbox" checked data-series="{i}"><span class="key c{i % 10}">'
         f"</span>{escape(name)}</label>"
         for i, name in enumerate(series)
     )
@@ -102,7 +103,7 @@ def _chart(key: str, series: Series, lines: bool, hidden: bool) -> str:
         line = lines and len(at) > 1 and not known[0].paper
         joined = f'<polyline points="{path}"/>' * bool(line)
         dots = "".join(_dot(p, key, x, y, across, up) for p, (x, y) in zip(known, at, strict=True))
-        marks.append(f'<g class="c{i % 8}" data-series="{i}">{joined}{dots}</g>')
+        marks.append(f'<g class="c{i % 10}" data-series="{i}">{joined}{dots}</g>')
     name = f"{NAMES['acc']} against {NAMES[key]}"
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{escape(name)}" '

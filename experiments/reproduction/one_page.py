@@ -22,7 +22,8 @@ def render(results: Path, runs: Sequence[Run], report: Path, ledger: Path) -> st
     charts = []
     for experiment in ("tradeoff", "defenses", "worst_case"):
         if of := [run for run in runs if run.experiment == experiment]:
-            charts.append(_chart(max(of, key=lambda run: len(run.rows)), results))
+            charts.append(_chart(max(of, key=_weight)))
+    charts += [_faces(run, results) for run in runs]
     return page.document(
         "AdvFace: every table of the paper, with our numbers",
         [
@@ -42,9 +43,21 @@ def _first_section(text: str) -> tuple[str, str]:
     return begin, mark.lstrip() + rest
 
 
-def _chart(run: Run, results: Path) -> str:
+def _weight(run: Run) -> tuple[bool, int]:
+    """The run to draw: of the paper's faces if there is one, and the largest."""
+    return run.document["config"].get("preset") == "paper", len(run.rows)
+
+
+def _chart(run: Run) -> str:
     notes = run.document.get("notes") or {}
-    drawn = page.figures(run.experiment, run.rows, notes.get("paper") or {})
-    if faces := notes.get("faces"):
-        drawn += page.strip(faces, (results / run.file).parent)
+    return _from(run, page.figures(run.experiment, run.rows, notes.get("paper") or {}))
+
+
+def _faces(run: Run, results: Path) -> str:
+    """R's pictures of drawn faces, where the run has kept them."""
+    faces = (run.document.get("notes") or {}).get("faces")
+    return _from(run, page.strip(faces, (results / run.file).parent) if faces else "")
+
+
+def _from(run: Run, drawn: str) -> str:
     return f"{drawn}<p>From {run.file}: <code>{run.document['command']}</code></p>" if drawn else ""

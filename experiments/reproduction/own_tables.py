@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from experiments.attack import rows as worst
-from experiments.measure.results_file import markdown
+from experiments.measure.results_file import Row, markdown
 from experiments.reproduction.ledger import Run
 from experiments.reproduction.paper_tables import METRICS, mean_of, shown, values
 
@@ -26,6 +26,27 @@ def _ablations(run: Run) -> str:
         [r.get("condition", r["method"]), *values(r, keys), r.get("ablation", "")] for r in run.rows
     ]
     return _of(run, markdown(header, lines))
+
+
+def _decoys(run: Run) -> str:
+    shares = {
+        "ACC %": "acc",
+        "TAR %": "tar",
+        "refused %": "refused_share",
+        "type II %": "srra_far_1e-3",
+        "sibling %": "tar_sibling",
+        "its 1×1 patches %": "tar_sibling, 1×1",
+        "another family %": "tar_far",
+        "Ψ, public %": "tar_Ψ",
+    }
+
+    def line(r: Row) -> list[str]:
+        name = r["method"] if r["epsilon"] is None else f"{r['method']}, ε = {r['epsilon']:g}"
+        known = [r.get(key) for key in shares.values()]
+        ssim = "–" if r.get("ssim") is None else f"{r['ssim']:.3f}"
+        return [name, ssim, *("–" if n is None else f"{100 * n:.1f}" for n in known)]
+
+    return _of(run, markdown(("", "SSIM of R's picture", *shares), [line(r) for r in run.rows]))
 
 
 def _reuse(run: Run) -> str:
@@ -120,5 +141,6 @@ OTHERS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (
     ("Features as a data set (§4.4): trained on protected ones only", "reuse", _reuse),
     ("Which noise the paper's Random row was", "random_row", _random),
     ("The worst case: attackers who think", "worst_case", _worst_case),
+    ("Decoys, and who still reads (TAR at FAR 1e-2)", "decoys", _decoys),
     ("Ablations: what the paper leaves open", "ablations", _ablations),
 )

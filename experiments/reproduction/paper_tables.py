@@ -165,7 +165,11 @@ def runs(found: Sequence[Run]) -> str:
     for number, run in enumerate(found, 1):
         document, config = run.document, run.config
         most = {k: max((r.get(k) or 0 for r in run.rows), default=0) for k in ("n", "pairs")}
-        named = {k: "; ".join(d["name"] for d in config.get(f"{k}s", ())) for k in ROLES}
+        several = {k: config.get(f"{k}s", ()) for k in ROLES}  # a number, of other commands
+        named = {
+            k: "; ".join(d["name"] for d in v) if isinstance(v, list) else ""
+            for k, v in several.items()
+        }
         decoders = " → ".join(str(config.get(role) or named[role]) for role in ROLES)
         lines.append(
             [

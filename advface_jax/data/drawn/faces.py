@@ -22,7 +22,13 @@ _BEYOND = 1_000_000  # the number of the first person who was not vetted
 
 
 def synthetic_names(identities: int = 64, per_identity: int = 4) -> dict[str, tuple[int, int]]:
-    """The names of a set of drawn faces, each with the numbers of its person and its picture."""
+    """The names of a set of drawn faces, each with the numbers of its person and its picture.
+
+    Example:
+      >>> from advface_jax import data
+      >>> list(data.synthetic_names(1, 2))
+      ['synthetic_0000/0000.png', 'synthetic_0000/0001.png']
+    """
     numbers = itertools.product(range(identities), range(per_identity))
     return {f"synthetic_{i:04d}/{j:04d}.png": (i, j) for i, j in numbers}
 
@@ -46,6 +52,11 @@ def synthetic_faces(
 
     Raises:
       ValueError: there is nothing to draw, or a name is not one of the set.
+
+    Example:
+      >>> from advface_jax import data
+      >>> data.synthetic_faces(2, 1).images.shape  # uint8
+      (2, 160, 160, 3)
     """
     checks.positive(identities=identities, per_identity=per_identity)
     if seed < 0:

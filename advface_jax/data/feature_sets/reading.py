@@ -134,6 +134,16 @@ def open_features(folder: str | os.PathLike[str]) -> FeatureSet:
     Raises:
       ValueError: no whole set, a shard that is missing or cut short, or numbers that do not fit
         together; ``FeatureSet.check`` also finds a changed bit.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from advface_jax import data
+      >>> from advface_jax.commands import features
+      >>> folder = pathlib.Path(tempfile.mkdtemp(), "features")
+      >>> features.main("synthetic", folder, limit=2, batch=2, shard_size=2, steps=1)  # the command
+      >>> found = data.open_features(folder)
+      >>> found.features([0, 1]).shape
+      (2, 77, 77, 64)
     """
     folder = Path(folder)
     card = read_card(folder)

@@ -32,6 +32,12 @@ def read_cfp(
 
     Raises:
       ValueError: with the line, for files that are missing or do not fit.
+
+    Example:
+      >>> from advface_jax import data
+      >>> pairs = data.read_cfp("cfp-dataset")  # doctest: +SKIP
+      >>> len(pairs)  # doctest: +SKIP
+      7000
     """
     checks.choice(protocol, "protocol", ("FP", "FF"))
     root = Path(folder)
@@ -105,6 +111,12 @@ def read_agedb(path: str | os.PathLike[str]) -> list[NamedPair]:
 
     Raises:
       ValueError: the file is missing, damaged or of another layout.
+
+    Example:
+      >>> from advface_jax import data
+      >>> pairs = data.read_agedb("04_FINAL_protocol_30_years.mat")  # doctest: +SKIP
+      >>> len(pairs)  # doctest: +SKIP
+      6000
     """
     path = Path(path)
     if path.is_dir():
