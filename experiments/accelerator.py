@@ -110,7 +110,7 @@ def steps(quick: bool) -> list[Step]:
         timed("batches", 150, *shadows, "--batch", *others, *half),
         timed("training", 90, *shadows, "--batch", "1", "--training", batch),
         timed("tuned", 150, *alone, *peers, "tuned+channels_last"),
-        Step("decoy", ("experiments.decoy_cost", *decoy, "--out", "{out}"), 60),
+        Step("decoy", ("experiments.decoy_cost", *decoy, "--out", "{out}"), 150),
         *(
             timed(f"flags_{name}", 40, *alone)._replace(flags=flags)
             for name, flags in FLAGS.items()

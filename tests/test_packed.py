@@ -105,7 +105,9 @@ def test_the_forms_of_a_tpu_are_the_plain_decoder(kind, depth, cell, statistics,
     of_three_faces.cache_clear()
     jax.clear_caches()
     for one, other in zip(found, expected, strict=True):
-        assert np.linalg.norm((one - other)[::2]) < 1e-4 * np.linalg.norm(other[::2])
+        error = np.abs(one - other)[::2] / np.abs(other[::2]).max()
+        assert np.quantile(error, 0.9) < 5e-5  # a ReLU that tips over changes some pixels
+        assert np.linalg.norm((one - other)[::2]) < 0.01 * np.linalg.norm(other[::2])
 
 
 def test_maps_come_back_as_they_were():
