@@ -140,7 +140,9 @@ def open_features(folder: str | os.PathLike[str]) -> FeatureSet:
       >>> from advface_jax import data
       >>> from advface_jax.commands import features
       >>> folder = pathlib.Path(tempfile.mkdtemp(), "features")
-      >>> features.main("synthetic", folder, limit=2, batch=2, shard_size=2, steps=1)  # the command
+      >>> small = {"limit": 2, "batch": 2, "shard_size": 2, "steps": 1}
+      >>> features.main("synthetic", folder, **small)  # doctest: +ELLIPSIS
+      2 protected features in ...
       >>> found = data.open_features(folder)
       >>> found.features([0, 1]).shape
       (2, 77, 77, 64)
