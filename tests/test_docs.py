@@ -49,6 +49,7 @@ RUN = {
     "experiments.long_run": "--faces 32 --batch 16 --workers 0 --shard-size 16 --steps 1",
     "experiments.report": "",
     "experiments.reuse": "",
+    "experiments.service_load": "--enrolled 1 --seconds 2 --rates 1 --kill 0",
     "experiments.train_decoder": "",
 }
 

@@ -129,11 +129,12 @@ class Service:
 
     def cpu(self) -> float:
         """Seconds of a core that it took since its start."""
-        fields = Path(f"/proc/{self.run.pid}/stat").read_text().rpartition(")")[2].split()
+        text = Path(f"/proc/{self.run.pid}/stat").read_text(encoding="utf-8")
+        fields = text.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def megabytes(self) -> float:
-        pages = int(Path(f"/proc/{self.run.pid}/statm").read_text().split()[1])
+        pages = int(Path(f"/proc/{self.run.pid}/statm").read_text(encoding="utf-8").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 

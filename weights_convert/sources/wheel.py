@@ -26,8 +26,10 @@ def member(net: str) -> str:
     return f"facenet_pytorch/data/{net}.pt"
 
 
-def read(path: Path, sums: Mapping[str, str] = MEMBERS) -> dict[str, np.ndarray]:
-    """Every tensor of the three networks, as ``pnet.conv1.weight``, if their sums are ``sums``."""
+def read(path: Path, sums: Mapping[str, str] | None = None) -> dict[str, np.ndarray]:
+    """Every tensor of the three networks, as ``pnet.conv1.weight``, if their sums are ``sums``, by
+    default MEMBERS."""
+    sums = MEMBERS if sums is None else sums
     arrays: dict[str, np.ndarray] = {}
     remedy = "give facenet_pytorch-2.6.0-py3-none-any.whl, or the name mtcnn to fetch it"
     with explained(path, "facenet-pytorch's wheel", remedy), untrusted.open_zip(path) as archive:
