@@ -82,6 +82,7 @@ def test_linkers_learn_from_names_and_need_enough_of_them(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_cost_is_told_beside_advfaces(monkeypatch):
     monkeypatch.setattr(decoyed, "LEARNT", 3)
     system = System.of(
