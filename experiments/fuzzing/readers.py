@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from advface_jax import untrusted
@@ -218,6 +219,9 @@ def _forked(path: Path, program: bytes) -> None:
     artefact.judge(path, int.from_bytes(trials.recv(4), "little", signed=True))
 
 
+_POOLS: list[Any] = []
+
+
 @functools.cache
 def _trials() -> socket.socket:
     """To a process from before JAX had threads, which forks one for each program: a fork of a
@@ -235,11 +239,15 @@ def _trials() -> socket.socket:
 
 
 def _tried(program: bytes) -> int:
+    from jax._src.interpreters import mlir
+
     from advface_jax.export import artefact
 
     me = os.fork()
     if not me:
         try:
+            _POOLS.append(mlir.global_thread_pool)  # a fork has none of its threads to end
+            mlir.global_thread_pool = mlir.ir.ThreadPool()
             os._exit(artefact.status(program))
         finally:
             os._exit(99)
