@@ -247,7 +247,7 @@ def _tried(program: bytes) -> int:
     if not me:
         try:
             _POOLS.append(mlir.global_thread_pool)  # a fork has none of its threads to end
-            mlir.global_thread_pool = mlir.ir.ThreadPool()
+            mlir.global_thread_pool = type(mlir.global_thread_pool)()
             os._exit(artefact.status(program))
         finally:
             os._exit(99)
