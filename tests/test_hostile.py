@@ -31,13 +31,10 @@ from weights_convert.sources import keras_h5, tf_checkpoint, tflite, torch_file
 
 WEIGHTS = ("pt", "pb", "tf-checkpoint", "tflite", "onnx", "safetensors", "h5", "whl")
 COSTLY = ("features", "decoder", "checkpoint")  # seconds to make or to import
-FORKING = ("export",)  # which a process with JAX's threads must not
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")  # of a member, which is the damage
-@pytest.mark.parametrize(
-    "name", [r.name for r in readers.all_readers() if r.name not in (*COSTLY, *FORKING)]
-)
+@pytest.mark.parametrize("name", [r.name for r in readers.all_readers() if r.name not in COSTLY])
 def test_damage_is_read_or_refused(name, tmp_path):
     """``python -m experiments.fuzz`` runs a hundred thousand of each, in guarded processes."""
     reader = readers.named(name)

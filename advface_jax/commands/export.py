@@ -3,7 +3,7 @@
     python -m advface_jax export -o PROGRAMS
     python -m advface_jax export --parts extractor server --client -o PROGRAMS
 
-``advface_jax.export.load`` reads a program (docs/exports.md).
+Prints the sum of each, by which ``advface_jax.export.load`` reads it (docs/exports.md).
 """
 
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 import tyro
 
 from advface_jax import cli, system
-from advface_jax.export import artefact, programs
 from advface_jax.export import client as onnx
+from advface_jax.export import programs
 
 
 def main(
@@ -37,8 +37,7 @@ def main(
     loaded = system.load(weights)
     for part in parts:
         path = out / f"{part}.advface"
-        programs.write(path, part, loaded)
-        _say(path, artefact.load(path).sha256)
+        _say(path, programs.write(path, part, loaded))
     if client:
         onnx.write_onnx(out / "extractor.onnx", loaded)
         _say(out / "extractor.onnx", "")

@@ -14,7 +14,7 @@ from advface_jax.untrusted import BadFile
 __all__ = ["PARTS", "Program", "load", "write"]
 
 
-def load(path: str | os.PathLike[str], *, sha256: str | None = None) -> Program:
+def load(path: str | os.PathLike[str], *, sha256: str) -> Program:
     """``artefact.load``, whose error is the ``BadFile`` of all readers here."""
     try:
         return artefact.load(path, sha256=sha256)

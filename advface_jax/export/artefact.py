@@ -20,8 +20,6 @@ import math
 import os
 import re
 import struct
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,11 +33,7 @@ MAGIC = b"advface_jax\0prog"
 FORMAT = 1
 HEAD = len(MAGIC) + 32 + 8
 MOST_CARD, MOST_BYTES = 2**20, 2**32
-MOST_MEMORY, SECONDS = 2**30, 120  # what reading a program of unknown origin may take
-REFUSED, MEMORY = 3, 4  # statuses of the trial
 DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "int32": np.dtype("<i4")}
-CALLS = {"shape_assertion"}
-"""What a program may call outside itself: checks of its batch."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -51,11 +45,9 @@ class Program:
     Attributes:
       card: what it is: ``part``, ``weights``, ``weights_sha256``, ``takes``, ``gives``,
         ``platforms``, ``settings``, ``versions``.
-      sha256: of the file, but for its first 48 bytes.
     """
 
     card: Mapping[str, Any]
-    sha256: str
     arrays: tuple[jax.Array, ...]
     run: Any
 
@@ -71,18 +63,15 @@ class Program:
         return self.run(self.arrays, *arrays)
 
 
-def load(path: str | os.PathLike[str], *, sha256: str | None = None) -> Program:
-    """A program from a file of ``advface_jax.export.write``.
+def load(path: str | os.PathLike[str], *, sha256: str) -> Program:
+    """A program from a file of ``advface_jax.export.write``, by the sum that its maker told.
 
-    Damage is always found. A file made to harm is refused where its form shows it, and for sure
-    only by ``sha256``: give it for every file that came over a network. Without it the program is
-    first read in a process of its own, a second or more, since one that was forged can crash XLA's
-    reader.
+    A program is XLA's to read, and one that was forged can crash that reader or do worse. So the
+    sum is asked for, and nothing of a file with another sum is read.
 
     Args:
       path: the file.
-      sha256: the sum that its maker told you, as ``Program.sha256``; None takes any file that is
-        whole.
+      sha256: what ``write`` returned and ``python -m advface_jax export`` printed.
 
     Raises:
       ValueError: no such file, one of another kind, damaged, another than ``sha256`` says, of a
@@ -99,18 +88,18 @@ def load(path: str | os.PathLike[str], *, sha256: str | None = None) -> Program:
         raise ValueError(f"got {path}, which is unreadable ({error.strerror})") from None
     if data[: len(MAGIC)] != MAGIC:
         raise ValueError(f"got {path}, which is no exported program; wanted one of export.write")
-    stated, total = data[len(MAGIC) : HEAD - 8], hashlib.sha256(data[HEAD - 8 :]).digest()
-    if stated != total:
+    total = hashlib.sha256(data[HEAD - 8 :]).hexdigest()
+    if stated(data) != total:
         raise ValueError(f"got {path}, which is damaged (its sum differs): copy or export it again")
-    if sha256 is not None and sha256.lower() != total.hex():
-        raise ValueError(f"got {path} of sha256 {total.hex()}; wanted {sha256}: another file")
+    if sha256.lower() != total:
+        raise ValueError(f"got {path} of sha256 {total}; wanted {sha256}: another file")
     try:
         card, program, arrays = _parts(data)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error) as error:
         reason = " ".join(f"{error}".split())[:200]
         raise ValueError(f"got {path}, whose card is wrong ({reason}): export it again") from None
-    exported = _exported(path, card, program, known=sha256 is not None)
-    return Program(card, total.hex(), arrays, jax.jit(exported.call))
+    exported = _exported(path, card, program)
+    return Program(card, arrays, jax.jit(exported.call))
 
 
 def pack(card: Mapping[str, Any], exported: export.Exported, arrays: Sequence[Any]) -> bytes:
@@ -131,6 +120,11 @@ def pack(card: Mapping[str, Any], exported: export.Exported, arrays: Sequence[An
     rest = struct.pack("<Q", len(text)) + text + program
     rest += b"".join(a.astype(DTYPES[a.dtype.name]).tobytes() for a in plain)
     return MAGIC + hashlib.sha256(rest).digest() + rest
+
+
+def stated(data: bytes) -> str:
+    """The sum that a file says it has."""
+    return data[len(MAGIC) : HEAD - 8].hex()
 
 
 def save(path: str | os.PathLike[str], data: bytes) -> None:
@@ -179,77 +173,19 @@ def _parts(data: bytes) -> tuple[dict[str, Any], bytes, tuple[jax.Array, ...]]:
     return card, program, tuple(arrays)
 
 
-def _try(path: Path, program: bytes) -> None:
-    """Read the program in another process; ValueError if that crashes, hangs or takes gigabytes."""
-    here = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-P", __file__]
-    try:
-        ended = subprocess.run(
-            command,
-            input=program,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **here},
-            timeout=SECONDS,
-        ).returncode
-    except subprocess.TimeoutExpired:
-        ended = None
-    except OSError as error:
-        raise ValueError(
-            f"got {path} without its sha256, and no process to try it in ({error}): give sha256"
-        ) from None
-    judge(path, ended)
-
-
-def judge(path: Path, status: int | None) -> None:
-    """ValueError where the trial of a program did not end by itself; None: not in time."""
-    if status not in (0, REFUSED):  # what is refused there is refused here, with the reason
-        what = f"more than {SECONDS} s" if status is None else f"a crash (status {status})"
-        raise ValueError(f"got {path}, which takes JAX {what} to read: do not trust it")
-
-
-def status(program: bytes) -> int:
-    """The trial itself: 0 for a program that can be read, REFUSED for one that raises."""
-    try:
-        str(export.deserialize(bytearray(program)).mlir_module())
-    except MemoryError:
-        return MEMORY
-    except Exception:
-        return REFUSED
-    return 0
-
-
-def _tried() -> int:
-    """In the process of the trial: the program comes in, the status goes out."""
-    program = sys.stdin.buffer.read()
-    try:
-        import resource  # not on Windows
-
-        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
-        most = pages * resource.getpagesize() + MOST_MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
-    except (ImportError, OSError):
-        pass
-    return status(program)
-
-
-def _exported(
-    path: Path, card: Mapping[str, Any], program: bytes, *, known: bool
-) -> export.Exported:
+def _exported(path: Path, card: Mapping[str, Any], program: bytes) -> export.Exported:
     made, here = str(card["versions"]["jax"])[:40], jax.__version__
     again = "export it again with your own JAX, or install that one"
     # JAX promises that a newer one reads what an older one wrote, and not the other way round.
     if _release(made) > _release(here):
         raise ValueError(f"got {path}, made by jax {made}; wanted {here} or older: {again}")
-    if not known:
-        _try(path, program)
     try:
         exported = export.deserialize(bytearray(program))
         low = export.minimum_supported_calling_convention_version
         high = export.maximum_supported_calling_convention_version
         if not low <= exported.calling_convention_version <= high:
             raise ValueError(f"calling convention {exported.calling_convention_version}")
-        text = str(exported.mlir_module())
+        exported.mlir_module()  # what an older JAX cannot read fails here
     except ModuleNotFoundError:
         raise
     except Exception as error:  # of a parser in C++, many kinds
@@ -257,8 +193,6 @@ def _exported(
         raise ValueError(
             f"got {path}, made by jax {made}, which jax {here} cannot read ({reason}): {again}"
         ) from None
-    if foreign := set(re.findall(r"custom_call\s*@\"?([\w.]+)", text)) - CALLS:
-        raise ValueError(f"got {path}, which calls {', '.join(sorted(foreign))}: do not trust it")
     platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     if platform not in exported.platforms:
         raise ValueError(
@@ -295,7 +229,3 @@ def _count(n: Any) -> int:
     if type(n) is not int or not 0 <= n < MOST_BYTES:
         raise ValueError(f"a length of {n!r}")
     return n
-
-
-if __name__ == "__main__":
-    sys.exit(_tried())

@@ -31,7 +31,7 @@ def write(
     *,
     shadows: Sequence[Any] = (),
     config: ProtectConfig | DecoyConfig | Mapping[str, Any] | None = None,
-) -> Mapping[str, Any]:
+) -> str:
     """Write one part of ``system`` as a program for CPUs, NVIDIA GPUs and TPUs, weights inside.
 
     ======================  ================================================  =================
@@ -57,7 +57,7 @@ def write(
       config: of ``protect`` or ``protect_decoy``; fixed in the program.
 
     Returns:
-      The card.
+      The file's sha256, which ``load`` asks for.
 
     Raises:
       ValueError: no such part, a config or shadows for a part that takes none, or networks that
@@ -96,8 +96,9 @@ def write(
         "settings": settings,
         "versions": {"jax": jax.__version__},
     }
-    artefact.save(path, artefact.pack(card, exported, leaves))
-    return card
+    data = artefact.pack(card, exported, leaves)
+    artefact.save(path, data)
+    return artefact.stated(data)
 
 
 def _program(

@@ -6,7 +6,6 @@ damaged, and it is closed again, so that damage reaches the code behind the wrap
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import random
@@ -159,24 +158,11 @@ def _mat(rng: random.Random, data: bytes, words: tuple[bytes, ...]) -> bytes:
     return data[:128] + struct.pack("<II", 15, len(inside)) + inside
 
 
-def _export(rng: random.Random, data: bytes, words: tuple[bytes, ...]) -> bytes:
-    """An exported program: a sum over the length of a card, the card, the program, the weights."""
-    (size,) = struct.unpack_from("<Q", data, 48)
-    card, rest = data[56 : 56 + size], data[56 + size :]
-    if rng.random() < 0.4:
-        card = damaged(rng, card, words)
-    else:
-        rest = blind(rng, rest, words)
-    inside = struct.pack("<Q", len(card)) + card + rest
-    return data[:16] + hashlib.sha256(inside).digest() + inside
-
-
 _FORMS: list[tuple[bytes, Callable[[random.Random, bytes, tuple[bytes, ...]], bytes]]] = [
     (rb"PK\x03\x04", _zip),
     (rb"\x89PNG", _png),
     (rb"\x1f\x8b", _gzip),
     (rb"MATLAB 5", _mat),
-    (rb"advface_jax\0prog", _export),
     (re.escape(riegeli.MAGIC), riegeli.damaged),
     (rb".{8}\{\"", _safetensors),
     (rb"\s*[\[{]", _json),

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-import os
-import signal
-import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 from advface_jax import untrusted
 from advface_jax.untrusted import BadFile
@@ -187,7 +180,6 @@ def _images() -> list[Reader]:
 
 def _networks() -> list[Reader]:
     from advface_jax import checkpoint, export, system
-    from advface_jax.export import artefact
 
     def features(folder: Path) -> None:
         from advface_jax.data.feature_sets import reading
@@ -199,8 +191,7 @@ def _networks() -> list[Reader]:
         system.read_decoder(folder / "w.safetensors")
 
     def program(folder: Path) -> None:
-        with mock.patch.object(artefact, "_try", _forked):
-            export.load(folder / "w")
+        export.load(folder / "w", sha256=networks.sum_of_exported())
 
     return [
         Reader("features", sets.feature_set, features),
@@ -208,54 +199,3 @@ def _networks() -> list[Reader]:
         Reader("export", networks.exported, program),
         Reader("checkpoint", networks.checkpoint, lambda f: checkpoint.restore(f / "w")),
     ]
-
-
-def _forked(path: Path, program: bytes) -> None:
-    """``artefact._try`` in a fork: a process of its own would take a second each."""
-    from advface_jax.export import artefact
-
-    trials = _trials()
-    trials.sendall(len(program).to_bytes(8, "little") + program)
-    artefact.judge(path, int.from_bytes(trials.recv(4), "little", signed=True))
-
-
-_POOLS: list[Any] = []
-
-
-@functools.cache
-def _trials() -> socket.socket:
-    """To a process from before JAX had threads, which forks one for each program: a fork of a
-    process with threads may wait for ever for what one of them held."""
-    ours, theirs = socket.socketpair()
-    if os.fork():
-        theirs.close()
-        return ours
-    ours.close()
-    with theirs, theirs.makefile("rb") as programs:
-        while size := programs.read(8):
-            status = _tried(programs.read(int.from_bytes(size, "little")))
-            theirs.sendall(status.to_bytes(4, "little", signed=True))
-    os._exit(0)
-
-
-def _tried(program: bytes) -> int:
-    from jax._src.interpreters import mlir
-
-    from advface_jax.export import artefact
-
-    me = os.fork()
-    if not me:
-        try:
-            _POOLS.append(mlir.global_thread_pool)  # a fork has none of its threads to end
-            mlir.global_thread_pool = type(mlir.global_thread_pool)()
-            os._exit(artefact.status(program))
-        finally:
-            os._exit(99)
-    end = time.monotonic() + artefact.SECONDS / 2
-    while not (done := os.waitpid(me, os.WNOHANG))[0]:
-        if time.monotonic() > end:
-            os.kill(me, signal.SIGKILL)
-            done = os.waitpid(me, 0)
-            break
-        time.sleep(0.0005)
-    return os.waitstatus_to_exitcode(done[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from experiments.fuzzing.seeds import Files, written
@@ -26,6 +28,7 @@ def checkpoint() -> list[Files]:
     return [written("w", lambda path: folder.save(path, tree, {"kind": "tiny"}))]
 
 
+@functools.cache
 def exported() -> list[Files]:
     import jax
     from jax import export
@@ -40,3 +43,9 @@ def exported() -> list[Files]:
     card |= {"takes": [{"name": "z", "shape": ["b", 2], "dtype": "float32"}]}
     card |= {"gives": [{"name": "embedding", "shape": ["b", 3], "dtype": "float32"}]}
     return [{"w": artefact.pack(card, program, [weights])}]
+
+
+def sum_of_exported() -> str:
+    from advface_jax.export import artefact
+
+    return artefact.stated(exported()[0]["w"])
