@@ -169,7 +169,7 @@ def table(
         "exact": exact,
         "deviation": deviation,
     }
-    rows, labels, shown = [], [], {}
+    rows, labels, shown, left = [], [], {}, set()
     with judging.exactly("float32" if exact else "tf32"), cli.bar("faces") as bar:
         world = decoy_cases.world(
             system,
@@ -200,12 +200,10 @@ def table(
             bar.update(task, note=label)
             lap, linkers, undefended = time.monotonic(), dict(readers), dict(bare)
             if case and names and case in (cases[0], cases[0]._replace(key=True)):
-                how = case.epsilon, sample.batch, sample.seed + 2
-                stored = decoy_readings.items(defense, world, faces.images[: max(names)], *how)
-                for count in names:
-                    linkers |= decoy_linkers.named(
-                        world, others[0], stored, faces.identities, count
-                    )
+                how = names, case.epsilon, sample.batch, sample.seed + 2
+                learnt, few = decoy_linkers.stolen(world, others[0], defense, faces, *how)
+                linkers |= learnt
+                left |= few
                 nobody = dataclasses.replace(world, shadows=(), outside={})
                 new = {k: v for k, v in linkers.items() if k not in bare}
                 undefended |= decoy_readings.known(nobody, images, sample.batch, new, private=False)
@@ -248,7 +246,7 @@ def table(
         header,
         lines,
         settings,
-        notes={},
+        notes={"left_out, too few items of one person": sorted(left)} if left else {},
         spent=Spent(0.0, time.monotonic() - began),
         remarks=(
             HOW_TO_READ,
