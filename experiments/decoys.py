@@ -75,7 +75,7 @@ def main(
       parts: How many drawn faces a decoy is mixed from.
       base: Changes of the base, as for --also.
       also: Further cases, as changes of the base: epsilon=0.25,steps=48 (names: weight, shadows,
-        parts, key, candidates, step, momentum, evenness).
+        parts, key, step, momentum, evenness).
       threshold: The cosine at which a face is done, and below which it is refused.
       key: Also measure the base with a secret pattern.
       deviation: Of that pattern and of the attackers' own.
@@ -123,7 +123,6 @@ def _checked(
         checks.bound(case.epsilon)
         checks.between(0, 8, shadows=case.shadows)
         checks.between(1, decoyed.DRAWN, parts=case.parts)
-        checks.positive(candidates=case.candidates)
         case.config(threshold)
     return list(dict.fromkeys(cases))
 

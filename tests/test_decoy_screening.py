@@ -79,6 +79,12 @@ def test_linkers_learn_from_names_and_need_enough_of_them(monkeypatch):
     assert list(found) == ["names 8, linear", "names 8, sibling", "Ψ tuned"]
     assert all(np.isfinite(one(z[:2], batch=2)).all() for one in found.values())
     assert not decoy_linkers.named(world, other, z, people[::2], 4)  # type: ignore[arg-type]
+    monkeypatch.setattr(decoy_linkers.readings, "items", lambda *given: z[: len(given[2])])
+    how = (8, 1), 0.3, 4, 0
+    with jax.numpy_dtype_promotion("standard"):
+        learnt, few = decoy_linkers.stolen(world, other, None, public, *how)  # type: ignore[arg-type]
+    assert list(learnt) == ["names 8, linear", "names 8, sibling"]
+    assert few == {"names 1, linear", "names 1, sibling"}
 
 
 @pytest.mark.slow

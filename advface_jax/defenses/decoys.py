@@ -11,13 +11,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from advface_jax import checks, networks
-from advface_jax.decoy import DEFAULT, EPSILON, DecoyConfig, cosine, keyed, protect_decoy
+from advface_jax.decoy import DEFAULT, EPSILON, DecoyConfig, keyed, protect_decoy
 from advface_jax.defenses.defense import Defense
 
 PARTS = 2
 """How many faces a decoy is mixed from."""
-CANDIDATES = 1
-"""Of how many decoys the nearest one is taken."""
 
 
 def decoy(
@@ -28,7 +26,6 @@ def decoy(
     shadows: Sequence[Any] = (),
     pattern: ArrayLike | None = None,
     parts: int = PARTS,
-    candidates: int = CANDIDATES,
     config: DecoyConfig | Mapping[str, Any] = DEFAULT,
 ) -> Defense:
     """Decoys: somebody else's feature, nudged within ε until Ψ reads the enrolled face.
@@ -47,9 +44,6 @@ def decoy(
       shadows: shadow recognisers, z -> embeddings, which go on reading the decoy.
       pattern: the secret of ``keys.pattern``; None for no key.
       parts: how many faces a decoy is mixed from.
-      candidates: of how many decoys of an item's key the one is taken that the recogniser reads as
-        nearest to the enrolled face: fewer steps, and as many bits about the face as it takes to
-        name one of them.
       config: steps, λ, threshold.
 
     Raises:
@@ -67,7 +61,7 @@ def decoy(
       (1, 4, 4, 3)
     """
     config = checks.config(config, DecoyConfig)
-    checks.positive(parts=parts, candidates=candidates)
+    checks.positive(parts=parts)
     pictures = jnp.asarray(faces)
     if pictures.ndim < 2 or len(pictures) < parts:
         raise ValueError(
@@ -84,7 +78,7 @@ def decoy(
     return Defense(
         "Decoy" if pattern is None else "Decoy with a key",
         _decoy,
-        (config, parts, candidates),
+        (config, parts),
         given,
         takes_key=True,
         takes_epsilon=True,
@@ -93,16 +87,9 @@ def decoy(
     )
 
 
-def chosen(defense: Defense, z: jax.Array, keys: jax.Array) -> jax.Array:
-    """The keys (b,) of the decoys that features z (b, …) get, of their ``candidates``; the items'
-    own keys if there is one candidate."""
-    _, parts, candidates = defense.settings  # type: ignore[misc]
-    return _chosen(z, keys, defense.networks, parts, candidates)
-
-
 def pictures(defense: Defense, keys: jax.Array) -> jax.Array:
-    """The faces of nobody (b, *image) whose features a decoy defence starts from, by the keys (b,)
-    of ``chosen``: secret."""
+    """The faces of nobody (b, *image) whose features a decoy defence starts from, by the items'
+    keys (b,): secret."""
     return _mixed(keys, defense.networks["faces"], defense.settings[1])  # type: ignore[index]
 
 
@@ -121,9 +108,8 @@ def _private(networks):
     return keyed(networks["recogniser"], networks["pattern"])
 
 
-def _decoy(z, keys, epsilon, mask, settings: tuple[DecoyConfig, int, int], networks) -> jax.Array:
-    config, parts, candidates = settings
-    keys = _chosen(z, keys, networks, parts, candidates)
+def _decoy(z, keys, epsilon, mask, settings: tuple[DecoyConfig, int], networks) -> jax.Array:
+    config, parts = settings
     decoys = _start(keys, networks["faces"], networks["extractor"], parts)
     return protect_decoy(
         z,
@@ -136,22 +122,6 @@ def _decoy(z, keys, epsilon, mask, settings: tuple[DecoyConfig, int, int], netwo
         config=config,
         mask=mask,
     ).stored
-
-
-@functools.partial(jax.jit, static_argnames=("parts", "candidates"))
-def _chosen(z, keys, networks, parts, candidates):
-    """One after the other, so that memory does not grow with them."""
-    if candidates == 1:
-        return keys
-    own = networks["recogniser"] if networks["pattern"] is None else _private(networks)
-    face = own(z)
-
-    def near(c):
-        each = jax.vmap(jax.random.fold_in, (0, None))(keys, c)
-        return cosine(own(_start(each, networks["faces"], networks["extractor"], parts)), face)
-
-    best = jax.lax.map(near, jnp.arange(candidates)).argmax(0)
-    return jax.vmap(jax.random.fold_in)(keys, best)
 
 
 @functools.partial(jax.jit, static_argnames="parts")

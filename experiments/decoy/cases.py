@@ -10,7 +10,7 @@ import numpy as np
 
 from advface_jax import System, attacks, defenses
 from advface_jax.decoy import DEFAULT, DEVIATION, DecoyConfig
-from advface_jax.defenses import Defense, decoys
+from advface_jax.defenses import Defense
 from advface_jax.models import sface
 
 STITCHED = 60
@@ -28,7 +28,6 @@ class Case(NamedTuple):
     shadows: int
     parts: int
     key: bool = False
-    candidates: int = decoys.CANDIDATES
     step: float = DEFAULT.step
     momentum: float = DEFAULT.momentum
     evenness: float = DEFAULT.evenness
@@ -114,7 +113,6 @@ class World:
             shadows=self.shadows[: case.shadows],
             pattern=self.pattern if case.key else None,
             parts=case.parts,
-            candidates=case.candidates,
             config=dataclasses.replace(case.config(threshold), deviation=self.deviation),
         )
 

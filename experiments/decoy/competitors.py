@@ -34,7 +34,7 @@ def competitors(
     """All of them; ``public`` are features (n,77,77,64) of faces that are not measured."""
     mean = world.faces.mean(0, keepdims=True)
     one = dataclasses.replace(world, faces=(mean + mean[:, :, ::-1]) / 2)
-    free = base._replace(parts=1, epsilon=1.0, candidates=1, key=False)
+    free = base._replace(parts=1, epsilon=1.0, key=False)
     decoders = tuple(system.decoder(kind, "shadow") for kind in system.kinds)
     networks = {"extractor": system.extractor, "decoders": decoders}
     both: dict[str, Any] = {"takes_epsilon": True, "takes_key": True}

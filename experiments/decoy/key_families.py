@@ -121,7 +121,6 @@ def row(
         faces=world.faces,
         shadows=(*world.shadows[:1], psi, *others[:FIXED]),
         parts=case.parts,
-        candidates=case.candidates,
         config=case.config(threshold),
     )
     outside = {"sibling": world.outside["sibling"], "Ψ": psi}

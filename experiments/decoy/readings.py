@@ -96,8 +96,7 @@ def _batch(world, defense, case, epsilon, linkers, first, pixels, keys, mask) ->
     stored = defense(z, key=keys, epsilon=epsilon, mask=mask)
     decoy = nobody = None
     if case:
-        best = decoys.chosen(defense, z, keys)
-        decoy, nobody = decoys.start(defense, best), decoys.pictures(defense, best)
+        decoy, nobody = decoys.start(defense, keys), decoys.pictures(defense, keys)
     own = decoys.recogniser(defense) if case else world.network.server
     found = {f"read.{k}": read(r, seen) for k, r, seen in readings(world, case, own, stored, decoy)}
     found |= {f"read.{k}": read(attack, stored) for k, attack in linkers.items()}
