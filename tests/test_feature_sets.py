@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from advface_jax import ProtectConfig, protect
 from advface_jax.data import batches, open_faces, read_faces
 from advface_jax.data.feature_sets.reading import SHAPE, UNFINISHED, open_features
 from advface_jax.data.feature_sets.writing import write_features
+from advface_jax.untrusted import BadFile
 
 pytest.importorskip("array_record", reason="the extra `data` is not installed")
 CARD = {"epsilon": 0.2, "weights_sha256": "00"}
@@ -145,6 +147,20 @@ def test_a_full_disk_is_told_and_the_set_resumes(tmp_path):
     write(tmp_path / "set", crops, protect=noisy)
     open_features(tmp_path / "set").check()
     assert not list((tmp_path / "set").glob(".*"))
+
+
+def test_a_shape_that_no_record_has_takes_no_memory(faces, tmp_path):
+    write(tmp_path / "set", faces)
+    card = tmp_path / "set" / "card.json"
+    claimed = json.loads(card.read_text()) | {"shape": [77, 65535, 64]}  # 1.3 GB a feature
+    card.write_text(json.dumps(claimed))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadFile, match="record 0 .* damaged"):
+            open_features(tmp_path / "set").features([0, 1])
+        assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    finally:
+        tracemalloc.stop()
 
 
 def test_damage_is_told_with_the_shard(faces, tmp_path):

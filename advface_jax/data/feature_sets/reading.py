@@ -61,13 +61,15 @@ class FeatureSet:
                 f"got indices {rows.min()} to {rows.max()}; wanted 0 to {len(self) - 1}"
             )
         dtype, shape = self.card["dtype"], self.shape
-        out = np.empty((len(rows), *shape), np.float32)
+        out = None
         for k, i in enumerate(rows):
             raw = self._record(int(i))
             if len(raw) != encoding.size(dtype, shape):
                 raise BadFile(f"record {i} of {self.folder} has {len(raw):,} bytes: damaged")
+            if out is None:  # not before: a damaged card can claim any shape
+                out = np.empty((len(rows), *shape), np.float32)
             out[k] = encoding.decode(raw, dtype, shape)
-        return out
+        return np.empty((0, *shape), np.float32) if out is None else out
 
     def crop(self, i: int) -> np.ndarray:
         """One item as ``batches`` loads it, float32 (*shape); ValueError as in ``features``."""
