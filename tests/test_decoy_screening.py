@@ -62,6 +62,7 @@ def test_a_feature_of_the_public_ones_survives_their_whole_basis_and_no_less():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_linkers_learn_from_names_and_need_enough_of_them(monkeypatch):
     small = dataclasses.replace(linkers.TUNING, classifier_epochs=1, epochs=1, people=2, images=2)
     monkeypatch.setattr(linkers, "TUNING", small)
@@ -88,6 +89,7 @@ def test_linkers_learn_from_names_and_need_enough_of_them(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.long
 def test_the_cost_is_told_beside_advfaces(monkeypatch):
     monkeypatch.setattr(decoyed, "LEARNT", 3)

@@ -17,6 +17,7 @@ def colours(images):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_its_pictures_are_recognised():
     images = data.synthetic_faces(4, 1).images
     pixels = jnp.asarray(images, jnp.float32) / 255

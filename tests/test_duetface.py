@@ -91,6 +91,7 @@ def test_shares_that_do_not_fit_are_refused(model, body, shares):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_distilling_brings_it_nearer_and_leaves_the_body_alone(body):
     pixels = data.read_faces("synthetic", limit=2).images
     config = duetface.DistillConfig(learning_rate=2e-2, batch=2, flip=False)

@@ -43,6 +43,7 @@ def place(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_both_networks_are_measured_on_both_kinds_of_features(place, monkeypatch):
     reuse.main(**place)
     document = json.loads((place["out"] / "reuse.json").read_text())

@@ -57,6 +57,7 @@ def test_every_shadow_meets_every_attacker(measured, files, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_cell_is_what_the_sweep_measures(measured, files, tmp_path):
     rows = measured().rows
     sample, ascent = small_sample(tmp_path / "swept"), Ascent(steps=2)
