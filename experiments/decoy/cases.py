@@ -15,6 +15,8 @@ from advface_jax.models import sface
 
 STITCHED = 60
 """Faces that one sibling learns from."""
+UNLIKE = (1, 5)
+"""Patches through which further attackers' siblings see z."""
 NEAR = (0.2, 0.4)
 """Noise on every kernel of Ψ, in its deviation: siblings much nearer than another network."""
 
@@ -127,9 +129,9 @@ def world(
     seed: int,
     deviation: float = DEVIATION,
 ) -> World:
-    """Siblings of the first of ``others`` put onto z: n shadows, one of other faces, one of other
-    faces and patches, each from ``STITCHED`` of the ``public`` faces (m,160,160,3) uint8; each of
-    the further ``others`` likewise; and Ψ itself with noise on its kernels."""
+    """Siblings of the first of ``others`` put onto z: n shadows, of 3×3 and 1×1 patches in turn;
+    three attackers' of other faces, by 3×3, 1×1 and 5×5; each from ``STITCHED`` of the ``public``
+    faces (m,160,160,3) uint8; each further one of ``others``; Ψ with noise on its kernels."""
     batches = [public[i : i + 8].astype(np.float32) / 255 for i in range(0, len(public), 8)]
     z, *targets = (
         np.concatenate([np.asarray(_called(one.extractor, jnp.asarray(b))) for b in batches])
@@ -143,7 +145,8 @@ def world(
         return attacks.sibling(learnt, other.server)
 
     rng = np.random.default_rng(seed)
-    outside = {"sibling": sibling(n), "sibling, 1×1": sibling(n + 1, 1)}
+    outside = {"sibling": sibling(n)}
+    outside |= {f"sibling, {p}×{p}": sibling(n + 1, p) for p in UNLIKE}
     for i, one in enumerate(others[1:], 1):
         outside[f"far, {one.card['source']}"] = sibling(n, which=i)
     outside |= {f"Ψ ± {share:g}": noisy(system.server, share, rng) for share in NEAR}
@@ -152,7 +155,7 @@ def world(
         system.network,
         attacker,
         jnp.asarray(drawn, jnp.float32) / 255,
-        tuple(sibling(i) for i in range(n)),
+        tuple(sibling(i, (3, 1)[i % 2]) for i in range(n)),
         outside,
         jnp.asarray(pattern),
         deviation,

@@ -8,7 +8,7 @@ import numpy as np
 
 from advface_jax import metrics
 from advface_jax.data import Pairs
-from experiments.decoy.cases import NEAR, Case
+from experiments.decoy.cases import NEAR, UNLIKE, Case
 from experiments.decoy.readings import Embeddings, Measured
 from experiments.measure.results_file import Row
 from experiments.measure.table import Column
@@ -29,7 +29,7 @@ COLUMNS = (
     Column("type II %", "srra_far_1e-3", 100, 1),
     Column("shadow", "tar_shadow", 100, 1),
     Column("sibling", "tar_sibling", 100, 1),
-    Column("1×1", "tar_sibling, 1×1", 100, 1),
+    *(Column(f"{p}×{p}", f"tar_sibling, {p}×{p}", 100, 1) for p in UNLIKE),
     Column("far", "tar_far", 100, 1),
     *(Column(f"Ψ ± {share:g}", f"tar_Ψ ± {share:g}", 100, 1) for share in NEAR),
     Column("Ψ tuned", "tar_Ψ tuned", 100, 1),
@@ -49,10 +49,11 @@ HOW_TO_READ = (
     "refused: faces below the threshold, and below .90, which are counted in all else. SSIM: R's "
     "picture with the enrolled face, and with the decoy; type II: that picture accepted by the "
     "server as another photograph of the person, at 1e-3. The other columns are TAR of attackers."
-    " shadow: a sibling that may stand in the objective; sibling, 1×1: siblings that never do, "
-    "stitched from other faces, the second by 1×1 patches; far: another family of recognisers, "
-    "stitched; Ψ ± s: Ψ with noise on its kernels, nearer than anything public; Ψ tuned: Ψ "
-    "trained further on named public faces; estimated: the step away from E(R(stored)) amplified,"
+    " shadow: a sibling that may stand in the objective; sibling, 1×1, 5×5: siblings that never "
+    "do, stitched from other faces, by 3×3 and by those patches; far: another family of "
+    "recognisers, stitched; Ψ ± s: Ψ with noise on its kernels, nearer than anything public; "
+    "Ψ tuned: Ψ trained further on named public faces; estimated: the step away from "
+    "E(R(stored)) amplified,"
     " best of two factors; decoy known: the step away from the true decoy amplified, best of "
     "three, read by the sibling, or by the public Ψ. Foreign keys: the mean over eight patterns "
     "of the attacker's; less Ψ: that less what the public Ψ reads. Linked: two stored items of "
