@@ -80,11 +80,11 @@ def steps(quick: bool) -> list[Step]:
     """In order of importance. ``{out}`` is the step's folder."""
     preset = ("--preset", "paper" if os.environ.get("ADVFACE_DATA") else "demo")
     batch, count = ("2", "5") if quick else ("256", "10")
-    others = ("1",) if quick else ("1", "8", "32", "128", "512")
     shadows = ("--shadows", *(DECODERS[:1] if quick else DECODERS))
     slowest = ("--shadows", DECODERS[0] if quick else "urec")
     single = ("--matmul-precision", "default", "highest")
     half, peers = ("--dtype", "bfloat16"), ("--peer", "torch", "--peer-variants")
+    forms = ("--formulation", "plain", "subpixel", "packed")
 
     def timed(name: str, seconds: float, *more: str) -> Step:
         usual = ("--steps", count, "--latency", "0", "--repeats", "3", "--out", "{out}")
@@ -105,12 +105,15 @@ def steps(quick: bool) -> list[Step]:
         timed("speed", 180, *at, *half, *peers, "eager", "step+channels_last"),
         timed("profile", 60, *alone, "--profile", "{out}/trace"),
         faces("table_1", "defenses", 120, "600", "128"),
-        timed("forms", 120, *at, *half, "--formulation", "plain", "subpixel", "packed"),
+        timed("forms", 120, *at, *half, *forms),
         timed("float32", 100, *at, *single, "--formulation", "plain", "packed"),
-        timed("batches", 150, *shadows, "--batch", *others, *half),
         timed("training", 90, *shadows, "--batch", "1", "--training", batch),
         timed("tuned", 150, *alone, *peers, "tuned+channels_last"),
         Step("decoy", ("experiments.decoy_cost", *decoy, "--out", "{out}"), 150),
+        *(
+            timed(f"batch_{n}", 90, *shadows, "--batch", "1" if quick else n, *half, *forms)
+            for n in ("32", "128", "512", "8", "1")
+        ),
         *(
             timed(f"flags_{name}", 40, *alone)._replace(flags=flags)
             for name, flags in FLAGS.items()
