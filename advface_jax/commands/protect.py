@@ -47,7 +47,7 @@ def main(
     """Protect a whole set into shards that open_features reads. The same command resumes.
 
     The set holds no pictures, and by default neither names nor the data set's order nor the words
-    of its labels. No defence here protects against an adaptive attacker (README).
+    of its labels. AdvFace and noise do not protect against an adaptive attacker (README).
 
     The records follow from the input, the seed and the batch alone, on one kind of device: not from
     workers, hosts, engine or restarts. By default a face's AdvFace depends on the others of its

@@ -5,8 +5,8 @@
     stored = defense(z, key=jax.random.key(0), epsilon=0.2)
 
 ``Defense`` states what a defence takes, what it stores (all that an attacker sees), and which
-network recognises that. Here are the paper's method and its baselines; none protects against an
-adaptive attacker. All raise ValueError for settings outside their range.
+network recognises that. Here are the paper's method, its baselines, and decoys; none but decoys
+withstands adaptive attackers (docs/attacks.md). All raise ValueError for settings out of range.
 """
 
 from advface_jax.defenses.adversarial import advface

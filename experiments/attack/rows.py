@@ -9,6 +9,7 @@ import numpy as np
 from advface_jax import metrics
 from advface_jax.attacks import Attack
 from advface_jax.data import Pairs
+from advface_jax.defenses import decoys
 from experiments.attack.attacking import Attacked, Read
 from experiments.attack.floors import FLOORS
 from experiments.measure.compared import Case
@@ -241,7 +242,8 @@ def leaderboard(
     where = (
         f"{first['n']:,} faces of {first['people']:,} people ({settings['faces']}), "
         f"{first['pairs']:,} pairs; weights {settings['weights']}; attackers with "
-        f"{settings['public_faces']:,} public faces."
+        f"{settings['public_faces']:,} public faces. ε = {settings['epsilon']:g}, decoys' "
+        f"{decoys.EPSILON:g}; how it was measured: worst_case.json."
     )
     parts = [
         "# Leaderboard: what an attacker without Ψ reads, the least first",

@@ -130,9 +130,11 @@ def fuzz(reader: readers.Reader, seed: int, start: int, stop: int) -> Iterator[C
                     why = ("hang", f"no answer in {SILENT:.0f} s")
                     child.kill()
                     child.join()
-                counts.cases = base.cases + int(shared[_DONE])
                 counts.read = base.read + int(shared[_READ])
                 counts.refused = base.refused + int(shared[_REFUSED])
+                # A case that ends just now is counted there, and not yet as done.
+                judged = counts.read + counts.refused - base.read - base.refused
+                counts.cases = base.cases + max(int(shared[_DONE]), judged)
                 counts.slowest = max(base.slowest, shared[_SLOWEST])
                 counts.memory = max(base.memory, int(shared[_MEMORY]))
                 counts.seconds = time.monotonic() - began
