@@ -85,7 +85,7 @@ def main(
     opened = Store(store, secret, gates.settings(loaded, protection))
 
     def gate() -> gates.Gate:
-        shadows = [] if public is None else [_shadow(loaded, public, say)]
+        shadows = [] if public is None else _shadows(loaded, public, say)
         say("drawing the faces that decoys are mixed from" if protection == "decoy" else "opening")
         return gates.Gate(loaded, opened, protection, threshold, shadows, progress=_progress(say))
 
@@ -143,19 +143,19 @@ def _calibrate(gate: gates.Gate, faces: Path, say: Callable[[str], None]) -> Non
         cli.answer.print(f"false accept rate {far:g}: --threshold {cosine:.3f}, accepts {tar:.1%}")
 
 
-def _shadow(loaded: system.System, public: Path, say: Callable[[str], None]):
-    """``facenet-128``, stitched onto E by public faces."""
-    say("loading facenet-128, for a shadow recogniser of the decoys")
+def _shadows(loaded: system.System, public: Path, say: Callable[[str], None]):
+    """``facenet-128``, stitched onto E by public faces, through 3×3 and through 1×1 patches."""
     read = faces_of.read_faces(public, limit=64)
     images = read.images.astype(np.float32) / 255
     if len(images) < 60:
         raise ValueError(f"got {len(images)} faces in {public}; wanted 60 or more")
-    say("loading facenet-128")
+    say("loading facenet-128, for shadow recognisers of the decoys")
     other = system.load("facenet-128")
     say(f"stitching it onto E by {len(images)} faces of {public}")
     parts = [images[i : i + 20] for i in range(0, len(images), 20)]
     z, theirs = (np.concatenate([e(x) for x in parts]) for e in (loaded.extractor, other.extractor))
-    return attacks.sibling(attacks.stitch(z, theirs), other.server)
+    stitches = (attacks.stitch(z, theirs, patch=patch) for patch in (3, 1))
+    return [attacks.sibling(stitch, other.server) for stitch in stitches]
 
 
 def _onnx(loaded: system.System) -> bytes:
