@@ -6,11 +6,13 @@ Trees are nested dictionaries with string keys; ``nest`` and ``flatten`` turn do
 
 import contextlib
 import errno
+import glob
 import json
 import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,14 @@ def _aside(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.old")
 
 
+def _clear(directory: Path) -> None:
+    """Remove what killed saves left an hour ago or longer; a younger one may be at work."""
+    for path in directory.parent.glob(f".{glob.escape(directory.name)}.????????"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > 3600:
+                shutil.rmtree(path, ignore_errors=True)
+
+
 def save(
     directory: str | os.PathLike[str], tree: Mapping[str, Any], card: Mapping[str, Any]
 ) -> None:
@@ -146,6 +156,7 @@ def save(
             directory.rename(aside)
         work.rename(directory)
         shutil.rmtree(aside, ignore_errors=True)
+        _clear(directory)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

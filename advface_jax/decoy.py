@@ -260,8 +260,9 @@ def _check_fit(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> None
 def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
     """(b,), in float32, of embeddings of any length."""
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-    lengths = jnp.sqrt(jnp.square(a).sum(-1) * jnp.square(b).sum(-1))
-    return (a * b).sum(-1) / jnp.maximum(lengths, 1e-12)
+    squares = jnp.square(a).sum(-1) * jnp.square(b).sum(-1)
+    # The root of what is above 0: at an embedding of 0 its derivative would be NaN.
+    return (a * b).sum(-1) / jnp.sqrt(jnp.maximum(squares, 1e-24))
 
 
 @jax.jit

@@ -75,6 +75,8 @@ def pattern(
       (4, 4, 2)
     """
     checks.above_zero(deviation=deviation)
+    if not shape:
+        raise ValueError("got shape=(); wanted that of one feature, as (77, 77, 64)")
     checks.positive(**{f"shape[{i}]": n for i, n in enumerate(shape)})
     n = int(np.prod(shape))
     uniform = _uniform(derive(secret, system, "pattern"), 2 * n).reshape(2, n)

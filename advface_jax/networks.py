@@ -97,6 +97,8 @@ class Normalised:
 
     def __call__(self, z: jax.Array) -> jax.Array:
         embeddings = self.server(z)
+        if jnp.finfo(embeddings.dtype).bits < 32:  # the squares overflow float16
+            embeddings = embeddings.astype(jnp.float32)
         return embeddings / jnp.maximum(jnp.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-6)
 
 

@@ -8,6 +8,7 @@ Writes decoys.json, decoys.md and decoys.png into --out.
 
 import dataclasses
 import functools
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -158,6 +159,8 @@ def table(
         **decoders.of_system(system),
         "sibling": others[0].card["source"],
         "siblings": [one.card["source"] for one in others],
+        "siblings_sha256": [one.card["sha256"] for one in others],
+        "public_sha256": hashlib.sha256(faces.images.tobytes()).hexdigest(),
         "threshold": threshold,
         "public_faces": len(faces),
         "shadows": n,  # of which the cases use some
@@ -168,7 +171,7 @@ def table(
         "exact": exact,
         "deviation": deviation,
     }
-    rows, labels, shown, left = [], [], {}, set()
+    rows, labels, shown, left, kept = [], [], {}, set(), []
     with judging.exactly("float32" if exact else "tf32"), cli.bar("faces") as bar:
         world = decoy_cases.world(
             system,
@@ -221,12 +224,15 @@ def table(
             rows.append(line | {"seconds": round(time.monotonic() - lap, 1)})
             labels.append(label)
             shown[label] = found
+            kept.append(found.folder)
             cli.console.print(f"{label}: " + _spoken(rows[-1]), soft_wrap=True)
             _keep(rows, settings, sample.out / PARTIAL)
         for name in key_families.FAMILIES if families else ():
             how = sample.how | {"settings": settings}
             what = threshold, images, bare["recogniser"], crops.identities, over, how
-            rows.append(key_families.row(name, world, cases[0], *what))
+            line, folder = key_families.row(name, world, cases[0], *what)
+            rows.append(line)
+            kept.append(folder)
             labels.append(rows[-1]["method"])
             _keep(rows, settings, sample.out / PARTIAL)
         mean = jnp.asarray(images.mean(0, dtype=np.float64) / 255, jnp.float32)
@@ -259,6 +265,7 @@ def table(
                 _draw, crops.images, inputs.distinct(crops.identities[: sample.batch], 4), shown
             )
         },
+        kept=kept,
         caption="Recognition, R's pictures, and the identity that attackers read (TAR %)",
         narrow=(0, 1, 2, 4, 6, 9, 14, 17),
     )

@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +51,20 @@ def test_every_step_is_a_command_with_a_table_on_the_page(tmp_path):
 
 def test_kernels_of_no_trace(tmp_path):
     assert kernels.table(tmp_path) == []
+
+
+def test_a_stopped_step_leaves_nothing_behind(tmp_path, monkeypatch):
+    (tmp_path / "spawning.py").write_text(
+        "import subprocess, time\n"
+        "p = subprocess.Popen(['sleep', '20'])\nprint(p.pid, flush=True)\ntime.sleep(20)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    folder = tmp_path / "speed"
+    folder.mkdir()
+    (folder / "throughput.md").write_text("of an earlier --quick run")
+    step = Step("speed", ("spawning",), 3)
+    went = accelerator.run(step, folder, time.monotonic() + 60)
+    assert "stopped" in went and "earlier" not in accelerator.page(tmp_path, {"speed": went})
+    time.sleep(0.2)
+    state = Path(f"/proc/{(folder / 'log.txt').read_text().split()[0]}/stat")
+    assert not state.exists() or " Z " in state.read_text()

@@ -174,3 +174,11 @@ def test_a_card_nested_too_deeply_is_explained(tmp_path):
     (tmp_path / "w" / "card.json").write_text("[" * 200_000 + "]" * 200_000)
     with pytest.raises(ValueError, match=r"card\.json: nested deeper"):
         checkpoint.restore(tmp_path / "w")
+
+
+def test_a_save_clears_what_killed_ones_left(tmp_path):
+    left = tmp_path / ".ck.abcdefgh"
+    left.mkdir()
+    os.utime(left, (1, 1))
+    checkpoint.save(tmp_path / "ck", {"a": np.ones(3)}, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["ck"]

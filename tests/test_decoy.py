@@ -253,3 +253,16 @@ def test_drawn_faces_with_the_real_recogniser():
     assert (cosine(shadow(stored), shadow(start)) > 0.95).all()
     assert (cosine(shadow(stored), shadow(z)) < 0.7).all()
     assert (cosine(outside(stored), outside(start)) > 0.75).all()  # .80 and .84
+
+
+def test_whole_numbers_are_no_faces():
+    faces = np.full((4, 8, 8, 3), 200, np.uint8)
+    with pytest.raises(ValueError, match="floating point"):
+        defenses.decoy(recogniser=lambda z: z[:, 0], extractor=lambda x: x, faces=faces)
+
+
+def test_an_embedding_of_zero_leaves_no_nan():
+    weights = jax.random.normal(jax.random.key(1), (64, 4))
+    z = jax.random.normal(jax.random.key(0), (2, 64))
+    made = advface_jax.protect_decoy(z, 0 * z, recogniser=lambda z: z @ weights, epsilon=1.0)
+    assert np.isfinite(made.stored).all() and np.isfinite(made.cosine).all()

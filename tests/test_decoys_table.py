@@ -15,7 +15,7 @@ from experiments.decoy import cases as decoy_cases
 from experiments.decoy import competitors
 from experiments.decoy import readings as decoy_readings
 from experiments.decoy.cases import Case
-from experiments.decoy.rows import row, unit
+from experiments.decoy.rows import _replays, row, unit
 from experiments.measure import decoyed
 from experiments.measure.table import publish
 
@@ -114,6 +114,7 @@ def test_everyone_reads_every_case(tmp_path, monkeypatch):
     assert [r["cosine"] for r in again.rows[:-1]] == [r["cosine"] for r in table.rows[:-1]]
     publish(table, tmp_path)
     assert is_picture(tmp_path / "decoys.png")
+    assert not (tmp_path / ".batches").exists(), "embeddings of faces"
     assert "| ε = 0.2, λ = 1, 2 steps, 1 shadows, 2 faces, key |" in (
         tmp_path / "decoys.md"
     ).read_text("utf-8")
@@ -133,3 +134,15 @@ def test_bad_settings_are_refused(axis, message):
     axes = {name: (value,) for name, value in BASE._asdict().items() if name != "key"}
     with pytest.raises(ValueError, match=message):
         decoys._checked(False, 0.95, "", (), **(axes | axis))
+
+
+def test_equal_items_have_a_threshold():
+    served = next(
+        v / np.linalg.norm(v)
+        for s in range(300)
+        if (v := np.random.default_rng(s).normal(size=128).astype("f4")) is not None
+        and 2 - 2 * np.float32((u := v / np.linalg.norm(v)) @ u) < 0
+    )
+    pairs = data.Pairs(np.array([0]), np.array([1]), np.array([True]), np.array([1]))
+    served = np.repeat(served[None], 40, 0)
+    assert _replays(served, served, ["a", "a", *map(str, range(38))], pairs)["_far_1e-2"] == 0

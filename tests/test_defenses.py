@@ -269,3 +269,9 @@ def test_the_transform_refuses_what_is_no_image(images):
 def test_settings_that_make_no_sense_are_refused(make):
     with pytest.raises(ValueError, match=r"^got (steps|budget|seed|sensitivity)=.*; wanted "):
         make()
+
+
+@pytest.mark.parametrize("make", [defenses.ball, defenses.walk])
+def test_random_steps_with_x64(make):
+    with jax.enable_x64(True):
+        assert make()(np.ones((1, 4), "f4"), key=jax.random.key(0)).dtype == "float32"

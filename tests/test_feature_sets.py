@@ -1,6 +1,7 @@
 """Shared feature sets: what is written is read back, what reveals people is not written."""
 
 import json
+import os
 import pickle
 import tracemalloc
 
@@ -11,8 +12,9 @@ import pytest
 from face_files import folder, full_disk, picture, valued
 from networks import new_extractor, small_decoder
 
-from advface_jax import ProtectConfig, protect
+from advface_jax import ProtectConfig, data, protect
 from advface_jax.data import batches, open_faces, read_faces
+from advface_jax.data.feature_sets import chunks, planning, reading
 from advface_jax.data.feature_sets.reading import SHAPE, UNFINISHED, open_features
 from advface_jax.data.feature_sets.writing import write_features
 from advface_jax.untrusted import BadFile
@@ -248,3 +250,34 @@ def test_the_set_is_what_protect_makes(tmp_path):
     last = protected(faces.images[[4, 4]], [1, 0])
     assert np.array_equal(found[:2], first) and np.array_equal(found[4], last[0])
     assert jax.numpy.isfinite(found).all()
+
+
+def test_few_shards_are_open_at_once(tmp_path):
+    writer = chunks.array_record()[0].ArrayRecordWriter
+    for i in range(100):
+        file = reading.shard_file(tmp_path, i)
+        one = writer(str(file), "group_size:1")
+        one.write(np.ones(4, "<f4").tobytes())
+        one.close()
+        beside = {"records": 1, "bytes": file.stat().st_size, "labels": None, "names": None}
+        file.with_suffix(".json").write_text(json.dumps(beside))
+    card = {"format": reading.FORMAT, "shape": [4], "dtype": "f32", "records": 100, "shards": 100}
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    found = data.open_features(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    assert found.features(range(100)).shape == (100, 4)
+    assert len(os.listdir("/proc/self/fd")) - before <= 70
+
+
+def test_the_plan_is_never_readable_for_others(tmp_path, monkeypatch):
+    seen = []
+    rename = type(tmp_path).rename
+    monkeypatch.setattr(
+        type(tmp_path),
+        "rename",
+        lambda a, b: (seen.append(a.stat().st_mode & 0o777), rename(a, b))[1],
+    )
+    planning.begin(
+        tmp_path, data.synthetic_faces(1, 1), {"seed": None, "names": False, "batch": 1}, 1
+    )
+    assert seen == [0o600]

@@ -72,6 +72,7 @@ def test_faces_are_drawn_from_the_secret():
         (lambda: keys.derive(SECRET), "wanted text: the system"),
         (lambda: keys.pattern(SECRET, "a", (3, 0)), r"shape\[1\]=0"),
         (lambda: keys.pattern(SECRET, "a", deviation=0), "deviation=0"),
+        (lambda: keys.pattern(SECRET, "a", shape=()), r"shape=\(\)"),
         (lambda: keys.of_enrolments(SECRET, "a", []), "0 enrolments"),
         (lambda: keys.of_enrolments(SECRET, "a", ["x", "x"]), "not all distinct"),
         (lambda: decoy_faces.draw(SECRET, "a", 0), "faces=0"),

@@ -280,3 +280,9 @@ def test_a_failure_is_tried_again():
         shadow_round_trip(z, **given)
     failing.clear()
     assert shadow_round_trip(z, **given)[1].shape == z.shape
+
+
+@pytest.mark.parametrize("value", [20, 1e-4])
+def test_embeddings_in_half_precision_have_length_1(value):
+    unit = networks.Normalised(lambda z: z)(jnp.full((1, 512), value, jnp.float16))
+    assert abs(float(jnp.linalg.norm(unit.astype(jnp.float32))) - 1) < 1e-2

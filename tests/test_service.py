@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -607,3 +608,53 @@ def test_what_became_of_requests_is_counted():
     assert (row["sent"], row["answered"], row["refused"], row["failed"]) == (4, 2, 1, 1)
     assert row["answered_per_s"] == 1 and row["p50_ms"] == pytest.approx(200) and not row["held"]
     assert summary([Sent(503, 0.05)], 1.0)["p50_ms"] is None
+
+
+def gate_of(store, protect):
+    gate = object.__new__(Gate)
+    gate.store, gate.protection, gate.threshold, gate._defense = store, "advface", 0.5, None
+    gate._lock, gate._people, gate._known = threading.RLock(), {}, {}
+    gate.embed = lambda z: (np.ravel(z) / np.linalg.norm(z)).astype("f4")
+    gate._protect = protect
+    return gate
+
+
+@pytest.mark.parametrize("change, error", [("delete", KeyError), ("revoke", ValueError)])
+def test_what_is_erased_while_it_is_renewed_stays_erased(store, change, error):
+    z = np.ones((1, 8), "f4")
+    gate = gate_of(store, lambda z, *_: np.asarray(z))
+    one = gate.enrol("Ada", z)
+
+    def slow(z, *_):
+        getattr(gate, change)(one.id)
+        return np.asarray(z)
+
+    gate._protect = slow  # type: ignore[method-assign]
+    with pytest.raises(error):
+        gate.renew(one.id, z)
+    with pytest.raises(KeyError):
+        store.item(one.id)
+
+
+def test_an_enrolment_during_a_rotation_opens(store):
+    change = store._change
+
+    def between(event, *rest):
+        if event == "enrol":
+            store._change = change
+            worker = threading.Thread(target=store.rotate, args=(OTHER,))
+            worker.start()
+            worker.join(1)
+        return change(event, *rest)
+
+    store._change = between
+    store.put(Enrolment("a", 1, "Ada", False), np.ones(8, "f4"), "enrol")
+    time.sleep(0.2)
+    assert store.item("a").tolist() == [1] * 8 and store.enrolments()[0].name == "Ada"
+
+
+def test_a_full_disk_is_named(store):
+    pages = store._db.execute("pragma page_count").fetchone()[0]
+    store._db.execute(f"pragma max_page_count = {pages + 2}").fetchall()
+    with pytest.raises(StoreError, match="is full"):
+        store.put(Enrolment("a", 1, "Ada", False), np.zeros(100_000, "f4"), "enrol")

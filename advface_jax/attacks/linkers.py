@@ -151,7 +151,8 @@ def regressed(
     mean, axes, t = _principal(stored, pool)
     square = np.square(t).sum(0)
     weights = axes @ (t.T @ (y - y.mean(0)) / (square + ridge * square.sum() / n)[:, None])
-    return _linear(name, knows, mean, weights, pool, np.arange(n), began)
+    made = _linear(name, knows, mean, weights, pool, np.arange(n), began)
+    return dataclasses.replace(made, cost={k: v for k, v in made.cost.items() if k != "people"})
 
 
 def tuned(

@@ -63,10 +63,11 @@ def decoy(
     config = checks.config(config, DecoyConfig)
     checks.positive(parts=parts)
     pictures = jnp.asarray(faces)
-    if pictures.ndim < 2 or len(pictures) < parts:
+    floating = jnp.issubdtype(pictures.dtype, jnp.floating)  # shares of whole numbers are all 0
+    if pictures.ndim < 3 or len(pictures) < parts or not floating:
         raise ValueError(
-            f"got faces of shape {pictures.shape}; wanted {parts} images or more, as of "
-            "decoy_faces.draw(secret, system)"
+            f"got faces of shape {pictures.shape}, {pictures.dtype}; wanted {parts} images or more "
+            "in floating point, as of decoy_faces.draw(secret, system)"
         )
     given = {
         "recogniser": networks.network(recogniser, "recogniser"),

@@ -106,7 +106,8 @@ def _random_steps(z, keys, epsilon, mask, settings: tuple[Literal["total", "step
 
     def step(t: jax.Array, noise: jax.Array) -> jax.Array:
         def draw(key: jax.Array) -> jax.Array:
-            return jax.random.uniform(jax.random.fold_in(key, t), z.shape[1:], minval=-1.0)
+            key = jax.random.fold_in(key, t)
+            return jax.random.uniform(key, z.shape[1:], jnp.float32, minval=-1.0)
 
         noise = noise + epsilon * jax.vmap(draw)(keys)  # (b, …)
         return jnp.clip(noise, -epsilon, epsilon) if bound == "total" else noise

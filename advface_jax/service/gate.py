@@ -148,12 +148,12 @@ class Gate:
           KeyError: no such enrolment.
           ValueError: as for ``enrol``, or z is another face than the one enrolled.
         """
-        one = self._people[id]
+        one = was = self._people[id]
         if not one.revoked and not self._alike(id, self.embed(z)) >= self.threshold:
             self.store.record("renew", id, "another face")
             raise ValueError("got another face than the one enrolled; wanted the same, or revoke")
         one = dataclasses.replace(one, generation=one.generation + 1, revoked=False)
-        return self._put(one, z, "renew")
+        return self._put(one, z, "renew", was)
 
     def verify(self, id: str, z: np.ndarray) -> Decision:
         """Whether z (1, …) is who is enrolled as ``id``. KeyError: no such enrolment."""
@@ -169,10 +169,11 @@ class Gate:
             ids, known = list(self._known), list(self._known.values())
         cosines = np.stack(known) @ self.embed(z) if ids else np.full(1, -1.0)
         best = int(cosines.argmax())
-        accepted = bool(cosines[best] >= self.threshold)
-        id = ids[best] if accepted else None
-        self.store.record("identify", id, "accepted" if accepted else "nobody")
-        return Decision(accepted, self._people[id] if id else None, float(cosines[best]))
+        with self._lock:  # who was erased meanwhile is nobody
+            accepted = bool(cosines[best] >= self.threshold) and ids[best] in self._known
+            one = self._people[ids[best]] if accepted else None
+        self.store.record("identify", one and one.id, "accepted" if accepted else "nobody")
+        return Decision(accepted, one, float(cosines[best]))
 
     def revoke(self, id: str) -> None:
         """Erase what is stored, keep the name. KeyError: no such enrolment."""
@@ -197,7 +198,9 @@ class Gate:
         images = _apply(self.system.attacker, jnp.asarray(item))
         return np.asarray(jnp.clip(jnp.round(255 * images), 0, 255)).astype(np.uint8)
 
-    def _put(self, one: Enrolment, z: np.ndarray, event: str) -> Enrolment:
+    def _put(
+        self, one: Enrolment, z: np.ndarray, event: str, was: Enrolment | None = None
+    ) -> Enrolment:
         face, given = self.embed(z), jnp.asarray(z)
         least = DEFAULT.threshold if self.protection == "decoy" else self.threshold
         for attempt in range(ATTEMPTS if self.protection == "decoy" else 1):
@@ -212,6 +215,12 @@ class Gate:
                 f"got a face that {ATTEMPTS} decoys do not stand for; wanted another photograph"
             )
         with self._lock:
+            if was is not None and self._people.get(one.id) != was:
+                # Erased or renewed while the decoy was computed: what was erased stays erased.
+                self.store.record(event, one.id, "changed meanwhile")
+                if one.id not in self._people:
+                    raise KeyError(one.id)
+                raise ValueError("got an enrolment that was changed meanwhile; wanted it as it was")
             self.store.put(one, stored, event)
             self._people[one.id], self._known[one.id] = one, embedding
         return one

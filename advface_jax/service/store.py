@@ -140,7 +140,8 @@ class Store:
                 )
             db.execute("commit")
         except BaseException:
-            db.execute("rollback")
+            if db.in_transaction:  # a full disk has ended it already
+                db.execute("rollback")
             raise
 
     def close(self) -> None:
@@ -153,10 +154,10 @@ class Store:
             rows = self._db.execute(
                 "select id, generation, about, item is null from enrolments order by id"
             ).fetchall()
-        return [
-            Enrolment(i, g, self._unseal(about, i, g, "name").decode(), bool(revoked))
-            for i, g, about, revoked in rows
-        ]
+            return [
+                Enrolment(i, g, self._unseal(about, i, g, "name").decode(), bool(revoked))
+                for i, g, about, revoked in rows
+            ]
 
     def sealed(self, id: str) -> bytes:
         """The item of an enrolment as it lies on the disk.
@@ -176,15 +177,15 @@ class Store:
             row = self._db.execute(
                 "select generation from enrolments where id = ?", (id,)
             ).fetchone()
-            sealed = self.sealed(id)
-        return np.frombuffer(self._unseal(sealed, id, row[0], "item"), "<f2").astype(np.float32)
+            item = self._unseal(self.sealed(id), id, row[0], "item")
+        return np.frombuffer(item, "<f2").astype(np.float32)
 
     def put(self, enrolment: Enrolment, item: np.ndarray, event: str) -> None:
         """A new enrolment, or a new generation of one, whole or not at all; kept as float16."""
         id, generation = enrolment.id, enrolment.generation
-        about = self._seal(enrolment.name.encode(), id, generation, "name")
-        sealed = self._seal(np.asarray(item, "<f2").tobytes(), id, generation, "item")
-        with self._change(event, id, "done"):
+        with self._change(event, id, "done"):  # which holds the lock: ``rotate`` changes the key
+            about = self._seal(enrolment.name.encode(), id, generation, "name")
+            sealed = self._seal(np.asarray(item, "<f2").tobytes(), id, generation, "item")
             self._db.execute(
                 "insert or replace into enrolments values (?, ?, ?, ?)",
                 (id, generation, about, sealed),
@@ -255,7 +256,8 @@ class Store:
                 )
                 self._db.execute("commit")
             except BaseException:
-                self._db.execute("rollback")
+                if self._db.in_transaction:  # a full disk has ended it already
+                    self._db.execute("rollback")
                 raise
 
     def _keep(self, name: str, data: bytes, key: bytes) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advface_jax import metrics, sharding
+from advface_jax import lock, metrics, sharding
 from advface_jax.attacks import Attack
 from advface_jax.data import Faces
 from experiments.attack.knowing import Against, World
@@ -74,26 +74,27 @@ def attacked(
         wanted += [f"{i}.seen", f"{i}.known"]
         wanted += [f"{i}.{k}" for k in (*LIKENESS, "replayed") if one.reads == "picture"]
     root, parts, earlier = jax.random.key(seed), [], 0.0
-    for start in range(0, len(faces), batch):
-        file = folder / f"{start:06d}.npz"
-        real = min(batch, len(faces) - start)
-        kept = kept_arrays(file, wanted)
-        if kept is None:
-            began = time.monotonic()
-            chosen = np.resize(np.arange(start, start + real), batch)  # padding repeats, masked
-            mask = (np.arange(batch) < real).astype(np.float32)
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
-            given = sharding.split((faces.batch(chosen), mask, keys), mesh)
-            found = _batch(
-                case, attacks, world, (client, extractor), photographs, start, mesh, given
-            )
-            kept = {k: np.asarray(v)[:real] for k, v in found.items()}
-            kept["seconds"] = np.array(time.monotonic() - began)
-            keep_arrays(file, kept)
-        else:
-            earlier += float(kept["seconds"])
-        parts.append(kept)
-        progress(real)
+    with lock.only_writer(folder):  # two runs would take each other's unfinished files
+        for start in range(0, len(faces), batch):
+            file = folder / f"{start:06d}.npz"
+            real = min(batch, len(faces) - start)
+            kept = kept_arrays(file, wanted)
+            if kept is None:
+                began = time.monotonic()
+                chosen = np.resize(np.arange(start, start + real), batch)  # padding repeats, masked
+                mask = (np.arange(batch) < real).astype(np.float32)
+                keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
+                given = sharding.split((faces.batch(chosen), mask, keys), mesh)
+                found = _batch(
+                    case, attacks, world, (client, extractor), photographs, start, mesh, given
+                )
+                kept = {k: np.asarray(v)[:real] for k, v in found.items()}
+                kept["seconds"] = np.array(time.monotonic() - began)
+                keep_arrays(file, kept)
+            else:
+                earlier += float(kept["seconds"])
+            parts.append(kept)
+            progress(real)
     whole = {k: np.concatenate([part[k] for part in parts]) for k in wanted if k != "seconds"}
     reads = []
     for i, one in enumerate(plain):

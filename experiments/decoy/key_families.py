@@ -109,8 +109,9 @@ def row(
     people: Sequence[str],
     over: Pairs,
     how: Mapping[str, Any],
-) -> Row:
-    """One family; ``bare`` is what the public Ψ makes of the photographs."""
+) -> tuple[Row, Any]:
+    """One family, and the folder of its batches; ``bare`` is what the public Ψ makes of the
+    photographs."""
     psi, shape = world.network.server, world.pattern.shape
     own, *others = (
         changed(psi, FAMILIES[name], (how["seed"], i), shape) for i in range(1 + FIXED + ATTACKER)
@@ -156,4 +157,4 @@ def row(
     }
     for kind, (seen, known) in readings.items():
         line[kind] = metrics.identify(seen, known, people, (1e-2,)).tar(1e-2)
-    return line
+    return line, found.folder

@@ -53,7 +53,7 @@ def stolen(
     defense: Defense,
     public: Faces,
     sizes: Sequence[int],
-    epsilon: float | None,
+    epsilon: float,
     batch: int,
     seed: int,
 ) -> tuple[dict[str, attacks.Attack], set[str]]:

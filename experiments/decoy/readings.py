@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advface_jax import attacks, metrics, networks, sharding
+from advface_jax import attacks, lock, metrics, networks, sharding
 from advface_jax.decoy import Keyed, keyed
 from advface_jax.defenses import Defense, decoys
 from experiments.decoy.cases import Case, World
@@ -28,6 +28,7 @@ class Measured(NamedTuple):
       cosine: (n,) by the server's recogniser, of stored and enrolled.
       likeness: (n,) by measure.
       pictures, decoys: of the first batch, uint8; None for what has no decoy.
+      folder: where the batches are kept: ``discard`` it once the results are written.
     """
 
     read: Embeddings
@@ -35,6 +36,7 @@ class Measured(NamedTuple):
     likeness: dict[str, np.ndarray]
     pictures: np.ndarray
     decoys: np.ndarray | None
+    folder: Path | None = None
 
 
 def measured(
@@ -60,21 +62,22 @@ def measured(
     root, parts = jax.random.key(seed), []
     folder = folder_of(keep, {**settings, "case": case and list(case), "defense": defense.name})
     place = sharding.replicate((world, defense), mesh)
-    for start in range(0, len(images), batch):
-        file = folder / f"{start:06d}.npz"
-        names = kept_arrays(file, ["names"])
-        kept = names and kept_arrays(file, [str(name) for name in names["names"]])
-        real = min(batch, len(images) - start)
-        if not kept:
-            chosen = np.resize(np.arange(start, start + real), batch)  # padding repeats
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
-            mask = (np.arange(batch) < real).astype(np.float32)
-            given = sharding.split((images[chosen], keys, mask), mesh)
-            found = _batch(*place, case, epsilon, linkers or {}, start == 0, *given)
-            kept = {k: np.asarray(v)[:real] for k, v in found.items()}
-            keep_arrays(file, {**kept, "names": np.array(list(kept))})
-        parts.append(kept)
-        progress(real)
+    with lock.only_writer(folder):  # two runs would take each other's unfinished files
+        for start in range(0, len(images), batch):
+            file = folder / f"{start:06d}.npz"
+            names = kept_arrays(file, ["names"])
+            kept = names and kept_arrays(file, [str(name) for name in names["names"]])
+            real = min(batch, len(images) - start)
+            if not kept:
+                chosen = np.resize(np.arange(start, start + real), batch)  # padding repeats
+                keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
+                mask = (np.arange(batch) < real).astype(np.float32)
+                given = sharding.split((images[chosen], keys, mask), mesh)
+                found = _batch(*place, case, epsilon, linkers or {}, start == 0, *given)
+                kept = {k: np.asarray(v)[:real] for k, v in found.items()}
+                keep_arrays(file, {**kept, "names": np.array(list(kept))})
+            parts.append(kept)
+            progress(real)
 
     def joined(kind: str) -> dict[str, np.ndarray]:
         named = {k.partition(".")[2]: k for k in parts[0] if k.startswith(kind)}
@@ -87,6 +90,7 @@ def measured(
         joined("like."),
         first["first.pictures"],
         first.get("first.decoys"),
+        folder,
     )
 
 

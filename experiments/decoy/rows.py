@@ -130,11 +130,11 @@ def _replays(
 ) -> dict[str, float | None]:
     """Type II at a false accept rate over all different stored items."""
     labels = np.unique(np.asarray(people[:JUDGED]), return_inverse=True)[1]
-    different = labels[:, None] != labels
+    different = np.triu(labels[:, None] != labels)  # each pair once
     found: dict[str, float | None] = {}
-    far = np.sort((2 - 2 * served[:JUDGED] @ served[:JUDGED].T)[different])
+    far = np.sort(np.clip(2 - 2 * served[:JUDGED] @ served[:JUDGED].T, 0, 4)[different])
     for name, rate in (("_far_1e-2", 1e-2), ("_far_1e-3", 1e-3)):
-        at = int(rate * len(far))
+        at = int(rate * len(far) + 1e-9)
         found[name] = None
         if at >= 3 and over.same.any():
             shown = replays(served, replayed, over, {"": float(far[at])})

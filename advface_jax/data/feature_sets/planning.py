@@ -195,8 +195,7 @@ def begin(
     else:
         secret = secrets.randbits(128) if settings["seed"] is None else settings["seed"]
         plan = {"settings": kept, "faces": listed, "order": secret}
-        write_json(unfinished, plan)
-        unfinished.chmod(0o600)
+        write_json(unfinished, plan, 0o600)
     return Writing(folder, items, settings, shard_size, shape, plan["order"])
 
 
@@ -217,11 +216,13 @@ def finish(writing: Writing) -> None:
     (writing.folder / reading.UNFINISHED).unlink()
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """All of it or nothing, whenever the machine stops."""
+def write_json(path: Path, content: Mapping[str, Any], mode: int = 0o666) -> None:
+    """All of it or nothing, whenever the machine stops; readable as ``mode`` and umask say."""
     part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("w", encoding="utf-8") as opened:
+        part.unlink(missing_ok=True)  # a killed writer's, of another mode
+        how = functools.partial(os.open, mode=mode)
+        with open(part, "w", encoding="utf-8", opener=how) as opened:
             opened.write(json.dumps(content, indent=1) + "\n")
             opened.flush()
             os.fsync(opened.fileno())

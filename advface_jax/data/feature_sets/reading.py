@@ -25,6 +25,7 @@ from advface_jax.untrusted import JSON_BYTES, BadFile, parse_json, read_bytes
 
 SHAPE = (77, 77, 64)
 FORMAT = "advface_jax features, 1"
+OPEN = 64  # shards, at most: each holds a file open
 UNFINISHED = ".unfinished.json"  # a writer's plan, with the secret order; gone when all is written
 
 
@@ -87,9 +88,11 @@ class FeatureSet:
         shard = int(np.searchsorted(starts, i, side="right")) - 1
         file = shard_file(self.folder, shard)
         try:
-            if shard not in self._readers:
-                self._readers[shard] = chunks.open_records(file)
-            return self._readers[shard][i - starts[shard]]
+            if (reader := self._readers.get(shard)) is None:
+                for old in list(self._readers)[: 1 - OPEN]:
+                    self._readers.pop(old, None)
+                reader = self._readers[shard] = chunks.open_records(file)
+            return reader[i - starts[shard]]
         except Exception as error:  # array_record raises RuntimeError and IndexError
             raise BadFile(
                 f"record {i - starts[shard]} of {file} cannot be read ({error}): the shard is "
