@@ -74,6 +74,7 @@ def test_both_networks_are_measured_on_both_kinds_of_features(place, monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.long  # after the one that trains
 def test_a_training_on_features_protected_otherwise_is_not_taken_up(place, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(place["features"], other)
