@@ -89,7 +89,7 @@ def main(
       exact: Round no product on its way; --no-exact is faster on accelerators.
     """
     axes = {"epsilon": epsilons, "weight": lambdas, "steps": steps, "shadows": shadows}
-    cases = _checked(key, threshold, base, also, parts=parts, **axes)
+    cases = decoy_cases.checked(key, threshold, base, also, parts=parts, **axes)
     public.check()
     checks.positive(**{f"names[{i}]": n for i, n in enumerate(names)})
     if not sibling or sample.weights in sibling:
@@ -107,25 +107,6 @@ def main(
 
 
 PARTIAL = "decoys.partial.json"
-
-
-def _checked(
-    key: bool, threshold: float, base: str, also: Sequence[str], **axes: tuple[Any, ...]
-) -> list[Case]:
-    for name, values in axes.items():
-        if not values:
-            raise ValueError(f"got no value of {name}; wanted one or more, the base's first")
-    order = ("epsilon", "weight", "steps", "shadows", "parts")
-    cases = decoy_cases.one_at_a_time(key, **{name: axes[name] for name in order})
-    if base:
-        cases = [case.changed(base) for case in cases]
-    cases += [cases[0].changed(one) for one in also]
-    for case in cases:
-        checks.bound(case.epsilon)
-        checks.between(0, 8, shadows=case.shadows)
-        checks.between(1, decoyed.DRAWN, parts=case.parts)
-        case.config(threshold)
-    return list(dict.fromkeys(cases))
 
 
 def table(

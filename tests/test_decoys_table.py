@@ -133,7 +133,7 @@ def test_everyone_reads_every_case(tmp_path, monkeypatch):
 def test_bad_settings_are_refused(axis, message):
     axes = {name: (value,) for name, value in BASE._asdict().items() if name != "key"}
     with pytest.raises(ValueError, match=message):
-        decoys._checked(False, 0.95, "", (), **(axes | axis))
+        decoy_cases.checked(False, 0.95, "", (), **(axes | axis))
 
 
 def test_equal_items_have_a_threshold():

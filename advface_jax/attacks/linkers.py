@@ -108,7 +108,7 @@ def fisher(
     ratio = np.maximum(ratio - len(counts) / len(t), 0)
     chosen = (directions * np.sqrt(ratio / (ratio + 1)))[:, ::-1][:, : min(size, len(counts) - 1)]
     weights = axes @ (half.T @ chosen)
-    return _linear(name, knows, mean, weights, pool, labels, began)
+    return _costed(_linear(name, knows, mean, weights, pool), labels, began)
 
 
 def regressed(
@@ -151,8 +151,8 @@ def regressed(
     mean, axes, t = _principal(stored, pool)
     square = np.square(t).sum(0)
     weights = axes @ (t.T @ (y - y.mean(0)) / (square + ridge * square.sum() / n)[:, None])
-    made = _linear(name, knows, mean, weights, pool, np.arange(n), began)
-    return dataclasses.replace(made, cost={k: v for k, v in made.cost.items() if k != "people"})
+    cost = {"items": n, "seconds": round(time.monotonic() - began, 1)}
+    return dataclasses.replace(_linear(name, knows, mean, weights, pool), cost=cost)
 
 
 def tuned(
@@ -280,16 +280,10 @@ def _principal(stored: ArrayLike, pool: int) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _linear(
-    name: str,
-    knows: Sequence[str],
-    mean: np.ndarray,
-    weights: np.ndarray,
-    pool: int,
-    labels: np.ndarray,
-    began: float,
+    name: str, knows: Sequence[str], mean: np.ndarray, weights: np.ndarray, pool: int
 ) -> Attack:
     net = Linear(jnp.asarray(mean), jnp.asarray(weights, jnp.float32), pool)
-    return _costed(reading.read(name, net, knows), labels, began)
+    return reading.read(name, net, knows)
 
 
 def _costed(attack: Attack, labels: np.ndarray, began: float, **more: Any) -> Attack:

@@ -169,7 +169,7 @@ class Gate:
             ids, known = list(self._known), list(self._known.values())
         cosines = np.stack(known) @ self.embed(z) if ids else np.full(1, -1.0)
         best = int(cosines.argmax())
-        with self._lock:  # who was erased meanwhile is nobody
+        with self._lock:  # an enrolment that was erased since the comparison counts no more
             accepted = bool(cosines[best] >= self.threshold) and ids[best] in self._known
             one = self._people[ids[best]] if accepted else None
         self.store.record("identify", one and one.id, "accepted" if accepted else "nobody")

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advface_jax import System, attacks, defenses
+from advface_jax import System, attacks, checks, defenses
 from advface_jax.decoy import DEFAULT, DEVIATION, DecoyConfig
 from advface_jax.defenses import Defense
 from advface_jax.models import sface
+from experiments.measure import decoyed
 
 STITCHED = 60
 """Faces that one sibling learns from."""
@@ -82,6 +83,26 @@ def one_at_a_time(key: bool, **axes: Sequence[Any]) -> list[Case]:
     for axis, values in axes.items():
         found += [base._replace(**{axis: value}) for value in values[1:]]
     return found
+
+
+def checked(
+    key: bool, threshold: float, base: str, also: Sequence[str], **axes: tuple[Any, ...]
+) -> list[Case]:
+    """The cases of one ``experiments.decoys``; ValueError for a value that none can have."""
+    for name, values in axes.items():
+        if not values:
+            raise ValueError(f"got no value of {name}; wanted one or more, the base's first")
+    order = ("epsilon", "weight", "steps", "shadows", "parts")
+    cases = one_at_a_time(key, **{name: axes[name] for name in order})
+    if base:
+        cases = [case.changed(base) for case in cases]
+    cases += [cases[0].changed(one) for one in also]
+    for case in cases:
+        checks.bound(case.epsilon)
+        checks.between(0, 8, shadows=case.shadows)
+        checks.between(1, decoyed.DRAWN, parts=case.parts)
+        case.config(threshold)
+    return list(dict.fromkeys(cases))
 
 
 @jax.tree_util.register_dataclass
