@@ -28,7 +28,7 @@ from experiments.attack.case_rows import Level
 from experiments.attack.knowing import STITCHED, Against, Builder, Known, World, built
 from experiments.attack.planned import Planned, plan
 from experiments.attack.public_faces import PublicFaces
-from experiments.attack.trained import full
+from experiments.attack.trained import full, on_template
 from experiments.measure import decoders, inputs, judging
 from experiments.measure.inputs import Inputs
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
@@ -40,7 +40,8 @@ HOW_TO_READ = (
     "picture accepted by the server as another photograph of that person; TAR at a false accept "
     "rate of 1e-2 and rank 1: the person found among all photographs, read off the item itself or "
     "off a picture. Ψ is the server's recogniser; who has it, or stolen items with their names, "
-    "can do what the others can, too, and has a line where that is more. Ignorance and the "
+    "can do what the others can, too, and has a line where that is more; so has who has stolen the "
+    "key or the decoys. Ignorance and the "
     "template are floors: what a picture or a guess gives without any item, and with Ψ(z) and "
     "nothing else. Sealed: encrypted at rest, the reference against theft of the database alone."
 )
@@ -154,7 +155,8 @@ def table(
         )
     more = full(trained, epochs) if level == "full" else []
     on_features = [*attackers.on_features(world), *adaptive, *more, *joined_attacks]
-    cases = plan(world, models, config, epsilon, sample.seed, on_features, joined_defenses)
+    how = joined_defenses, on_template(more)
+    cases = plan(world, models, config, epsilon, sample.seed, on_features, *how)
     names = [one.name for one in cases]
     missing = {}
     if not any(name.startswith("Sealed") for name in names):

@@ -65,11 +65,11 @@ def test_the_direction_that_an_embedding_moved():
 def test_several_keys_minus_what_is_read_without():
     stored = features(0)
     turned = jax.tree_util.Partial(lambda z: z.mean((1, 2))[:, ::-1])
-    read = reading.difference("keys", [mean, turned], mean, ("recogniser",))(stored)
+    read = reading.averaged("keys", [mean, turned], ("recogniser",), minus=mean)(stored)
     own = unit(stored.mean((1, 2)))
     np.testing.assert_allclose(read, unit(own[:, ::-1] - own), rtol=1e-3, atol=1e-5)
     with pytest.raises(ValueError, match="got no recognisers"):
-        reading.difference("keys", [], mean, ())
+        reading.averaged("keys", [], ())
 
 
 def test_a_blur_keeps_what_is_smooth_and_removes_noise():

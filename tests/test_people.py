@@ -47,6 +47,23 @@ def test_ties_and_strangers():
     assert np.isnan(found.first[2:]).all(), "who has one photograph cannot be found"
 
 
+def test_a_gallery_of_25_people_by_drawing_many():
+    people = np.repeat(np.arange(40).astype(str), 2)
+    known = RNG.normal(size=(80, 8))
+    seen = known[np.arange(80) ^ 1] + RNG.normal(size=(80, 8))  # near the partner's photograph
+    seen, known = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (seen, known))
+    found = metrics.identify(seen, known, people)
+    alike = seen @ known.T
+    for i in (0, 17, 79):
+        others = np.flatnonzero(people != people[i])
+        best = [alike[i, RNG.choice(others, 24, replace=False)].max() for _ in range(4000)]
+        first = np.mean(alike[i, i ^ 1] > np.array(best))
+        assert found.first_of_25[i] == pytest.approx(first, abs=0.03)
+    assert found.first.mean() < found.first_of_25.mean() < 1
+    few = metrics.identify(seen[:20], known[:20], people[:20])
+    assert np.isnan(few.first_of_25).all(), "18 other photographs are no gallery"
+
+
 def test_what_means_nothing_is_at_chance():
     people = np.repeat(np.arange(100).astype(str), 4)
     some, other = (RNG.normal(size=(400, 16)) for _ in range(2))

@@ -15,17 +15,18 @@ from networks import Small, filled, system_of
 from tables import given, is_picture, small_sample, written
 
 from advface_jax import attacks, data, defenses
+from advface_jax.defenses import decoys
 from experiments import worst_case
-from experiments.attack import attackers, case_rows, duetface_case, joining
+from experiments.attack import attackers, case_rows, duetface_case, guessing, joining
 from experiments.attack import rows as worst
 from experiments.attack.adaptive import Adaptive
 from experiments.attack.attacking import Photographs, attacked
 from experiments.attack.floors import FLOORS
-from experiments.attack.knowing import Known, World, built
+from experiments.attack.knowing import Against, Known, World, built
 from experiments.attack.public_faces import PublicFaces
 from experiments.attack.trained import full
 from experiments.measure import decoders, decoyed
-from experiments.measure.compared import Case, case
+from experiments.measure.compared import Case, case, keys_of
 from experiments.measure.sample import Ascent
 from experiments.measure.table import publish
 
@@ -84,7 +85,7 @@ def test_every_defence_meets_every_attack(measured):
     assert names[:2] == ["Unprotected", "Random (ball)"] and names[-2:] == [*FLOORS]
     assert {*METHODS, *decoyed.NAMES} <= {*names} and "Random (walk)" not in names
     adv = by_attack(table, "AdvFace")
-    assert len(adv) == 12 and "R', adaptive" in adv
+    assert len(adv) == 19 and "R', adaptive" in adv
     assert adv["R', adaptive"]["knows"] == ["extractor", "defense", "shadow"]
     assert adv["R, denoised, own S"]["knows"] == ["extractor", "defense"]
     assert by_attack(table, "Laplace")["R', adaptive"]["knows"] == ["extractor", "defense"]
@@ -102,7 +103,7 @@ def test_every_defence_meets_every_attack(measured):
     assert len(document["rows"]) == len(table.rows)
     assert is_picture(out / "worst_case.png")
     page = (out / "leaderboard.md").read_text()
-    assert page.count("AdvFace (MI-FGSM)") == 13, "its rank, and a line for each attack"
+    assert page.count("AdvFace (MI-FGSM)") == 20, "its rank, and a line for each attack"
 
 
 @pytest.mark.slow
@@ -219,6 +220,36 @@ def test_a_private_recogniser_reads_probes_and_pictures_and_an_attacker_has_othe
     assert defenses.none().server("public") == "public"
 
 
+@pytest.mark.slow
+def test_who_guesses_or_has_stolen_the_secrets_of_a_decoy(files, monkeypatch):
+    monkeypatch.setattr(decoyed, "DRAWN", 3)
+    monkeypatch.setattr(decoyed, "LEARNT", 3)
+    ours = world(files)
+    _, keyed = decoyed.cases(ours.system, ours.sibling, 0.2, 0)
+    known = Known(ours, keyed)
+    found = [built(one, known) for one in guessing.ON_SECRETS]
+    by_name = {one.attack.name: one for one in found if isinstance(one, Against)}
+    assert len(by_name) == len(found) == 17
+    groups = [worst.group(one.attack.knows) for one in by_name.values()]
+    assert groups.count("without") == 4 and groups.count("with") == 6
+    z, keys = jnp.asarray(ours.some_features(4)), keys_of(0, np.arange(4))
+    stored, _ = keyed.store(z, keys, np.ones(4, np.float32))
+    assert keyed.defense is not None
+    start = decoys.start(keyed.defense, keys)
+    true = by_name["Ψ, from the true start, × 4"].attack(stored, start=start)
+    further = jnp.maximum(start + 4 * (stored - start), 0)
+    np.testing.assert_allclose(true, ours.psi(further), atol=1e-4)
+    # The map learnt from starts of the attacker's own, and comes nearer to the true ones than z'.
+    learnt = known.to_start(stored)
+    assert float(jnp.square(learnt - start).sum()) < float(jnp.square(stored - start).sum())
+    private = by_name["Ψ with the stolen key"]
+    assert (private.attack(stored) * private.known(z)).sum(1).min() > 0.5
+    mean, less = (by_name[f"Ψ under 8 keys of his own{more}"] for more in ("", ", less Ψ"))
+    assert np.abs(mean.attack(stored) - less.attack(stored)).max() > 1e-3
+    bare = Known(ours, case(defenses.none(), ours.system.network, 0.2))
+    assert not any(built(one, bare) for one in guessing.ON_SECRETS), "nothing to guess"
+
+
 def test_who_has_more_can_do_what_needs_less():
     rows = [
         row("A", "without", ssim=0.4),
@@ -251,6 +282,7 @@ def test_the_table_has_a_line_for_who_takes_more():
 def test_groups():
     assert worst.group(("extractor", "defense")) == worst.group(()) == "without"
     assert worst.group(("names", "recogniser")) == "with" and worst.group(("names",)) == "names"
+    assert worst.group(("start",)) == worst.group(("recogniser", "key")) == "secret"
 
 
 def test_the_front_has_what_nothing_beats():

@@ -61,7 +61,7 @@ def solved(
       smooth: the weight of the differences.
       first: stored -> the picture to start from, as R; None for mid grey.
       recogniser: Ψ for an attacker who has it: 1 - cos(Ψ(E(x)), Ψ(stored)) then takes the place of
-        the distance of features.
+        the distance of features. What is stored may then be Ψ's embedding (b,e) itself.
 
     Example:
       >>> import jax.numpy as jnp
@@ -138,7 +138,8 @@ def _solve(
         x = jnp.full((stored.shape[0], 160, 160, 3), 0.5)
     else:
         x = jnp.clip(first(stored).astype(jnp.float32), 0, 1)
-    wanted = stored if recogniser is None else recogniser(stored)
+    # An embedding that is stored itself is what Ψ must see in the picture.
+    wanted = stored if recogniser is None or stored.ndim == 2 else recogniser(stored)
 
     def loss(x: jax.Array) -> jax.Array:  # the sum over items: each descends alone
         z = extractor(x)

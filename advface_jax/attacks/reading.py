@@ -96,29 +96,37 @@ def moved(
     return Attack(name, tuple(knows), "identity", run)
 
 
-def difference(name: str, recognisers: Sequence[Any], minus: Any, knows: Sequence[str]) -> Attack:
-    """The mean of several recognisers' embeddings minus another's, normalised.
+def averaged(
+    name: str, recognisers: Sequence[Any], knows: Sequence[str], minus: Any = None
+) -> Attack:
+    """The mean of several recognisers' embeddings, less another's, normalised.
 
     As of an attacker who draws keys of his own: he averages what Ψ reads under them, and subtracts
-    what it reads without. All must embed into one space.
+    what it reads without.
+
+    Args:
+      name, knows: of the ``Attack``.
+      recognisers: features -> embeddings, one or more, all into one space.
+      minus: a recogniser into the same space; None subtracts nothing.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from advface_jax import attacks
       >>> recogniser = lambda z: z.mean((1, 2))
       >>> keyed = [lambda z: recogniser(z + 1), lambda z: recogniser(z + jnp.arange(2.0))]
-      >>> attack = attacks.reading.difference("mean", keyed, recogniser, ("recogniser",))
+      >>> attack = attacks.reading.averaged("mean", keyed, ("recogniser",), minus=recogniser)
       >>> attack(jnp.ones((3, 4, 4, 2))).shape
       (3, 2)
     """
     nets = tuple(_normalised(each) for each in recognisers)
     if not nets:
         raise ValueError("got no recognisers to average; wanted one or more")
-    other = _normalised(minus)
+    other = None if minus is None else _normalised(minus)
 
     def run(stored: jax.Array) -> jax.Array:
-        mean = jnp.stack([_read(net, _apply(None, stored)) for net in nets]).mean(0)
-        return _unit(mean - _read(other, _apply(None, stored)))
+        z = _apply(None, stored)
+        mean = jnp.stack([_read(net, z) for net in nets]).mean(0)
+        return _unit(mean if other is None else mean - _read(other, z))
 
     return Attack(name, tuple(knows), "identity", run)
 

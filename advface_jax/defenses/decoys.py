@@ -88,6 +88,11 @@ def decoy(
     )
 
 
+def made_by(defense: Defense) -> bool:
+    """Whether the defence is a ``decoy``, with or without a key."""
+    return defense.method is _decoy
+
+
 def pictures(defense: Defense, keys: jax.Array) -> jax.Array:
     """The faces of nobody (b, *image) whose features a decoy defence starts from, by the items'
     keys (b,): secret."""

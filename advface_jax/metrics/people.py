@@ -17,6 +17,8 @@ FARS = (1e-2, 1e-3)
 FEWEST = 3
 """Different pairs that must lie below a threshold: fewer do not determine it."""
 RESAMPLES = 1000
+GALLERY = 25
+"""People of a small gallery: a photograph each, the item's person among them."""
 
 
 class Reading(NamedTuple):
@@ -27,12 +29,16 @@ class Reading(NamedTuple):
         of its person that are accepted; NaN for a person with one face. None where the different
         pairs are too few to find the threshold.
       first: (n,) 1.0 where the photograph most alike shows its person, else 0.0; likewise NaN.
+      first_of_25: (n,) the chance to be first in a gallery of ``GALLERY`` photographs: one of its
+        person and others of other people, all equally likely; a tie is lost. NaN likewise, and
+        everywhere with too few other people's photographs.
       cosine: (n,) to the embedding of the item's own photograph.
       auc: of all pairs: the share of (same, different) that are in the right order, a tie half.
     """
 
     accepted: dict[float, np.ndarray | None]
     first: np.ndarray
+    first_of_25: np.ndarray
     cosine: np.ndarray
     auc: float
 
@@ -96,9 +102,19 @@ def identify(
     below = np.searchsorted(others, alike[same], "left") + np.searchsorted(
         others, alike[same], "right"
     )
+    first_of_25 = np.array([_in_gallery(*one) for one in zip(alike, same, different, strict=True)])
     np.fill_diagonal(alike, -np.inf)
     first = np.where(partners > 0, labels[alike.argmax(1)] == labels, np.nan)
-    return Reading(accepted, first, cosine, float(below.mean() / 2 / len(others)))
+    return Reading(accepted, first, first_of_25, cosine, float(below.mean() / 2 / len(others)))
+
+
+def _in_gallery(alike: np.ndarray, same: np.ndarray, different: np.ndarray) -> float:
+    """``first_of_25`` of one item, over all galleries at once."""
+    others, more = np.sort(alike[different]), np.arange(GALLERY - 1)
+    if len(others) < GALLERY - 1 or not same.any():
+        return np.nan
+    worse = np.searchsorted(others, alike[same], "left")  # the photographs that a partner beats
+    return float(np.prod((worse[:, None] - more) / (len(others) - more), 1).mean())
 
 
 def interval_by_person(

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from advface_jax.attacks import Attack, cleaning, linkers, pictures, reading
-from experiments.attack.knowing import SIBLING, STITCHED, Against, Builder, Known, World
+from experiments.attack import guessing
+from experiments.attack.knowing import PATCHES, SIBLING, STITCHED, Against, Builder, Known, World
 
 
 def paper(known: Known) -> Attack:
@@ -20,6 +21,12 @@ def clipped(known: Known) -> Attack:
     """E ends in a ReLU: what is negative was added by the defence."""
     r = known.world.attacker
     return pictures.decoded("R, negatives clipped", r, ("extractor",), cleaning.clip)
+
+
+def blurred(known: Known) -> Attack:
+    """Noise has higher frequencies than a face."""
+    r, smooth = known.world.attacker, cleaning.blur()
+    return pictures.decoded("R, blurred", r, ("extractor",), smooth)
 
 
 def denoised(known: Known) -> Attack | None:
@@ -38,9 +45,11 @@ def denoised_with_own_shadow(known: Known) -> Attack | None:
     return found and dataclasses.replace(found, name="R, denoised, own S")
 
 
-def replayed(known: Known, number: int) -> Against:
-    """The best picture without training, shown to a further public recogniser."""
-    return shown_to(known.world, denoised(known) or paper(known), number)
+def replayed(known: Known, number: int, back: bool) -> Against | None:
+    """A picture without training, R's or after the way ``back``, shown to a further public
+    recogniser."""
+    picture = denoised(known) if back else paper(known)
+    return picture and shown_to(known.world, picture, number)
 
 
 def shown_to(world: World, picture: Attack, number: int) -> Against:
@@ -58,6 +67,14 @@ def shown_to(world: World, picture: Attack, number: int) -> Against:
 def sibling(known: Known, number: int = 0) -> Against:
     """A public recogniser on z."""
     return Against(known.world.read_z[number], known.world.read_z[number])
+
+
+def sibling_through(known: Known, patch: int) -> Against:
+    """The same, z seen through patches of another side."""
+    world = known.world
+    name = f"stitched {world.names[0]}, {patch}×{patch}"
+    read = world.read_by(name, world.sibling, world.through[patch].stitch, SIBLING)
+    return Against(read, read)
 
 
 def adapted_sibling(known: Known) -> Against | None:
@@ -102,7 +119,7 @@ def picture_of_template(known: Known) -> Attack:
     world, knows = known.world, ("extractor", "recogniser")
 
     def run(stored: Any) -> Any:
-        return world.from_template(jnp.asarray(world.psi.run(stored)))
+        return world.from_template(known.embedding(stored))
 
     return Attack("picture from Ψ(z')", knows, "picture", run, {"faces": len(world.public)})
 
@@ -110,7 +127,7 @@ def picture_of_template(known: Known) -> Attack:
 def leaked_twice(known: Known, elsewhere: bool = False) -> Against | None:
     """Two leaks of the same people, the second enrolled anew, linked by the sibling: by the same
     server, or by one with another secret."""
-    if not known.protects or (elsewhere and not known.case.imitated):
+    if not known.protects or (elsewhere and not known.case.imitation):
         return None
     read = known.world.read_z[0]
     name = f"two leaks{' of two secrets' if elsewhere else ''}, linked by {read.name}"
@@ -121,9 +138,11 @@ def leaked_twice(known: Known, elsewhere: bool = False) -> Against | None:
 ON_FEATURES: tuple[Builder, ...] = (
     paper,
     clipped,
+    blurred,
     denoised,
     denoised_with_own_shadow,
     sibling,
+    *(functools.partial(sibling_through, patch=side) for side in PATCHES),
     adapted_sibling,
     moved_sibling,
     linked,
@@ -131,11 +150,13 @@ ON_FEATURES: tuple[Builder, ...] = (
     functools.partial(leaked_twice, elsewhere=True),
     server,
     picture_of_template,
+    *guessing.ON_SECRETS,
 )
 
 
 def on_features(world: World) -> list[Builder]:
     """All of them: ``ON_FEATURES``, and those of each further sibling."""
     further = range(1, len(world.siblings))
-    more = [functools.partial(one, number=i) for i in further for one in (sibling, replayed)]
+    shown = [functools.partial(replayed, back=back) for back in (False, True)]
+    more = [functools.partial(one, number=i) for i in further for one in (sibling, *shown)]
     return [*ON_FEATURES, *more]

@@ -12,8 +12,9 @@ import numpy as np
 from advface_jax import lock, metrics, sharding
 from advface_jax.attacks import Attack
 from advface_jax.data import Faces
+from advface_jax.defenses import decoys
 from experiments.attack.knowing import Against, World
-from experiments.measure.compared import Case, called
+from experiments.measure.compared import Case, called, keys_of
 from experiments.measure.judging import folder_of, keep_arrays, kept_arrays
 
 LIKENESS = ("ssim", "psnr", "mse")
@@ -73,7 +74,7 @@ def attacked(
     for i, one in enumerate(plain):
         wanted += [f"{i}.seen", f"{i}.known"]
         wanted += [f"{i}.{k}" for k in (*LIKENESS, "replayed") if one.reads == "picture"]
-    root, parts, earlier = jax.random.key(seed), [], 0.0
+    parts, earlier = [], 0.0
     with lock.only_writer(folder):  # two runs would take each other's unfinished files
         for start in range(0, len(faces), batch):
             file = folder / f"{start:06d}.npz"
@@ -83,8 +84,8 @@ def attacked(
                 began = time.monotonic()
                 chosen = np.resize(np.arange(start, start + real), batch)  # padding repeats, masked
                 mask = (np.arange(batch) < real).astype(np.float32)
-                keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
-                given = sharding.split((faces.batch(chosen), mask, keys), mesh)
+                given = faces.batch(chosen), mask, keys_of(seed, chosen)
+                given = sharding.split(given, mesh)
                 found = _batch(
                     case, attacks, world, (client, extractor), photographs, start, mesh, given
                 )
@@ -135,6 +136,7 @@ def _batch(
     images = jnp.asarray(pixels, jnp.float32) / 255
     item = called(client, images)
     stolen, served = case.store(item, keys, mask)
+    decoy = decoys.start(case.defense, keys) if case.defense and case.starts else None
     z = item if case.client is world.system.extractor else called(extractor, images)
     probes = np.asarray(case.shown(images))
     found = {"served": case.recognise(served, images), "probes": probes}
@@ -142,7 +144,8 @@ def _batch(
     by_sibling = photographs.once(start, sibling, lambda: sibling(images, batch=len(images)))
     for i, one in enumerate(attacks):
         attack = one.attack if isinstance(one, Against) else one
-        read = attack(stolen, batch=len(stolen))
+        secret = decoy if "start" in attack.knows else None
+        read = attack(stolen, start=secret, batch=len(stolen))
         found[f"{i}.seen"] = read
         if attack.reads == "identity":
             if len(stolen.shape) == 2:  # a template

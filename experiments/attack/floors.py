@@ -41,8 +41,8 @@ def mean_face(known: Known) -> Attack:
     return Attack("mean face", (), "picture", Always(jnp.asarray(mean, jnp.float32)))
 
 
-def floors(world: World) -> list[tuple[Case, Sequence[Builder]]]:
-    """Their cases, each with its own attacks."""
+def floors(world: World, more: Sequence[Builder] = ()) -> list[tuple[Case, Sequence[Builder]]]:
+    """Their cases, each with its own attacks, and ``more`` of the template."""
 
     def nothing(z: Any, keys: jax.Array, mask: Any) -> tuple[Any, Any]:
         return jnp.zeros((len(z), 1)), z
@@ -55,5 +55,5 @@ def floors(world: World) -> list[tuple[Case, Sequence[Builder]]]:
     ignorance, template_ = FLOORS
     return [
         (Case(ignorance, nothing, server, network.extractor), (mean_face,)),
-        (Case(template_, embedding, server, network.extractor), (template, picture)),
+        (Case(template_, embedding, server, network.extractor), (template, picture, *more)),
     ]

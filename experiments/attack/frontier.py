@@ -10,7 +10,7 @@ from experiments.measure.results_file import Row
 from experiments.plots.drawing import Named, label, pyplot, save
 
 PANELS = {"ssim": "SSIM of the best picture", "tar_far_1e-2": "people read, TAR at FAR 1e-2, %"}
-MARKS = {"without": "o", "with": "^", "names": "s"}
+MARKS = {"without": "o", "with": "^", "names": "s", "secret": "D"}
 
 
 def worst_case(rows: Sequence[Row], found: Mapping[str, Mapping[str, Any]], path: Path) -> None:

@@ -12,10 +12,13 @@ import numpy as np
 import advface_jax
 from advface_jax import attacks, data, defenses, networks
 from advface_jax.attacks import Attack, reading
+from advface_jax.defenses import decoys
 from advface_jax.models import sface
-from experiments.measure.compared import Case, Store, case, protected
+from experiments.measure.compared import Case, Store, case, keys_of, protected
 
 STITCHED = 60  # public faces that a stitch learns from: more gain nothing
+PATCHES = (1, 5)  # sides through which further stitches see z; the first one's is 3
+NUDGED = 5  # the side of a patch of what is stored, from which a nudge is guessed
 RIDGE = 1e-2  # of the template's pictures, as a share of the mean square of an embedding's element
 SIBLING = ("extractor", "public recogniser")
 
@@ -76,6 +79,12 @@ class World:
         return tuple(self.stitched(one, self.some_features(n)) for one in self.siblings)
 
     @functools.cached_property
+    def through(self) -> dict[int, attacks.Sibling]:
+        """The first of them once more, through patches of other sides."""
+        z = self.some_features(min(STITCHED, len(self.public)))
+        return {side: self.stitched(self.sibling, z, side) for side in PATCHES}
+
+    @functools.cached_property
     def read_z(self) -> tuple[Attack, ...]:
         """The same, as attacks."""
         return tuple(
@@ -103,11 +112,13 @@ class World:
         """Ψ itself reads z."""
         return reading.read("Ψ", self.system.server, ("recogniser",))
 
-    def stitched(self, one: advface_jax.System, source: np.ndarray) -> attacks.Sibling:
+    def stitched(
+        self, one: advface_jax.System, source: np.ndarray, patch: int = 3
+    ) -> attacks.Sibling:
         """A sibling, put onto what a source (n,77,77,64) is of the first n public faces."""
         target = self.of_public(one.extractor, len(source)).astype(np.float32)
         grid = sface.grid() if isinstance(one.network, sface.SFace) else None
-        return attacks.sibling(attacks.stitch(source, target, grid=grid), one.server)
+        return attacks.sibling(attacks.stitch(source, target, patch=patch, grid=grid), one.server)
 
     @functools.cached_property
     def embeddings(self) -> np.ndarray:
@@ -137,7 +148,7 @@ class Known:
     @property
     def code(self) -> tuple[str, ...]:
         """What it is to know the defence: its code, and S where it has one."""
-        secret = self.case.imitated is not None
+        secret = self.case.imitation is not None
         has = self.case.defense and self.case.defense.networks and not secret
         return ("extractor", "defense", *(("shadow",) if has else ()))
 
@@ -151,6 +162,11 @@ class Known:
         """Whether stolen items with names are of use: a defence, and people with several faces."""
         people = self.world.public.identities
         return self.case.defense is not None and len(set(people)) not in (1, len(people))
+
+    def embedding(self, stored: Any) -> jax.Array:
+        """Ψ of what is stored; a template is that already."""
+        stored = jnp.asarray(stored)
+        return stored if stored.ndim == 2 else jnp.asarray(self.world.psi.run(stored))
 
     def some(self, n: int) -> np.ndarray:
         """The first n of ``stored``, float32, all of which are stored only where needed."""
@@ -168,11 +184,23 @@ class Known:
     def stolen(self) -> np.ndarray:
         """The public faces as the server stores them, as ``stored``: in the role of stolen items
         that have names."""
-        return self._protected(self.case.store) if self.case.imitated else self.stored
+        return self._protected(self.case.store) if self.case.imitation else self.stored
 
     @property
     def _imitated(self) -> Store:
         return self.case.imitated or self.case.store
+
+    @functools.cached_property
+    def to_start(self) -> "Back":
+        """From a stored decoy to its secret start: less a nudge that is linear in what is stored,
+        learnt on public faces that the attacker stored himself."""
+        n, seed = min(STITCHED, len(self.world.public)), self.world.seed + 1
+        own, steps = self.case.imitation or self.case.defense, range(0, n, self.world.batch)
+        assert own is not None, "a case with starts has a defence"
+        numbers = (np.arange(at, min(at + self.world.batch, n)) for at in steps)
+        starts = [np.asarray(decoys.start(own, keys_of(seed, one))) for one in numbers]
+        stored = self.some(n)
+        return Back(attacks.stitch(stored, stored - np.concatenate(starts), patch=NUDGED))
 
     def _protected(self, store: Store, n: int | None = None) -> np.ndarray:
         world = self.world
@@ -235,6 +263,17 @@ def built(build: Builder, known: Known) -> Attack | Against | None:
             "wanted an advface_jax.attacks.Attack, or None where it does not apply"
         )
     return found
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Back:
+    """What is stored, less a step as guessed from it."""
+
+    step: attacks.Stitch
+
+    def __call__(self, stored: jax.Array) -> jax.Array:
+        return jnp.maximum(stored - self.step(stored), 0)
 
 
 @jax.jit

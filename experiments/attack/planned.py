@@ -44,6 +44,7 @@ def plan(
     seed: int,
     builders: Sequence[Builder],
     joined: Sequence[str] = (),
+    on_template: Sequence[Builder] = (),
 ) -> list[Planned]:
     """Without defence, each defence of a feature, those that ``joined`` names, decoys,
     DuetFace, sealed at rest (where ``cryptography`` is installed), and the floors."""
@@ -67,7 +68,7 @@ def plan(
         found.append(Planned.of(*channels))
     if importlib.util.find_spec("cryptography"):
         found += [Planned.of(one, attackers.ON_FEATURES) for one in sealed.cases(network, seed)]
-    return found + [Planned.of(*one) for one in floors.floors(world)]
+    return found + [Planned.of(*one) for one in floors.floors(world, on_template)]
 
 
 def _joined(source: str, system: advface_jax.System) -> defenses.Defense:

@@ -17,11 +17,19 @@ from experiments.measure.results_file import Row, markdown
 from experiments.measure.table_rows import verdicts
 
 HARMS = {"ssim": "SSIM", "type2": "replay %", "tar_far_1e-2": "TAR %", "rank1": "rank 1 %"}
-GROUPS = {"without": "without Ψ", "with": "with Ψ", "names": "with stolen names"}
+GROUPS = {
+    "without": "without Ψ",
+    "with": "with Ψ",
+    "names": "with stolen names",
+    "secret": "with the secret",
+}
 
 
 def group(knows: Sequence[str]) -> str:
-    """Which attacker that is: with Ψ, with stolen names (and without Ψ), or without both."""
+    """Which attacker that is: with the key or the start, with Ψ, with stolen names (and without
+    Ψ), or without all of these."""
+    if {"key", "start"} & {*knows}:
+        return "secret"
     if "recogniser" in knows:
         return "with"
     return "names" if "names" in knows else "without"
@@ -71,7 +79,8 @@ def row(
     server as the image that is stored, and as another image of that person, at the threshold of the
     stored pairs. ``tar_far_…``, ``rank1``, ``cosine``, ``read_auc``: what the attacker reads (off
     the item, or off the picture with ``reader``) against the photographs of everybody, over all
-    pairs. ``…_ci``: 95 % intervals by person.
+    pairs. ``rank1_of_25``: among photographs of 25 people, chance .04. ``…_ci``: 95 % intervals by
+    person.
     """
     whose = list(people)
     line: Row = {
@@ -100,7 +109,8 @@ def row(
     for far, name in ((1e-2, "tar_far_1e-2"), (1e-3, "tar_far_1e-3")):
         accepted = found.accepted[far]
         line |= {name: None} if accepted is None else _mean(name, accepted, whose)
-    line |= _mean("rank1", found.first, whose) | _mean("cosine", found.cosine, whose)
+    for name in ("first", "first_of_25", "cosine"):
+        line |= _mean(name.replace("first", "rank1"), getattr(found, name), whose)
     line |= {
         "read_auc": found.auc,
         **kept.row,
@@ -132,6 +142,8 @@ def _short(value: Any) -> Any:
 
 def _mean(name: str, values: np.ndarray, people: Sequence[str]) -> Row:
     values = np.asarray(values, np.float64)
+    if np.isnan(values).all():  # too few faces for a gallery
+        return {name: None}
     return {
         name: float(np.nanmean(values)),
         f"{name}_ci": metrics.interval_by_person(values, people),

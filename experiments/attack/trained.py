@@ -1,6 +1,7 @@
 """Further attacks of the worst case, which take minutes for each defence: ``--attackers full``."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from advface_jax import attacks
 from advface_jax.attacks import Attack, linkers, pictures, reading
 from experiments.attack import drawer
 from experiments.attack.adaptive import Adaptive
+from experiments.attack.floors import FLOORS
 from experiments.attack.knowing import SIBLING, Against, Builder, Known
 
 STEPS = 100  # of Adam over pixels
@@ -36,9 +38,9 @@ def solved(known: Known) -> Attack:
 
 
 def solved_for_psi(known: Known) -> Attack:
-    """The pixels that Ψ takes for what is stored, from R's picture."""
+    """The pixels that Ψ takes for what is stored, from R's picture or the template's."""
     world, knows = known.world, ("extractor", "recogniser")
-    first = world.attacker
+    first = world.from_template if known.case.name in FLOORS else world.attacker
     if known.back is not None:
         first, knows = After(known.back, first), (*known.code, "recogniser")
     more = {"first": first, "recogniser": world.system.server, "steps": STEPS}
@@ -82,7 +84,7 @@ class Drawn:
         trained = self._drawer
 
         def run(stored: Any) -> jax.Array:
-            return _draw(trained, jnp.asarray(world.psi.run(stored)))
+            return _draw(trained, known.embedding(stored))
 
         cost = {"faces": len(world.public), "epochs": drawer.PASSES}
         return Attack("drawn from Ψ(z')", ("extractor", "recogniser"), "picture", run, cost)
@@ -111,6 +113,11 @@ def convolutional(known: Known) -> Attack | None:
     if not known.named:
         return None
     return linkers.convolutional("small linker", known.stolen.astype(np.float32), people)
+
+
+def on_template(builders: Sequence[Builder]) -> list[Builder]:
+    """Those of ``full`` that need Ψ(z) and nothing else."""
+    return [one for one in builders if one is solved_for_psi or isinstance(one, Drawn)]
 
 
 def full(out: Path, epochs: int) -> list[Builder]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from advface_jax import ProtectConfig, defenses, sharding
 from advface_jax.attacks import reading
-from advface_jax.defenses import Defense
+from advface_jax.defenses import Defense, decoys
 from experiments.measure import decoders
 from experiments.measure.judging import Servers
 
@@ -47,7 +47,7 @@ class Case:
       defense: For attackers who have its code; None where no code helps.
       epsilon: The bound; None without one.
       probe: The item of an undefended photograph -> what the server compares of it; None: itself.
-      imitated: ``store`` by an attacker who has the code and not the secret; None without one.
+      imitation: ``defense`` by an attacker who has the code and not the secret; None without one.
       cost: Plain facts, such as milliseconds an item.
     """
 
@@ -58,8 +58,23 @@ class Case:
     defense: Defense | None = None
     epsilon: float | None = None
     probe: Callable[[Any], Any] | None = None
-    imitated: Store | None = None
+    imitation: Defense | None = None
     cost: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def imitated(self) -> Store | None:
+        """``store`` by ``imitation``."""
+        return self.imitation and storing(self.imitation, self.epsilon)
+
+    @property
+    def starts(self) -> bool:
+        """Whether a thief may learn where every item started from: it is a secret decoy."""
+        return bool(self.defense and decoys.made_by(self.defense))
+
+    @property
+    def private(self) -> bool:
+        """Whether a key decides who recognises what is stored."""
+        return bool(self.defense and self.defense.private)
 
     def shown(self, images: Any) -> Any:
         """What the server makes of photographs, which no defence touched: embeddings (b,e)."""
@@ -71,24 +86,26 @@ def case(defense: Defense, network: Any, epsilon: float, imitation: Defense | No
     """A defence of E's features that Ψ recognises, or its private recogniser; ``imitation`` is
     the same with an attacker's own secrets."""
     bound = epsilon if defense.takes_epsilon else None
-
-    def storing(defense: Defense) -> Store:
-        def store(z: Any, keys: jax.Array, mask: Any) -> tuple[Any, Any]:
-            stored = defense(z, key=keys, epsilon=bound, mask=mask)
-            return stored, stored
-
-        return store
-
     own = functools.partial(called, Servers((defense.server(network.server),)))
     return Case(
         defense.name,
-        storing(defense),
+        storing(defense, bound),
         own if defense.private else recognised_by(network.server),
         network.extractor,
         defense,
         bound,
-        imitated=storing(imitation) if imitation else None,
+        imitation=imitation,
     )
+
+
+def storing(defense: Defense, epsilon: float | None) -> Store:
+    """A defence whose stored items are all that the server compares."""
+
+    def store(z: Any, keys: jax.Array, mask: Any) -> tuple[Any, Any]:
+        stored = defense(z, key=keys, epsilon=epsilon, mask=mask)
+        return stored, stored
+
+    return store
 
 
 def recognised_by(server: Any) -> Callable[[Any, Any], Any]:
@@ -103,14 +120,20 @@ def called(network: Any, *given: jax.Array) -> jax.Array:
     return network(*given)
 
 
+def keys_of(seed: int, items: np.ndarray) -> jax.Array:
+    """The keys of items by their numbers (n,)."""
+    root = jax.random.key(seed)
+    return jax.vmap(jax.random.fold_in, (None, 0))(root, items.astype(np.uint32))
+
+
 def protected(store: Store, items: np.ndarray, seed: int, batch: int) -> np.ndarray:
     """What a thief has of public items (n,…), float16, by keys of ``seed``."""
-    root, parts, mesh = jax.random.key(seed), [], sharding.across(batch)
+    parts, mesh = [], sharding.across(batch)
     for start in range(0, len(items), batch):
         real = min(batch, len(items) - start)
         chosen = np.resize(np.arange(start, start + real), batch)
         mask = (np.arange(batch) < real).astype(np.float32)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
+        keys = keys_of(seed, chosen)
         given = sharding.split((items[chosen].astype(np.float32), keys, mask), mesh)
         stored, _ = store(*given)
         parts.append(np.asarray(stored)[:real].astype(np.float16))
