@@ -19,7 +19,8 @@ from advface_jax.bulk import engine, estimate
 from advface_jax.bulk.job import Job, Settings
 from advface_jax.commands import protect
 from advface_jax.data import open_features
-from advface_jax.data.feature_sets import encoding, running
+from advface_jax.data.feature_sets import encoding
+from advface_jax.data.feature_sets.shards import REASONS, Fate
 from advface_jax.defenses import Defense
 
 ROOT = Path(__file__).parents[1]
@@ -226,13 +227,34 @@ def test_what_is_not_finite_is_left_out(faces, tmp_path):
     job = Job(settings(faces, tmp_path / "set", names=True))
 
     def step(one, device):
-        finite, parts = Job.step(job, one, device)
-        return finite & (one.indices != 5), parts
+        fates, parts = Job.step(job, one, device)
+        return np.where(one.indices == 5, Fate.NOT_FINITE, fates), parts
 
     job.step = step
     ended = engine.protect(job)
-    assert ("p2/5.png", running.NOT_FINITE) in ended.refused
+    assert ("p2/5.png", REASONS[Fate.NOT_FINITE]) in ended.refused
     assert "p2/5.png" not in open_features(tmp_path / "set").names
+
+
+def _same(z, keys, epsilon, mask, settings, networks):
+    return z
+
+
+def _first(z, stored, settings, networks):
+    return np.arange(len(z)) == 0
+
+
+def first_recognised(system) -> Defense:
+    return Defense("First", _same, accepts=_first)
+
+
+def test_what_the_server_does_not_recognise_is_left_out(faces, tmp_path):
+    job = Job(settings(faces, tmp_path / "set", names=True, defense="test_bulk:first_recognised"))
+    ended = engine.protect(job)
+    lost = [name for name, reason in ended.refused if reason == REASONS[Fate.REFUSED]]
+    kept = open_features(tmp_path / "set")
+    assert len(lost) == 4 and len(kept.names) == 5 and kept.card["left_out"] == 5  # one unreadable
+    assert not {*lost} & {*kept.names}
 
 
 def test_a_dry_run_writes_nothing_and_counts_the_steps(faces, tmp_path, run):

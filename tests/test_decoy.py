@@ -188,6 +188,8 @@ def test_as_a_defence_it_stores_a_nudged_decoy_of_the_items_key():
         Z, start, recogniser=PSI, shadows=[SHADOW], key=each, epsilon=0.3, config=LONG
     )
     np.testing.assert_array_equal(stored, wanted.stored)
+    assert not defense.recognised(Z, start).any(), "somebody else"
+    np.testing.assert_array_equal(defense.recognised(Z, stored), wanted.cosine >= 0.95)
     assert distance(stored, start).max() <= np.float32(0.3)
     np.testing.assert_array_equal(decoys.start(defense, each[::-1])[::-1], start)
     many = decoys.start(defense, jax.random.split(jax.random.key(2), 40))
@@ -211,6 +213,9 @@ def test_a_defence_with_a_pattern_names_its_recogniser():
     assert defense.name == "Decoy with a key"
     own = decoys.recogniser(defense)
     np.testing.assert_array_equal(own(Z), keyed(PSI, PATTERN)(Z))
+    assert defense.recognised(Z, Z).all()
+    unread = defense.recognised(Z, jnp.maximum(Z - 2 * PATTERN[None], 0))
+    assert not unread.all(), "by the private one, and not by Ψ"
     stored = jax.jit(lambda d, z, k: d(z, key=k, epsilon=0.1))(defense, Z, jax.random.key(0))
     assert stored.shape == Z.shape
     changes: tuple[tuple[dict[str, Any], str], ...] = (

@@ -21,6 +21,7 @@ from advface_jax.bulk import defenses, sources
 from advface_jax.data.batches import Batch
 from advface_jax.data.feature_sets import encoding, planning
 from advface_jax.data.feature_sets.reading import FeatureSet
+from advface_jax.data.feature_sets.shards import Fate
 from advface_jax.defenses import Defense
 from advface_jax.protect import PAPER, ProtectConfig
 
@@ -128,8 +129,8 @@ class Job:
         """``step`` with the items' keys, (b, 2)."""
         given = one.values, one.mask.astype(np.float32), keys
         place = self.devices[device]
-        finite, parts = self.programs[device](*jax.device_put(given, place), *self._at(device))
-        return np.asarray(finite), [np.asarray(part) for part in parts]
+        fate, parts = self.programs[device](*jax.device_put(given, place), *self._at(device))
+        return np.asarray(fate), [np.asarray(part) for part in parts]
 
     def compile(self) -> None:
         """Compile the program for all devices; ValueError if it does not fit into their memory.
@@ -239,7 +240,7 @@ class Job:
 
 
 def _one(values, mask, keys, epsilon, extractor, defense: Defense, *, dtype: str, size: int):
-    """Items to (finite (b,), the arrays of their records), on one device."""
+    """Items to (their ``shards.Fate`` (b,), the arrays of their records), on one device."""
     client = values.astype(jnp.float32)
     if values.dtype == jnp.uint8:
         client = client / 255
@@ -250,7 +251,9 @@ def _one(values, mask, keys, epsilon, extractor, defense: Defense, *, dtype: str
     key = jax.random.wrap_key_data(keys, impl="threefry2x32") if defense.takes_key else None
     stored = defense(client, key=key, epsilon=epsilon, mask=mask)
     finite = jnp.isfinite(stored).all(tuple(range(1, stored.ndim)))
-    return finite, encoding.encode(stored, dtype, jnp)
+    recognised = defense.recognised(client, stored)
+    fate = jnp.where(finite, jnp.where(recognised, Fate.KEPT, Fate.REFUSED), Fate.NOT_FINITE)
+    return fate, encoding.encode(stored, dtype, jnp)
 
 
 _program = functools.partial(jax.jit, static_argnames=("dtype", "size"))(_one)

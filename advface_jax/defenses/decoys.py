@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from advface_jax import checks, networks
-from advface_jax.decoy import DEFAULT, EPSILON, DecoyConfig, keyed, protect_decoy
+from advface_jax.decoy import DEFAULT, EPSILON, DecoyConfig, cosine, keyed, protect_decoy
 from advface_jax.defenses.defense import Defense
 
 PARTS = 2
@@ -35,7 +35,7 @@ def decoy(
 
     Ψ recognises what is stored, and so does whoever has Ψ. With a pattern only the private
     recogniser does: ``defenses.decoys.recogniser(defense)``. A face that the steps do not bring to
-    the threshold is stored all the same; ``protect_decoy`` tells which.
+    the threshold is stored all the same; ``defense.recognised(z, stored)`` tells which.
 
     Args:
       recogniser: Ψ, z -> embeddings, as ``advface_jax.load(…).server``.
@@ -85,6 +85,7 @@ def decoy(
         takes_epsilon=True,
         usual=EPSILON,
         private=None if pattern is None else _private,
+        accepts=_accepts,
     )
 
 
@@ -112,6 +113,13 @@ def recogniser(defense: Defense) -> Any:
 
 def _private(networks):
     return keyed(networks["recogniser"], networks["pattern"])
+
+
+def _accepts(z, stored, settings: tuple[DecoyConfig, int], networks) -> jax.Array:
+    pattern, public = networks["pattern"], networks["recogniser"]
+    own = public if pattern is None else keyed(public, pattern)
+    # A threshold of 1 asks for all steps, not for equality.
+    return cosine(own(stored), own(z)) >= min(settings[0].threshold, DEFAULT.threshold)
 
 
 def _decoy(z, keys, epsilon, mask, settings: tuple[DecoyConfig, int], networks) -> jax.Array:

@@ -46,6 +46,8 @@ class Defense:
       usual: the ε of a call that names none.
       private: (networks) -> the recogniser that alone is meant to read what is stored, a function
         of a module; None where that is the public Ψ.
+      accepts: (client, stored, settings, networks) -> (b,) whether the server recognises each item
+        in what is stored, a function of a module; None where the defence always keeps that.
     """
 
     name: str = _static()
@@ -59,6 +61,7 @@ class Defense:
     takes_epsilon: bool = _static(default=False)
     usual: float = _static(default=EPSILON)
     private: Callable[[Any], Any] | None = _static(default=None)
+    accepts: Callable[..., jax.Array] | None = _static(default=None)
 
     @property
     def for_server(self) -> bool:
@@ -68,6 +71,13 @@ class Defense:
     def server(self, public: Any) -> Any:
         """What recognises what is stored: the public Ψ, or the defence's private one."""
         return public if self.private is None else self.private(self.networks)
+
+    def recognised(self, client: jax.Array, stored: jax.Array) -> jax.Array:
+        """(b,) whether the server recognises the client's items in what was stored of them: where
+        it does not, enrol them anew, and count them."""
+        if self.accepts is None:
+            return jnp.ones(len(stored), bool)
+        return self.accepts(client, stored, self.settings, self.networks)
 
     def __call__(
         self,

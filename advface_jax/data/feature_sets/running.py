@@ -23,13 +23,12 @@ import numpy as np
 from advface_jax import stopping
 from advface_jax.data.batches import Batch, gather
 from advface_jax.data.feature_sets.planning import Writing
-from advface_jax.data.feature_sets.shards import NOT_FINITE as NOT_FINITE
 from advface_jax.data.feature_sets.shards import ShardWriter
 from advface_jax.data.threads import in_order
 
 Step = Callable[[Batch, int], tuple[np.ndarray, Sequence[np.ndarray]]]
-"""A batch, whose ``indices`` are places in the set, and the number of a device, to (finite (b,),
-the arrays of ``encoding.encode``)."""
+"""A batch, whose ``indices`` are places in the set, and the number of a device, to (a
+``shards.Fate`` (b,), the arrays of ``encoding.encode``)."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +159,8 @@ def run(
 
     def write(task: _Task, one: Batch, made: Future[Any] | None) -> list[tuple[str, str]]:
         try:
-            finite, parts = (np.zeros(0, bool), ()) if made is None else made.result()
-            return writers[task.shard].add(one, finite, parts, task.last)
+            fates, parts = (np.zeros(0, np.int32), ()) if made is None else made.result()
+            return writers[task.shard].add(one, fates, parts, task.last)
         finally:
             room.release()
 

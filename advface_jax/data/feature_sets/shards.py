@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,20 @@ from advface_jax.data.feature_sets import chunks, reading
 from advface_jax.data.feature_sets.planning import Writing, cannot, write_json
 
 _OPTIONS = "group_size:1,zstd:1"
-NOT_FINITE = "the defence made NaN or infinite values of it"
+
+
+class Fate(enum.IntEnum):
+    """Of an item: whether its record is kept, or why not."""
+
+    KEPT = 0
+    NOT_FINITE = 1
+    REFUSED = 2
+
+
+REASONS = {
+    Fate.NOT_FINITE: "the defence made NaN or infinite values of it",
+    Fate.REFUSED: "its recogniser does not know the face in what the defence made of it",
+}
 
 
 class ShardWriter:
@@ -39,19 +53,20 @@ class ShardWriter:
         self.steps = writing.steps(shard)
 
     def add(
-        self, one: Batch, finite: np.ndarray, parts: Sequence[np.ndarray], last: bool
+        self, one: Batch, fates: np.ndarray, parts: Sequence[np.ndarray], last: bool
     ) -> list[tuple[str, str]]:
         """Write a batch's records, and with the last one the shard; what was left out, and why."""
         if not self.whole or one.step != self.steps[self.batches]:
             raise ValueError(f"{self.file} lacks a batch: the same command resumes")
         self.whole = False
-        good = [i for i in np.flatnonzero(one.mask).tolist() if finite[i]]
+        real = np.flatnonzero(one.mask).tolist()
+        good = [i for i in real if fates[i] == Fate.KEPT]
         with told(self.file):
             writer = self.writer or self._open()
             for i in good:
                 writer.write(b"".join(part[i].tobytes() for part in parts))
         places = one.indices.tolist()
-        lost = [(places[i], NOT_FINITE) for i in np.flatnonzero(one.mask).tolist() if i not in good]
+        lost = [(places[i], REASONS[Fate(int(fates[i]))]) for i in real if fates[i] != Fate.KEPT]
         bad = [(self.writing.name(place), reason) for place, reason in (*one.refused, *lost)]
         self.places += [places[i] for i in good]
         self.left_out += len(bad)

@@ -20,6 +20,7 @@ from advface_jax.data.faces import Faces
 from advface_jax.data.feature_sets import encoding, planning, reading
 from advface_jax.data.feature_sets.planning import Labels
 from advface_jax.data.feature_sets.running import run
+from advface_jax.data.feature_sets.shards import Fate
 
 
 def write_features(
@@ -70,7 +71,7 @@ def write_features(
             raise ValueError(f"protect made {z.shape}; wanted {(batch, *reading.SHAPE)}")
         finite = np.asarray(np.isfinite(z).all((1, 2, 3)))
         with np.errstate(invalid="ignore"):  # what is not finite is left out
-            return finite, encoding.encode(z, dtype)
+            return np.where(finite, Fate.KEPT, Fate.NOT_FINITE), encoding.encode(z, dtype)
 
     settings = {**card, "dtype": dtype, "labels": labels, "names": names}
     settings |= {"seed": seed, "batch": batch}
