@@ -154,7 +154,8 @@ def table(
             judging.discard(batches)
         scale = feature_scale(system.extractor, crops)
     rows = [json.loads(kept[c].read_text(encoding="utf-8")) | names(c) for c in wanted]
-    rows.insert(3, rows[0].pop("floor"))
+    floors = [r.pop("floor") for r in rows if "floor" in r]
+    rows.insert(3, floors[0])
     seconds = sum(r.pop("seconds", 0.0) for r in rows)
     kinds = used[base.shadow, "shadow"].config.kind, used[base.attacker, "attacker"].config.kind
     beside = [

@@ -62,6 +62,8 @@ def main(
       only: Run only these steps.
     """
     checks.positive(minutes=minutes)
+    for name in only:
+        checks.choice(name, "--only", [step.name for step in steps(quick)])
     cli.folder(out)
     ends = time.monotonic() + 60 * minutes
     told: dict[str, str] = {}

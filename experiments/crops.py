@@ -186,13 +186,15 @@ def compare(row: Reference, found: detection.Detections, chosen: np.ndarray) -> 
 
 def summary(name: str, compared: Sequence[Compared]) -> dict[str, Any]:
     """A row of the results."""
+    middle = float(np.median([c.distance for c in compared]))
     return {
         "method": f"MTCNN, {name}",
         "n": len(compared),
         "faces_found": sum(c.faces for c in compared),
         "same_face": float(np.mean([c.overlap >= 0.5 for c in compared])),
         "median_iou": float(np.median([c.overlap for c in compared])),
-        "median_landmark_distance": float(np.median([c.distance for c in compared])),
+        # None: no face was found in half of the photographs.
+        "median_landmark_distance": middle if np.isfinite(middle) else None,
     }
 
 

@@ -33,7 +33,7 @@ from experiments.decoy import readings as decoy_readings
 from experiments.decoy.cases import Case
 from experiments.decoy.competitors import Competitor
 from experiments.decoy.readings import Measured
-from experiments.decoy.rows import COLUMNS, HOW_TO_READ, floor, row
+from experiments.decoy.rows import COLUMNS, HOW_TO_READ, NARROW, floor, row
 from experiments.measure import decoders, decoyed, inputs, judging
 from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, surroundings
@@ -91,6 +91,7 @@ def main(
     axes = {"epsilon": epsilons, "weight": lambdas, "steps": steps, "shadows": shadows}
     cases = decoy_cases.checked(key, threshold, base, also, parts=parts, **axes)
     public.check()
+    checks.above_zero(deviation=deviation)
     checks.positive(**{f"names[{i}]": n for i, n in enumerate(names)})
     if not sibling or sample.weights in sibling:
         raise ValueError(
@@ -100,7 +101,6 @@ def main(
     system, given = sample.open()
     cli.loading(*sibling)
     others = [advface_jax.load(one) for one in sibling]
-    checks.above_zero(deviation=deviation)
     how = threshold, names, tuned, beside, families, exact, deviation
     publish(table(system, others, given, public, sample, cases, *how), sample.out)
     (sample.out / PARTIAL).unlink(missing_ok=True)
@@ -133,6 +133,13 @@ def table(
     count = max(decoy_cases.STITCHED * (n + 2), *names, 0)
     faces = dataclasses.replace(public, public_faces=public.public_faces or count)
     faces = faces.read(sample.preset)
+    if len(faces) < (needed := decoy_cases.STITCHED * (n + 2)):
+        raise ValueError(
+            f"got {len(faces)} public faces; wanted {needed} or more: {decoy_cases.STITCHED} for "
+            f"each of {n} shadow recognisers, and as many other ones for each of two kinds of "
+            "attackers' siblings"
+        )
+    seen = inputs.shared(faces, crops, sample.on_leak)
     advface = defenses.advface(extractor=system.extractor, shadow=system.shadow)
     settings = {
         "experiment": "decoys",
@@ -151,6 +158,7 @@ def table(
         "seed": sample.seed,
         "exact": exact,
         "deviation": deviation,
+        "versions": surroundings()["versions"],
     }
     rows, labels, shown, left, kept = [], [], {}, set(), []
     with judging.exactly("float32" if exact else "tf32"), cli.bar("faces") as bar:
@@ -220,10 +228,7 @@ def table(
         likeness = floor(mean, images, sample.batch)
         rows.append({"method": "Mean face", "epsilon": None, **likeness, "n": len(images)})
         labels.append("Mean face")
-    settings |= {
-        "cases": [case._asdict() for case in cases],
-        "versions": surroundings()["versions"],
-    }
+    settings["cases"] = [case._asdict() for case in cases]
     header, lines = printed(labels, rows, [{}] * len(rows), COLUMNS)
     return Table(
         "decoys",
@@ -232,7 +237,10 @@ def table(
         header,
         lines,
         settings,
-        notes={"left_out, too few items of one person": sorted(left)} if left else {},
+        notes={
+            "seen_in_training": {"attackers' faces": seen},
+            **({"left_out, too few items of one person": sorted(left)} if left else {}),
+        },
         spent=Spent(0.0, time.monotonic() - began),
         remarks=(
             HOW_TO_READ,
@@ -248,7 +256,7 @@ def table(
         },
         kept=kept,
         caption="Recognition, R's pictures, and the identity that attackers read (TAR %)",
-        narrow=(0, 1, 2, 4, 6, 9, 14, 17),
+        narrow=[0, *(i for i, column in enumerate(COLUMNS, 1) if column.title in NARROW)],
     )
 
 

@@ -6,6 +6,7 @@
 Writes dtypes.json and dtypes.md into --out.
 """
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from advface_jax import cli, metrics
 from advface_jax.data import FeatureSet, open_features
 from advface_jax.data.feature_sets import encoding, planning, running, writing
 from advface_jax.defenses.defense import EPSILON
+from experiments.measure import judging
+from experiments.measure.compared import called
 from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
@@ -47,18 +50,25 @@ def main(sample: OfSample, ascent: OfAscent) -> None:
 def table(system: advface_jax.System, given: Inputs, sample: Sample, ascent: Ascent) -> Table:
     """The rows, one a type."""
     began = time.monotonic()
-    exact = _protected(system, given, sample, ascent)
+    with judging.exactly(ascent.precision):
+        exact = _protected(system, given, sample, ascent)
     rows = []
     for dtype in encoding.DTYPES:
         stored = exact if dtype == "f32" else _again(exact, sample.out / f"set-{dtype}", dtype)
         rows.append({"method": dtype, **_row(system, given, sample.batch, exact, stored)})
     header = ("", *(title for title, _, _ in COLUMNS))
     text = [[row["method"], *(form.format(row[key]) for _, key, form in COLUMNS)] for row in rows]
-    settings = {**given.origin, "epsilon": EPSILON, "steps": ascent.config().steps}
+    settings = {**given.origin, **_ascended(ascent)}
     settings |= {"batch": sample.batch, "weights": sample.weights}
     spent = Spent(0.0, time.monotonic() - began)
     title = "Types of stored features"
     return Table("dtypes", title, rows, header, text, settings, {}, spent, caption=title)
+
+
+def _ascended(ascent: Ascent) -> dict[str, Any]:
+    """What determines the protection, for the card of the set and for the table's settings."""
+    numbers = dataclasses.asdict(ascent.config())
+    return {"epsilon": EPSILON, **numbers, "precision": ascent.precision}
 
 
 def _protected(
@@ -73,7 +83,7 @@ def _protected(
         real = mask.astype(np.float32)
         return advface_jax.protect(z, epsilon=EPSILON, config=config, mask=real, **parts)
 
-    card = {"epsilon": EPSILON, "steps": config.steps, "weights_sha256": system.features_sha256}
+    card = {**_ascended(ascent), "weights_sha256": system.features_sha256}
     options: dict[str, Any] = {"names": True, "dtype": "f32", "seed": sample.seed}
     out = sample.out / "set-f32"
     options |= {"batch": sample.batch, "shard_size": 16 * sample.batch}
@@ -100,8 +110,6 @@ def _again(exact: FeatureSet, out: Path, dtype: str) -> FeatureSet:
 def _row(
     system: advface_jax.System, given: Inputs, batch: int, exact: FeatureSet, stored: FeatureSet
 ) -> Row:
-    embed = jax.jit(lambda server, z: server(z))
-    picture = jax.jit(lambda r, z: r(z))
     embeddings, likeness, errors = [], [], []
     n = len(stored)
     for start in range(0, n, batch):
@@ -109,9 +117,9 @@ def _row(
         z = stored.features(rows)
         errors.append(np.abs(z - exact.features(rows)).max())
         few = min(batch, n - start)
-        embeddings.append(np.asarray(embed(system.server, z))[:few])
+        embeddings.append(np.asarray(called(system.server, z))[:few])
         faces = given.faces.batch(rows).astype(np.float32) / 255
-        likeness.append(np.asarray(metrics.ssim(picture(system.attacker, z), faces))[:few])
+        likeness.append(np.asarray(metrics.ssim(called(system.attacker, z), faces))[:few])
     e, pairs = np.concatenate(embeddings), given.pairs
     distances = metrics.squared_distance(e[pairs.left], e[pairs.right])
     judged = metrics.ten_fold_accuracy(distances, pairs.same, pairs.fold)

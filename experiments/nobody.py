@@ -8,6 +8,7 @@ The first judges the shipped faces and writes nobody.json and nobody.md into --o
 chooses the people anew before that, into the package's own list (in a clone).
 """
 
+import hashlib
 import json
 import os
 import time
@@ -130,9 +131,10 @@ def read(faces: tuple[str, ...], listing: tuple[Path, ...], limit: int | None) -
 def embed(system: advface_jax.System, crops: data.Faces, out: Path) -> np.ndarray:
     """The embeddings of all faces (n,e), kept in ``out`` for the next run."""
     place = out / "embeddings.npz"
+    of = hashlib.sha256(str(system.card["sha256"]).encode() + crops.images.tobytes()).hexdigest()
     if place.exists():
         with np.load(place) as kept:
-            if kept["names"].tolist() == list(crops.names):
+            if "of" in kept and str(kept["of"]) == of:
                 return kept["embeddings"]
     parts = []
     with cli.bar("faces") as bar:
@@ -142,7 +144,7 @@ def embed(system: advface_jax.System, crops: data.Faces, out: Path) -> np.ndarra
             bar.advance(task, len(parts[-1]))
     out.mkdir(parents=True, exist_ok=True)
     embeddings = np.concatenate(parts)
-    np.savez(place, names=np.array(crops.names), embeddings=embeddings)
+    np.savez(place, of=np.array(of), embeddings=embeddings)
     return embeddings
 
 

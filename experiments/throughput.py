@@ -109,7 +109,8 @@ def main(
       dtype: The older name of --precision.
     """
     began = time.monotonic()
-    checks.positive(repeats=repeats, latency=latency + 1, training=min(training, default=1))
+    checks.positive(repeats=repeats, training=min(training, default=1))
+    checks.between(0, 100_000, latency=latency)
     checks.positive(steps=min(steps, default=1), n_epsilon=min(n_epsilon, default=1))
     checks.bound(epsilon)
     if len({Path(d).stem for d in decoder}) < len(decoder):

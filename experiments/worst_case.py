@@ -99,6 +99,7 @@ def main(
     checks.bound(epsilon)
     ascent.config()
     public.check()
+    checks.between(0, 100_000, epochs=epochs or 0)
     joined = [joining.function(one, "attack") for one in attack]
     for one in defense:
         joining.function(one, "defense")
@@ -147,6 +148,7 @@ def table(
     models = decoders.models(world.system, shadow, attacker)
     lists = decoders.lists(world.system, shadow, attacker)
     seen = inputs.seen_in_training(lists, crops, sample.on_leak)
+    seen["attackers' faces"] = inputs.shared(world.public, crops, sample.on_leak)
     trained = sample.out / "attackers"
     adaptive = [Adaptive(trained, epochs)] if epochs else []
     if adaptive and len(world.public) < 2 * HELD_OUT:
@@ -158,6 +160,7 @@ def table(
     how = joined_defenses, on_template(more)
     cases = plan(world, models, config, epsilon, sample.seed, on_features, *how)
     names = [one.name for one in cases]
+    _check_names(names)
     missing = {}
     if not any(name.startswith("Sealed") for name in names):
         missing["sealed"] = "not measured: pip install cryptography"
@@ -177,7 +180,8 @@ def table(
         "public_sha256": hashlib.sha256(world.public.images.tobytes()).hexdigest(),
         "epsilon": epsilon,
         "epochs": epochs,
-        "joined": [f"{one.__module__}:{getattr(one, '__name__', '')}" for one in joined_attacks],
+        "joined": {joining.label(one): joining.source_sum(one) for one in joined_attacks},
+        "version": advface_jax.__version__,
         **{k: v for k, v in dataclasses.asdict(config).items() if k != "method"},
         "batch": sample.batch,
         "precision": ascent.precision,
@@ -186,7 +190,8 @@ def table(
     earlier = 0.0
     with judging.exactly(ascent.precision), cli.bar("faces") as bar:
         for one in cases:
-            ours = {**settings, **one.settings}
+            light = [joining.label(build) for build in one.builders if build not in more]
+            ours = {**settings, "attacks": light, **one.settings}
             if kept := case_rows.read(case_rows.file(sample.out, one.name), ours, level):
                 earlier += kept.seconds
             elif one.name in wanted:
@@ -218,6 +223,19 @@ def table(
         },
         caption="The worst case over all attacks",
     )
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """ValueError for two defences that would share a line or a file."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(case_rows.slug(name), "")
+        if other:
+            raise ValueError(
+                f"got two defences named {other!r} and {name!r}, whose files are one; wanted a "
+                "name of its own for each: dataclasses.replace(defense, name=…)"
+            )
+        seen[case_rows.slug(name)] = name
 
 
 def _measured(

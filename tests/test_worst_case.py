@@ -25,7 +25,7 @@ from experiments.attack.floors import FLOORS
 from experiments.attack.knowing import Against, Known, World, built
 from experiments.attack.public_faces import PublicFaces
 from experiments.attack.trained import full
-from experiments.measure import decoders, decoyed
+from experiments.measure import decoders, decoyed, inputs
 from experiments.measure.compared import Case, case, keys_of
 from experiments.measure.sample import Ascent
 from experiments.measure.table import publish
@@ -131,6 +131,47 @@ def test_what_is_measured_stays_measured(tmp_path):
     place.write_text("{")
     assert case_rows.read(place, {"seed": 0}, "light") is None, "damaged"
     assert place.name == "random-ball.json"
+
+
+def test_two_defences_do_not_share_a_file():
+    worst_case._check_names(["AdvFace", "噪声", "шум", "Ψ", "Random (ball)"])
+    for two in (("AdvFace", "AdvFace"), ("Noise 0.1", "Noise 0,1")):
+        with pytest.raises(ValueError, match="wanted a name of its own"):
+            worst_case._check_names(two)
+
+
+def test_what_is_kept_is_of_these_attackers_and_this_code(tmp_path, monkeypatch):
+    labels = [joining.label(one) for one in attackers.ON_FEATURES]
+    assert len({*labels}) == len(labels) and not any(" at 0x" in one for one in labels)
+    assert joining.label(Adaptive(tmp_path, 1)).endswith("R', adaptive")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "their_work.py").write_text("def mine(known): return 1\n")
+    first = joining.source_sum(joining.function("their_work:mine", "attack"))
+    (tmp_path / "their_work.py").write_text("def mine(known): return 2\n")
+    assert first != joining.source_sum(joining.function("their_work:mine", "attack"))
+    assert joining.source_sum(len) is None
+
+
+def test_an_adaptive_decoder_of_another_shadow_is_another_one(files, tmp_path, monkeypatch):
+    places = []
+    monkeypatch.setattr("experiments.attack.adaptive._Training", lambda *given: given[-1])
+    monkeypatch.setattr(
+        "experiments.attack.adaptive.Place", lambda out, *_, **__: places.append(out)
+    )
+    ours = world(files)
+    shadows = [decoders.decoder(ours.system, files[role], role) for role in files]
+    for shadow in (shadows[0], shadows[1], shadows[0]):
+        made = defenses.advface(extractor=ours.system.extractor, shadow=shadow)
+        with pytest.raises(AttributeError):  # nothing is trained here
+            Adaptive(tmp_path, 1)(Known(ours, case(made, ours.system.network, 0.2)))
+    assert places[0] == places[2] != places[1]
+
+
+def test_attackers_have_no_measured_face(files):
+    ours, faces = world(files), given()[0]
+    assert not inputs.shared(ours.public, faces, "refuse")["shared_images"]
+    with pytest.raises(ValueError, match="the attackers' faces"):
+        inputs.shared(faces, faces, "refuse")
 
 
 def test_further_attackers_have_names_of_their_own(tmp_path):

@@ -6,6 +6,7 @@ he likes; then ``knows`` says so in the place of "names".
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -109,6 +110,19 @@ def fisher(
     chosen = (directions * np.sqrt(ratio / (ratio + 1)))[:, ::-1][:, : min(size, len(counts) - 1)]
     weights = axes @ (half.T @ chosen)
     return _costed(_linear(name, knows, mean, weights, pool), labels, began)
+
+
+def enough(names: Sequence[str], config: finetune.FinetuneConfig = TUNING) -> bool:
+    """Whether ``tuned`` and ``convolutional`` can learn from items with these names: a batch takes
+    several of one person, of several people.
+
+    Example:
+      >>> from advface_jax import attacks
+      >>> attacks.linkers.enough(["a", "a", "b"])
+      False
+    """
+    groups = sum(n // config.images for n in collections.Counter(names).values())
+    return groups >= config.people
 
 
 def regressed(

@@ -130,7 +130,8 @@ def stitch(
         for total, part in zip((gram, cross), _products(x, y, sampling, patch), strict=True):
             total += np.asarray(part, np.float64)
         rectify = rectify and bool((y >= 0).all())
-    penalty = ridge * np.trace(gram[:-1, :-1]) / (inputs - 1)
+    # A source that is 0 everywhere has no scale, and teaches the target's mean.
+    penalty = ridge * np.trace(gram[:-1, :-1]) / (inputs - 1) or 1.0
     weights = np.linalg.solve(gram + np.diag([*[penalty] * (inputs - 1), 0.0]), cross)
     kernel = weights[:-1].reshape(patch, patch, shape[0][3], outputs)
     return Stitch(

@@ -5,6 +5,7 @@ Embeddings are (n,e) floats of length 1. ``seen`` is what somebody reads off n s
 photograph, except by ``cosine``.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,9 +30,9 @@ class Reading(NamedTuple):
         of its person that are accepted; NaN for a person with one face. None where the different
         pairs are too few to find the threshold.
       first: (n,) 1.0 where the photograph most alike shows its person, else 0.0; likewise NaN.
-      first_of_25: (n,) the chance to be first in a gallery of ``GALLERY`` photographs: one of its
-        person and others of other people, all equally likely; a tie is lost. NaN likewise, and
-        everywhere with too few other people's photographs.
+      first_of_25: (n,) the chance that in a gallery of ``GALLERY`` people, its own and others drawn
+        at random, a photograph each, its person's is most alike; a tie is lost. NaN likewise, and
+        everywhere with fewer people.
       cosine: (n,) to the embedding of the item's own photograph.
       auc: of all pairs: the share of (same, different) that are in the right order, a tie half.
     """
@@ -102,19 +103,32 @@ def identify(
     below = np.searchsorted(others, alike[same], "left") + np.searchsorted(
         others, alike[same], "right"
     )
-    first_of_25 = np.array([_in_gallery(*one) for one in zip(alike, same, different, strict=True)])
+    first_of_25 = _in_gallery(alike, same, labels)
     np.fill_diagonal(alike, -np.inf)
     first = np.where(partners > 0, labels[alike.argmax(1)] == labels, np.nan)
     return Reading(accepted, first, first_of_25, cosine, float(below.mean() / 2 / len(others)))
 
 
-def _in_gallery(alike: np.ndarray, same: np.ndarray, different: np.ndarray) -> float:
-    """``first_of_25`` of one item, over all galleries at once."""
-    others, more = np.sort(alike[different]), np.arange(GALLERY - 1)
-    if len(others) < GALLERY - 1 or not same.any():
-        return np.nan
-    worse = np.searchsorted(others, alike[same], "left")  # the photographs that a partner beats
-    return float(np.prod((worse[:, None] - more) / (len(others) - more), 1).mean())
+def _in_gallery(alike: np.ndarray, same: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """``first_of_25``, over all galleries at once: (n,)."""
+    item, partner = np.nonzero(same)
+    people, others = labels.max() + 1, GALLERY - 1
+    first = np.full(len(labels), np.nan)
+    if people < GALLERY:
+        return first
+    score = alike[item, partner]
+    # Sums over sets of t people of the product of the chances to beat each: the elementary
+    # symmetric polynomials, person by person.
+    sums = np.zeros((GALLERY, len(item)))
+    sums[0] = 1
+    for person in range(people):
+        chance = (alike[item][:, labels == person] < score[:, None]).mean(1)
+        chance[labels[item] == person] = 0  # of another person only
+        sums[1:] += chance * sums[:-1]
+    beaten = sums[others] / math.comb(int(people) - 1, others)
+    some = np.unique(item)
+    first[some] = np.bincount(item, beaten, len(labels))[some] / same.sum(1)[some]
+    return first
 
 
 def interval_by_person(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advface_jax import cli, data, metrics, sharding
+from advface_jax import cli, data, metrics, networks, sharding
 from advface_jax.attacks import Attack, pictures
 from advface_jax.models import decoders
 from advface_jax.system import read_decoder, write_decoder
@@ -29,7 +30,7 @@ class Adaptive:
     """How the adaptive attacker trains; a ``Builder`` of its attack.
 
     Attributes:
-      out: Folder for the decoders and their checkpoints, one for each defence.
+      out: Folder for the decoders and their checkpoints, one for each defence and its settings.
       epochs: Passes over the protected public faces.
       start: From the paper's R, which knows unprotected features, or from scratch.
       kind: Of the decoder, transrec, resrec or urec, which starts as the shipped R of that kind;
@@ -74,16 +75,19 @@ class Adaptive:
             self.learning_rate, "cosine", batch, self.epochs, flip=False, seed=world.seed
         )
         settings = {
-            "defense": known.case.name,
+            "defense": networks.digest(ours.case.defense),
             "epsilon": known.case.epsilon,
-            "networks": _sum(ours, base),
+            "base": digest(base),
+            "extractor": world.system.card["sha256"],
             "start": self.start,
             "pairs": self.pairs,
             "shadow": self.shadow,
             "train": dataclasses.asdict(config),
             "public": hashlib.sha256(world.public.images.tobytes()).hexdigest(),
         }
-        place = self.out / slug(known.case.name) / slug(self.name)
+        told = json.dumps(settings, sort_keys=True).encode()
+        run_of = f"{slug(self.name)}-{hashlib.sha256(told).hexdigest()[:12]}"
+        place = self.out / slug(known.case.name) / run_of
         start = base if self.start == "R" else None
         chosen = np.resize(np.arange(min(self.pairs or n, n)), n)
         kept = Place(place, settings, save_every=SAVE_EVERY, measure_every=self.epochs)
@@ -103,12 +107,6 @@ class Adaptive:
             "held_out_ssim": round(card["quality"]["ssim"], 3),
         }
         return dataclasses.replace(pictures.decoded(self.name, decoder, ours.code), cost=cost)
-
-
-def _sum(known: Known, base: decoders.Decoder) -> str:
-    parts = [digest(base), str(known.world.system.card["sha256"])]
-    settings = known.case.defense and known.case.defense.settings
-    return hashlib.sha256("\n".join([*parts, repr(settings)]).encode()).hexdigest()
 
 
 class _Training(DecoderTraining):

@@ -101,12 +101,10 @@ def moved_sibling(known: Known) -> Against:
 
 def linked(known: Known) -> Attack | None:
     """A linear linker from stolen items with names: public faces in the role of the stolen."""
-    people = known.world.public.identities
-    return (
-        linkers.fisher("linear linker", known.stolen.astype(np.float32), people)
-        if known.named
-        else None
-    )
+    if not known.named or (known.stolen == known.stolen[:1]).all():  # which tell nobody apart
+        return None
+    items, people = known.stolen.astype(np.float32), known.world.public.identities
+    return linkers.fisher("linear linker", items, people, ("names", "extractor"))
 
 
 def server(known: Known) -> Against:

@@ -26,7 +26,7 @@ def file(out: Path, name: str) -> Path:
 
 def slug(name: str) -> str:
     """A name as a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return re.sub(r"\W+", "-", name.lower()).strip("-")
 
 
 def read(path: Path, settings: Mapping[str, Any], level: Level) -> Kept | None:

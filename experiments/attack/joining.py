@@ -1,10 +1,30 @@
 """Somebody else's defence or attack, by the name of a function."""
 
+import functools
+import hashlib
+import inspect
+from pathlib import Path
 from typing import Any, TypeVar
 
 from advface_jax.cli import function as function
 
 T = TypeVar("T")
+
+
+def source_sum(found: Any) -> str | None:
+    """The sha256 of the file that a function is written in; None where there is none."""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(found)).read_bytes()).hexdigest()
+    except (TypeError, OSError):
+        return None
+
+
+def label(builder: Any) -> str:
+    """What tells a ``Builder`` from others, in words that stay the same from run to run."""
+    if isinstance(builder, functools.partial):
+        return f"{label(builder.func)} {sorted(builder.keywords.items())}"
+    where = builder if hasattr(builder, "__qualname__") else type(builder)
+    return f"{where.__module__}.{where.__qualname__} {getattr(builder, 'name', '')}".strip()
 
 
 def built(found: Any, kind: type[T], source: str, flag: str) -> T:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import advface_jax
-from advface_jax import ProtectConfig, defenses
+from advface_jax import ProtectConfig, defenses, networks
 from experiments.attack import attackers, duetface_case, floors, joining, sealed
 from experiments.attack.knowing import Builder, World
 from experiments.measure import decoyed
@@ -50,7 +50,7 @@ def plan(
     DuetFace, sealed at rest (where ``cryptography`` is installed), and the floors."""
     network = world.system.network
     ours = (defenses.none(), *of_features(models, config))
-    theirs = (_joined(one, world.system) for one in joined)
+    theirs = [(_joined(one, world.system), joining.function(one, "defense")) for one in joined]
 
     @functools.cache
     def decoys() -> dict[str, Case]:  # takes a minute
@@ -58,7 +58,10 @@ def plan(
         return {one.name: one for one in found}
 
     found = [Planned.of(case(one, network, epsilon), builders) for one in ours]
-    found += [Planned.of(case(one, network, epsilon), builders, True) for one in theirs]
+    for one, function in theirs:
+        made = Planned.of(case(one, network, epsilon), builders, True)
+        sums = {"defense": networks.digest(one), "source": joining.source_sum(function)}
+        found.append(made._replace(settings=sums))
     decoy = decoyed.settings(world.sibling)
     found += [
         Planned(name, lambda name=name: decoys()[name], builders, settings=decoy)

@@ -92,7 +92,7 @@ class Drawn:
 
 def tuned(known: Known) -> Attack | None:
     """The stitched sibling, trained further on stolen, named items."""
-    if not known.named:
+    if not (known.named and linkers.enough(known.world.public.identities)):
         return None
     world, people = known.world, known.world.public.identities
     knows = ("extractor", "public recogniser", "names")
@@ -110,9 +110,10 @@ def tuned(known: Known) -> Attack | None:
 def convolutional(known: Known) -> Attack | None:
     """A small network trained from nothing on stolen, named items."""
     people = known.world.public.identities
-    if not known.named:
+    if not (known.named and linkers.enough(people)):
         return None
-    return linkers.convolutional("small linker", known.stolen.astype(np.float32), people)
+    knows = ("names", "extractor")
+    return linkers.convolutional("small linker", known.stolen.astype(np.float32), people, knows)
 
 
 def on_template(builders: Sequence[Builder]) -> list[Builder]:

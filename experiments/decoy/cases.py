@@ -58,7 +58,7 @@ class Case(NamedTuple):
                 values[name] = kind(number := float(value))  # type: ignore[misc]
                 if values[name] != number:
                     raise ValueError(number)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 raise ValueError(
                     f"got {part!r}; wanted NAME=NUMBER of {', '.join(self._fields)}, as steps=48"
                 ) from None
@@ -160,7 +160,7 @@ def world(
     )
 
     def sibling(i: int, patch: int = 3, which: int = 0) -> attacks.Sibling:
-        other, mine = others[which], np.arange(STITCHED * i, STITCHED * (i + 1)) % len(z)
+        other, mine = others[which], np.arange(STITCHED * i, STITCHED * (i + 1))
         grid = sface.grid() if isinstance(other.network, sface.SFace) else None
         learnt = attacks.stitch(z[mine], targets[which][mine], patch=patch, grid=grid)
         return attacks.sibling(learnt, other.server)

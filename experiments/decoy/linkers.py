@@ -22,7 +22,7 @@ def tuned(system: System, public: Faces, batch: int) -> dict[str, attacks.Attack
     """Ψ trained further on undefended features of named public faces: its near relation. Empty
     where there are too few of one person."""
     people = list(public.identities)
-    if not _enough(people):
+    if not linkers.enough(people):
         return {}
     z = of_images(system.extractor, public.images, batch).astype(np.float32)
     knows = ("recogniser",)
@@ -40,7 +40,7 @@ def named(
     found = {}
     if max(collections.Counter(who).values(), default=0) > 1 and len(set(who)) > 1:
         found[f"names {n}, linear"] = linkers.fisher("", items, who)
-    if _enough(who):
+    if linkers.enough(who):
         before = of_z.stitch
         sibling = linkers.tuned("", other.server, items, who, ("names",), before=before)
         found[f"names {n}, sibling"] = sibling
@@ -70,13 +70,6 @@ def stolen(
         found |= named(world, other, items, who, n)
     wanted = {f"names {n}, {kind}" for n in sizes for kind in ("linear", "sibling")}
     return found, wanted - set(found)
-
-
-def _enough(people: Sequence[str]) -> bool:
-    """Groups of one person for a batch."""
-    config = linkers.TUNING
-    groups = sum(n // config.images for n in collections.Counter(people).values())
-    return groups >= config.people
 
 
 def of_images(network: Any, images: np.ndarray, batch: int) -> np.ndarray:

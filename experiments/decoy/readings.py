@@ -60,7 +60,8 @@ def measured(
     """
     mesh = sharding.across(batch)
     root, parts = jax.random.key(seed), []
-    folder = folder_of(keep, {**settings, "case": case and list(case), "defense": defense.name})
+    one = {"case": case and list(case), "epsilon": epsilon, "defense": networks.digest(defense)}
+    folder = folder_of(keep, {**settings, **one})
     place = sharding.replicate((world, defense), mesh)
     with lock.only_writer(folder):  # two runs would take each other's unfinished files
         for start in range(0, len(images), batch):

@@ -42,11 +42,13 @@ COLUMNS = (
     Column("linked", "link_sibling", 100, 1),
     Column("names", "tar_names", 100, 1),
 )
+NARROW = ("ACC %", "TAR %", "refused %", "SSIM", "sibling", "1×1", "far", "public Ψ")
+"""Of them, what a terminal has room for."""
 HOW_TO_READ = (
     "ACC, over the pairs: stored against an undefended photograph. TAR: the share of other "
-    "photographs of the person accepted, at a false accept rate of 1e-2 over the faces (chance "
-    "1). TAR and cos Ψ are by the server's own recogniser, with a key by the private one; "
-    "refused: faces below the threshold, and below .90, which are counted in all else. SSIM: R's "
+    "photographs of the person accepted, at a false accept rate of 1e-2 over the first "
+    "1,500 faces (chance 1). TAR and cos Ψ are by the server's own recogniser, with a key by the "
+    "private one; refused: faces below the threshold, and below .90, which are counted in all else. SSIM: R's "
     "picture with the enrolled face, and with the decoy; type II: that picture accepted by the "
     "server as another photograph of the person, at 1e-3. The other columns are TAR of attackers."
     " shadow: a sibling that may stand in the objective; sibling, 1×1, 5×5: siblings that never "
@@ -84,6 +86,7 @@ def row(
         **({} if case is None else {k: v for k, v in case._asdict().items() if k != "epsilon"}),
         "n": len(found.cosine),
         "pairs": len(over),
+        "judged": min(JUDGED, len(found.cosine)),
         "cosine": float(found.cosine.mean()),
         "cosine_worst": float(found.cosine.min()),
         "refused": None if refused[0] is None else int(refused[0].sum()),

@@ -206,7 +206,7 @@ def measure(
         method = names(c)["method"]
         one_side = c.enrolled_only
         lines[c] = row(method, bound, judged, condition, over, attacker, one_side, extra=notes)
-        if method == "Unprotected":
+        if c.epsilon is None:
             notes = {"set": settings["set"], "ablation": c.part, "condition": "Mean face (floor)"}
             lines[c]["floor"] = floor(crops, judged, subject, over, extra=notes)
     return lines, measured.folder

@@ -1,4 +1,4 @@
-"""The decoy as the tables build it: drawn faces, a shadow recogniser and a pattern, by a seed."""
+"""The decoy as the tables build it: drawn faces, shadow recognisers and a pattern, by a seed."""
 
 import dataclasses
 from typing import Any
@@ -18,7 +18,9 @@ NAMES = ("Decoy", "Decoy with a key")
 DRAWN = 32
 """Faces that decoys are mixed from; no other part of the project draws these people."""
 LEARNT = 60
-"""Further drawn faces, of which the shadow recogniser is learnt."""
+"""Further drawn faces, of which the shadow recognisers are learnt."""
+PATCHES = (3, 1)
+"""Sides through which they see z, one each."""
 BATCH = 20
 
 
@@ -33,16 +35,21 @@ def other(weights: str) -> str:
 
 
 def pair(system: advface_jax.System, other: advface_jax.System, seed: int) -> tuple[Defense, ...]:
-    """The decoy without and with a key, with the shadow recogniser that needs no photograph.
+    """The decoy without and with a key, with shadow recognisers that need no photograph.
 
     Args:
       system: E and Ψ.
-      other: A public recogniser, which the shadow recogniser is made of.
+      other: A public recogniser, which the shadow recognisers are made of.
       seed: Of everything secret; deploy with ``advface_jax.keys`` instead.
     """
+    if other.card["sha256"] == system.card["sha256"]:
+        raise ValueError(
+            f"got {other.card['source']} for the shadow recognisers, which is the server's own; "
+            "wanted another public recogniser"
+        )
     mixed, learnt = np.split(drawn(seed, DRAWN + LEARNT), [DRAWN])
     faces = jnp.asarray(mixed, jnp.float32) / 255
-    shadow = stitched(system, other, learnt)
+    shadows = [stitched(system, other, learnt, patch) for patch in PATCHES]
     rng = np.random.default_rng([seed, 1000])
     z = called(system.extractor, faces[:1])
     pattern = DEVIATION * rng.normal(size=z.shape[1:]).astype(np.float32)
@@ -51,7 +58,7 @@ def pair(system: advface_jax.System, other: advface_jax.System, seed: int) -> tu
             recogniser=system.server,
             extractor=system.extractor,
             faces=faces,
-            shadows=[shadow],
+            shadows=shadows,
             pattern=one,
         )
         for one in (None, pattern)
@@ -59,7 +66,7 @@ def pair(system: advface_jax.System, other: advface_jax.System, seed: int) -> tu
 
 
 def stitched(
-    system: advface_jax.System, other: advface_jax.System, learnt: np.ndarray
+    system: advface_jax.System, other: advface_jax.System, learnt: np.ndarray, patch: int = 3
 ) -> attacks.Sibling:
     """``other`` put onto z by what it makes of faces (n,160,160,3) uint8."""
     batches = [learnt[i : i + BATCH].astype(np.float32) / 255 for i in range(0, len(learnt), BATCH)]
@@ -68,12 +75,13 @@ def stitched(
         for one in (system, other)
     )
     grid = sface.grid() if isinstance(other.network, sface.SFace) else None
-    return attacks.sibling(attacks.stitch(z, target, grid=grid), other.server)
+    return attacks.sibling(attacks.stitch(z, target, patch=patch, grid=grid), other.server)
 
 
 def settings(other: advface_jax.System) -> dict[str, Any]:
     """What determines ``pair`` beside the system and the seed, for the settings of a table."""
     numbers = {"epsilon": EPSILON, "parts": decoys.PARTS, **dataclasses.asdict(DEFAULT)}
+    numbers["shadow_patches"] = list(PATCHES)
     return {"sibling_sha256": other.card["sha256"], "decoy": numbers}
 
 

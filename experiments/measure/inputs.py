@@ -164,6 +164,17 @@ def seen_in_training(
     return counts
 
 
+def shared(public: data.Faces, crops: data.Faces, on_leak: leaks.OnLeak) -> dict[str, int]:
+    """The people and the pictures that attackers' faces share with the measured ones, in numbers.
+
+    Raises:
+      ValueError: There are some, and ``on_leak`` is refuse.
+    """
+    found = leaks.find_leaks(public, crops, pictures=True)
+    leaks.settle(found, "the attackers' faces", on_leak)
+    return found.counts()
+
+
 def distinct(identities: tuple[str, ...], most: int = 6) -> list[int]:
     """The first face of each of the first identities."""
     first = {identity: i for i, identity in reversed(list(enumerate(identities)))}
