@@ -60,6 +60,9 @@ def main(
       shard_size: Faces a shard.
     """
     checks.positive(faces=faces, steps=steps, batch=batch)
+    checks.between(batch, 1_000_000, **{"shard-size": shard_size})
+    for count in workers:
+        checks.between(0, 1000, workers=count)
     cli.folder(out)
     source = out / f"faces-{faces}.zip"
     if not source.exists():

@@ -354,6 +354,8 @@ def test_attackers_have_other_people(monkeypatch):
         PublicFaces().read("paper")
     with pytest.raises(ValueError, match="positive|1 or more|wanted"):
         PublicFaces(public_faces=0).check()
+    with pytest.raises(ValueError, match="without --public"):
+        PublicFaces(public_where=("a=b",)).check()
 
 
 def test_a_function_that_cannot_join_is_refused():
@@ -362,6 +364,7 @@ def test_a_function_that_cannot_join_is_refused():
         ("nowhere_at_all:f", "cannot be loaded"),
         ("json:nothing", "cannot be loaded"),
         ("math:pi", "a float"),
+        ("os:getcwd", "with one argument"),
     ):
         with pytest.raises(ValueError, match=says):
             joining.function(source, "attack")

@@ -71,9 +71,7 @@ def sibling(known: Known, number: int = 0) -> Against:
 
 def sibling_through(known: Known, patch: int) -> Against:
     """The same, z seen through patches of another side."""
-    world = known.world
-    name = f"stitched {world.names[0]}, {patch}×{patch}"
-    read = world.read_by(name, world.sibling, world.through[patch].stitch, SIBLING)
+    read = known.world.read_through[patch]
     return Against(read, read)
 
 

@@ -3,12 +3,26 @@
 import functools
 import hashlib
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from advface_jax.cli import function as function
+from advface_jax import cli
 
 T = TypeVar("T")
+
+
+def function(source: str, flag: str) -> Callable[..., Any]:
+    """The function of "module:function", which takes one argument; else ValueError."""
+    found = cli.function(source, flag)
+    try:
+        inspect.signature(found).bind(None)
+    except TypeError as error:
+        raise ValueError(
+            f"got --{flag} {source}, which cannot be called with one argument ({error}); wanted a "
+            f"function of {'the system' if flag == 'defense' else 'what the attacker knows'}"
+        ) from None
+    return found
 
 
 def source_sum(found: Any) -> str | None:

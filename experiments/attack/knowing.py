@@ -79,10 +79,15 @@ class World:
         return tuple(self.stitched(one, self.some_features(n)) for one in self.siblings)
 
     @functools.cached_property
-    def through(self) -> dict[int, attacks.Sibling]:
-        """The first of them once more, through patches of other sides."""
-        z = self.some_features(min(STITCHED, len(self.public)))
-        return {side: self.stitched(self.sibling, z, side) for side in PATCHES}
+    def read_through(self) -> dict[int, Attack]:
+        """The first of them once more, as attacks, through patches of other sides."""
+        z, first = self.some_features(min(STITCHED, len(self.public))), self.sibling
+        stitches = {side: self.stitched(first, z, side).stitch for side in PATCHES}
+        name = f"stitched {self.names[0]}"
+        return {
+            side: self.read_by(f"{name}, {side}×{side}", first, one, SIBLING)
+            for side, one in stitches.items()
+        }
 
     @functools.cached_property
     def read_z(self) -> tuple[Attack, ...]:

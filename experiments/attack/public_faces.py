@@ -34,6 +34,11 @@ class PublicFaces:
         """ValueError for what is wrong without a look at the faces."""
         checks.positive(public_faces=1 if self.public_faces is None else self.public_faces)
         parse_where(self.public_where)
+        if self.public is None and (self.public_where or self.public_listing):
+            raise ValueError(
+                "got --public-where or --public-listing without --public; wanted the faces that "
+                "they are of, too"
+            )
         cli.present(public=self.public, public_listing=self.public_listing)
 
     def read(self, preset: Preset) -> data.Faces:

@@ -1,5 +1,6 @@
 """The rows of the worst case: each attack on a defence, and the worst of them by what they take."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -229,7 +230,7 @@ def leaderboard(
 
     def harm(defence: str) -> float:
         worst = found[defence].get("without", {}).get("tar_far_1e-2")
-        return worst["value"] if worst else 0.0
+        return worst["value"] if worst else math.inf
 
     ranked = sorted((d for d in found if d not in FLOORS and "without" in found[d]), key=harm)
     header = ["defence", "ACC %", "raw probe %", *HARMS.values()]

@@ -128,11 +128,14 @@ def readings(
         yield name, reader, stored
     attacker = world.outside["sibling"]
     estimate = _called(world.network.extractor, _called(world.attacker, stored))
+    public = world.network.server
     for k in AMPLIFIED[:2]:
-        yield f"decoy estimated ×{k:g}", attacker, _amplified(stored, estimate, k)
+        louder = _amplified(stored, estimate, k)
+        yield f"decoy estimated ×{k:g}", attacker, louder
+        if case and case.key:
+            yield f"Ψ, decoy estimated ×{k:g}", public, louder
     if decoy is None:
         return
-    public = world.network.server
     for k in AMPLIFIED:
         louder = _amplified(stored, decoy, k)
         yield f"decoy known ×{k:g}", attacker, louder
