@@ -59,9 +59,10 @@ HOW_TO_READ = (
     "Ψ tuned: Ψ trained further on named public faces; estimated: the step away from "
     "E(R(stored)) amplified, best of two factors; decoy known: the step away from the true decoy "
     "amplified, best of three; each read by the sibling, or by the public Ψ. Foreign keys: the "
-    "mean over eight patterns of the attacker's; less Ψ: that less what the public Ψ reads. Linked: two stored items of "
-    "one person, by the sibling. Names: the best linker that learnt from stolen, named items of "
-    "other people. One seed; 95 % intervals of TARs by person are in the JSON file."
+    "mean over eight patterns of the attacker's; less Ψ: that less what the public Ψ reads. "
+    "Linked: two stored items of one person, by the sibling. Names: the best linker that learnt "
+    "from stolen, named items of other people. One seed; 95 % intervals of TARs by person are "
+    "in the JSON file."
 )
 
 
