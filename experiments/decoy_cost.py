@@ -50,8 +50,8 @@ def main(
       repeats: Timed runs of each.
       exact: Round no product on its way; --no-exact is faster on accelerators.
       weights: The recogniser, as for the other commands.
-      sibling: The public recogniser that the shadow recogniser is made of, by default facenet-128,
-        or facenet-512-q8 beside that.
+      sibling: The public recogniser that the shadow recognisers are made of, by default
+        facenet-128, or facenet-512-q8 beside that.
       out: Folder for the results.
     """
     if batch != "auto" and not (batch.isdecimal() and int(batch)):
@@ -70,12 +70,13 @@ def table(
 ) -> Table:
     """A row for each method; arguments as for ``main``."""
     began = time.monotonic()
-    shadow = decoyed.stitched(system, other, decoyed.drawn(0, decoyed.LEARNT))
+    learnt = decoyed.drawn(0, decoyed.LEARNT)
+    shadows = [decoyed.stitched(system, other, learnt, patch) for patch in decoyed.PATCHES]
     faces = jnp.asarray(data.synthetic_faces(2, 1).images / 255, jnp.float32)
     two = np.asarray(system.extractor(faces))
     shape, steps = two.shape[1:], decoy.DEFAULT.steps
     networks: dict[str, Any] = {"extractor": system.extractor, "shadow": system.shadow}
-    readers: dict[str, Any] = {"recogniser": system.server, "shadows": [shadow]}
+    readers: dict[str, Any] = {"recogniser": system.server, "shadows": shadows}
     pattern = 0.3 * np.random.default_rng(0).normal(size=shape).astype(np.float32)
     sizes = {
         "AdvFace": memory.footprint(**networks, shape=shape),
@@ -130,7 +131,9 @@ def table(
         settings,
         notes={},
         spent=Spent(0.0, time.monotonic() - began),
-        remarks=(f"Medians of {repeats} runs in turn; all steps taken, one shadow recogniser.",),
+        remarks=(
+            f"Medians of {repeats} runs in turn; all steps, {len(shadows)} shadow recognisers.",
+        ),
         pictures={},
         caption="Milliseconds and memory a face",
     )

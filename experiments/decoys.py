@@ -3,7 +3,7 @@
     python -m experiments.decoys                             # demo: synthetic faces, no data needed
     python -m experiments.decoys --preset paper --limit 40   # LFW, siblings stitched on CelebA B
 
-Writes decoys.json, decoys.md and decoys.png into --out.
+Writes decoys.json, decoys.md, decoys.png and front.png into --out.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ from experiments import plots
 from experiments.attack.public_faces import PublicFaces
 from experiments.decoy import cases as decoy_cases
 from experiments.decoy import competitors, key_families
+from experiments.decoy import front as decoy_front
 from experiments.decoy import linkers as decoy_linkers
 from experiments.decoy import readings as decoy_readings
 from experiments.decoy.cases import Case
@@ -252,7 +253,8 @@ def table(
         pictures={
             "decoys.png": functools.partial(
                 _draw, crops.images, inputs.distinct(crops.identities[: sample.batch], 4), shown
-            )
+            ),
+            "front.png": functools.partial(decoy_front.draw, rows, labels),
         },
         kept=kept,
         caption="Recognition, R's pictures, and the identity that attackers read (TAR %)",

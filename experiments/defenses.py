@@ -84,7 +84,7 @@ def main(
         a row of reconstruction alone, since no recogniser reads those channels.
       epsilon: The bound of every defence, in units of the feature; Laplace's scale. Decoys have
         one and a half of it, which bounds the step away from somebody else.
-      sibling: Adds this project's decoys: the public recogniser that their shadow recogniser is
+      sibling: Adds this project's decoys: the public recogniser that their shadow recognisers are
         made of, such as facenet-128 (fetched at first use, 90 MB). A decoy costs many times what
         AdvFace does.
     """

@@ -113,7 +113,7 @@ def test_everyone_reads_every_case(tmp_path, monkeypatch):
     again = run(small_sample(tmp_path), cases, beside=True)
     assert [r["cosine"] for r in again.rows[:-1]] == [r["cosine"] for r in table.rows[:-1]]
     publish(table, tmp_path)
-    assert is_picture(tmp_path / "decoys.png")
+    assert is_picture(tmp_path / "decoys.png") and is_picture(tmp_path / "front.png")
     assert not (tmp_path / ".batches").exists(), "embeddings of faces"
     assert "| ε = 0.2, λ = 1, 2 steps, 1 shadows, 2 faces, key |" in (
         tmp_path / "decoys.md"

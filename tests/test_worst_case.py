@@ -29,6 +29,7 @@ from experiments.measure import decoders, decoyed, inputs
 from experiments.measure.compared import Case, case, keys_of
 from experiments.measure.sample import Ascent
 from experiments.measure.table import publish
+from experiments.plots import drawing
 
 FIELDS = {
     *("defence", "attack", "knows", "ssim", "psnr", "lpips", "type1", "type2"),
@@ -328,7 +329,7 @@ def test_groups():
 
 def test_the_front_has_what_nothing_beats():
     points = [(0.1, 0.5), (0.2, 0.9), (0.3, 0.8), (0.2, 0.9), (0.05, 0.4)]
-    assert worst.front(points) == [0, 1, 3, 4]
+    assert drawing.front(points) == [0, 1, 3, 4]
 
 
 def test_sealing():

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.attack.floors import FLOORS
-from experiments.attack.rows import GROUPS, front
+from experiments.attack.rows import GROUPS
 from experiments.measure.results_file import Row
-from experiments.plots.drawing import Named, label, pyplot, save
+from experiments.plots.drawing import Named, front, label, pyplot, save
 
 PANELS = {"ssim": "SSIM of the best picture", "tar_far_1e-2": "people read, TAR at FAR 1e-2, %"}
 MARKS = {"without": "o", "with": "^", "names": "s", "secret": "D"}

@@ -177,15 +177,6 @@ def _largest(rows: Sequence[Row], key: str) -> dict[str, Any] | None:
     return {"value": largest[key], "ci": largest.get(f"{key}_ci"), "attack": largest["attack"]}
 
 
-def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which points (harm, use) no other one beats in both: less harm, more use."""
-    return [
-        i
-        for i, (harm, use) in enumerate(points)
-        if not any(h <= harm and u >= use and (h, u) != (harm, use) for h, u in points)
-    ]
-
-
 HEADER = ["", "ACC %", "raw probe %", "attacker", *HARMS.values(), "by (TAR)"]
 
 

@@ -46,6 +46,15 @@ def save(figure: Any, path: Path) -> None:
     pyplot().close(figure)
 
 
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Which points (harm, use) no other one beats in both: less harm, more use."""
+    return [
+        i
+        for i, (harm, use) in enumerate(points)
+        if not any(h <= harm and u >= use and (h, u) != (harm, use) for h, u in points)
+    ]
+
+
 def label(axes: Any, points: Sequence[Named]) -> None:
     """Write each point's label where it covers no other label and as few marks and lines as can be.
 
