@@ -140,7 +140,12 @@ MAY_IMPORT = {
         "experiments.plots",
         "experiments.train",
     ),
-    "experiments.decoy": ("advface_jax", "experiments.measure", "experiments.attack"),
+    "experiments.decoy": (
+        "advface_jax",
+        "experiments.measure",
+        "experiments.attack",
+        "experiments.plots",
+    ),
     "experiments.fuzzing": ("advface_jax", "weights_convert"),  # all readers of files
     "experiments.reproduction": (
         "advface_jax",
