@@ -19,6 +19,7 @@ import advface_jax
 from advface_jax import cli, metrics
 from advface_jax.data import FeatureSet, open_features
 from advface_jax.data.feature_sets import encoding, planning, running, writing
+from advface_jax.data.feature_sets.shards import Fate
 from advface_jax.defenses.defense import EPSILON
 from experiments.measure import judging
 from experiments.measure.compared import called
@@ -100,7 +101,7 @@ def _again(exact: FeatureSet, out: Path, dtype: str) -> FeatureSet:
     if made is not None:
 
         def step(one, device):
-            return np.ones(len(one.mask), bool), encoding.encode(one.values, dtype)
+            return np.full(len(one.mask), Fate.KEPT), encoding.encode(one.values, dtype)
 
         running.run(made, step, made.left())
         planning.finish(made)

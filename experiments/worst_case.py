@@ -66,11 +66,13 @@ def main(
 ) -> None:
     """Attack every defence with everything, and report the worst case beside its use.
 
-    Attackers: the paper's R, also with negative numbers clipped; R trained further on protected
-    features of public faces (adaptive); a public recogniser stitched onto features; Ψ itself, and
-    pictures from Ψ's embedding. Pictures are shown to the server (replay) and read by the public
-    recogniser. Beside the defences stand two floors, ignorance and the template, and features
-    sealed with AES-GCM (pip install cryptography), with the key safe and with the key stolen.
+    Attackers: the paper's R, also after a blur, a clip or a linear map back; R trained further on
+    protected features of public faces (adaptive); public recognisers stitched onto features, also
+    onto the amplified step from a start, guessed or stolen; Ψ itself, under keys of the attacker's
+    own, and pictures from Ψ's embedding; the stolen key. Pictures are shown to the server (replay)
+    and read by public recognisers. Beside the defences stand two floors, ignorance and the
+    template, and features sealed with AES-GCM (pip install cryptography), with the key safe and
+    with the key stolen.
 
     The demo takes 40 pairs and a few of the defences. Stopped? The same command resumes after the
     last finished batch, trainings at their last checkpoint. A measured defence stays in --out, in

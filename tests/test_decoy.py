@@ -189,6 +189,11 @@ def test_as_a_defence_it_stores_a_nudged_decoy_of_the_items_key():
     )
     np.testing.assert_array_equal(stored, wanted.stored)
     assert not defense.recognised(Z, start).any(), "somebody else"
+    strict = dataclasses.replace(LONG, threshold=0.999)
+    strict = defenses.decoy(recogniser=PSI, extractor=E, faces=FACES, config=strict)
+    np.testing.assert_array_equal(
+        strict.recognised(Z, stored), cosine(PSI(stored), PSI(Z)) >= 0.999
+    )
     np.testing.assert_array_equal(defense.recognised(Z, stored), wanted.cosine >= 0.95)
     assert distance(stored, start).max() <= np.float32(0.3)
     np.testing.assert_array_equal(decoys.start(defense, each[::-1])[::-1], start)

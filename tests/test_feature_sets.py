@@ -18,6 +18,7 @@ from advface_jax.data.feature_sets import chunks, planning, reading
 from advface_jax.data.feature_sets.reading import SHAPE, UNFINISHED, open_features
 from advface_jax.data.feature_sets.writing import write_features
 from advface_jax.untrusted import BadFile
+from experiments import dtypes
 
 pytest.importorskip("array_record", reason="the extra `data` is not installed")
 CARD = {"epsilon": 0.2, "weights_sha256": "00"}
@@ -64,6 +65,15 @@ def test_every_bit_comes_back(faces, tmp_path):
     assert found.card["epsilon"] == 0.2 and found.card["people"] == 5
     assert found.counts == (4, 4, 2) and found.features([0]).dtype == np.float32
     found.check()
+
+
+def test_the_same_set_in_another_type_has_every_item(faces, tmp_path):
+    write(tmp_path / "f32", faces, dtype="f32", names=True, seed=0, labels="original")
+    exact = open_features(tmp_path / "f32")
+    for dtype in ("bf16", "int8"):
+        again = dtypes._again(exact, tmp_path / dtype, dtype)
+        assert len(again) == len(exact) == 10 and again.card["left_out"] == 0
+        assert np.abs(again.features(range(10)) - exact.features(range(10))).max() < 0.1
 
 
 def test_half_the_size_rounds_to_eight_bits(faces, tmp_path):

@@ -151,6 +151,9 @@ def test_what_is_kept_is_of_these_attackers_and_this_code(tmp_path, monkeypatch)
     (tmp_path / "their_work.py").write_text("def mine(known): return 2\n")
     assert first != joining.source_sum(joining.function("their_work:mine", "attack"))
     assert joining.source_sum(len) is None
+    partial = functools.partial(joining.function("their_work:mine", "attack"), 2)
+    assert joining.source_sum(partial) and joining.label(partial).endswith("[2]")
+    assert joining.source_sum(Adaptive(tmp_path, 1))
 
 
 def test_an_adaptive_decoder_of_another_shadow_is_another_one(files, tmp_path, monkeypatch):
@@ -271,7 +274,8 @@ def test_who_guesses_or_has_stolen_the_secrets_of_a_decoy(files, monkeypatch):
     known = Known(ours, keyed)
     found = [built(one, known) for one in guessing.ON_SECRETS]
     by_name = {one.attack.name: one for one in found if isinstance(one, Against)}
-    assert len(by_name) == len(found) == 17
+    assert isinstance(found[-1], attacks.Attack) and found[-1].knows[-1] == "key"
+    assert len(by_name) == len(found) - 1 == 17
     groups = [worst.group(one.attack.knows) for one in by_name.values()]
     assert groups.count("without") == 4 and groups.count("with") == 6
     z, keys = jnp.asarray(ours.some_features(4)), keys_of(0, np.arange(4))
@@ -298,12 +302,14 @@ def test_who_has_more_can_do_what_needs_less():
         row("A", "without", ssim=0.9, rank1=0.2),
         row("A", "with", rank1=0.1),
         row("A", "names", rank1=0.5),
+        row("A", "secret", rank1=0.3, ssim=0.1),
         row("B", "with", rank1=1.0),
     ]
     found = worst.worst(rows)
     assert found["A"]["without"]["ssim"] == {"value": 0.9, "ci": None, "attack": rows[1]["attack"]}
     assert found["A"]["with"]["rank1"]["value"] == 0.2, "Ψ does not forget how to do without"
     assert found["A"]["names"]["rank1"]["value"] == 0.5
+    assert found["A"]["secret"]["rank1"]["value"] == 0.3
     assert set(found["B"]) == {"with"} and found["A"]["without"]["type2"] is None
 
 

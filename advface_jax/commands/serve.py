@@ -50,7 +50,7 @@ def main(
       protection: What is stored: decoys with a key, or AdvFace.
       weights: A known name, a checkpoint folder of weights_convert, or module:function.
       threshold: Cosine from which on a face is accepted; by default .56, for AdvFace .53.
-      public: 60 or more public faces (160×160 crops), for a shadow recogniser of the decoys.
+      public: 60 or more public faces (160×160 crops), for shadow recognisers of the decoys.
       port: Where to listen.
       origin: HOST[:PORT] by which browsers reach it through a proxy.
       rate: Requests a second, all clients together.

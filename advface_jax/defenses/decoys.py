@@ -118,8 +118,10 @@ def _private(networks):
 def _accepts(z, stored, settings: tuple[DecoyConfig, int], networks) -> jax.Array:
     pattern, public = networks["pattern"], networks["recogniser"]
     own = public if pattern is None else keyed(public, pattern)
-    # A threshold of 1 asks for all steps, not for equality.
-    return cosine(own(stored), own(z)) >= min(settings[0].threshold, DEFAULT.threshold)
+    threshold = settings[0].threshold
+    if threshold == 1:  # which asks for all steps, not for equality
+        threshold = DEFAULT.threshold
+    return cosine(own(stored), own(z)) >= threshold
 
 
 def _decoy(z, keys, epsilon, mask, settings: tuple[DecoyConfig, int], networks) -> jax.Array:

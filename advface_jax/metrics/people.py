@@ -30,18 +30,18 @@ class Reading(NamedTuple):
         of its person that are accepted; NaN for a person with one face. None where the different
         pairs are too few to find the threshold.
       first: (n,) 1.0 where the photograph most alike shows its person, else 0.0; likewise NaN.
+      cosine: (n,) to the embedding of the item's own photograph.
+      auc: of all pairs: the share of (same, different) that are in the right order, a tie half.
       first_of_25: (n,) the chance that in a gallery of ``GALLERY`` people, its own and others drawn
         at random, a photograph each, its person's is most alike; a tie is lost. NaN likewise, and
         everywhere with fewer people.
-      cosine: (n,) to the embedding of the item's own photograph.
-      auc: of all pairs: the share of (same, different) that are in the right order, a tie half.
     """
 
     accepted: dict[float, np.ndarray | None]
     first: np.ndarray
-    first_of_25: np.ndarray
     cosine: np.ndarray
     auc: float
+    first_of_25: np.ndarray
 
     def tar(self, far: float) -> float | None:
         """The true accept rate at a false accept rate, every item with a partner the same weight;
@@ -106,7 +106,8 @@ def identify(
     first_of_25 = _in_gallery(alike, same, labels)
     np.fill_diagonal(alike, -np.inf)
     first = np.where(partners > 0, labels[alike.argmax(1)] == labels, np.nan)
-    return Reading(accepted, first, first_of_25, cosine, float(below.mean() / 2 / len(others)))
+    auc = float(below.mean() / 2 / len(others))
+    return Reading(accepted, first, cosine, auc, first_of_25)
 
 
 def _in_gallery(alike: np.ndarray, same: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -122,7 +123,7 @@ def _in_gallery(alike: np.ndarray, same: np.ndarray, labels: np.ndarray) -> np.n
     sums = np.zeros((GALLERY, len(item)))
     sums[0] = 1
     for person in range(people):
-        chance = (alike[item][:, labels == person] < score[:, None]).mean(1)
+        chance = (alike[:, labels == person][item] < score[:, None]).mean(1)
         chance[labels[item] == person] = 0  # of another person only
         sums[1:] += chance * sums[:-1]
     beaten = sums[others] / math.comb(int(people) - 1, others)

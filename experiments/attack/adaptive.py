@@ -15,6 +15,7 @@ from advface_jax.attacks import Attack, pictures
 from advface_jax.models import decoders
 from advface_jax.system import read_decoder, write_decoder
 from advface_jax.training import step, train
+from experiments.attack import joining
 from experiments.attack.case_rows import slug
 from experiments.attack.knowing import Known
 from experiments.measure.decoders import digest
@@ -76,6 +77,8 @@ class Adaptive:
         )
         settings = {
             "defense": networks.digest(ours.case.defense),
+            "source": joining.source_sum(ours.case.defense and ours.case.defense.method),
+            "precision": str(getattr(jax.config, "jax_default_matmul_precision", None)),
             "epsilon": known.case.epsilon,
             "base": digest(base),
             "extractor": world.system.card["sha256"],

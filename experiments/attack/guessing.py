@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from advface_jax import attacks
 from advface_jax.attacks import Attack, reading
@@ -52,7 +53,7 @@ def estimated(known: Known, psi: bool, gain: float) -> Against | None:
 
 def learnt(known: Known, psi: bool, gain: float) -> Against | None:
     """From a linear map of z', learnt on items that the attacker made with starts of his own."""
-    if not known.case.starts:
+    if not (known.case.starts and known.case.imitation):  # one joined has no secrets of his own
         return None
     reader, n = _reader(known, psi), min(STITCHED, len(known.world.public))
     name = f"{reader.name}, from the start as learnt, × {gain:g}"
@@ -90,11 +91,30 @@ def under_own_keys(known: Known, less: bool) -> Against | None:
 
 def with_key(known: Known) -> Against | None:
     """The private recogniser, its key stolen."""
+    read = _with_key(known)
+    return read and Against(read, read)
+
+
+def picture_with_key(known: Known) -> Attack | None:
+    """A picture from what the private recogniser reads, its key stolen."""
+    read = _with_key(known)
+    if read is None:
+        return None
+    world = known.world
+    draw = world.from_embeddings(read(world.features, batch=world.batch))
+
+    def run(stored: jax.Array) -> jax.Array:
+        return draw(jnp.asarray(read.run(stored)))
+
+    name, knows = "picture from Ψ with the stolen key", ("extractor", *read.knows)
+    return Attack(name, knows, "picture", run, {"faces": len(world.public)})
+
+
+def _with_key(known: Known) -> Attack | None:
     if not (known.case.private and known.case.defense):
         return None
     private = known.case.defense.server(known.world.system.server)
-    read = reading.read("Ψ with the stolen key", private, ("recogniser", "key"))
-    return Against(read, read)
+    return reading.read("Ψ with the stolen key", private, ("recogniser", "key"))
 
 
 def _each(build: Callable[..., Against | None], gains: tuple[float, ...]) -> list[Builder]:
@@ -108,4 +128,5 @@ ON_SECRETS: tuple[Builder, ...] = (
     functools.partial(under_own_keys, less=True),
     *_each(stolen, reading.GAINS),
     with_key,
+    picture_with_key,
 )

@@ -26,9 +26,13 @@ def function(source: str, flag: str) -> Callable[..., Any]:
 
 
 def source_sum(found: Any) -> str | None:
-    """The sha256 of the file that a function is written in; None where there is none."""
+    """The sha256 of the file that a function, or an object that is called, is written in; None
+    where there is none."""
+    while isinstance(found, functools.partial):
+        found = found.func
+    written = found if hasattr(found, "__qualname__") else type(found)
     try:
-        return hashlib.sha256(Path(inspect.getfile(found)).read_bytes()).hexdigest()
+        return hashlib.sha256(Path(inspect.getfile(written)).read_bytes()).hexdigest()
     except (TypeError, OSError):
         return None
 
@@ -36,7 +40,7 @@ def source_sum(found: Any) -> str | None:
 def label(builder: Any) -> str:
     """What tells a ``Builder`` from others, in words that stay the same from run to run."""
     if isinstance(builder, functools.partial):
-        return f"{label(builder.func)} {sorted(builder.keywords.items())}"
+        return f"{label(builder.func)} {[*builder.args, *sorted(builder.keywords.items())]}"
     where = builder if hasattr(builder, "__qualname__") else type(builder)
     return f"{where.__module__}.{where.__qualname__} {getattr(builder, 'name', '')}".strip()
 

@@ -132,8 +132,12 @@ class World:
 
     @functools.cached_property
     def from_template(self) -> "FromTemplate":
-        """A picture from Ψ(z), by ridge on public faces."""
-        embeddings = self.embeddings.astype(np.float64)
+        """A picture from Ψ(z)."""
+        return self.from_embeddings(self.embeddings)
+
+    def from_embeddings(self, embeddings: np.ndarray) -> "FromTemplate":
+        """A picture from any recogniser's embeddings, by ridge on those of the public faces."""
+        embeddings = embeddings.astype(np.float64)
         pixels = self.public.images.reshape(len(embeddings), -1) / np.float32(255)
         mean, centre = pixels.mean(0), embeddings.mean(0)
         x = embeddings - centre
@@ -200,8 +204,8 @@ class Known:
         """From a stored decoy to its secret start: less a nudge that is linear in what is stored,
         learnt on public faces that the attacker stored himself."""
         n, seed = min(STITCHED, len(self.world.public)), self.world.seed + 1
-        own, steps = self.case.imitation or self.case.defense, range(0, n, self.world.batch)
-        assert own is not None, "a case with starts has a defence"
+        own, steps = self.case.imitation, range(0, n, self.world.batch)
+        assert own is not None, "asked where the attacker has secrets of his own"
         numbers = (np.arange(at, min(at + self.world.batch, n)) for at in steps)
         starts = [np.asarray(decoys.start(own, keys_of(seed, one))) for one in numbers]
         stored = self.some(n)

@@ -155,14 +155,15 @@ def worst(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Any]]]:
     """By defence and attacker: of each harm the largest value, and the attack that does it.
 
     Who has more can do what needs less: with Ψ or with names every attack without Ψ is possible,
-    too.
+    too, and with the secret every one with Ψ.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for defence in dict.fromkeys(r["defence"] for r in rows):
         ours = [r for r in rows if r["defence"] == defence]
         found[defence] = {}
         for name in GROUPS:
-            some = [r for r in ours if r["attacker"] in ("without", name)]
+            able = ("without", name, *(("with",) if name == "secret" else ()))
+            some = [r for r in ours if r["attacker"] in able]
             if not any(r["attacker"] == name for r in some):
                 continue
             found[defence][name] = {k: _largest(some, k) for k in HARMS}
