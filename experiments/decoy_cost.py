@@ -61,6 +61,7 @@ def main(
     cli.loading(weights)
     system = advface_jax.load(weights)
     other = advface_jax.load(sibling or decoyed.other(weights))
+    decoyed.check(system, other)
     with judging.exactly("float32" if exact else "tf32"):
         publish(table(system, other, batch, repeats, exact), out)
 

@@ -37,6 +37,7 @@ NEEDS = re.compile(
 # Of the commands that need nothing, those that other tests run, at a smaller size.
 ELSEWHERE = {
     "advface_jax export": "test_export",
+    "experiments.decoy_cost": "test_decoy_screening",
     "experiments.decoys": "test_decoys_table",
     "experiments.throughput": "test_throughput",
     "experiments.tradeoff": "test_tradeoff",

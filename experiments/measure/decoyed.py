@@ -34,6 +34,15 @@ def other(weights: str) -> str:
     return "facenet-512-q8" if weights == "facenet-128" else "facenet-128"
 
 
+def check(system: advface_jax.System, other: advface_jax.System) -> None:
+    """ValueError where the shadow recognisers would be made of the server's own."""
+    if other.card["sha256"] == system.card["sha256"]:
+        raise ValueError(
+            f"got --sibling {other.card['source']}, which is the server's own recogniser; wanted "
+            "another public one"
+        )
+
+
 def pair(system: advface_jax.System, other: advface_jax.System, seed: int) -> tuple[Defense, ...]:
     """The decoy without and with a key, with shadow recognisers that need no photograph.
 
@@ -42,11 +51,7 @@ def pair(system: advface_jax.System, other: advface_jax.System, seed: int) -> tu
       other: A public recogniser, which the shadow recognisers are made of.
       seed: Of everything secret; deploy with ``advface_jax.keys`` instead.
     """
-    if other.card["sha256"] == system.card["sha256"]:
-        raise ValueError(
-            f"got {other.card['source']} for the shadow recognisers, which is the server's own; "
-            "wanted another public recogniser"
-        )
+    check(system, other)
     mixed, learnt = np.split(drawn(seed, DRAWN + LEARNT), [DRAWN])
     faces = jnp.asarray(mixed, jnp.float32) / 255
     shadows = [stitched(system, other, learnt, patch) for patch in PATCHES]
