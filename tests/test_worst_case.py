@@ -26,7 +26,8 @@ from experiments.attack.knowing import Against, Known, World, built
 from experiments.attack.public_faces import PublicFaces
 from experiments.attack.trained import full
 from experiments.measure import decoders, decoyed, inputs
-from experiments.measure.compared import Case, case, keys_of
+from experiments.measure.compared import Case, case
+from experiments.measure.judging import keys_of
 from experiments.measure.sample import Ascent
 from experiments.measure.table import publish
 from experiments.plots import drawing

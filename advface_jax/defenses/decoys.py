@@ -116,8 +116,7 @@ def _private(networks):
 
 
 def _accepts(z, stored, settings: tuple[DecoyConfig, int], networks) -> jax.Array:
-    pattern, public = networks["pattern"], networks["recogniser"]
-    own = public if pattern is None else keyed(public, pattern)
+    own = networks["recogniser"] if networks["pattern"] is None else _private(networks)
     threshold = settings[0].threshold
     if threshold == 1:  # which asks for all steps, not for equality
         threshold = DEFAULT.threshold

@@ -14,8 +14,8 @@ from advface_jax.attacks import Attack
 from advface_jax.data import Faces
 from advface_jax.defenses import decoys
 from experiments.attack.knowing import Against, World
-from experiments.measure.compared import Case, called, keys_of
-from experiments.measure.judging import folder_of, keep_arrays, kept_arrays
+from experiments.measure.compared import Case, called
+from experiments.measure.judging import folder_of, keep_arrays, kept_arrays, keys_of
 
 LIKENESS = ("ssim", "psnr", "mse")
 

@@ -14,12 +14,13 @@ from advface_jax import attacks, data, defenses, networks
 from advface_jax.attacks import Attack, reading
 from advface_jax.defenses import decoys
 from advface_jax.models import sface
-from experiments.measure.compared import Case, Store, case, keys_of, protected
+from experiments.attack import maps
+from experiments.measure.compared import Case, Store, case, protected
+from experiments.measure.judging import keys_of
 
 STITCHED = 60  # public faces that a stitch learns from: more gain nothing
 PATCHES = (1, 5)  # sides through which further stitches see z; the first one's is 3
 NUDGED = 5  # the side of a patch of what is stored, from which a nudge is guessed
-RIDGE = 1e-2  # of the template's pictures, as a share of the mean square of an embedding's element
 SIBLING = ("extractor", "public recogniser")
 
 
@@ -131,20 +132,13 @@ class World:
         return self.psi(self.features, batch=self.batch)
 
     @functools.cached_property
-    def from_template(self) -> "FromTemplate":
+    def from_template(self) -> maps.FromTemplate:
         """A picture from Ψ(z)."""
         return self.from_embeddings(self.embeddings)
 
-    def from_embeddings(self, embeddings: np.ndarray) -> "FromTemplate":
-        """A picture from any recogniser's embeddings, by ridge on those of the public faces."""
-        embeddings = embeddings.astype(np.float64)
-        pixels = self.public.images.reshape(len(embeddings), -1) / np.float32(255)
-        mean, centre = pixels.mean(0), embeddings.mean(0)
-        x = embeddings - centre
-        penalty = RIDGE * np.square(x).mean() * len(x)
-        weights = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ (pixels - mean))
-        parts = (jnp.asarray(a, jnp.float32) for a in (weights, centre, mean))
-        return FromTemplate(*parts)
+    def from_embeddings(self, embeddings: np.ndarray) -> maps.FromTemplate:
+        """A picture from any recogniser's embeddings, learnt on those of the public faces."""
+        return maps.from_template(embeddings, self.public.images)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +194,7 @@ class Known:
         return self.case.imitated or self.case.store
 
     @functools.cached_property
-    def to_start(self) -> "Back":
+    def to_start(self) -> maps.Back:
         """From a stored decoy to its secret start: less a nudge that is linear in what is stored,
         learnt on public faces that the attacker stored himself."""
         n, seed = min(STITCHED, len(self.world.public)), self.world.seed + 1
@@ -209,7 +203,7 @@ class Known:
         numbers = (np.arange(at, min(at + self.world.batch, n)) for at in steps)
         starts = [np.asarray(decoys.start(own, keys_of(seed, one))) for one in numbers]
         stored = self.some(n)
-        return Back(attacks.stitch(stored, stored - np.concatenate(starts), patch=NUDGED))
+        return maps.Back(attacks.stitch(stored, stored - np.concatenate(starts), patch=NUDGED))
 
     def _protected(self, store: Store, n: int | None = None) -> np.ndarray:
         world = self.world
@@ -274,33 +268,7 @@ def built(build: Builder, known: Known) -> Attack | Against | None:
     return found
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Back:
-    """What is stored, less a step as guessed from it."""
-
-    step: attacks.Stitch
-
-    def __call__(self, stored: jax.Array) -> jax.Array:
-        return jnp.maximum(stored - self.step(stored), 0)
-
-
 @jax.jit
 def of_pixels(network: Any, pixels: jax.Array) -> jax.Array:
     """A network of pixels (b,160,160,3) uint8."""
     return network(pixels.astype(jnp.float32) / 255)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class FromTemplate:
-    """A picture that is linear in an embedding (b,e)."""
-
-    weights: jax.Array
-    centre: jax.Array
-    mean: jax.Array
-
-    @jax.jit
-    def __call__(self, embedding: jax.Array) -> jax.Array:
-        picture = self.mean[None] + (embedding - self.centre[None]) @ self.weights
-        return jnp.clip(picture, 0, 1).reshape(-1, 160, 160, 3)

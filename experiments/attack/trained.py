@@ -1,6 +1,5 @@
 """Further attacks of the worst case, which take minutes for each defence: ``--attackers full``."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,11 @@ from experiments.attack import drawer
 from experiments.attack.adaptive import Adaptive
 from experiments.attack.floors import FLOORS
 from experiments.attack.knowing import SIBLING, Against, Builder, Known
+from experiments.attack.maps import After
+from experiments.measure.compared import called
 
 STEPS = 100  # of Adam over pixels
 FEW = (100, 1000)  # pairs, where there are more
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class After:
-    """One network after another."""
-
-    first: Any
-    second: Any
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.second(self.first(x))
 
 
 def solved(known: Known) -> Attack:
@@ -64,7 +53,7 @@ def moved_from_evolved(known: Known) -> Against:
     )
 
     def run(stored: Any) -> Any:
-        return moved.run(stored, _features(world.system.extractor, jnp.asarray(face.run(stored))))
+        return moved.run(stored, called(world.system.extractor, jnp.asarray(face.run(stored))))
 
     return Against(Attack(name, SIBLING, "identity", run, face.cost), world.read_z[0])
 
@@ -84,7 +73,7 @@ class Drawn:
         trained = self._drawer
 
         def run(stored: Any) -> jax.Array:
-            return _draw(trained, known.embedding(stored))
+            return called(trained, known.embedding(stored))
 
         cost = {"faces": len(world.public), "epochs": drawer.PASSES}
         return Attack("drawn from Ψ(z')", ("extractor", "recogniser"), "picture", run, cost)
@@ -131,13 +120,3 @@ def full(out: Path, epochs: int) -> list[Builder]:
     ]
     others = [solved, evolved, moved_from_evolved, tuned, convolutional, solved_for_psi, Drawn()]
     return [*(trained if epochs else []), *others]
-
-
-@jax.jit
-def _draw(drawer: Any, embedding: jax.Array) -> jax.Array:
-    return drawer(embedding)
-
-
-@jax.jit
-def _features(extractor: Any, pictures: jax.Array) -> jax.Array:
-    return extractor(pictures)

@@ -13,6 +13,7 @@ from advface_jax.decoy import DEFAULT, DEVIATION, DecoyConfig
 from advface_jax.defenses import Defense
 from advface_jax.models import sface
 from experiments.measure import decoyed
+from experiments.measure.compared import called
 
 STITCHED = 60
 """Faces that one sibling learns from."""
@@ -155,7 +156,7 @@ def world(
     faces (m,160,160,3) uint8; each further one of ``others``; Ψ with noise on its kernels."""
     batches = [public[i : i + 8].astype(np.float32) / 255 for i in range(0, len(public), 8)]
     z, *targets = (
-        np.concatenate([np.asarray(_called(one.extractor, jnp.asarray(b))) for b in batches])
+        np.concatenate([np.asarray(called(one.extractor, jnp.asarray(b))) for b in batches])
         for one in (system, *others)
     )
 
@@ -192,8 +193,3 @@ def noisy(server: Any, share: float, rng: np.random.Generator) -> Any:
         return leaf + jnp.asarray(share * np.std(leaf) * rng.normal(size=leaf.shape), leaf.dtype)
 
     return jax.tree.map(moved, server)
-
-
-@jax.jit
-def _called(network: Any, x: jax.Array) -> jax.Array:
-    return network(x)

@@ -18,22 +18,24 @@ def strongest(r: Row) -> float | None:
 
 
 def draw(rows: Sequence[Row], labels: Sequence[str], path: Path) -> None:
-    """A point for each setting: left is private, up is useful. The line joins the settings that
-    none beats in both."""
+    """A point for each setting: left is private, up is useful. A line joins the settings that
+    none beats in both, one for those without a key and one for those with."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(8, 5.6), layout="constrained")
-    points, named = [], []
+    named: list[Named] = []
+    found: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
     for i, (r, text) in enumerate(zip(rows, labels, strict=True)):
         read, refused = strongest(r), r.get("refused_share")
         if read is None or refused is None:
             continue
         x, y = 100 * read, 100 - 100 * refused
-        points.append((x, y))
-        axes.plot([x], [y], "D" if r.get("key") else "o", color=f"C{i % 10}")
+        key = bool(r.get("key"))
+        found[key].append((x, y))
+        axes.plot([x], [y], "D" if key else "o", color=f"C{i % 10}")
         named.append(Named(x, y, text, f"C{i % 10}"))
-    best = sorted(points[i] for i in front(points))
-    if best:
-        axes.plot(*zip(*best, strict=True), "-", color="tab:green", alpha=0.5, label="front")
+    for points in found.values():  # judged by other attackers each
+        if best := sorted(points[i] for i in front(points)):
+            axes.plot(*zip(*best, strict=True), "-", color="tab:green", alpha=0.5)
     axes.plot([], [], "o", color="black", label="without a key, attackers without Ψ")
     axes.plot([], [], "D", color="black", label="with a key, attackers with Ψ, too")
     axes.set_xlabel("people read by the strongest of the readers outside the objective, TAR %")
@@ -41,6 +43,8 @@ def draw(rows: Sequence[Row], labels: Sequence[str], path: Path) -> None:
     axes.set_title("better ↖", loc="right", fontsize=10)
     axes.grid(alpha=0.3)
     axes.margins(x=0.3, y=0.3)
+    axes.set_xlim(left=min(-1, axes.get_xlim()[0]))
+    axes.set_ylim(top=min(101, axes.get_ylim()[1]))
     label(axes, named)
     axes.legend(fontsize=8, loc="lower right")
     save(figure, path)

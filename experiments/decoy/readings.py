@@ -12,7 +12,8 @@ from advface_jax import attacks, lock, metrics, networks, sharding
 from advface_jax.decoy import Keyed, keyed
 from advface_jax.defenses import Defense, decoys
 from experiments.decoy.cases import Case, World
-from experiments.measure.judging import folder_of, keep_arrays, kept_arrays
+from experiments.measure.compared import called
+from experiments.measure.judging import folder_of, keep_arrays, kept_arrays, keys_of
 
 AMPLIFIED = (2.0, 4.0, 8.0)
 FOREIGN = 8
@@ -59,7 +60,7 @@ def measured(
     the folder ``keep``; a run with the same ``settings`` resumes.
     """
     mesh = sharding.across(batch)
-    root, parts = jax.random.key(seed), []
+    parts = []
     one = {"case": case and list(case), "epsilon": epsilon, "defense": networks.digest(defense)}
     folder = folder_of(keep, {**settings, **one})
     place = sharding.replicate((world, defense), mesh)
@@ -71,7 +72,7 @@ def measured(
             real = min(batch, len(images) - start)
             if not kept:
                 chosen = np.resize(np.arange(start, start + real), batch)  # padding repeats
-                keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
+                keys = keys_of(seed, chosen)
                 mask = (np.arange(batch) < real).astype(np.float32)
                 given = sharding.split((images[chosen], keys, mask), mesh)
                 found = _batch(*place, case, epsilon, linkers or {}, start == 0, *given)
@@ -97,7 +98,7 @@ def measured(
 
 def _batch(world, defense, case, epsilon, linkers, first, pixels, keys, mask) -> dict[str, Any]:
     x = jnp.asarray(pixels, jnp.float32) / 255
-    z = _called(world.network.extractor, x)
+    z = called(world.network.extractor, x)
     stored = defense(z, key=keys, epsilon=epsilon, mask=mask)
     decoy = nobody = None
     if case:
@@ -105,8 +106,8 @@ def _batch(world, defense, case, epsilon, linkers, first, pixels, keys, mask) ->
     own = decoys.recogniser(defense) if case else world.network.server
     found = {f"read.{k}": read(r, seen) for k, r, seen in readings(world, case, own, stored, decoy)}
     found |= {f"read.{k}": read(attack, stored) for k, attack in linkers.items()}
-    picture = _called(world.attacker, stored)
-    found["read.replayed"] = read(own, _called(world.network.extractor, picture))
+    picture = called(world.attacker, stored)
+    found["read.replayed"] = read(own, called(world.network.extractor, picture))
     found["cosine.own"] = jnp.sum(found["read.recogniser"] * read(own, z), -1)
     found |= {"like.ssim": metrics.ssim(picture, x), "like.psnr": metrics.psnr(picture, x)}
     if nobody is not None:
@@ -127,7 +128,7 @@ def readings(
     for name, reader in world.outside.items():
         yield name, reader, stored
     attacker = world.outside["sibling"]
-    estimate = _called(world.network.extractor, _called(world.attacker, stored))
+    estimate = called(world.network.extractor, called(world.attacker, stored))
     public = world.network.server
     for k in AMPLIFIED[:2]:
         louder = _amplified(stored, estimate, k)
@@ -170,7 +171,7 @@ def known(
         real = min(batch, len(images) - start)
         chosen = np.resize(np.arange(start, start + real), batch)
         pixels = sharding.split(images[chosen], mesh)
-        z = _called(world.network.extractor, jnp.asarray(pixels, jnp.float32) / 255)
+        z = called(world.network.extractor, jnp.asarray(pixels, jnp.float32) / 255)
         parts.append({name: np.asarray(read(one, z))[:real] for name, one in readers.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in readers}
 
@@ -179,13 +180,13 @@ def items(
     defense: Defense, world: World, images: np.ndarray, epsilon: float, batch: int, seed: int
 ) -> np.ndarray:
     """What the server stores of further faces, float16, by keys of another root."""
-    root, parts = jax.random.key(seed), []
+    parts = []
     for start in range(0, len(images), batch):
         real = min(batch, len(images) - start)
         chosen = np.resize(np.arange(start, start + real), batch)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
+        keys = keys_of(seed, chosen)
         mask = jnp.asarray((np.arange(batch) < real).astype(np.float32))
-        z = _called(world.network.extractor, jnp.asarray(images[chosen], jnp.float32) / 255)
+        z = called(world.network.extractor, jnp.asarray(images[chosen], jnp.float32) / 255)
         stored = defense(z, key=keys, epsilon=epsilon, mask=mask)
         parts.append(np.asarray(stored)[:real].astype(np.float16))
     return np.concatenate(parts)
@@ -200,11 +201,6 @@ def read(reader: Any, z: jax.Array) -> jax.Array | np.ndarray:
 
 def _amplified(stored: jax.Array, decoy: jax.Array, k: float) -> jax.Array:
     return jnp.maximum(decoy + k * (stored - decoy), 0)
-
-
-@jax.jit
-def _called(network: Any, x: jax.Array) -> jax.Array:
-    return network(x)
 
 
 @jax.jit

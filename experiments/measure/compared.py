@@ -12,7 +12,7 @@ from advface_jax import ProtectConfig, defenses, sharding
 from advface_jax.attacks import reading
 from advface_jax.defenses import Defense, decoys
 from experiments.measure import decoders
-from experiments.measure.judging import Servers
+from experiments.measure.judging import Servers, keys_of
 
 METHODS = ("pgd", "fgsm", "mifgsm")
 
@@ -118,12 +118,6 @@ def recognised_by(server: Any) -> Callable[[Any, Any], Any]:
 def called(network: Any, *given: jax.Array) -> jax.Array:
     """A network as an argument of the compiled program."""
     return network(*given)
-
-
-def keys_of(seed: int, items: np.ndarray) -> jax.Array:
-    """The keys of items by their numbers (n,)."""
-    root = jax.random.key(seed)
-    return jax.vmap(jax.random.fold_in, (None, 0))(root, items.astype(np.uint32))
 
 
 def protected(store: Store, items: np.ndarray, seed: int, batch: int) -> np.ndarray:

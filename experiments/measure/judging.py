@@ -207,7 +207,6 @@ def _judge(
 ) -> Measured:
     mesh = sharding.across(batch)
     subject = sharding.replicate(subject, mesh)
-    root = jax.random.key(seed)
     parts: list[Judged] = []
     pictures, seconds, earlier = np.empty(0), [], 0.0
     for start in range(0, len(faces), batch):
@@ -221,7 +220,7 @@ def _judge(
             began = time.monotonic()
             chosen = np.resize(np.arange(start, start + real), batch)  # padding repeats, masked
             mask = (np.arange(batch) < real).astype(np.float32)
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(root, chosen.astype(np.uint32))
+            keys = keys_of(seed, chosen)
             given = sharding.split((faces.batch(chosen), mask, keys), mesh)
             judged, seen = judge_batch(*given, subject)
             kept = {
@@ -289,6 +288,12 @@ def keep_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     unfinished = file.with_suffix(".tmp.npz")
     np.savez(unfinished, **arrays)  # type: ignore[arg-type]
     unfinished.rename(file)
+
+
+def keys_of(seed: int, items: np.ndarray) -> jax.Array:
+    """The keys of items by their numbers (n,)."""
+    root = jax.random.key(seed)
+    return jax.vmap(jax.random.fold_in, (None, 0))(root, items.astype(np.uint32))
 
 
 def kept_arrays(file: Path, wanted: Sequence[str]) -> dict[str, np.ndarray] | None:
