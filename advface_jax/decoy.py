@@ -17,21 +17,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
-from advface_jax import ball, checks, networks, sharding
+from advface_jax import checks, decoy_ascent, networks, sharding
+from advface_jax.decoy_ascent import Reader, cosine
 
-Reader = Callable[[jax.Array], jax.Array]
-"""A recogniser of features: z (b, …) -> embeddings (b,e). Every item is read by itself."""
-BETA = 0.99
-"""Of Adam's second moment."""
 EPSILON = 0.3
 """The usual bound: of the step away from the decoy, so it is no noise on a face."""
 DEVIATION = 0.3
@@ -257,14 +253,6 @@ def _check_fit(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> None
         ) from cause
 
 
-def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
-    """(b,), in float32, of embeddings of any length."""
-    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-    squares = jnp.square(a).sum(-1) * jnp.square(b).sum(-1)
-    # The root of what is above 0: at an embedding of 0 its derivative would be NaN.
-    return (a * b).sum(-1) / jnp.sqrt(jnp.maximum(squares, 1e-24))
-
-
 @jax.jit
 def _protect_decoy(z, decoys, epsilon, mask, pattern, keys, readers, config):
     both = sharding.automatic(_nudge, lambda spec: spec, lambda spec: PartitionSpec(*spec[:1]))
@@ -275,51 +263,17 @@ def _nudge(z, decoys, epsilon, mask, pattern, keys, readers, config):
     public, *shadows = readers
     own = public if pattern is None else Keyed(public, pattern)
     decoy_readers = shadows if pattern is None else [*shadows, public]
-    face = own(z)
-    pairs = [(reader, reader(decoys)) for reader in decoy_readers]
+
+    def foreign(keys: jax.Array) -> Reader:
+        """Ψ under a fresh pattern for each item."""
+        draw = jax.vmap(lambda key: jax.random.normal(key, z.shape[1:]))
+        return Keyed(public, config["deviation"] * draw(keys))
+
+    face, read = own(z), [reader(decoys) for reader in decoy_readers]
     # E ends in a ReLU, and so does what is stored; an E of another kind keeps its negative values.
-    places = tuple(range(1, z.ndim))
-    floor = jnp.where(decoys.min(places, keepdims=True) >= 0, 0, -jnp.inf).astype(z.dtype)
-    onto_ball, momentum = ball.projection(decoys, epsilon), config["momentum"]
-
-    def foreign(t: jax.Array) -> jax.Array:
-        """A fresh pattern for each item."""
-
-        def draw(key: jax.Array) -> jax.Array:
-            return jax.random.normal(jax.random.fold_in(key, t), z.shape[1:])
-
-        return config["deviation"] * jax.vmap(draw)(keys)
-
-    def objective(q: jax.Array, more: Sequence[tuple[Reader, jax.Array]]):
-        alike = cosine(own(q), face)
-        kept = [cosine(reader(q), read) for reader, read in (*pairs, *more)]
-        return (alike + config["weight"] * sum(kept)).sum(), alike
-
-    def step(state):
-        t, q, mean, square, done = state
-        more = []
-        if pattern is not None:
-            other = Keyed(public, foreign(t))
-            more = [(other, other(decoys))]
-        (_, alike), uphill = jax.value_and_grad(objective, has_aux=True)(q, more)
-        done |= alike >= config["threshold"]
-        uphill = uphill.astype(jnp.float32)
-        mean = momentum * mean + (1 - momentum) * uphill
-        square = BETA * square + (1 - BETA) * jnp.square(uphill)
-        corrected = mean / (1 - momentum ** (t + 1.0))
-        spread = jnp.sqrt(square / (1 - BETA ** (t + 1.0)))
-        whole = jnp.sqrt(jnp.square(spread).mean(places, keepdims=True)) + 1e-12
-        spread = whole * ((spread + 1e-8 * whole) / whole) ** config["evenness"]
-        size = config["step"] * epsilon * (1 - t / config["steps"])
-        moved = q + (size * corrected / spread).astype(q.dtype)
-        moved = jnp.maximum(onto_ball(moved), floor)
-        stays = done.reshape(-1, *[1] * (q.ndim - 1))
-        return t + 1, jnp.where(stays, q, moved), mean, square, done
-
-    def unfinished(state):
-        return (state[0] < config["steps"]) & ~state[-1].all()
-
-    padding = jnp.zeros(z.shape[0], bool) if mask is None else mask == 0
-    zeros = jnp.zeros(z.shape, jnp.float32)
-    stored = lax.while_loop(unfinished, step, (0, decoys, zeros, zeros, padding))[1]
+    least = decoys.min(tuple(range(1, z.ndim)), keepdims=True)
+    least = jnp.where(least >= 0, 0, -jnp.inf).astype(z.dtype)
+    aim = decoy_ascent.Aim(decoys, least, face, read, keys)
+    how = None if pattern is None else foreign, epsilon, mask, config
+    stored = decoy_ascent.ascend(aim, own, decoy_readers, *how)
     return stored, cosine(own(stored), face)

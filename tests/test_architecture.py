@@ -56,9 +56,10 @@ MAY_IMPORT = {
     ),
     "advface_jax.memory": ("advface_jax.checks", "advface_jax.models", "advface_jax.protect"),
     "advface_jax.keys": ("advface_jax.checks",),
+    "advface_jax.decoy_ascent": ("advface_jax.ball", "advface_jax.sharding"),
     "advface_jax.decoy": (
-        "advface_jax.ball",
         "advface_jax.checks",
+        "advface_jax.decoy_ascent",
         "advface_jax.networks",
         "advface_jax.sharding",
     ),

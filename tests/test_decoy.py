@@ -99,6 +99,37 @@ def test_items_and_padding_do_not_touch_each_other():
     np.testing.assert_array_equal(turned[::-1], stored)
 
 
+def test_a_large_batch_is_worked_on_in_parts_and_no_face_waits_for_the_slowest():
+    seen: list[int] = []
+
+    def counted(matrix, z):
+        jax.debug.callback(lambda: seen.append(len(z)))
+        return read(matrix, z)
+
+    n, z, d = 42, features(6, 42), features(7, 42)
+    each, mask = jax.random.split(jax.random.key(0), n), np.arange(n) != 5
+    how = {"recogniser": Partial(counted, PSI.args[0]), "epsilon": 0.6, "pattern": PATTERN}
+    how["config"] = DecoyConfig(steps=60, threshold=0.88)
+
+    def made(part: slice) -> tuple[decoy.Decoyed, float]:
+        """And the steps of all its faces: in one, Ψ reads q as its own, as the public one and under
+        a foreign pattern, and d under that; before and after all, z, d and the result."""
+        seen.clear()
+        found = protect_decoy(z[part], d[part], key=each[part], mask=mask[part], **how)
+        jax.effects_barrier()
+        return found, (sum(seen) - 3 * len(found.cosine)) / 4
+
+    whole, steps = made(slice(0, n))
+    slowest = 0.0
+    for i in range(0, n, 6):  # so few are worked on together
+        few, taken = made(slice(i, i + 6))
+        slowest = max(slowest, taken / 6)
+        for one, other in zip(whole, few, strict=True):
+            real = mask[i : i + 6]
+            np.testing.assert_allclose(one[i : i + 6][real], other[real], atol=1e-6)
+    assert steps < 0.6 * n * slowest
+
+
 def test_with_a_pattern_the_private_recogniser_reads_the_face_and_the_public_one_the_decoy():
     pattern = 4 * PATTERN  # as far from Ψ as a small network needs
     config = {"steps": 40, "threshold": 1, "deviation": 1.2}
