@@ -68,6 +68,7 @@ def test_linkers_learn_from_names_and_need_enough_of_them(monkeypatch):
     monkeypatch.setattr(linkers, "TUNING", small)
     monkeypatch.setattr(decoy_linkers, "NEARER", small)
     monkeypatch.setitem(linkers.tuned.__kwdefaults__, "config", small)
+    monkeypatch.setattr(linkers.enough, "__defaults__", (small,))
     public = data.synthetic_faces(4, 2, seed=5)
     z = np.random.default_rng(0).uniform(size=(8, 77, 77, 64)).astype("f4")
     other = types.SimpleNamespace(server=Compact(rngs=nnx.Rngs(1)), extractor=small_extractor())
@@ -97,7 +98,8 @@ def test_the_cost_is_told_beside_advfaces(monkeypatch):
         extractor=small_extractor(), server=Pool(), shadow=small_decoder(), name="small"
     )
     table = decoy_cost.table(system, system, "2", 1, True)
-    assert [r["method"] for r in table.rows] == ["AdvFace", "Decoy", "Decoy with a key"]
+    decoys = ["Decoy, all steps", "Decoy with a key, all steps"]  # as the shadow is the server's
+    assert [r["method"] for r in table.rows] == ["AdvFace", *decoys]
     assert all(r["ms"] > 0 and r["mb"] > 0 and r["batch"] == 2 for r in table.rows)
     assert table.rows[0]["times"] == 1
 

@@ -70,15 +70,19 @@ def pair(system: advface_jax.System, other: advface_jax.System, seed: int) -> tu
     )
 
 
+def features(system: advface_jax.System, faces: np.ndarray) -> np.ndarray:
+    """E of faces (n,160,160,3) uint8."""
+    batches = [faces[i : i + BATCH].astype(np.float32) / 255 for i in range(0, len(faces), BATCH)]
+    return np.concatenate(
+        [np.asarray(called(system.extractor, jnp.asarray(one))) for one in batches]
+    )
+
+
 def stitched(
     system: advface_jax.System, other: advface_jax.System, learnt: np.ndarray, patch: int = 3
 ) -> attacks.Sibling:
     """``other`` put onto z by what it makes of faces (n,160,160,3) uint8."""
-    batches = [learnt[i : i + BATCH].astype(np.float32) / 255 for i in range(0, len(learnt), BATCH)]
-    z, target = (
-        np.concatenate([np.asarray(called(one.extractor, jnp.asarray(b))) for b in batches])
-        for one in (system, other)
-    )
+    z, target = features(system, learnt), features(other, learnt)
     grid = sface.grid() if isinstance(other.network, sface.SFace) else None
     return attacks.sibling(attacks.stitch(z, target, patch=patch, grid=grid), other.server)
 
