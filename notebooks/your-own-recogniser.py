@@ -217,5 +217,5 @@ plt.show()
 # ## In the experiments
 #
 # Let a function in a module of yours return the `System`, and every table runs with it:
-# `python -m experiments.tradeoff --weights my_recogniser:system`. Then read what thinks about the
-# protection: `adaptive-attacker`, and docs/which-defence.md.
+# `python -m experiments.tradeoff --weights my_recogniser:system`. Then meet the attacker who
+# expects the protection: `adaptive-attacker`, and docs/which-defence.md.
