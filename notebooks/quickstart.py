@@ -14,8 +14,8 @@
 #
 # Face recognition stores features, and a decoder turns stolen features back into faces. This
 # notebook protects features with AdvFace, looks through the thief's eyes before and after, checks
-# that people are still recognised, and then meets an adaptive attacker. It runs on a CPU, a GPU or a
-# TPU.
+# that people are still recognised, and then meets an adaptive attacker. It runs on a CPU, a GPU
+# or a TPU.
 #
 # The faces here do not exist: code draws them.
 
@@ -23,7 +23,8 @@
 # ## Install
 #
 # Beside the JAX that is here already (Colab has one for its accelerator), which stays. `SOURCE` is
-# a clone of the repository, or what `pip install` takes for one (`git+https://…`).
+# a clone of the repository, or what `pip install` takes for one (`git+https://…`); from Colab it
+# must be one that Colab can reach.
 
 # %%
 import importlib.util
