@@ -1,6 +1,6 @@
 """How good the synthetic faces are: detected, told apart, like photographs, and like no real face.
 
-    export ADVFACE_DATA=../shared/data
+    export ADVFACE_DATA=FOLDER          # real faces
     python -m experiments.nobody
     python -m experiments.nobody --select 64
 

@@ -96,7 +96,7 @@ def main(
         gradient equals ours. Of one device (or all of a CPU's cores) and one ε.
       peer_python: A Python with torch and numpy; by default this one.
       peer_variants: eager, compile (the network), step+channels_last (the whole iteration compiled,
-        in that memory layout).
+        in that memory layout), tuned+channels_last (the same by max-autotune).
       profile: Folder for a trace of jax.profiler, from one more run of each combination.
       aot: TPUs, as v5e:1x1, v6e:2x2 or v5p:2x2x1: nothing is timed; their compiler (extra tpu, no
         TPU) estimates an iteration's cycles, of the decoders, batches, steps and precisions above.

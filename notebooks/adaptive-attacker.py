@@ -23,7 +23,8 @@
 # ## Install
 #
 # Beside the JAX that is here already (Colab has one for its accelerator), which stays. `SOURCE` is
-# a clone of the repository, or what `pip install` takes for one (`git+https://…`).
+# a clone of the repository, or what `pip install` takes for one (`git+https://…`); from Colab it
+# must be one that Colab can reach.
 
 # %%
 import importlib.util

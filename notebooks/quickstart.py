@@ -14,8 +14,8 @@
 #
 # Face recognition stores features, and a decoder turns stolen features back into faces. This
 # notebook protects features with AdvFace, looks through the thief's eyes before and after, checks
-# that people are still recognised, and then meets a thief who thinks. It runs on a CPU, a GPU or a
-# TPU.
+# that people are still recognised, and then meets an adaptive attacker. It runs on a CPU, a GPU
+# or a TPU.
 #
 # The faces here do not exist: code draws them.
 
@@ -23,7 +23,8 @@
 # ## Install
 #
 # Beside the JAX that is here already (Colab has one for its accelerator), which stays. `SOURCE` is
-# a clone of the repository, or what `pip install` takes for one (`git+https://…`).
+# a clone of the repository, or what `pip install` takes for one (`git+https://…`); from Colab it
+# must be one that Colab can reach.
 
 # %%
 import importlib.util
@@ -130,7 +131,7 @@ swept = advface_jax.protect_sweep(z[:4], bounds, config=config, **networks)  # (
 show(**{f"ε = {e}": system.attacker(one) for e, one in zip(bounds, swept, strict=True)})
 
 # %% [markdown]
-# ## A thief who thinks
+# ## An adaptive attacker
 #
 # The paper's thief decodes pictures. This one takes another public recogniser, puts it onto the
 # stored features by a linear map learnt from faces of his own, and asks *who* it is. (`facenet-128`
@@ -148,7 +149,7 @@ print(
 )
 
 # %% [markdown]
-# On real faces it reads every identity (README: *What protects, and what does not*).
+# On real faces it reads 99 of 100 (README: *What protects, and what does not*).
 #
 # ## Decoys
 #

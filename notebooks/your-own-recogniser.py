@@ -22,7 +22,8 @@
 # ## Install
 #
 # Beside the JAX that is here already (Colab has one for its accelerator), which stays. `SOURCE` is
-# a clone of the repository, or what `pip install` takes for one (`git+https://…`).
+# a clone of the repository, or what `pip install` takes for one (`git+https://…`); from Colab it
+# must be one that Colab can reach.
 
 # %%
 import importlib.util
@@ -217,5 +218,5 @@ plt.show()
 # ## In the experiments
 #
 # Let a function in a module of yours return the `System`, and every table runs with it:
-# `python -m experiments.tradeoff --weights my_recogniser:system`. Then read what thinks about the
-# protection: `adaptive-attacker`, and docs/which-defence.md.
+# `python -m experiments.tradeoff --weights my_recogniser:system`. Then meet the attacker who
+# expects the protection: `adaptive-attacker`, and docs/which-defence.md.

@@ -66,7 +66,8 @@ def main(
       defense: advface, none, ball, walk, laplace, duetface, partialface, dctdp, or MODULE:FUNCTION:
         a function of the system that returns a Defense.
       epsilon: The bound on the perturbation, in units of the feature; by default the defence's own.
-      steps: AdvFace's iterations; by default the paper's 40. Three hide as much on LFW.
+      steps: AdvFace's iterations; by default the paper's 40. Three hide as much on LFW
+        and CFP-FP.
       statistics: Of AdvFace's batch norm: batch (the paper's), running, or example.
       weights: A known name, a checkpoint folder of weights_convert, or MODULE:FUNCTION of a System.
       shadow: The server's S: transrec, resrec, urec, or a .safetensors file of train_decoder.
