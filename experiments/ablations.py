@@ -35,6 +35,7 @@ from experiments.measure.ablation_runs import (
     settings_of,
 )
 from experiments.measure.inputs import Inputs
+from experiments.measure.kept import discard
 from experiments.measure.results_file import Row, surroundings
 from experiments.measure.sample import OfSample, Sample
 from experiments.measure.table import COLUMNS, HOW_TO_READ, Column, Spent, Table, printed, publish
@@ -151,7 +152,7 @@ def table(
             )
             for c in run.rows:
                 _write(kept[c], found[c])
-            judging.discard(batches)
+            discard(batches)
         scale = feature_scale(system.extractor, crops)
     rows = [json.loads(kept[c].read_text(encoding="utf-8")) | names(c) for c in wanted]
     floors = [r.pop("floor") for r in rows if "floor" in r]

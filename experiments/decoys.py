@@ -25,6 +25,7 @@ from advface_jax.decoy import DEFAULT, DEVIATION, DecoyConfig
 from advface_jax.defenses import decoys as library
 from advface_jax.defenses.defense import EPSILON
 from experiments import plots
+from experiments.attack.knowing import of_faces
 from experiments.attack.public_faces import PublicFaces
 from experiments.decoy import cases as decoy_cases
 from experiments.decoy import competitors, key_families
@@ -184,7 +185,7 @@ def table(
             ),
         ]
         if beside:
-            z = decoy_linkers.of_images(system.extractor, faces.images, sample.batch)
+            z = of_faces(system.extractor, faces, sample.batch)
             every += competitors.competitors(system, world, z, cases[0], threshold)
         task = bar.add_task("protect, attack, recognise", total=len(every) * len(images), note="")
         for name, defense, epsilon, theirs, case in every:

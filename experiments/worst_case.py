@@ -31,6 +31,7 @@ from experiments.attack.public_faces import PublicFaces
 from experiments.attack.trained import full, on_template
 from experiments.measure import decoders, inputs, judging
 from experiments.measure.inputs import Inputs
+from experiments.measure.kept import discard
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
 from experiments.measure.table import Spent, Table, publish, setting
 
@@ -269,7 +270,7 @@ def _measured(
         rows.append(worst.shuffled(one, found, use, people, over, sample.seed))
     seconds = found.earlier + time.monotonic() - began
     kept = case_rows.write(case_rows.file(sample.out, one.name), settings, level, rows, seconds)
-    judging.discard(found.folder)
+    discard(found.folder)
     return kept
 
 
