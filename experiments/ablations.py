@@ -141,8 +141,9 @@ def table(
         **decoders.of_system(system),
         "versions": surroundings()["versions"],
     }
+    measured = {**settings, "pairs_sha256": inputs.pairs_sum(over)}  # kept batches need no pairs
     kept = {
-        c: sample.out / ".ablations" / f"{_key({**settings, **settings_of(used, c)})}.json"
+        c: sample.out / ".ablations" / f"{_key({**measured, **settings_of(used, c)})}.json"
         for c in wanted
     }
     with judging.exactly("float32"):

@@ -162,7 +162,7 @@ def table(
         "deviation": deviation,
         "versions": surroundings()["versions"],
     }
-    rows, labels, shown, left, kept = [], [], {}, set(), []
+    rows, labels, shown, left, kept, earlier = [], [], {}, set(), [], 0.0
     with judging.exactly("float32" if exact else "tf32"), cli.bar("faces") as bar:
         world = decoy_cases.world(
             system,
@@ -212,18 +212,20 @@ def table(
                 **sample.how,
             )
             line = row(name, case, epsilon, found, undefended, crops.identities, over, threshold)
-            rows.append(line | {"seconds": round(time.monotonic() - lap, 1)})
+            rows.append(line | {"seconds": round(found.earlier + time.monotonic() - lap, 1)})
             labels.append(label)
             shown[label] = found
             kept.append(found.folder)
+            earlier += found.earlier
             cli.console.print(f"{label}: " + _spoken(rows[-1]), soft_wrap=True)
             _keep(rows, settings, sample.out / PARTIAL)
         for name in key_families.FAMILIES if families else ():
             how = sample.how | {"settings": settings}
             what = threshold, images, bare["recogniser"], crops.identities, over, how
-            line, folder = key_families.row(name, world, cases[0], *what)
+            line, found = key_families.row(name, world, cases[0], *what)
             rows.append(line)
-            kept.append(folder)
+            kept.append(found.folder)
+            earlier += found.earlier
             labels.append(rows[-1]["method"])
             _keep(rows, settings, sample.out / PARTIAL)
         mean = jnp.asarray(images.mean(0, dtype=np.float64) / 255, jnp.float32)
@@ -243,7 +245,7 @@ def table(
             "seen_in_training": {"attackers' faces": seen},
             **({"left_out, too few items of one person": sorted(left)} if left else {}),
         },
-        spent=Spent(0.0, time.monotonic() - began),
+        spent=Spent(earlier, time.monotonic() - began),
         remarks=(
             HOW_TO_READ,
             f"{len(images):,} faces of {len(set(crops.identities)):,} people, {len(over):,} pairs "
