@@ -36,7 +36,7 @@ from experiments.measure.ablation_runs import (
 )
 from experiments.measure.inputs import Inputs
 from experiments.measure.kept import discard
-from experiments.measure.results_file import Row, surroundings
+from experiments.measure.results_file import Row, surroundings, write_whole
 from experiments.measure.sample import OfSample, Sample
 from experiments.measure.table import COLUMNS, HOW_TO_READ, Column, Spent, Table, printed, publish
 from experiments.measure.table import sample as of_sample
@@ -152,7 +152,7 @@ def table(
                 run, system, used, crops, over, settings, sample.how["keep"], sample.seed
             )
             for c in run.rows:
-                _write(kept[c], found[c])
+                write_whole(kept[c], json.dumps(found[c]) + "\n")
             discard(batches)
         scale = feature_scale(system.extractor, crops)
     rows = [json.loads(kept[c].read_text(encoding="utf-8")) | names(c) for c in wanted]
@@ -183,13 +183,6 @@ def table(
 
 def _key(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _write(file: Path, line: Row) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(line) + "\n", encoding="utf-8")
-    unfinished.rename(file)
 
 
 def _remarks(

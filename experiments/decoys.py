@@ -38,7 +38,7 @@ from experiments.decoy.readings import Measured
 from experiments.decoy.rows import COLUMNS, HOW_TO_READ, NARROW, floor, row
 from experiments.measure import decoders, decoyed, inputs, judging
 from experiments.measure.inputs import Inputs
-from experiments.measure.results_file import Row, surroundings
+from experiments.measure.results_file import Row, surroundings, write_whole
 from experiments.measure.sample import OfSample, Sample
 from experiments.measure.table import Spent, Table, printed, publish
 
@@ -267,7 +267,7 @@ def table(
 
 def _keep(rows: Sequence[Row], settings: dict[str, Any], file: Path) -> None:
     document = {"rows": list(rows), "config": settings}
-    file.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps(document, indent=1, default=str) + "\n")
 
 
 def _spoken(r: Row) -> str:

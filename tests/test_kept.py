@@ -1,9 +1,12 @@
 """Batches that are kept in files: padding, going on after a stop, time, damaged files."""
 
+import types
+
 import numpy as np
 import pytest
 
-from advface_jax import lock
+from advface_jax import data, lock
+from experiments import nobody
 from experiments.measure import kept as module
 from experiments.measure.kept import batches, folder_of, kept, kept_arrays
 
@@ -59,3 +62,22 @@ def test_a_batch_that_is_damaged_or_lacks_something_is_made_again(tmp_path):
     assert [part["x"].tolist() for part in found.parts] == [[0, 1], [2, 3], [9]]
     assert found.earlier == found.seconds[2] == 0
     assert kept_arrays(folder / "none.npz", ()) is None
+
+
+def test_a_half_written_file_of_embeddings_is_written_again(tmp_path):
+    embedded = []
+
+    def embed(images, batch):
+        embedded.append(len(images))
+        return images.mean((1, 2))
+
+    system = types.SimpleNamespace(card={"sha256": "00"}, embed=embed)
+    crops, first = data.synthetic_faces(2, 1), tmp_path / "embeddings.npz"
+    want = nobody.embed(system, crops, tmp_path)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(nobody.embed(system, crops, tmp_path), want)  # type: ignore[arg-type]
+    assert embedded == [2]
+    first.write_bytes(first.read_bytes()[:200])
+    np.testing.assert_array_equal(nobody.embed(system, crops, tmp_path), want)  # type: ignore[arg-type]
+    other = types.SimpleNamespace(card={"sha256": "01"}, embed=embed)
+    nobody.embed(other, crops, tmp_path)  # type: ignore[arg-type]
+    assert embedded == [2, 2, 2] and [*tmp_path.iterdir()] == [first]
