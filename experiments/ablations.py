@@ -35,7 +35,8 @@ from experiments.measure.ablation_runs import (
     settings_of,
 )
 from experiments.measure.inputs import Inputs
-from experiments.measure.results_file import Row, surroundings
+from experiments.measure.kept import discard
+from experiments.measure.results_file import Row, surroundings, write_whole
 from experiments.measure.sample import OfSample, Sample
 from experiments.measure.table import COLUMNS, HOW_TO_READ, Column, Spent, Table, printed, publish
 from experiments.measure.table import sample as of_sample
@@ -140,8 +141,9 @@ def table(
         **decoders.of_system(system),
         "versions": surroundings()["versions"],
     }
+    measured = {**settings, "pairs_sha256": inputs.pairs_sum(over)}  # kept batches need no pairs
     kept = {
-        c: sample.out / ".ablations" / f"{_key({**settings, **settings_of(used, c)})}.json"
+        c: sample.out / ".ablations" / f"{_key({**measured, **settings_of(used, c)})}.json"
         for c in wanted
     }
     with judging.exactly("float32"):
@@ -150,8 +152,8 @@ def table(
                 run, system, used, crops, over, settings, sample.how["keep"], sample.seed
             )
             for c in run.rows:
-                _write(kept[c], found[c])
-            judging.discard(batches)
+                write_whole(kept[c], json.dumps(found[c]) + "\n")
+            discard(batches)
         scale = feature_scale(system.extractor, crops)
     rows = [json.loads(kept[c].read_text(encoding="utf-8")) | names(c) for c in wanted]
     floors = [r.pop("floor") for r in rows if "floor" in r]
@@ -181,13 +183,6 @@ def table(
 
 def _key(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _write(file: Path, line: Row) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(line) + "\n", encoding="utf-8")
-    unfinished.rename(file)
 
 
 def _remarks(

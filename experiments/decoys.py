@@ -25,6 +25,7 @@ from advface_jax.decoy import DEFAULT, DEVIATION, DecoyConfig
 from advface_jax.defenses import decoys as library
 from advface_jax.defenses.defense import EPSILON
 from experiments import plots
+from experiments.attack.knowing import of_faces
 from experiments.attack.public_faces import PublicFaces
 from experiments.decoy import cases as decoy_cases
 from experiments.decoy import competitors, key_families
@@ -37,7 +38,7 @@ from experiments.decoy.readings import Measured
 from experiments.decoy.rows import COLUMNS, HOW_TO_READ, NARROW, floor, row
 from experiments.measure import decoders, decoyed, inputs, judging
 from experiments.measure.inputs import Inputs
-from experiments.measure.results_file import Row, surroundings
+from experiments.measure.results_file import Row, surroundings, write_whole
 from experiments.measure.sample import OfSample, Sample
 from experiments.measure.table import Spent, Table, printed, publish
 
@@ -161,7 +162,7 @@ def table(
         "deviation": deviation,
         "versions": surroundings()["versions"],
     }
-    rows, labels, shown, left, kept = [], [], {}, set(), []
+    rows, labels, shown, left, kept, earlier = [], [], {}, set(), [], 0.0
     with judging.exactly("float32" if exact else "tf32"), cli.bar("faces") as bar:
         world = decoy_cases.world(
             system,
@@ -184,7 +185,7 @@ def table(
             ),
         ]
         if beside:
-            z = decoy_linkers.of_images(system.extractor, faces.images, sample.batch)
+            z = of_faces(system.extractor, faces, sample.batch)
             every += competitors.competitors(system, world, z, cases[0], threshold)
         task = bar.add_task("protect, attack, recognise", total=len(every) * len(images), note="")
         for name, defense, epsilon, theirs, case in every:
@@ -211,18 +212,20 @@ def table(
                 **sample.how,
             )
             line = row(name, case, epsilon, found, undefended, crops.identities, over, threshold)
-            rows.append(line | {"seconds": round(time.monotonic() - lap, 1)})
+            rows.append(line | {"seconds": round(found.earlier + time.monotonic() - lap, 1)})
             labels.append(label)
             shown[label] = found
             kept.append(found.folder)
+            earlier += found.earlier
             cli.console.print(f"{label}: " + _spoken(rows[-1]), soft_wrap=True)
             _keep(rows, settings, sample.out / PARTIAL)
         for name in key_families.FAMILIES if families else ():
             how = sample.how | {"settings": settings}
             what = threshold, images, bare["recogniser"], crops.identities, over, how
-            line, folder = key_families.row(name, world, cases[0], *what)
+            line, found = key_families.row(name, world, cases[0], *what)
             rows.append(line)
-            kept.append(folder)
+            kept.append(found.folder)
+            earlier += found.earlier
             labels.append(rows[-1]["method"])
             _keep(rows, settings, sample.out / PARTIAL)
         mean = jnp.asarray(images.mean(0, dtype=np.float64) / 255, jnp.float32)
@@ -242,7 +245,7 @@ def table(
             "seen_in_training": {"attackers' faces": seen},
             **({"left_out, too few items of one person": sorted(left)} if left else {}),
         },
-        spent=Spent(0.0, time.monotonic() - began),
+        spent=Spent(earlier, time.monotonic() - began),
         remarks=(
             HOW_TO_READ,
             f"{len(images):,} faces of {len(set(crops.identities)):,} people, {len(over):,} pairs "
@@ -264,7 +267,7 @@ def table(
 
 def _keep(rows: Sequence[Row], settings: dict[str, Any], file: Path) -> None:
     document = {"rows": list(rows), "config": settings}
-    file.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps(document, indent=1, default=str) + "\n")
 
 
 def _spoken(r: Row) -> str:

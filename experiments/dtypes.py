@@ -8,10 +8,10 @@ Writes dtypes.json and dtypes.md into --out.
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,9 +21,11 @@ from advface_jax.data import FeatureSet, open_features
 from advface_jax.data.feature_sets import encoding, planning, running, writing
 from advface_jax.data.feature_sets.shards import Fate
 from advface_jax.defenses.defense import EPSILON
+from experiments.attack.knowing import of_pixels
 from experiments.measure import judging
 from experiments.measure.compared import called
 from experiments.measure.inputs import Inputs
+from experiments.measure.kept import batches
 from experiments.measure.results_file import Row
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
 from experiments.measure.table import Spent, Table, publish
@@ -51,11 +53,14 @@ def main(sample: OfSample, ascent: OfAscent) -> None:
 def table(system: advface_jax.System, given: Inputs, sample: Sample, ascent: Ascent) -> Table:
     """The rows, one a type."""
     began = time.monotonic()
+    card = {**_ascended(ascent), "weights_sha256": system.features_sha256}
+    card["faces_sha256"] = given.origin["faces_sha256"]
     with judging.exactly(ascent.precision):
-        exact = _protected(system, given, sample, ascent)
+        exact = _protected(system, given, sample, ascent, card)
     rows = []
     for dtype in encoding.DTYPES:
-        stored = exact if dtype == "f32" else _again(exact, sample.out / f"set-{dtype}", dtype)
+        out = sample.out / f"set-{dtype}"
+        stored = exact if dtype == "f32" else _again(exact, out, dtype, card)
         rows.append({"method": dtype, **_row(system, given, sample.batch, exact, stored)})
     header = ("", *(title for title, _, _ in COLUMNS))
     text = [[row["method"], *(form.format(row[key]) for _, key, form in COLUMNS)] for row in rows]
@@ -73,18 +78,21 @@ def _ascended(ascent: Ascent) -> dict[str, Any]:
 
 
 def _protected(
-    system: advface_jax.System, given: Inputs, sample: Sample, ascent: Ascent
+    system: advface_jax.System,
+    given: Inputs,
+    sample: Sample,
+    ascent: Ascent,
+    card: Mapping[str, Any],
 ) -> FeatureSet:
     config = ascent.config()
-    extract = jax.jit(lambda extractor, x: extractor(x.astype(jnp.float32) / 255))
 
     def protect(pixels: np.ndarray, mask: np.ndarray) -> Any:
-        z = extract(system.extractor, pixels)
+        z = of_pixels(system.extractor, pixels).astype(ascent.precision)
         parts = {"extractor": system.extractor, "shadow": system.shadow}
         real = mask.astype(np.float32)
-        return advface_jax.protect(z, epsilon=EPSILON, config=config, mask=real, **parts)
+        stored = advface_jax.protect(z, epsilon=EPSILON, config=config, mask=real, **parts)
+        return stored.astype(jnp.float32)
 
-    card = {**_ascended(ascent), "weights_sha256": system.features_sha256}
     options: dict[str, Any] = {"names": True, "dtype": "f32", "seed": sample.seed}
     out = sample.out / "set-f32"
     options |= {"batch": sample.batch, "shard_size": 16 * sample.batch}
@@ -92,9 +100,9 @@ def _protected(
     return open_features(out)
 
 
-def _again(exact: FeatureSet, out: Path, dtype: str) -> FeatureSet:
-    """The same set in another type."""
-    kept = ("batch", "labels", "names", "seed")
+def _again(exact: FeatureSet, out: Path, dtype: str, card: Mapping[str, Any]) -> FeatureSet:
+    """The same set in another type; ``card`` is what was written into the exact one's."""
+    kept = ("batch", "labels", "names", "seed", *card)
     settings = {**{k: exact.card[k] for k in kept}, "dtype": dtype}
     out.mkdir(parents=True, exist_ok=True)
     made = planning.begin(out, exact, settings, exact.card["shard_size"], exact.shape)
@@ -113,11 +121,9 @@ def _row(
 ) -> Row:
     embeddings, likeness, errors = [], [], []
     n = len(stored)
-    for start in range(0, n, batch):
-        rows = np.minimum(np.arange(start, start + batch), n - 1)
+    for _, few, rows, _ in batches(n, batch):
         z = stored.features(rows)
         errors.append(np.abs(z - exact.features(rows)).max())
-        few = min(batch, n - start)
         embeddings.append(np.asarray(called(system.server, z))[:few])
         faces = given.faces.batch(rows).astype(np.float32) / 255
         likeness.append(np.asarray(metrics.ssim(called(system.attacker, z), faces))[:few])

@@ -19,6 +19,7 @@ from typing import Any
 
 from advface_jax import checks, cli
 from experiments.fuzzing import guard, readers
+from experiments.measure.results_file import write_whole
 from experiments.measure.table import Column, Spent, Table, printed, publish
 
 COLUMNS = (
@@ -115,7 +116,6 @@ def _row(reader: readers.Reader, seed: int, cases: int | None, out: Path) -> dic
     before = json.loads(state.read_text(encoding="utf-8")) if state.is_file() else {}
     both = guard.Counts(**before)
     both.findings = [guard.Finding(**one) for one in before.get("findings", ())]
-    state.parent.mkdir(parents=True, exist_ok=True)
     while both.cases < (stop := cases or wanted(both)):
         old, shown = both, 0
         for new in guard.fuzz(reader, seed, old.cases, stop):
@@ -124,9 +124,7 @@ def _row(reader: readers.Reader, seed: int, cases: int | None, out: Path) -> dic
                     _show(reader, seed, finding, out / "findings")
                 shown += 1
             both = _together(old, new)
-            part = state.with_suffix(".part")  # whole or not at all
-            part.write_text(json.dumps(dataclasses.asdict(both), indent=1), encoding="utf-8")
-            part.replace(state)
+            write_whole(state, json.dumps(dataclasses.asdict(both), indent=1))
     cli.console.print(f"{reader.name}: {both.cases:,} cases, {len(both.findings)} findings")
     return {
         "method": reader.name,

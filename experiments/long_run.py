@@ -3,13 +3,12 @@
     python -m experiments.long_run -o FOLDER --faces 100000
     python -m experiments.long_run -o FOLDER --faces 512 --weights facenet-512-q8 --workers 0 2
 
-Writes long_run.json into --out. Without --weights the networks are trivial and a feature has 4 kB:
-what is tried is everything around them.
+Writes long_run.json and long_run.md into --out. Without --weights the networks are trivial and a
+feature has 4 kB: what is tried is everything around them.
 """
 
 import dataclasses
 import io
-import json
 import os
 import shutil
 import threading
@@ -28,7 +27,7 @@ from advface_jax.bulk import engine
 from advface_jax.bulk.job import Job, Settings
 from advface_jax.protect import PAPER
 from experiments.measure import table
-from experiments.measure.results_file import markdown, surroundings
+from experiments.measure.results_file import markdown, write_results
 
 TINY = "experiments.fault.small:tiny"
 DRAWN = 200  # different faces; the others are these again, under names of their own
@@ -104,9 +103,6 @@ def main(
         )
     asked = {"weights": weights, "steps": steps, "batch": batch, "shard_size": shard_size}
     command = cli.command("experiments.long_run")
-    content = {"rows": rows, "settings": asked, "command": command}
-    text = json.dumps({**content, **surroundings()}, indent=1)
-    (out / "long_run.json").write_text(text + "\n", encoding="utf-8")
     head = [
         "workers",
         "faces",
@@ -115,6 +111,9 @@ def main(
         *(f"MB, tenth {i + 1}" for i in range(PARTS)),
     ]
     told = markdown(head, [_cells(r) for r in rows], left=0)
+    seconds = sum(r["seconds"] for r in rows)
+    about = {"command": command, "config": asked, "seconds": seconds, "text": told}
+    write_results(out, "long_run", rows, **about, settings=asked)
     table.write_page(out, "long_run", "A long run", told, command, {"config": asked})
     table.answer(out, "long_run", told)
 

@@ -24,6 +24,7 @@ from advface_jax import checks, cli, data, detection, metrics
 from advface_jax.data.drawn import faces as synthetic
 from advface_jax.models import facenet
 from experiments.measure import results_file
+from experiments.measure.kept import keep_arrays, kept_arrays
 from experiments.measure.table import Spent, Table, publish
 
 FAR = 1e-3
@@ -132,10 +133,9 @@ def embed(system: advface_jax.System, crops: data.Faces, out: Path) -> np.ndarra
     """The embeddings of all faces (n,e), kept in ``out`` for the next run."""
     place = out / "embeddings.npz"
     of = hashlib.sha256(str(system.card["sha256"]).encode() + crops.images.tobytes()).hexdigest()
-    if place.exists():
-        with np.load(place) as kept:
-            if "of" in kept and str(kept["of"]) == of:
-                return kept["embeddings"]
+    kept = kept_arrays(place, ("of", "embeddings"))
+    if kept is not None and str(kept["of"]) == of:
+        return kept["embeddings"]
     parts = []
     with cli.bar("faces") as bar:
         task = bar.add_task("embedding", total=len(crops), note="")
@@ -144,7 +144,7 @@ def embed(system: advface_jax.System, crops: data.Faces, out: Path) -> np.ndarra
             bar.advance(task, len(parts[-1]))
     out.mkdir(parents=True, exist_ok=True)
     embeddings = np.concatenate(parts)
-    np.savez(place, of=np.array(of), embeddings=embeddings)
+    keep_arrays(place, {"of": np.array(of), "embeddings": embeddings})
     return embeddings
 
 

@@ -4,8 +4,9 @@
     python -m experiments.service_load -o FOLDER --rates 4 8 --seconds 60 --enrolled 100
 
 It starts ``python -m advface_jax serve`` with a new store in --out, enrols drawn faces, asks who
-they are, and writes service_load.json into --out. Each request is sent at its time, whether or not
-earlier ones are answered. Clients and service share the machine: let nothing else run on it.
+they are, and writes service_load.json and service_load.md into --out. Each request is sent at its
+time, whether or not earlier ones are answered. Clients and service share the machine: let nothing
+else run on it.
 """
 
 import io
@@ -23,7 +24,7 @@ from PIL import Image
 
 from advface_jax import checks, cli, data, system
 from experiments.fault.serving import Sent, Service, kills
-from experiments.measure.results_file import Row, surroundings
+from experiments.measure.results_file import Row, write_results
 
 ALONE = 20  # requests one after the other, whose time says what may be held
 SHARE = 0.8  # of that many a second: the first rate that is tried
@@ -61,7 +62,7 @@ def main(
             [np.asarray(extractor(x[None] / np.float32(255)), "<f4").tobytes() for x in faces],
         ),
     }
-    load_before = os.getloadavg()[0]
+    started, load_before = time.monotonic(), os.getloadavg()[0]
     with Service(out / "store", "--weights", weights) as service:
         notes: dict[str, Any] = {"start": service.told, "load_before": load_before}
         before, told = service.cpu(), {}
@@ -89,10 +90,10 @@ def main(
         for one in notes["kills"]:
             cli.answer.print(one, highlight=False, soft_wrap=True)
     asked = {"enrolled": enrolled, "seconds": seconds, "weights": weights}
-    content = {"rows": rows, "settings": asked, "notes": notes}
-    content["command"] = cli.command("experiments.service_load")
-    text = json.dumps({**content, **surroundings()}, indent=1)
-    (out / "service_load.json").write_text(text + "\n", encoding="utf-8")
+    told = "\n".join(f"* {line}" for line in (*map(_line, rows), *notes["kills"]))
+    command, spent = cli.command("experiments.service_load"), time.monotonic() - started
+    about = {"command": command, "config": asked, "seconds": spent, "text": told}
+    write_results(out, "service_load", rows, **about, notes=notes, settings=asked)
 
 
 def _rows(

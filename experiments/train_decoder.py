@@ -23,7 +23,7 @@ from advface_jax.models import channel_decoder, decoders
 from advface_jax.system import Role
 from advface_jax.training import train
 from experiments.train.decoder import DecoderTraining
-from experiments.train.faces import OfTraining, Read, in_memory
+from experiments.train.faces import OfTraining, Read, in_memory, names_sum
 from experiments.train.run import Place
 
 HELD_OUT = 64  # faces at the end of the set, never trained on: their SSIM and PSNR are the report
@@ -84,6 +84,7 @@ def main(
         "role": role,
         **origin,
         **chosen.settings(crops),
+        "names_sha256": names_sum(crops),
         "identities": len(set(crops.identities)),
         "held_out": HELD_OUT,
     }

@@ -19,6 +19,7 @@ from tyro.conf import OmitArgPrefixes
 
 import advface_jax
 from advface_jax import checks, cli
+from advface_jax.data import Pairs
 from advface_jax.defenses.defense import EPSILON
 from experiments.attack import attackers, case_rows, duetface_case, floors, frontier, joining
 from experiments.attack import rows as worst
@@ -31,6 +32,7 @@ from experiments.attack.public_faces import PublicFaces
 from experiments.attack.trained import full, on_template
 from experiments.measure import decoders, inputs, judging
 from experiments.measure.inputs import Inputs
+from experiments.measure.kept import discard
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
 from experiments.measure.table import Spent, Table, publish, setting
 
@@ -194,7 +196,8 @@ def table(
         for one in cases:
             light = [joining.label(build) for build in one.builders if build not in more]
             ours = {**settings, "attacks": light, **one.settings}
-            if kept := case_rows.read(case_rows.file(sample.out, one.name), ours, level):
+            file = case_rows.file(sample.out, one.name)
+            if kept := case_rows.read(file, _of_pairs(ours, over), level):
                 earlier += kept.seconds
             elif one.name in wanted:
                 task = bar.add_task(one.name, total=len(crops), note="")
@@ -240,6 +243,11 @@ def _check_names(names: Sequence[str]) -> None:
         seen[case_rows.slug(name)] = name
 
 
+def _of_pairs(settings: Mapping[str, Any], over: Pairs) -> dict[str, Any]:
+    """What determines finished rows; kept batches need no pairs."""
+    return {**settings, "pairs_sha256": inputs.pairs_sum(over)}
+
+
 def _measured(
     planned: Planned,
     world: World,
@@ -268,8 +276,9 @@ def _measured(
     if one.name == floors.FLOORS[0]:
         rows.append(worst.shuffled(one, found, use, people, over, sample.seed))
     seconds = found.earlier + time.monotonic() - began
-    kept = case_rows.write(case_rows.file(sample.out, one.name), settings, level, rows, seconds)
-    judging.discard(found.folder)
+    file = case_rows.file(sample.out, one.name)
+    kept = case_rows.write(file, _of_pairs(settings, over), level, rows, seconds)
+    discard(found.folder)
     return kept
 
 

@@ -13,7 +13,7 @@ from tables import FIELDS, by_method, given, is_picture, small_sample, written
 
 from advface_jax import ProtectConfig, protect, shadow_round_trip
 from experiments import ablations, random_row
-from experiments.measure import ablation_runs, judging
+from experiments.measure import ablation_runs, inputs, judging
 from experiments.measure.ablation_conditions import PARTS, conditions, default, runs
 from experiments.measure.ablation_runs import Diagnosis, snapshots
 from experiments.measure.subjects import Clipping
@@ -46,12 +46,12 @@ def files(tmp_path_factory):
 def measured(tmp_path, files):
     """``ablations.table`` of some parts, two steps and batches of three by default."""
 
-    def table(*parts, statistics: Any = "batch", **more):
+    def table(*parts, statistics: Any = "batch", of=None, **more):
         both = files["shadow", 0], files["attacker", 0]
         base = default(ProtectConfig(2, statistics=statistics), 0.2, 3, *both)
         wanted = conditions(base, parts, steps=(1, 2, 3), batches=(4,), epsilons=(0.3,), **more)
         sample = small_sample(tmp_path / "out")
-        return ablations.table(SYSTEM, given(), sample, base, wanted, parts)
+        return ablations.table(SYSTEM, of or given(), sample, base, wanted, parts)
 
     return table
 
@@ -131,6 +131,26 @@ def test_what_is_finished_is_not_measured_again(measured, monkeypatch):
     second = by_method(measured("batch"))
     assert len(batches) == 5, "two batches of 4 more"
     assert all(second[name] == r for name, r in first.items()) and "batches of 4" in second
+
+
+def test_other_pairs_of_the_same_faces_are_other_rows(measured):
+    first = by_method(measured())["AdvFace, default"]
+    faces = given()
+    other = inputs.draw(faces.faces, None, seed=1)
+    second = by_method(measured(of=faces._replace(pairs=other)))["AdvFace, default"]
+    assert second["ssim"] == first["ssim"] and second["acc_ci"] != first["acc_ci"]
+
+
+def test_a_run_killed_before_its_unprotected_row_goes_on(measured, tmp_path):
+    """Each row has a file; the run's others, with which it shares a program, have theirs."""
+    first = by_method(measured())
+    rows = (tmp_path / "out" / ".ablations").glob("*.json")
+    (bare,) = (file for file in rows if "floor" in file.read_text())
+    bare.unlink()
+    second = by_method(measured())
+    assert second.keys() == first.keys()
+    for name in ("ssim", "acc", "shadow_l1"):
+        assert second["Unprotected"][name] == pytest.approx(first["Unprotected"][name], rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,8 @@ def test_everyone_reads_every_case(tmp_path, monkeypatch):
     monkeypatch.setattr(decoy_readings, "_batch", None)  # a second run measures nothing again
     again = run(small_sample(tmp_path), cases, beside=True)
     assert [r["cosine"] for r in again.rows[:-1]] == [r["cosine"] for r in table.rows[:-1]]
+    assert again.spent.earlier > 0 and again.spent.total > again.spent.now
+    assert all(r["seconds"] > 0 for r in again.rows[:5]), "of the sitting that measured them"
     publish(table, tmp_path)
     assert is_picture(tmp_path / "decoys.png") and is_picture(tmp_path / "front.png")
     assert not (tmp_path / ".batches").exists(), "embeddings of faces"

@@ -71,7 +71,7 @@ def test_the_same_set_in_another_type_has_every_item(faces, tmp_path):
     write(tmp_path / "f32", faces, dtype="f32", names=True, seed=0, labels="original")
     exact = open_features(tmp_path / "f32")
     for dtype in ("bf16", "int8"):
-        again = dtypes._again(exact, tmp_path / dtype, dtype)
+        again = dtypes._again(exact, tmp_path / dtype, dtype, CARD)
         assert len(again) == len(exact) == 10 and again.card["left_out"] == 0
         assert np.abs(again.features(range(10)) - exact.features(range(10))).max() < 0.1
 

@@ -148,6 +148,18 @@ def test_another_run_is_refused_and_a_finished_one_is_left_alone(tmp_path, capsy
         Mixing(tmp_path, {}, save_every=0)
 
 
+def test_faces_are_compared_with_those_of_a_run_that_kept_their_names(tmp_path):
+    old = {"seed": 4}
+    new, other = ({"seed": 4, "names_sha256": names} for names in ("01", "02"))
+    run = Mixing(tmp_path, old)
+    run.to_the_end()
+    again = Mixing(tmp_path, new)
+    assert again.resume() and again.step == run.step, "an old run has no such entry"
+    again.save()
+    with pytest.raises(ValueError, match=r"other settings \(names_sha256\): give another --out"):
+        Mixing(tmp_path, other).resume()
+
+
 # -- the experiment: nine faces, two held out, three steps an epoch ---------------------------
 
 SETTINGS: dict[str, Any] = {"decoder": "transrec", "width": 4, "batch": 2, "epochs": 2, "limit": 9}
@@ -246,6 +258,24 @@ def test_broken_faces_of_a_large_set_are_replaced_and_listed(small, crops, tmp_p
     assert document["notes"]["loading"]["read"] == "disk"
     assert document["notes"]["refused"].keys() == {names[0], names[-1]}
     assert document["rows"][0]["n"] == 1
+
+
+def test_a_run_is_of_its_faces(small, crops, tmp_path, monkeypatch):
+    """Nine other faces in a folder of the same name are another run."""
+    places = []
+
+    def made(*given):
+        places.append(given[-1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_decoder, "DecoderTraining", made)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "out", faces=str(crops))
+        first = next(crops.rglob("*.png"))
+        first.rename(first.with_name("other.png"))
+    one, other = (place.settings for place in places)
+    assert {k for k in one if one[k] != other[k]} == {"names_sha256"}
 
 
 def test_too_few_faces_and_bad_conditions_are_refused(small, tmp_path):

@@ -135,6 +135,22 @@ def test_what_is_measured_stays_measured(tmp_path):
     assert place.name == "random-ball.json"
 
 
+def test_rows_of_other_pairs_of_the_same_faces_are_not_taken(files, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(case_rows, "read", lambda file, key, level: asked.append(key))
+    monkeypatch.setattr(worst_case, "_measured", lambda *given: case_rows.Kept([], 0.0, ""))
+    faces = given()
+    for seed in (0, 1, 0):
+        of = faces._replace(pairs=inputs.draw(faces.faces, None, seed))
+        more = small_sample(tmp_path), Ascent(steps=1)
+        with pytest.raises(IndexError):  # a table of no row
+            worst_case.table(world(files), of, *more, **files, only=FLOORS[:1])
+    first, second, again = asked[:: len(asked) // 3]
+    assert first == again != second
+    differing = {k for k in first if first[k] != second[k]}
+    assert differing == {"pairs_sha256"}
+
+
 def test_two_defences_do_not_share_a_file():
     worst_case._check_names(["AdvFace", "噪声", "шум", "Ψ", "Random (ball)"])
     for two in (("AdvFace", "AdvFace"), ("Noise 0.1", "Noise 0,1")):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advface_jax import cli, data, metrics, networks, sharding
+from advface_jax import cli, data, networks, sharding
 from advface_jax.attacks import Attack, pictures
 from advface_jax.models import decoders
 from advface_jax.system import read_decoder, write_decoder
@@ -19,7 +19,7 @@ from experiments.attack import joining
 from experiments.attack.case_rows import slug
 from experiments.attack.knowing import Known
 from experiments.measure.decoders import digest
-from experiments.train.decoder import MEASURES, DecoderTraining
+from experiments.train.decoder import DecoderRun, likeness
 from experiments.train.run import Place
 
 HELD_OUT = 16
@@ -112,7 +112,7 @@ class Adaptive:
         return dataclasses.replace(pictures.decoded(self.name, decoder, ours.code), cost=cost)
 
 
-class _Training(DecoderTraining):
+class _Training(DecoderRun):
     """On features that were protected once, before the training."""
 
     SHOWN = "held-out SSIM {ssim:.3f}, PSNR {psnr:.2f} dB"
@@ -128,8 +128,7 @@ class _Training(DecoderTraining):
     ):
         public, self.known, self.chosen = known.world.public, known, chosen
         crops, held = public.select(chosen), public.select(range(len(chosen), len(public)))
-        front = known.world.system.extractor  # not used: what it makes is protected already
-        super().__init__(front, crops, held, size, config, place, start)
+        super().__init__(crops, held, size, config, place, start)
 
     def advance(self, one: data.Batch) -> jax.Array:
         stored = sharding.split(self.known.stored[self.chosen[one.indices]], self.mesh)
@@ -142,8 +141,7 @@ class _Training(DecoderTraining):
         decoder = step.finished(self.trainer, self.state)
         held = jnp.asarray(self.known.stored[len(self.crops) :])
         pictures = np.asarray(train.reconstruct(self.held.images, train.Given(held), decoder))
-        truth = self.held.images.astype(np.float32) / 255
-        means = {k: float(getattr(metrics, k)(pictures, truth).mean()) for k in MEASURES}
+        means = likeness(pictures, self.held.images)
         return {"epoch": self.step // self.per_epoch, **means}
 
     def write_decoder(self, file: Path) -> None:

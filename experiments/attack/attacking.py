@@ -1,6 +1,5 @@
 """Attacks on one defence, batch by batch: what they read off every stored item."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advface_jax import lock, metrics, sharding
+from advface_jax import metrics, sharding
 from advface_jax.attacks import Attack
 from advface_jax.data import Faces
 from advface_jax.defenses import decoys
 from experiments.attack.knowing import Against, World
 from experiments.measure.compared import Case, called
-from experiments.measure.judging import folder_of, keep_arrays, kept_arrays, keys_of
+from experiments.measure.judging import keys_of
+from experiments.measure.kept import Arrays, Batch, folder_of, kept
 
 LIKENESS = ("ssim", "psnr", "mse")
 
@@ -70,33 +70,20 @@ def attacked(
     )
     plain = [one.attack if isinstance(one, Against) else one for one in attacks]
     folder = folder_of(keep, {**settings, "case": case.name, "attacks": [a.name for a in plain]})
-    wanted = ["served", "probes", "seconds"]
+    wanted = ["served", "probes"]
     for i, one in enumerate(plain):
         wanted += [f"{i}.seen", f"{i}.known"]
         wanted += [f"{i}.{k}" for k in (*LIKENESS, "replayed") if one.reads == "picture"]
-    parts, earlier = [], 0.0
-    with lock.only_writer(folder):  # two runs would take each other's unfinished files
-        for start in range(0, len(faces), batch):
-            file = folder / f"{start:06d}.npz"
-            real = min(batch, len(faces) - start)
-            kept = kept_arrays(file, wanted)
-            if kept is None:
-                began = time.monotonic()
-                chosen = np.resize(np.arange(start, start + real), batch)  # padding repeats, masked
-                mask = (np.arange(batch) < real).astype(np.float32)
-                given = faces.batch(chosen), mask, keys_of(seed, chosen)
-                given = sharding.split(given, mesh)
-                found = _batch(
-                    case, attacks, world, (client, extractor), photographs, start, mesh, given
-                )
-                kept = {k: np.asarray(v)[:real] for k, v in found.items()}
-                kept["seconds"] = np.array(time.monotonic() - began)
-                keep_arrays(file, kept)
-            else:
-                earlier += float(kept["seconds"])
-            parts.append(kept)
-            progress(real)
-    whole = {k: np.concatenate([part[k] for part in parts]) for k in wanted if k != "seconds"}
+
+    def make(one: Batch) -> Arrays:
+        given = faces.batch(one.chosen), one.mask, keys_of(seed, one.chosen)
+        given = sharding.split(given, mesh)
+        place = client, extractor
+        found = _batch(case, attacks, world, place, photographs, one.start, mesh, given)
+        return {k: np.asarray(v)[: one.real] for k, v in found.items()}
+
+    done = kept(folder, len(faces), batch, wanted, make, lambda one, _: progress(one.real))
+    whole = {k: np.concatenate([part[k] for part in done.parts]) for k in wanted}
     reads = []
     for i, one in enumerate(plain):
         likeness = replayed = None
@@ -104,7 +91,7 @@ def attacked(
             likeness = {k: whole[f"{i}.{k}"] for k in LIKENESS}
             replayed = whole[f"{i}.replayed"]
         reads.append(Read(whole[f"{i}.seen"], whole[f"{i}.known"], likeness, replayed))
-    return Attacked(whole["served"], whole["probes"], reads, earlier, folder)
+    return Attacked(whole["served"], whole["probes"], reads, done.earlier, folder)
 
 
 class Photographs:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from experiments.measure.results_file import Row, surroundings
+from experiments.measure.results_file import Row, surroundings, write_whole
 
 Level = Literal["light", "full"]
 
@@ -45,12 +45,9 @@ def read(path: Path, settings: Mapping[str, Any], level: Level) -> Kept | None:
 def write(
     path: Path, settings: Mapping[str, Any], level: Level, rows: Sequence[Row], seconds: float
 ) -> Kept:
-    """Writes them at once, so that a stopped run leaves no half of a file."""
+    """Writes them at once."""
     where = surroundings()
     document = {"settings": settings, "attackers": level, "seconds": seconds, **where}
     document["rows"] = list(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    unfinished.rename(path)
+    write_whole(path, json.dumps(document, indent=1))
     return Kept(list(rows), seconds, where["hardware"])

@@ -17,6 +17,7 @@ from advface_jax.models import sface
 from experiments.attack import maps
 from experiments.measure.compared import Case, Store, case, protected
 from experiments.measure.judging import keys_of
+from experiments.measure.kept import batches
 
 STITCHED = 60  # public faces that a stitch learns from: more gain nothing
 PATCHES = (1, 5)  # sides through which further stitches see z; the first one's is 3
@@ -45,12 +46,7 @@ class World:
 
     def of_public(self, network: Callable[[jax.Array], jax.Array], n: int | None = None):
         """``network`` of the first n public faces, float16."""
-        parts, n = [], min(n or len(self.public), len(self.public))
-        for start in range(0, n, self.batch):
-            chosen = np.resize(np.arange(start, min(start + self.batch, n)), self.batch)
-            pixels = self.public.batch(chosen)
-            parts.append(np.asarray(of_pixels(network, pixels)).astype(np.float16))
-        return np.concatenate(parts)[:n]
+        return of_faces(network, self.public, self.batch, n)
 
     @property
     def sibling(self) -> advface_jax.System:
@@ -266,6 +262,15 @@ def built(build: Builder, known: Known) -> Attack | Against | None:
             "wanted an advface_jax.attacks.Attack, or None where it does not apply"
         )
     return found
+
+
+def of_faces(network: Any, faces: data.Faces, batch: int, n: int | None = None) -> np.ndarray:
+    """A network of the first n faces, float16."""
+    parts = [
+        np.asarray(of_pixels(network, faces.batch(chosen)))[:real].astype(np.float16)
+        for _, real, chosen, _ in batches(min(n or len(faces), len(faces)), batch)
+    ]
+    return np.concatenate(parts)
 
 
 @jax.jit

@@ -109,8 +109,8 @@ def row(
     people: Sequence[str],
     over: Pairs,
     how: Mapping[str, Any],
-) -> tuple[Row, Any]:
-    """One family, and the folder of its batches; ``bare`` is what the public Ψ makes of the
+) -> tuple[Row, decoy_readings.Measured]:
+    """One family, and what was read of it; ``bare`` is what the public Ψ makes of the
     photographs."""
     psi, shape = world.network.server, world.pattern.shape
     own, *others = (
@@ -157,4 +157,4 @@ def row(
     }
     for kind, (seen, known) in readings.items():
         line[kind] = metrics.identify(seen, known, people, (1e-2,)).tar(1e-2)
-    return line, found.folder
+    return line, found

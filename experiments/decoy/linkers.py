@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from advface_jax import System, attacks
 from advface_jax.attacks import linkers
 from advface_jax.data import Faces
 from advface_jax.defenses import Defense
-from experiments.attack.knowing import of_pixels
+from experiments.attack.knowing import of_faces
 from experiments.decoy import readings
 from experiments.decoy.cases import World
 
@@ -24,7 +23,7 @@ def tuned(system: System, public: Faces, batch: int) -> dict[str, attacks.Attack
     people = list(public.identities)
     if not linkers.enough(people):
         return {}
-    z = of_images(system.extractor, public.images, batch).astype(np.float32)
+    z = of_faces(system.extractor, public, batch).astype(np.float32)
     knows = ("recogniser",)
     network = system.server
     return {"Ψ tuned": linkers.tuned("Ψ tuned", network, z, people, knows, config=NEARER)}
@@ -70,12 +69,3 @@ def stolen(
         found |= named(world, other, items, who, n)
     wanted = {f"names {n}, {kind}" for n in sizes for kind in ("linear", "sibling")}
     return found, wanted - set(found)
-
-
-def of_images(network: Any, images: np.ndarray, batch: int) -> np.ndarray:
-    """A network of uint8 images, float16."""
-    parts = []
-    for start in range(0, len(images), batch):
-        chosen = np.resize(np.arange(start, min(start + batch, len(images))), batch)
-        parts.append(np.asarray(of_pixels(network, images[chosen])).astype(np.float16))
-    return np.concatenate(parts)[: len(images)]

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advface_jax import attacks, lock, metrics, networks, sharding
+from advface_jax import attacks, metrics, networks, sharding
 from advface_jax.decoy import Keyed, keyed
 from advface_jax.defenses import Defense, decoys
 from experiments.decoy.cases import Case, World
 from experiments.measure.compared import called
-from experiments.measure.judging import folder_of, keep_arrays, kept_arrays, keys_of
+from experiments.measure.judging import keys_of
+from experiments.measure.kept import Arrays, Batch, batches, folder_of, kept
 
 AMPLIFIED = (2.0, 4.0, 8.0)
 FOREIGN = 8
@@ -30,6 +31,7 @@ class Measured(NamedTuple):
       likeness: (n,) by measure.
       pictures, decoys: of the first batch, uint8; None for what has no decoy.
       folder: where the batches are kept: ``discard`` it once the results are written.
+      earlier: seconds of the batches kept from earlier sittings.
     """
 
     read: Embeddings
@@ -38,6 +40,7 @@ class Measured(NamedTuple):
     pictures: np.ndarray
     decoys: np.ndarray | None
     folder: Path | None = None
+    earlier: float = 0.0
 
 
 def measured(
@@ -60,39 +63,31 @@ def measured(
     the folder ``keep``; a run with the same ``settings`` resumes.
     """
     mesh = sharding.across(batch)
-    parts = []
     one = {"case": case and list(case), "epsilon": epsilon, "defense": networks.digest(defense)}
     folder = folder_of(keep, {**settings, **one})
     place = sharding.replicate((world, defense), mesh)
-    with lock.only_writer(folder):  # two runs would take each other's unfinished files
-        for start in range(0, len(images), batch):
-            file = folder / f"{start:06d}.npz"
-            names = kept_arrays(file, ["names"])
-            kept = names and kept_arrays(file, [str(name) for name in names["names"]])
-            real = min(batch, len(images) - start)
-            if not kept:
-                chosen = np.resize(np.arange(start, start + real), batch)  # padding repeats
-                keys = keys_of(seed, chosen)
-                mask = (np.arange(batch) < real).astype(np.float32)
-                given = sharding.split((images[chosen], keys, mask), mesh)
-                found = _batch(*place, case, epsilon, linkers or {}, start == 0, *given)
-                kept = {k: np.asarray(v)[:real] for k, v in found.items()}
-                keep_arrays(file, {**kept, "names": np.array(list(kept))})
-            parts.append(kept)
-            progress(real)
+
+    def make(one: Batch) -> Arrays:
+        given = sharding.split((images[one.chosen], keys_of(seed, one.chosen), one.mask), mesh)
+        found = _batch(*place, case, epsilon, linkers or {}, not one.start, *given)
+        return {k: np.asarray(v)[: one.real] for k, v in found.items()}
+
+    wanted, first = ("read.recogniser", "cosine.own", "like.ssim"), ("first.pictures",)
+    done = kept(folder, len(images), batch, wanted, make, lambda one, _: progress(one.real), first)
+    parts = done.parts
 
     def joined(kind: str) -> dict[str, np.ndarray]:
         named = {k.partition(".")[2]: k for k in parts[0] if k.startswith(kind)}
         return {name: np.concatenate([p[k] for p in parts]) for name, k in named.items()}
 
-    first = parts[0]
     return Measured(
         joined("read."),
         joined("cosine.")["own"],
         joined("like."),
-        first["first.pictures"],
-        first.get("first.decoys"),
+        parts[0]["first.pictures"],
+        parts[0].get("first.decoys"),
         folder,
+        done.earlier,
     )
 
 
@@ -167,9 +162,7 @@ def known(
         **(linkers or {}),
     }
     parts = []
-    for start in range(0, len(images), batch):
-        real = min(batch, len(images) - start)
-        chosen = np.resize(np.arange(start, start + real), batch)
+    for _, real, chosen, _ in batches(len(images), batch):
         pixels = sharding.split(images[chosen], mesh)
         z = called(world.network.extractor, jnp.asarray(pixels, jnp.float32) / 255)
         parts.append({name: np.asarray(read(one, z))[:real] for name, one in readers.items()})
@@ -181,13 +174,9 @@ def items(
 ) -> np.ndarray:
     """What the server stores of further faces, float16, by keys of another root."""
     parts = []
-    for start in range(0, len(images), batch):
-        real = min(batch, len(images) - start)
-        chosen = np.resize(np.arange(start, start + real), batch)
-        keys = keys_of(seed, chosen)
-        mask = jnp.asarray((np.arange(batch) < real).astype(np.float32))
+    for _, real, chosen, mask in batches(len(images), batch):
         z = called(world.network.extractor, jnp.asarray(images[chosen], jnp.float32) / 255)
-        stored = defense(z, key=keys, epsilon=epsilon, mask=mask)
+        stored = defense(z, key=keys_of(seed, chosen), epsilon=epsilon, mask=jnp.asarray(mask))
         parts.append(np.asarray(stored)[:real].astype(np.float16))
     return np.concatenate(parts)
 

@@ -22,7 +22,7 @@ class Outcome(NamedTuple):
     Attributes:
       name: of its command.
       kills, terms: SIGKILLs and SIGTERMs that met it at work.
-      badly: SIGTERMs that ended in another status than 143.
+      badly: SIGTERMs after its first output that ended it in another status than 143.
       records: of the undisturbed run.
       lost, changed, extra: records that are not there, differ, or should not be there.
     """
@@ -54,13 +54,15 @@ def disturbed(case: Case, place: Path, kills: int, rng: random.Random) -> Outcom
         last = done >= kills
         moment = LIMIT if last else rng.uniform(0.8 * begins, seconds)
         sent = signal.SIGTERM if rng.random() < 0.1 else signal.SIGKILL
+        before = _written(out)
         status = _run(case, out, place, moment, sent)
-        if status is None:  # it was killed
-            done += sent == signal.SIGKILL
-            terms += sent == signal.SIGTERM
+        if status is None:
+            done += 1
             continue
-        if status == stopping.STATUS:
+        if status in (stopping.STATUS, -signal.SIGTERM):
             terms += 1
+            # Without its handler a command can be only while it starts, before its first output.
+            badly += status != stopping.STATUS and _written(out) != before
             continue
         badly += status != 0
         got = case.records(out) if status == 0 else {}
@@ -100,12 +102,18 @@ def _peacefully(case: Case, out: Path, place: Path) -> tuple[float, float]:
     return begins, seconds
 
 
+def _written(out: Path) -> set[tuple[Path, int, int]]:
+    """What lies there, with sizes and times: it changes with every output."""
+    found = ((path, path.stat()) for path in out.rglob("*"))
+    return {(path, at.st_size, at.st_mtime_ns) for path, at in found}
+
+
 def _run(case: Case, out: Path, place: Path, moment: float, sent: signal.Signals) -> int | None:
-    """Its exit status; None if the signal met it and it ended by it."""
+    """Its exit status; None if it was killed."""
     process = _start(case, out, place)
     try:
         return process.wait(moment)
     except subprocess.TimeoutExpired:
         process.send_signal(sent)
     status = process.wait(LIMIT)
-    return None if status == -sent else status
+    return None if status == -sent and sent == signal.SIGKILL else status

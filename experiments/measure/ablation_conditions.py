@@ -162,9 +162,10 @@ def runs(rows: Sequence[Condition]) -> list[Run]:
         seen = tuple(dict.fromkeys(attackers[c.batch, _protection(c)]))
         together.setdefault((c.batch, seen), []).append(c)
     for c in rows:
-        if c.epsilon is None:  # every run has it: the first that has its attacker
-            key = next((b, seen) for b, seen in together if (c.attacker, c.clip) in seen)
-            together[key].append(c)
+        if c.epsilon is None:  # every run has it: the first that has its attacker, or its own
+            mine = c.attacker, c.clip
+            key = next(((b, seen) for b, seen in together if mine in seen), (c.batch, (mine,)))
+            together.setdefault(key, []).append(c)
     return [Run(b, _families(some), seen, tuple(some)) for (b, seen), some in together.items()]
 
 
@@ -174,9 +175,9 @@ def _protection(c: Condition) -> Any:
 
 def _families(rows: Sequence[Condition]) -> tuple[Family, ...]:
     steps: dict[Any, set[int]] = {}
-    for c in rows:
-        if c.epsilon is not None:
-            steps.setdefault(_protection(c)[:3], set()).add(c.steps)
+    protected = [c for c in rows if c.epsilon is not None]
+    for c in protected or [dataclasses.replace(rows[0], epsilon=0.0)]:  # a store of nothing is none
+        steps.setdefault(_protection(c)[:3], set()).add(c.steps)
     return tuple(
         Family(dataclasses.replace(config, steps=max(*n, 1)), epsilon, shadow, tuple(sorted(n)))
         for (config, epsilon, shadow), n in steps.items()

@@ -13,6 +13,7 @@ from advface_jax.attacks import reading
 from advface_jax.defenses import Defense, decoys
 from experiments.measure import decoders
 from experiments.measure.judging import Servers, keys_of
+from experiments.measure.kept import batches
 
 METHODS = ("pgd", "fgsm", "mifgsm")
 
@@ -123,12 +124,8 @@ def called(network: Any, *given: jax.Array) -> jax.Array:
 def protected(store: Store, items: np.ndarray, seed: int, batch: int) -> np.ndarray:
     """What a thief has of public items (n,…), float16, by keys of ``seed``."""
     parts, mesh = [], sharding.across(batch)
-    for start in range(0, len(items), batch):
-        real = min(batch, len(items) - start)
-        chosen = np.resize(np.arange(start, start + real), batch)
-        mask = (np.arange(batch) < real).astype(np.float32)
-        keys = keys_of(seed, chosen)
-        given = sharding.split((items[chosen].astype(np.float32), keys, mask), mesh)
-        stored, _ = store(*given)
+    for _, real, chosen, mask in batches(len(items), batch):
+        given = items[chosen].astype(np.float32), keys_of(seed, chosen), mask
+        stored, _ = store(*sharding.split(given, mesh))
         parts.append(np.asarray(stored)[:real].astype(np.float16))
     return np.concatenate(parts)

@@ -175,6 +175,13 @@ def shared(public: data.Faces, crops: data.Faces, on_leak: leaks.OnLeak) -> dict
     return found.counts()
 
 
+def pairs_sum(over: data.Pairs) -> str:
+    """A checksum of the pairs, for the key of a finished row: lists differ over the same faces."""
+    columns = (over.left, over.right, over.same, over.fold)
+    told = b"".join(np.asarray(one).astype("<i8").tobytes() for one in columns)
+    return hashlib.sha256(told).hexdigest()
+
+
 def distinct(identities: tuple[str, ...], most: int = 6) -> list[int]:
     """The first face of each of the first identities."""
     first = {identity: i for i, identity in reversed(list(enumerate(identities)))}

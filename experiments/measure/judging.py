@@ -2,12 +2,7 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import json
-import shutil
-import time
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from advface_jax import checks, cli, lock, metrics, sharding
+from advface_jax import checks, cli, metrics, sharding
 from advface_jax.data import Faces
 from advface_jax.models.facenet import IMAGE_SIZE
+from experiments.measure.kept import Arrays, Batch, folder_of, kept
 
 FACES = {
     "ssim": 2,
@@ -192,58 +188,37 @@ def judge(
     its number, whatever its batch.
     """
     checks.positive(batch=batch)
-    with lock.only_writer(folder := folder_of(keep, settings)):
-        return _judge(faces, subject, batch, seed, folder, progress, first)
-
-
-def _judge(
-    faces: Faces,
-    subject: Subject,
-    batch: int,
-    seed: int,
-    folder: Path,
-    progress: Callable[[int], None],
-    first: Callable[[Judged, np.ndarray], None],
-) -> Measured:
     mesh = sharding.across(batch)
     subject = sharding.replicate(subject, mesh)
-    parts: list[Judged] = []
-    pictures, seconds, earlier = np.empty(0), [], 0.0
-    for start in range(0, len(faces), batch):
-        file = folder / f"{start:06d}.npz"
-        real = min(batch, len(faces) - start)
-        wanted = (*Judged._fields, "seconds", *(["pictures"] if start == 0 else []))
-        kept = kept_arrays(file, wanted)
-        if kept is not None:
-            earlier += float(kept["seconds"])
-        else:
-            began = time.monotonic()
-            chosen = np.resize(np.arange(start, start + real), batch)  # padding repeats, masked
-            mask = (np.arange(batch) < real).astype(np.float32)
-            keys = keys_of(seed, chosen)
-            given = sharding.split((faces.batch(chosen), mask, keys), mesh)
-            judged, seen = judge_batch(*given, subject)
-            kept = {
-                name: np.asarray(array).take(range(real), FACES[name])
-                for name, array in judged._asdict().items()
-            }
-            if start == 0:
-                kept["pictures"] = np.asarray(seen)[:, :, :real]
-            kept["seconds"] = np.array(time.monotonic() - began)
-            keep_arrays(file, kept)
-        if start == 0:
-            pictures = kept.pop("pictures")
-        seconds.append(float(kept.pop("seconds")))
-        parts.append(Judged(**kept))
-        progress(real)
-        if start == 0:
-            first(parts[0], pictures)
-    joined = {
-        name: np.concatenate([getattr(part, name) for part in parts], axis=axis)
-        for name, axis in FACES.items()
-    }
-    rate = min(batch, len(faces)) / max(float(np.median(seconds)), 1e-9)
-    return Measured(Judged(**joined), pictures, earlier, rate, folder)
+
+    def make(one: Batch) -> Arrays:
+        keys = keys_of(seed, one.chosen)
+        given = sharding.split((faces.batch(one.chosen), one.mask, keys), mesh)
+        judged, seen = judge_batch(*given, subject)
+        found = {
+            name: np.asarray(array).take(range(one.real), FACES[name])
+            for name, array in judged._asdict().items()
+        }
+        shown = {} if one.start else {"pictures": np.asarray(seen)[:, :, : one.real]}
+        return found | shown
+
+    def advance(one: Batch, arrays: Arrays) -> None:
+        progress(one.real)
+        if not one.start:
+            first(_judged([arrays]), arrays["pictures"])
+
+    folder = folder_of(keep, settings)
+    found = kept(folder, len(faces), batch, Judged._fields, make, advance, first=("pictures",))
+    rate = min(batch, len(faces)) / max(float(np.median(found.seconds)), 1e-9)
+    pictures = found.parts[0]["pictures"]
+    return Measured(_judged(found.parts), pictures, found.earlier, rate, folder)
+
+
+def _judged(parts: Sequence[Arrays]) -> Judged:
+    """The batches in one."""
+    return Judged(
+        **{k: np.concatenate([part[k] for part in parts], axis) for k, axis in FACES.items()}
+    )
 
 
 def measure(faces: Faces, subject: Subject, **how: Any) -> Measured:
@@ -267,40 +242,7 @@ def exactly(precision: str):
         yield
 
 
-def discard(*folders: Path) -> None:
-    """Removes kept batches, which hold an embedding of every face; those of other runs stay."""
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)  # a second process may have come after the first
-        with contextlib.suppress(OSError):  # other runs' batches lie there
-            folder.parent.rmdir()
-
-
-def folder_of(keep: Path, settings: Mapping[str, Any]) -> Path:
-    """Where a run with these ``settings`` keeps its batches."""
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    folder = keep / key
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def keep_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a finished batch."""
-    unfinished = file.with_suffix(".tmp.npz")
-    np.savez(unfinished, **arrays)  # type: ignore[arg-type]
-    unfinished.rename(file)
-
-
 def keys_of(seed: int, items: np.ndarray) -> jax.Array:
     """The keys of items by their numbers (n,)."""
     root = jax.random.key(seed)
     return jax.vmap(jax.random.fold_in, (None, 0))(root, items.astype(np.uint32))
-
-
-def kept_arrays(file: Path, wanted: Sequence[str]) -> dict[str, np.ndarray] | None:
-    """A kept batch; None when it is missing or damaged, and is then measured again."""
-    try:
-        with file.open("rb") as opened, np.load(opened) as arrays:
-            return {name: arrays[name] for name in wanted}
-    # A damaged archive can name any compression or encryption.
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
-        return None

@@ -56,10 +56,10 @@ def write_results(
     seconds: float,
     notes: Mapping[str, Any] | None = None,
     text: str,
+    **beside: Any,
 ) -> None:
     """Writes ``NAME.md`` and, last and whole, ``NAME.json`` (rows, config, notes, command,
-    surroundings, time)."""
-    out.mkdir(parents=True, exist_ok=True)
+    surroundings, time, and what is ``beside`` them)."""
     document = {
         "rows": list(rows),
         "config": dict(config),
@@ -67,6 +67,7 @@ def write_results(
         "command": command,
         "seconds": round(seconds, 1),
         **surroundings(),
+        **beside,
     }
     # The ends of an interval on one line: thousands of them are written.
     lines = re.sub(
@@ -74,12 +75,17 @@ def write_results(
         lambda found: f"[{' '.join(found[1].split())}]",
         json.dumps(document, indent=2, allow_nan=False),
     )
-    written = {"md": text, "json": lines}
-    for ending, content in written.items():
-        part = out / f".{name}.{ending}.part"
-        # A file name of other bytes than UTF-8 may stand in the command.
-        part.write_text(content + "\n", encoding="utf-8", errors="backslashreplace")
-        part.replace(out / f"{name}.{ending}")
+    write_whole(out / f"{name}.md", text + "\n")
+    write_whole(out / f"{name}.json", lines + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file, and its folder, so that a stopped run leaves no half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    # A file name of other bytes than UTF-8 may stand in a command.
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    part.replace(path)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -9,7 +9,7 @@ from rich.table import Table as Shown
 
 from advface_jax import cli
 from experiments import page
-from experiments.measure.judging import discard
+from experiments.measure.kept import discard
 from experiments.measure.results_file import Row, markdown, surroundings, write_results
 
 HOW_TO_READ = (

@@ -20,14 +20,17 @@ from experiments.train.run import Place, Run
 MEASURES = ("ssim", "psnr", "mse")
 
 
-class DecoderTraining(Run):
-    """A decoder in training on ``crops``, measured on the faces ``held`` out, kept in ``out``."""
+def likeness(pictures: np.ndarray, faces: np.ndarray) -> dict[str, float]:
+    """The mean SSIM, PSNR and MSE of pictures (n,160,160,3) in [0,1] with faces, uint8."""
+    truth = faces.astype(np.float32) / 255
+    return {k: float(getattr(metrics, k)(pictures, truth).mean()) for k in MEASURES}
 
-    SHOWN = "epoch {epoch:.0f}: held-out SSIM {ssim:.3f}, PSNR {psnr:.2f} dB"
+
+class DecoderRun(Run):
+    """A decoder in training to draw ``crops``, measured on the faces ``held`` out."""
 
     def __init__(
         self,
-        front: train.Front,
         crops: data.Faces,
         held: data.Faces,
         size: decoders.AnyConfig,
@@ -40,6 +43,26 @@ class DecoderTraining(Run):
         self.trainer, state = train.start(size, config, len(crops), decoder)
         per_epoch = step.steps_per_epoch(len(crops), config.batch)
         super().__init__(state, crops, config.batch, per_epoch, config.epochs, config.seed, place)
+
+    def note(self) -> str:
+        return f"L1 {np.mean(self.losses[-50:]):.4f}"
+
+
+class DecoderTraining(DecoderRun):
+    """On what ``front`` makes of each face, read as it is needed; kept in ``out``."""
+
+    SHOWN = "epoch {epoch:.0f}: held-out SSIM {ssim:.3f}, PSNR {psnr:.2f} dB"
+
+    def __init__(
+        self,
+        front: train.Front,
+        crops: data.Faces,
+        held: data.Faces,
+        size: decoders.AnyConfig,
+        config: train.TrainConfig,
+        place: Place,
+    ):
+        super().__init__(crops, held, size, config, place)
         self.front = sharding.replicate(front, self.mesh)
         self.loading: dict[str, Any] = {}  # the rates of this sitting
 
@@ -48,9 +71,6 @@ class DecoderTraining(Run):
         self.refused |= {self.crops.names[i]: reason for i, reason in one.refused}
         self.state, loss = train.train_step(self.state, one.values, self.front, self.trainer)
         return loss
-
-    def note(self) -> str:
-        return f"L1 {np.mean(self.losses[-50:]):.4f}"
 
     @functools.cached_property
     def held_out(self) -> np.ndarray:
@@ -86,9 +106,7 @@ class DecoderTraining(Run):
         for at in range(0, len(self.held_out), size):
             pixels = self.held_out[at : at + size]
             parts.append(train.reconstruct(pixels, self.front, decoder, seed=at))
-        pictures = np.concatenate(parts)
-        truth = self.held_out.astype(np.float32) / 255
-        means = {k: float(getattr(metrics, k)(pictures, truth).mean()) for k in MEASURES}
+        means = likeness(np.concatenate(parts), self.held_out)
         return {"epoch": self.step // self.per_epoch, **means}
 
     def write(self, kind: str, role: str) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from advface_jax.data.batches import Readable
 from advface_jax.models.facenet import Extractor
 from advface_jax.training import finetune, step
 from experiments.measure import inputs
+from experiments.measure.kept import keep_arrays, kept_arrays
 from experiments.train.run import Place, Run, leaves, refilled
 
 EMBEDDED = 32  # faces at a time where nothing is trained
@@ -72,13 +72,10 @@ def bottlenecks(
     size = min(EMBEDDED, len(items))
     parts: list[np.ndarray] = []
     refused: dict[int, str] = {}
-    while keep and (file := keep / f"{len(parts):06d}.npz").is_file():
-        try:
-            with np.load(file) as kept:
-                part, why = kept["values"], zip(kept["refused"], kept["reasons"], strict=True)
-        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
-            break  # damaged: it is computed again
-        parts.append(part)
+    wanted = "values", "refused", "reasons"
+    while keep and (kept := kept_arrays(keep / f"{len(parts):06d}.npz", wanted)):
+        parts.append(kept["values"])
+        why = zip(kept["refused"], kept["reasons"], strict=True)
         refused |= {int(i): str(reason) for i, reason in why}
     with cli.bar("faces") as bar:
         done = sum(map(len, parts))
@@ -92,11 +89,9 @@ def bottlenecks(
             refused |= dict(one.refused)
             if keep:
                 keep.mkdir(parents=True, exist_ok=True)
-                unfinished = keep / ".unfinished.npz"
                 rows, reasons = zip(*one.refused, strict=True) if one.refused else ((), ())
                 why = {"refused": np.array(rows, np.int64), "reasons": np.array(reasons, str)}
-                np.savez(unfinished, values=values, **why)
-                unfinished.rename(keep / f"{one.step:06d}.npz")
+                keep_arrays(keep / f"{one.step:06d}.npz", {"values": values, **why})
             done += len(values)
             rate = (done - since) / max(time.monotonic() - began, 1e-9)
             bar.update(task, completed=done, note=f"{rate:.1f} faces/s")

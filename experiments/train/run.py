@@ -90,8 +90,10 @@ class Run(abc.ABC):
             return False
         tree, card = checkpoint.restore(place)
         held = card.get("settings") or {}
-        if held != self.settings:
-            changed = [k for k, v in self.settings.items() if held.get(k) != v]
+        # An older run of a decoder does not say which faces it had.
+        asked = {k: v for k, v in self.settings.items() if k in held or k != "names_sha256"}
+        if held != asked:
+            changed = [k for k, v in asked.items() if held.get(k) != v]
             raise ValueError(
                 f"{self.out} holds a run with other settings ({', '.join(changed)}): give another "
                 "--out, or --restart to throw it away"
