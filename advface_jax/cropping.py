@@ -209,6 +209,8 @@ def _claimed(out: Path, config: CropConfig, origin: Mapping[str, Any]) -> bool:
         except BadFile:
             raise BadFile(f"{out / CARD} is damaged; crop into another folder") from None
         made.setdefault("version", 1)
+        if "path" in card:
+            made.setdefault("path", card["path"])  # earlier cards know the photographs by name only
         differing = [k for k in sorted(card | made) if card.get(k) != made.get(k)]
         if differing:
             said = "; ".join(f"{k} {made.get(k)!r} there, {card.get(k)!r} now" for k in differing)
@@ -235,6 +237,8 @@ def _targets(source: Source, config: CropConfig) -> tuple[dict[str, str], dict[s
         other = (first.get(numbered[1]) if numbered else None) or first[stem]
         if unsafe(name) or Path(name).drive:
             refused[name] = [Row(name, "", "with an unsafe path")]
+        elif "\r" in name:
+            refused[name] = [Row(name, "", "a line break in its name: rename it")]
         elif other != name:
             refused[name] = [Row(name, "", f"duplicate name: its crop might be {other}'s")]
     return {name: stem for name, stem in stems.items() if name not in refused}, refused
@@ -351,7 +355,9 @@ def _write(path: Path, data: bytes) -> None:
 def _lines(rows: Iterable[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, "excel-tab", lineterminator="\n")
-    writer.writerows(dataclasses.astuple(row) for row in rows)
+    # csv does not quote a carriage return where lines end otherwise, and cannot read it back.
+    cells = ([cell.replace("\r", "\\r") for cell in dataclasses.astuple(row)] for row in rows)
+    writer.writerows(cells)
     return text.getvalue()
 
 

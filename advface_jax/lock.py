@@ -26,7 +26,7 @@ def only_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
     ``flock`` on (NFS since Linux 2.6.12 does).
 
     Raises:
-      ValueError: another process holds it.
+      ValueError: another process holds it, or the disk has no locks.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,16 +48,23 @@ def _locked(file: Path) -> int:
         held = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             who = os.read(held, 32).decode("ascii", "replace").strip()
             os.close(held)
             raise ValueError(
                 f"{file.parent} is being written by another process ({who or 'just begun'}): wait "
                 "for its end, or give another folder"
             ) from None
-        with contextlib.suppress(OSError):
+        except OSError as error:
+            os.close(held)
+            raise ValueError(
+                f"{file} cannot be locked ({error.strerror}): give a folder on a disk that passes "
+                "flock on"
+            ) from error
+        with contextlib.suppress(FileNotFoundError):
             if os.stat(file).st_ino == os.fstat(held).st_ino:
-                os.ftruncate(held, 0)
-                os.write(held, str(os.getpid()).encode())
+                with contextlib.suppress(OSError):  # a full disk: the number is for messages only
+                    os.ftruncate(held, 0)
+                    os.write(held, str(os.getpid()).encode())
                 return held
         os.close(held)  # its holder removed it between our two calls

@@ -14,7 +14,7 @@ import pytest
 from face_files import folder, picture
 from networks import Pool, small_decoder, small_extractor
 
-from advface_jax import ProtectConfig, System, cli, defenses, lock, stopping
+from advface_jax import ProtectConfig, System, cli, defenses, detection, lock, stopping
 from advface_jax.bulk import engine, estimate
 from advface_jax.bulk.job import Job, Settings
 from advface_jax.commands import protect
@@ -38,6 +38,17 @@ def _halved(z, keys, epsilon, mask, settings, networks):
 
 def halved(system) -> Defense:
     return Defense("Halved", _halved)
+
+
+def _divided(z, keys, epsilon, mask, settings, networks):
+    return z / settings
+
+
+DIVISOR = 2.0
+
+
+def divided(system) -> Defense:
+    return Defense("Divided", _divided, settings=DIVISOR)
 
 
 def decoys(system) -> Defense:
@@ -223,6 +234,24 @@ def test_any_defence_by_name_or_function(faces, tmp_path):
     assert z["dctdp"].shape[1:] == defenses.dctdp().stores
 
 
+def test_another_setting_of_a_defence_is_another_set(faces, tmp_path, monkeypatch):
+    """Also where its networks are the same: budget, steps and the like count."""
+    changes = {"defense": "test_bulk:divided", "limit": 2}
+    engine.protect(Job(settings(faces, tmp_path / "set", **changes)))
+    engine.protect(Job(settings(faces, tmp_path / "set", **changes)))  # finished
+    monkeypatch.setattr(sys.modules[__name__], "DIVISOR", 3.0)
+    with pytest.raises(ValueError, match="another set of features .other defense_sha256"):
+        engine.protect(Job(settings(faces, tmp_path / "set", **changes)))
+
+
+def test_how_pictures_are_read_is_a_setting_where_it_is_set(faces, tmp_path, monkeypatch):
+    monkeypatch.setattr(detection, "load_detector", lambda: None)
+    ways: list[dict[str, bool]] = [{}, {"resize": True}, {"crop": True}]
+    bare, *others = (Job(settings(faces, tmp_path / "x", **way)).card for way in ways)
+    assert not {"crop", "resize"} & bare.keys(), "sets that are begun go on"
+    assert others == [bare | way for way in ways[1:]]
+
+
 def test_what_is_not_finite_is_left_out(faces, tmp_path):
     job = Job(settings(faces, tmp_path / "set", names=True))
 
@@ -297,6 +326,8 @@ def test_operations_are_those_of_the_textbook():
         (("--address", "auto"), "without --engine ray"),
         (("--shard-size", "7"), "wanted shards of whole batches"),
         (("--epsilon", "-1"), "epsilon"),
+        (("--seed", "-1"), "got seed=-1; wanted 0 or more"),
+        (("--workers", "-1"), "got workers=-1; wanted 0 or more"),
     ],
 )
 def test_what_does_not_fit_is_told_before_anything_is_loaded(words, said, run, monkeypatch):

@@ -275,6 +275,49 @@ def test_other_settings_do_not_mix(tmp_path):
         crop(photos, mine)
 
 
+def test_photographs_of_another_folder_of_that_name_are_not_taken_for_done(
+    tmp_path, no_network, monkeypatch
+):
+    early, late = (folder(tmp_path / y / "photos", {"a/1.png": ONE}) for y in ("2023", "2024"))
+    folder(late, {"a/1.png": TWO})
+    command.main(str(early), tmp_path / "o")
+    command.main(str(early), tmp_path / "o")
+    for photos, place in ((str(late), tmp_path), (".", late)):
+        monkeypatch.chdir(place)
+        with pytest.raises(ValueError, match="other settings .*path '.*2023/photos' there"):
+            command.main(photos, tmp_path / "o")
+
+
+@pytest.mark.parametrize(("given", "name"), [("photos", "photos"), (".", "")])
+def test_crops_of_an_earlier_version_go_on_by_name(tmp_path, no_network, monkeypatch, given, name):
+    photos = folder(tmp_path / "photos", {"a/1.png": ONE})
+    monkeypatch.chdir(photos if given == "." else tmp_path)
+    command.main(given, tmp_path / "o")
+    card = tmp_path / "o" / "crops.json"
+    earlier = json.loads(card.read_text())
+    del earlier["path"]
+    assert earlier["photos"] == name
+    card.write_text(json.dumps(earlier))
+    before = (tmp_path / "o" / "a" / "1.jpg").stat().st_mtime_ns
+    command.main(given, tmp_path / "o")
+    assert (tmp_path / "o" / "a" / "1.jpg").stat().st_mtime_ns == before
+
+
+def test_a_carriage_return_in_a_name_leaves_a_list_that_can_be_read(tmp_path, no_network, capsys):
+    files = {"a/1.png": ONE, "a/b\rc.png": ONE, "a/d\re.heic": b"x", "a/f\tg.png": ONE}
+    photos = folder(tmp_path / "p", files)
+    for _ in range(2):
+        command.main(str(photos), tmp_path / "o")
+        assert "2 crops of 4 photographs" in capsys.readouterr().out
+        found = {row.file: row.status for row in cropping.read_report(tmp_path / "o")}
+        assert found == {
+            "a/1.png": "cropped",
+            "a/b\\rc.png": "a line break in its name: rename it",
+            "a/d\\re.heic": "not read as .heic: save it as JPEG or PNG",
+            "a/f\tg.png": "cropped",
+        }
+
+
 def test_nothing_is_written_outside(tmp_path):
     names = ("../../up.png", "/root.png", "a/../../b.png", "fine/a.png")
     photos, out = archive(tmp_path / "evil.zip", dict.fromkeys(names, ONE)), tmp_path / "x/y/o"

@@ -129,9 +129,45 @@ def test_a_stopped_writing_resumes_to_the_same_set(faces, tmp_path):
     assert np.array_equal(ours.features(range(10)), theirs.features(range(10)))
     assert ours.identities == theirs.identities and not (out / UNFINISHED).exists()
     write(out, faces, seed=3, protect=None)  # finished: nothing is protected again
-    for others, seed in ((faces, 4), (faces.select(range(8)), 3)):
-        with pytest.raises(ValueError, match="holds another set"):
-            write(out, others, seed=seed)
+    for others, changes, differing in (
+        (faces, {"labels": "none"}, "labels"),
+        (faces, {"card": {**CARD, "crop": True}}, "crop"),
+        (faces.select(range(8)), {}, "faces"),
+        (valued(*(f"Other_{i // 2}" for i in range(10))), {}, "faces"),
+    ):
+        with pytest.raises(ValueError, match=f"holds another set of features .other {differing}"):
+            write(out, others, seed=3, **changes)
+
+
+def test_a_finished_set_of_an_earlier_version_is_known_by_its_settings(faces, tmp_path):
+    write(tmp_path / "set", faces, seed=3)
+    card = tmp_path / "set" / "card.json"
+    earlier = json.loads(card.read_text()) | {"seed": 3}
+    del earlier["faces_sha256"]
+    card.write_text(json.dumps(earlier))
+    assert write(tmp_path / "set", faces, seed=3, protect=None) == ()
+
+
+def test_a_finished_set_does_not_tell_its_seed(faces, tmp_path):
+    """The order and a defence's draws follow from it; an unfinished one keeps it, unpublished."""
+    seed, out = 98765432109876543210, tmp_path / "set"
+
+    def mortal(pixels, mask):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(out, faces, seed=seed, protect=mortal)
+    assert str(seed) in (out / UNFINISHED).read_text()
+    write(out, faces, seed=seed)
+    assert open_features(out).card["seed"] is None
+    assert str(seed).encode() not in b"".join(path.read_bytes() for path in out.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"workers": -1}])
+def test_numbers_below_zero_are_refused_before_the_folder_is_made(faces, tmp_path, wrong):
+    with pytest.raises(ValueError, match="=-1; wanted 0 or more"):
+        write(tmp_path / "set", faces, **wrong)
+    assert not (tmp_path / "set").exists()
 
 
 @pytest.mark.parametrize("broken", [1, 4])  # in a batch of sound ones, and a last batch's only one

@@ -63,4 +63,4 @@ def build(
             f"--defense {name} returned a {type(made).__name__}; wanted an "
             "advface_jax.defenses.Defense"
         )
-    return made, {"defense": name, "defense_sha256": networks.digest(made.networks)}
+    return made, {"defense": name, "defense_sha256": networks.digest(made)}

@@ -76,7 +76,7 @@ class Settings:
             checks.bound(self.epsilon)
         limit = 1 if self.limit is None else self.limit
         checks.positive(batch=self.batch, shard_size=self.shard_size, limit=limit)
-        planning.check(self.batch, self.shard_size)
+        planning.check(self.batch, self.shard_size, self.seed, self.workers)
 
 
 class Job:
@@ -95,13 +95,18 @@ class Job:
     def __init__(self, settings: Settings, devices: Sequence[Any] | None = None):
         settings.check()
         self.settings = settings
-        how = {"listing": settings.listing, "where": settings.where, "resize": settings.resize}
         self.items = sources.open_items(
-            settings.source, crop=settings.crop, limit=settings.limit, **how
+            settings.source,
+            crop=settings.crop,
+            limit=settings.limit,
+            listing=settings.listing,
+            where=settings.where,
+            resize=settings.resize,
         )
         self.system = advface_jax.load(settings.weights)
-        some = settings.defense, self.system, settings.shadow, settings.config
-        self.defense, networks = defenses.build(*some)
+        self.defense, networks = defenses.build(
+            settings.defense, self.system, shadow=settings.shadow, config=settings.config
+        )
         self._check_fit()
         self.card = self._card(networks)
         self.devices = list(jax.local_devices() if devices is None else devices)
@@ -153,8 +158,13 @@ class Job:
 
     def begin(self) -> planning.Writing | None:
         """The set in the folder, new or begun; None if it is finished."""
-        some = self.settings.out, self.items, self.card, self.settings.shard_size, self.shape
-        writing = planning.begin(*some)
+        writing = planning.begin(
+            self.settings.out,
+            self.items,
+            settings=self.card,
+            shard_size=self.settings.shard_size,
+            shape=self.shape,
+        )
         if writing is not None:
             self.writing = writing
         return writing
@@ -193,8 +203,8 @@ class Job:
         return tuple(jax.ShapeDtypeStruct((n, *s), d, sharding=place) for s, d in shapes)
 
     def _shape(self) -> tuple[int, ...]:
-        some = *self._arguments(self.settings.batch), *self._networks
-        _, parts = jax.eval_shape(functools.partial(_one, **self._static), *some)
+        program = functools.partial(_one, **self._static)
+        _, parts = jax.eval_shape(program, *self._arguments(self.settings.batch), *self._networks)
         return parts[-1].shape[1:]
 
     def _check_fit(self) -> None:
@@ -226,6 +236,8 @@ class Job:
         s, name = self.settings, self.settings.defense
         attack = dataclasses.asdict(s.config) if name == defenses.ADVFACE else {}
         versions = {"advface_jax": advface_jax.__version__, "jax": jax.__version__}
+        # Only where they are set: sets without them were begun before their cards had these.
+        pictures = {name: True for name in ("crop", "resize") if getattr(s, name)}
         return {
             "notice": NOTICE.get(name) or OTHER.format(self.defense.name),
             **({"epsilon": self.epsilon} if self.defense.takes_epsilon else {}),
@@ -236,6 +248,7 @@ class Job:
             "versions": versions,
             **{"dtype": s.dtype, "labels": s.labels, "names": s.names, "seed": s.seed},
             "batch": s.batch,
+            **pictures,
         }
 
 

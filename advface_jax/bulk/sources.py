@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +82,4 @@ def open_items(source: str, *, crop: bool, limit: int | None, **options: Any) ->
     opened = data.open_source(source)
     if not len(opened):
         raise ValueError(f"{source} holds no photograph")
-    names, identities = opened.names[:limit], opened.identities[:limit]
-    some = dataclasses.replace(opened, names=names, identities=identities)
-    return Photographs(some, detection.load_detector(), cropping.CropConfig())
+    return Photographs(opened.first(limit), detection.load_detector(), cropping.CropConfig())

@@ -8,7 +8,6 @@ The other commands read FACES.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
 from pathlib import Path
@@ -71,12 +70,12 @@ def main(
         first = "; skipped: {}: {}".format(*source.skipped[0]) if source.skipped else ""
         kinds = ", ".join(sorted(SUFFIXES))
         raise ValueError(f"{photos} holds no photograph ({kinds}){first}")
-    if limit is not None:
-        names, identities = source.names[:limit], source.identities[:limit]
-        source = dataclasses.replace(source, names=names, identities=identities)
+    source = source.first(limit)
     cli.loading("the detector")
     network = detection.load_detector(detector)
     origin = {"photos": Path(photos).name, "detector": Path(detector).name}
+    if Path(photos).exists():  # two folders may have one name, and the same files in them
+        origin["path"] = str(Path(photos).resolve())
 
     began = time.monotonic()
     with cli.bar("photos") as bar:

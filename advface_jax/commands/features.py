@@ -55,8 +55,8 @@ def main(
       batch: Faces protected together.
       limit: Use only the first so many faces.
       resize: Take square pictures of other sizes too (insightface's have 112×112).
-      seed: Of the records' order. By default it is drawn anew and forgotten, since with the order
-        and the data set anyone could name the records.
+      seed: Of the records' order: a secret, since with the order and the data set anyone could name
+        the records. The finished set does not hold it. By default drawn anew and forgotten.
       shard_size: Faces a file, a multiple of --batch.
       workers: Threads that read faces ahead.
     """

@@ -76,8 +76,9 @@ def main(
       labels: pseudonyms: a number a person. original: the data set's own labels. none: none.
       names: Keep the files' names and their order. Names reveal people.
       batch: Faces protected together on a device. It changes the result.
-      seed: Of the records' order and the defence's draws. By default drawn anew and forgotten,
-        since with the order and the data set anyone could name the records.
+      seed: Of the records' order and the defence's draws: a secret, with which anyone who has the
+        data set could name the records, and take the noise off again. The finished set does not
+        hold it. By default drawn anew and forgotten.
       shard_size: Faces a file, a multiple of --batch.
       workers: Threads that read faces ahead.
       dry_run: Say what it will take (operations, bytes, memory, time) and write nothing.

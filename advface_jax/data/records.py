@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -52,6 +53,11 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def first(self, limit: int | None) -> Source:
+        """The first so many images of it; all of them for None."""
+        names, identities = self.names[:limit], self.identities[:limit]
+        return dataclasses.replace(self, names=names, identities=identities)
 
 
 def counted(reasons: Iterable[str]) -> str:

@@ -20,6 +20,8 @@ from advface_jax.data.feature_sets import chunks, reading
 from advface_jax.data.feature_sets.reading import beside_shard
 
 Labels = Literal["none", "pseudonyms", "original"]
+_FOUND = ("format", "shape", "records", "people", "left_out", "shards", "faces_sha256")
+"""What ``finish`` adds to the settings in a card."""
 
 
 class Items(Protocol):
@@ -133,8 +135,11 @@ class Writing:
         return True
 
 
-def check(batch: int, shard_size: int) -> None:
-    """ValueError unless shards are of whole batches."""
+def check(batch: int, shard_size: int, seed: int | None, workers: int) -> None:
+    """ValueError unless shards are of whole batches, and seed and workers are no less than 0."""
+    for name, number in (("seed", 0 if seed is None else seed), ("workers", workers)):
+        if number < 0:
+            raise ValueError(f"got {name}={number}; wanted 0 or more")
     if batch < 1 or shard_size < 1 or shard_size % batch:
         raise ValueError(
             f"got shard_size={shard_size}, batch={batch}; wanted shards of whole batches, as "
@@ -173,18 +178,21 @@ def begin(
     shard_size: int,
     shape: tuple[int, ...] = reading.SHAPE,
 ) -> Writing | None:
-    """The folder's unfinished set, or a new one; None for a finished set of the same settings."""
-    listed = hashlib.sha256("\n".join((*items.names, *items.identities)).encode()).hexdigest()
+    """The folder's unfinished set, or a new one; None for a finished one of the same items and
+    settings, but for the seed, which a finished set does not tell."""
+    listed = _listed(items)
     settings = json.loads(json.dumps(settings))
     kept = {**settings, "shard_size": shard_size}
     unfinished = folder / reading.UNFINISHED
     if (folder / "card.json").is_file():
-        card = reading.read_card(folder)
-        held = card.get("records", 0) + card.get("left_out", 0)
-        if {k: card.get(k) for k in kept} == kept and held == len(items):
+        differing = _differing(reading.read_card(folder), kept, len(items), listed)
+        if not differing:
             unfinished.unlink(missing_ok=True)  # a kill just before the end left it
             return None
-        raise ValueError(f"{folder} holds another set of features: give another folder")
+        raise ValueError(
+            f"{folder} holds another set of features (other {', '.join(differing)}): give another "
+            "folder"
+        )
     if unfinished.is_file():
         plan = reading.read_json(unfinished)
         if plan.get("settings") != kept or plan.get("faces") != listed:
@@ -199,18 +207,38 @@ def begin(
     return Writing(folder, items, settings, shard_size, shape, plan["order"])
 
 
+def _listed(items: Items) -> str:
+    """The sha256 of all names and identities."""
+    return hashlib.sha256("\n".join((*items.names, *items.identities)).encode()).hexdigest()
+
+
+def _differing(
+    card: Mapping[str, Any], wanted: Mapping[str, Any], items: int, listed: str
+) -> list[str]:
+    """In what a finished set's card differs from these settings and items; [] for the same set."""
+    settings = sorted((card.keys() | wanted.keys()) - {*_FOUND, "seed"})
+    differing = [name for name in settings if card.get(name) != wanted.get(name)]
+    held = card.get("records", 0) + card.get("left_out", 0)
+    # An earlier version's card has no sum of the names.
+    same = held == items and card.get("faces_sha256", listed) == listed
+    return differing if same else [*differing, "faces"]
+
+
 def finish(writing: Writing) -> None:
-    """The card, with which the set is whole; the secret order goes."""
+    """The card, with which the set is whole; the secret order goes, and so does a seed that was
+    given: order and draws follow from it."""
     shards = [beside_shard(writing.folder, shard) for shard in range(writing.total)]
     full = {
         "format": reading.FORMAT,
         **writing.settings,
+        "seed": None,
         "shape": list(writing.shape),
         "records": sum(s["records"] for s in shards),
         "people": len({x for s in shards for x in s["labels"] or ()}) or None,
         "left_out": sum(s["left_out"] for s in shards),
         "shards": writing.total,
         "shard_size": writing.shard_size,
+        "faces_sha256": _listed(writing.items),
     }
     write_json(writing.folder / "card.json", full)
     (writing.folder / reading.UNFINISHED).unlink()

@@ -52,17 +52,18 @@ def write_features(
       labels: "pseudonyms" are numbers, one a person; "original" the data set's own words; "none"
         nothing.
       names: Keep the files' names, and their order. Names reveal people.
-      seed: Of the records' order; None draws it from the system's entropy and forgets it.
+      seed: Of the records' order, ≥ 0; None draws it from the system's entropy. It is a secret,
+        with which anyone who has the faces could name the records: the finished set forgets it.
       shard_size: Records a shard, a multiple of ``batch``.
-      workers: Threads that read faces ahead.
+      workers: Threads that read faces ahead, ≥ 0.
       progress: Called with how many faces are done, first with those of an earlier call.
 
     Returns:
       (name, reason) of the faces that this call left out; the set only counts them.
 
     Raises:
-      ValueError: a folder that holds something else or that another process writes, or sizes that
-        do not fit.
+      ValueError: a folder that holds something else, as a finished set of other faces or settings,
+        or that another process writes; or numbers that do not fit.
     """
 
     def step(one: Batch, device: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
@@ -75,7 +76,7 @@ def write_features(
 
     settings = {**card, "dtype": dtype, "labels": labels, "names": names}
     settings |= {"seed": seed, "batch": batch}
-    planning.check(batch, shard_size)
+    planning.check(batch, shard_size, seed, workers)
     planning.check_folder(Path(folder))
     with lock.only_writer(folder):
         planning.tidy(Path(folder))
