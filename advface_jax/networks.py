@@ -9,7 +9,7 @@ import functools
 import hashlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -115,12 +115,55 @@ class Parts:
 
 
 def digest(tree: Any) -> str:
-    """The sha256 of a pytree's arrays with their places, and of the names of what is static."""
-    static = re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(tree)))  # not where it lies
-    total = hashlib.sha256(static.encode())
+    """The sha256 of a pytree's arrays with their places, and of the names of what is static.
+
+    Of a function that is its name alone: ``hidden`` has the arrays that it closes over.
+    """
+    total = hashlib.sha256(_lasting(str(jax.tree.structure(tree))).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         total.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
     return total.hexdigest()
+
+
+def hidden(network: Callable[..., Any], given: Any) -> bytes:
+    """What ``digest`` does not see of a network: the arrays that functions in it close over and,
+    where it has no arrays of its own, its program; b"" where there is nothing of this.
+
+    Args:
+      network: of ``network``.
+      given: the shape and dtype of what it is called with; nothing is computed.
+    """
+    if not has_functions(network):
+        return b""
+    # As an argument, so that its own arrays are no constants of the program.
+    program = jax.make_jaxpr(lambda network, x: network(x))(network, given)
+    text = "" if jax.tree.leaves(network) else _lasting(str(program))
+    parts = [text.encode()]
+    for constant in _constants(program):
+        if jax.dtypes.issubdtype(constant.dtype, jax.dtypes.prng_key):
+            constant = jax.random.key_data(constant)
+        array = np.asarray(constant)
+        parts += [f"{array.dtype}{array.shape}".encode(), array.tobytes()]
+    return b"".join(parts)
+
+
+def has_functions(network: Callable[..., Any]) -> bool:
+    """Whether a network, of ``network``, is or holds a function, which may close over arrays."""
+    return isinstance(network, Split | Partial)
+
+
+def _constants(program: Any) -> Iterator[Any]:
+    """The constants of a jaxpr and of those inside it."""
+    yield from getattr(program, "consts", ())
+    for equation in program.eqns:
+        for part in jax.tree.leaves(equation.params):
+            if hasattr(part, "eqns"):
+                yield from _constants(part)
+
+
+def _lasting(text: str) -> str:
+    """``text`` without where things lie in memory, which another process has elsewhere."""
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def decoder(shadow: Callable[..., Any]) -> Callable[[Any, str, Any], Any]:

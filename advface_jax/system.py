@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import importlib
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
@@ -36,7 +38,8 @@ class System:
     Attributes:
       network: the whole recogniser, images (b,s,s,3) to embeddings (b,e), with its parts as
         ``network.extractor`` and ``network.server``.
-      card: the weights' origin (``source``) and ``sha256``.
+      card: the weights' origin (``source``) and ``sha256``: of a checkpoint's arrays; of the parts
+        of ``System.of`` what ``of`` says.
       own: the decoders of ``System.of``, by role; None for those shipped with the package.
       image_size: s, the side of the images that E takes.
 
@@ -72,6 +75,12 @@ class System:
     ) -> System:
         """A system of your own networks, each of any kind that ``protect`` takes.
 
+        ``card["sha256"]``, by which results, feature sets and a service's store know the weights,
+        is of the arrays of E and Ψ and the names of functions in them. A plain function, also as S
+        or R, adds its traced program with the arrays that it closes over. Another release of JAX
+        may write that program otherwise, and the sum is another: a network that is to be known for
+        years is better an NNX module, or ``jax.tree_util.Partial`` of a function and its arrays.
+
         Args:
           extractor: E, images (b,s,s,3) in [0,1] -> z (b, …).
           server: Ψ, z -> embeddings (b,e), which are L2-normalised here.
@@ -81,7 +90,8 @@ class System:
           image_size: s; the experiments resize their 160×160 crops to it.
 
         Raises:
-          ValueError: a part that cannot be called.
+          ValueError: a part that cannot be called, or a function that cannot be traced on what it
+            is to take.
         """
         given = {"extractor": extractor, "server": server, "shadow": shadow, "attacker": attacker}
         parts = {
@@ -89,7 +99,7 @@ class System:
         }
         network = networks.Parts(parts["extractor"], networks.Normalised(parts["server"]))
         own = {role: parts[role] for role in ("shadow", "attacker") if role in parts}
-        card = {"source": name, "sha256": networks.digest(network)}
+        card = {"source": name, "sha256": _sum(network, parts, image_size)}
         return cls(network, card, cast(Any, own), image_size)
 
     @property
@@ -107,6 +117,12 @@ class System:
     def server(self) -> Any:
         """Ψ, the server's part: z to L2-normalised embeddings (b,e)."""
         return self.network.server
+
+    @functools.cached_property
+    def feature(self) -> jax.ShapeDtypeStruct:
+        """The shape and dtype of one z, without the batch's axis."""
+        z = _feature(self.extractor, self.image_size)
+        return jax.ShapeDtypeStruct(z.shape[1:], z.dtype)
 
     @property
     def shadow(self) -> Any:
@@ -190,6 +206,33 @@ class System:
         for start, part in parts.items():
             out[start : start + size] = part
         return out
+
+
+def _feature(extractor: Any, image_size: int) -> jax.ShapeDtypeStruct:
+    """z of one image; nothing is computed."""
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    return jax.eval_shape(lambda e, x: e(x), extractor, image)
+
+
+def _sum(network: Any, parts: Mapping[str, Callable[..., Any]], image_size: int) -> str:
+    """The sum of the parts of ``System.of``, as said there."""
+    sha256 = networks.digest(network)
+    if not any(networks.has_functions(part) for part in parts.values()):
+        return sha256
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    hidden = []
+    for role, part in parts.items():
+        try:
+            given = image if role == "extractor" else _feature(parts["extractor"], image_size)
+            hidden.append(networks.hidden(part, given))
+        except Exception as error:  # somebody else's network may raise anything
+            raise ValueError(
+                f"got {role}, which cannot be traced ({type(error).__name__}: {error}); wanted "
+                f"E of one image ({image_size},{image_size},3), and Ψ and decoders of its z"
+            ) from error
+    if not any(hidden):
+        return sha256
+    return hashlib.sha256(b"".join([sha256.encode(), *hidden])).hexdigest()
 
 
 @jax.jit

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import struct
+import tracemalloc
 import zipfile
 import zlib
 
@@ -300,6 +301,47 @@ def test_cells_without_an_end(tmp_path, monkeypatch):
     assert path.stat().st_size < 2000
     with pytest.raises(BadFile, match="more than 20,000 parts"):
         matlab.read(path, "splits")
+
+
+def test_variables_that_unpack_without_an_end(tmp_path, monkeypatch):
+    """Each is small enough; the file as a whole is not."""
+    monkeypatch.setattr(matlab, "_MOST", 1 << 20)
+    path = tmp_path / "w.mat"
+
+    def variable(name):
+        parts = struct.pack("<IIII", 6, 8, 2, 0) + struct.pack("<IIii", 5, 8, 1, 1)
+        parts += struct.pack("<II8s", 1, 8, name) + struct.pack("<II", 9, 300_000)
+        parts += bytes(300_000)
+        packed = zlib.compress(struct.pack("<II", 14, len(parts)) + parts)
+        return struct.pack("<II", 15, len(packed)) + packed
+
+    head = ff.agedb(path, [[("a.jpg", "b.jpg", 1)]]).read_bytes()[:128]
+    for others in (2, 4):
+        path.write_bytes(head + variable(b"another!") * others)
+        with pytest.raises(BadFile, match="holds another!" if others == 2 else "more than 1 MiB"):
+            matlab.read(path, "splits")
+
+
+@pytest.mark.parametrize(
+    ("begin", "message"),
+    [
+        (b"B" + struct.pack("<I", 300 << 20), "claims 314,572,800 bytes"),
+        (b"\x8d" + struct.pack("<Q", 300 << 20), "claims 314,572,800 bytes"),
+        (b"S'", "a line without an end"),
+    ],
+    ids=["bytes", "text", "line"],
+)
+def test_a_part_of_a_pickle_is_refused_before_it_is_read(begin, message, tmp_path):
+    path = tmp_path / "w.bin"
+    path.write_bytes(b"\x80\x04" + begin)
+    os.truncate(path, 301 << 20)  # of zeros, which take no place on the disk
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadFile, match=message):
+            restricted_pickle.read_pickle(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_verification_set_of_nothing_but_lists(tmp_path, monkeypatch):

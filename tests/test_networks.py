@@ -265,6 +265,58 @@ def test_the_digest_knows_functions_apart():
     assert networks.digest(one) != networks.digest(other)
 
 
+def plain_parts(seed=0, scale=1.0):
+    """A system's parts as functions whose arrays lie in their closures."""
+    kernel, back = (np.random.default_rng(seed).random(s, np.float32) for s in ((12, 5), (5, 12)))
+    return {
+        "extractor": lambda x: scale * extract(kernel, x),
+        "server": jax.jit(lambda z: server(z) @ jnp.resize(kernel, (1280, 3))),
+        "shadow": lambda z: rebuild(back, z),
+        "attacker": functools.partial(lambda z: rebuild(back, z)),
+    }
+
+
+def sum_of(**parts: Any) -> str:
+    return System.of(**parts, image_size=32).card["sha256"]
+
+
+def test_the_sum_of_a_system_sees_the_arrays_of_plain_functions():
+    ours = plain_parts()
+    total = sum_of(**ours)
+    assert total == sum_of(**plain_parts()), "the same functions, made twice"
+    for role, part in plain_parts(seed=1).items():
+        assert sum_of(**ours | {role: part}) != total, role
+    assert sum_of(**plain_parts(scale=2.0)) != total
+
+
+def test_the_sum_of_a_system_sees_an_array_beside_a_networks_own():
+    def with_bias(bias):
+        return jax.tree_util.Partial(lambda kernel, x: extract(kernel, x) + bias, KERNEL)
+
+    others = {"server": OfNnx(lambda k, z: server(z), BACK), "shadow": OfNnx(rebuild, BACK)}
+    biases = (np.full((1, 1, 1, 5), b, np.float32) for b in (1, 2))
+    one, other = (sum_of(extractor=with_bias(b), **others) for b in biases)
+    assert one != other
+
+
+def test_the_sum_of_a_system_without_closures_is_that_of_its_arrays():
+    """As it was before functions counted: what was measured with such systems resumes."""
+    parts = {"extractor": jax.tree_util.Partial(extract, KERNEL), "server": OfNnx(server_of, BACK)}
+    system = System.of(**parts, shadow=OfNnx(rebuild, BACK), image_size=32)
+    assert system.card["sha256"] == networks.digest(system.network)
+
+
+def server_of(kernel, z):
+    return server(z)
+
+
+def test_a_function_that_does_not_take_its_images_is_named():
+    with pytest.raises(ValueError, match=r"got shadow, which cannot be traced \(.*one image \(32"):
+        System.of(extractor=lambda x: x, server=server, shadow=lambda z: z @ BACK, image_size=32)
+    with pytest.raises(ValueError, match="got extractor, which cannot"):
+        System.of(extractor=fails, server=server, shadow=server, image_size=32)
+
+
 def test_a_failure_is_tried_again():
     """It may have come of a setting of JAX, which the user has changed since."""
     failing = [True]

@@ -53,10 +53,12 @@ def read(path: str | os.PathLike[str], variable: str) -> Any:
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
     if order is None:
         raise BadFile("not a MATLAB file of level 5")
-    known, room = [], Room()
+    known, room, left = [], Room(), _MOST
     for kind, part in _elements(memoryview(data)[128:], order):
         if kind == _COMPRESSED:
-            kind, part = next(_elements(memoryview(_unpacked(part)), order), (0, part))
+            inside = _unpacked(part, left)
+            left -= len(inside)
+            kind, part = next(_elements(memoryview(inside), order), (0, part))
         if kind == _MATRIX:
             name = _head(part, order)[2]
             if name == variable:
@@ -66,13 +68,14 @@ def read(path: str | os.PathLike[str], variable: str) -> Any:
     raise BadFile(f"it holds {', '.join(known)[:300] or 'nothing'}")
 
 
-def _unpacked(part: memoryview) -> bytes:
+def _unpacked(part: memoryview, left: int) -> bytes:
+    """An element, where all elements before it left so many bytes of the file's budget."""
     unpacker = zlib.decompressobj()
     try:
-        data = unpacker.decompress(part, _MOST)
+        data = unpacker.decompress(part, left + 1)  # 0 would be no bound
     except zlib.error as error:
         raise BadFile(f"damaged ({error})") from None
-    if unpacker.unconsumed_tail:
+    if len(data) > left:
         raise BadFile(f"more than {_MOST >> 20} MiB")
     return data
 

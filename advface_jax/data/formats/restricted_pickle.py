@@ -82,10 +82,27 @@ def _pair(value: Any) -> tuple[list[Blob], list[bool]]:
         raise BadFile("its first list holds something else than bytes")
     if not isinstance(same, tuple | list) or not all(isinstance(yes, bool) for yes in same):
         raise BadFile("its second list holds something else than booleans")
-    large = [blob.length for blob in images if blob.length > IMAGE_BYTES]
-    if large:
-        raise BadFile(f"one of its images has {large[0]:,} bytes")
     return list(images), list(same)
+
+
+class _Bounded:
+    """The file as pickletools reads it, which asks for each argument as a whole."""
+
+    def __init__(self, mapped: mmap.mmap) -> None:
+        self._mapped = mapped
+        self.tell = mapped.tell
+
+    def read(self, size: int) -> bytes:
+        if size > IMAGE_BYTES:
+            raise BadFile(f"one of its parts claims {size:,} bytes, more than {IMAGE_BYTES:,}")
+        return self._mapped.read(size)
+
+    def readline(self) -> bytes:
+        start = self.tell()
+        end = self._mapped.find(b"\n", start, start + IMAGE_BYTES)
+        if end < 0:
+            raise BadFile(f"it has a line without an end, or of more than {IMAGE_BYTES:,} bytes")
+        return self._mapped.read(end + 1 - start)
 
 
 class _Machine:
@@ -176,7 +193,7 @@ class _Machine:
 
 def _run(mapped: mmap.mmap) -> Any:
     machine = _Machine()
-    for step, (opcode, argument, at) in enumerate(pickletools.genops(mapped)):  # type: ignore
+    for step, (opcode, argument, at) in enumerate(pickletools.genops(_Bounded(mapped))):  # type: ignore
         name, position = opcode.name, int(at or 0)
         if step > ITEMS:
             raise BadFile(f"more than {ITEMS:,} steps")
