@@ -29,7 +29,7 @@ from experiments.attack.knowing import STITCHED, Against, Builder, Known, World,
 from experiments.attack.planned import Planned, plan
 from experiments.attack.public_faces import PublicFaces
 from experiments.attack.trained import full, on_template
-from experiments.measure import decoders, inputs, judging
+from experiments.measure import decoders, decoyed, inputs, judging
 from experiments.measure.inputs import Inputs
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
 from experiments.measure.table import Spent, Table, publish, setting
@@ -110,11 +110,7 @@ def main(
     system, given = sample.open(shadow, attacker)
     cli.loading(*sibling)
     others = tuple(advface_jax.load(one) for one in sibling)
-    if not others or system.card["sha256"] in {one.card["sha256"] for one in others}:
-        raise ValueError(
-            f"got --sibling {' '.join(sibling) or '(none)'} with --weights {sample.weights}; "
-            "wanted one or more, none of them the server's own"
-        )
+    decoyed.check(system, *others)
     world = World(
         system,
         others,

@@ -266,6 +266,20 @@ def test_a_private_recogniser_reads_probes_and_pictures_and_an_attacker_has_othe
     assert defenses.none().server("public") == "public"
 
 
+def test_a_defence_that_joins_may_hold_its_networks_in_any_pytree(files):
+    ours = world(files)
+
+    def known(networks):
+        made = defenses.Defense("Joined", lambda z, *_: z, networks=networks)
+        return Known(ours, case(made, ours.system.network, 0.2))
+
+    for networks in (np.zeros((7, 7, 4), np.float32), {"scale": 2.0}, (1.0, 2.0), None):
+        assert known(networks).code == ("extractor", "defense"), "no S to know"
+        assert known(networks).with_own_shadow is None
+    has = known({"shadow": ours.attacker})
+    assert has.code[-1] == "shadow" and has.with_own_shadow is not None
+
+
 @pytest.mark.slow
 def test_who_guesses_or_has_stolen_the_secrets_of_a_decoy(files, monkeypatch):
     monkeypatch.setattr(decoyed, "DRAWN", 3)
