@@ -215,10 +215,8 @@ def table(
         notes={"worst": largest, "seen_in_training": seen, "machines": machines, **missing},
         spent=Spent(earlier, time.monotonic() - began),
         remarks=(HOW_TO_READ, _attackers(world, epochs), setting(settings, rows[0])),
-        pictures={
-            "worst_case.png": functools.partial(frontier.worst_case, rows, largest),
-            "leaderboard.md": functools.partial(worst.leaderboard, rows, largest, settings),
-        },
+        pages={"leaderboard.md": worst.leaderboard(rows, largest, settings)},
+        pictures={"worst_case.png": functools.partial(frontier.worst_case, rows, largest)},
         caption="The worst case over all attacks",
     )
 
