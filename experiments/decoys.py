@@ -95,14 +95,10 @@ def main(
     public.check()
     checks.above_zero(deviation=deviation)
     checks.positive(**{f"names[{i}]": n for i, n in enumerate(names)})
-    if not sibling or sample.weights in sibling:
-        raise ValueError(
-            f"got --sibling {' '.join(sibling) or '(none)'} with --weights {sample.weights}; "
-            "wanted one or more other recognisers"
-        )
     system, given = sample.open()
     cli.loading(*sibling)
     others = [advface_jax.load(one) for one in sibling]
+    decoyed.check(system, *others)
     how = threshold, names, tuned, beside, families, exact, deviation
     publish(table(system, others, given, public, sample, cases, *how), sample.out)
     (sample.out / PARTIAL).unlink(missing_ok=True)
@@ -141,6 +137,10 @@ def table(
             f"each of {n} shadow recognisers, and as many other ones for each of two kinds of "
             "attackers' siblings"
         )
+    if len(faces) < max(names, default=0):
+        raise ValueError(
+            f"got {len(faces)} public faces for --names {max(names)}; wanted as many or more"
+        )
     seen = inputs.shared(faces, crops, sample.on_leak)
     advface = defenses.advface(extractor=system.extractor, shadow=system.shadow)
     settings = {
@@ -175,6 +175,7 @@ def table(
             deviation,
         )
         readers = decoy_linkers.tuned(system, faces, sample.batch) if tuned else {}
+        left |= {"Ψ tuned"} - set(readers) if tuned else set()
         bare = decoy_readings.known(world, images, sample.batch, readers)
         every = [
             Competitor("Unprotected", defenses.none(), None, world),
@@ -287,10 +288,12 @@ def _draw(images: np.ndarray, chosen: list[int], found: dict[str, Measured], pat
     plots.reconstructions(
         images[chosen],
         columns,
-        ["R of AdvFace", "the decoy", "R of the decoy"],
+        ["R of AdvFace", "the decoy", "R of what is stored"],
         path,
         ssim=ssim,
         title="A thief's picture of what is stored",
+        footer="SSIM with the original. It does not tell who is recognised:\n"
+        "AdvFace leaves the person visible, a decoy shows somebody else.",
     )
 
 

@@ -23,7 +23,7 @@ from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, surroundings
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
 from experiments.measure.subjects import Sweep
-from experiments.measure.table import HOW_TO_READ, Spent, Table, draw, printed, publish, setting
+from experiments.measure.table import HOW_TO_READ, Spent, Table, printed, publish, setting
 from experiments.measure.table_rows import floor, row
 
 EPSILONS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
@@ -110,8 +110,9 @@ def table(
         return {"reconstructions.png": picture}
 
     def first(judged: judging.Judged, pictures: np.ndarray) -> None:
-        if early and (drawn := draw(strip(judged, pictures), sample.out)):
-            cli.console.print(f"first picture: {sample.out / drawn[0]}", soft_wrap=True)
+        for file, write in strip(judged, pictures).items() if early else ():
+            write(sample.out / file)
+            cli.console.print(f"first picture: {sample.out / file}", soft_wrap=True)
 
     store = Sweep(bounds, system.extractor, models.shadow, config, ascent.precision)
     subject = judging.of_features(system.network, store, [models.attacker], system.image_size)

@@ -30,7 +30,7 @@ from experiments.attack.knowing import STITCHED, Against, Builder, Known, World,
 from experiments.attack.planned import Planned, plan
 from experiments.attack.public_faces import PublicFaces
 from experiments.attack.trained import full, on_template
-from experiments.measure import decoders, inputs, judging
+from experiments.measure import decoders, decoyed, inputs, judging
 from experiments.measure.inputs import Inputs
 from experiments.measure.kept import discard
 from experiments.measure.sample import Ascent, OfAscent, OfSample, Sample
@@ -112,11 +112,7 @@ def main(
     system, given = sample.open(shadow, attacker)
     cli.loading(*sibling)
     others = tuple(advface_jax.load(one) for one in sibling)
-    if not others or system.card["sha256"] in {one.card["sha256"] for one in others}:
-        raise ValueError(
-            f"got --sibling {' '.join(sibling) or '(none)'} with --weights {sample.weights}; "
-            "wanted one or more, none of them the server's own"
-        )
+    decoyed.check(system, *others)
     world = World(
         system,
         others,
@@ -222,10 +218,8 @@ def table(
         notes={"worst": largest, "seen_in_training": seen, "machines": machines, **missing},
         spent=Spent(earlier, time.monotonic() - began),
         remarks=(HOW_TO_READ, _attackers(world, epochs), setting(settings, rows[0])),
-        pictures={
-            "worst_case.png": functools.partial(frontier.worst_case, rows, largest),
-            "leaderboard.md": functools.partial(worst.leaderboard, rows, largest, settings),
-        },
+        pages={"leaderboard.md": worst.leaderboard(rows, largest, settings)},
+        pictures={"worst_case.png": functools.partial(frontier.worst_case, rows, largest)},
         caption="The worst case over all attacks",
     )
 

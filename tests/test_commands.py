@@ -1,5 +1,6 @@
 """All commands: their help, their flags, and what is printed into pipes and other encodings."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -108,21 +109,22 @@ def test_without_a_name_the_commands_are_listed(main, run):
     assert "usage: advface COMMAND" in run(advface.main, name="/bin/advface")[1]
 
 
-def test_a_package_that_lacks_is_named_and_costs_no_result(run, tmp_path):
-    def needs(package: str) -> None:
-        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
-
+def test_a_package_that_lacks_is_named(run):
     def main(package: str) -> None:
         """Needs a package."""
-        needs(package)
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
     code, text = run(lambda: cli.start(main, "x"), "--package", "h5py")
     assert code == 1 and "this needs h5py, which is not installed: pip install h5py" in text
-    pictures = {"a.png": lambda path: needs("matplotlib")}
-    spent = table.Spent(0, 1)
-    made = table.Table("a", "A", [{"n": 1}], ("n",), [["1"]], {}, {}, spent, pictures=pictures)
-    run(lambda: sys.exit(table.publish(made, tmp_path)))
-    assert {p.name for p in tmp_path.iterdir()} == {"a.json", "a.md"}
+
+
+def test_a_table_has_pictures_and_pages_beside_it(tmp_path, capsys):
+    pictures = {"a.png": lambda path: path.write_bytes(b"drawn")}
+    made = table.Table("a", "A", [{"n": 1}], ("n",), [["1"]], {}, {}, table.Spent(0, 1))
+    made = dataclasses.replace(made, pages={"order.md": "# Order\n"}, pictures=pictures)
+    table.publish(made, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"a.json", "a.md", "a.png", "order.md"}
+    assert "order.md" in capsys.readouterr().err
 
 
 PRINTS = r"""

@@ -1,5 +1,6 @@
 """The sweep of decoys: its cases, and what its readers read."""
 
+import dataclasses
 import functools
 import json
 
@@ -8,8 +9,9 @@ import pytest
 from networks import Pool, small_decoder, small_extractor
 from tables import given, is_picture, small_sample
 
+import advface_jax
 from advface_jax import System, data
-from experiments import decoys
+from experiments import decoys, worst_case
 from experiments.attack.public_faces import PublicFaces
 from experiments.decoy import cases as decoy_cases
 from experiments.decoy import competitors
@@ -17,6 +19,7 @@ from experiments.decoy import readings as decoy_readings
 from experiments.decoy.cases import Case
 from experiments.decoy.rows import _replays, row, unit
 from experiments.measure import decoyed
+from experiments.measure.sample import Ascent, Sample
 from experiments.measure.table import publish
 
 BASE = Case(0.2, 1.0, 2, 1, 2)
@@ -92,7 +95,8 @@ def test_everyone_reads_every_case(tmp_path, monkeypatch):
     run = functools.partial(decoys.table, system("own"), others, given(), public)
     monkeypatch.setattr(competitors, "STEPS", 2)
     monkeypatch.setattr(competitors, "RANK", 3)
-    table = run(small_sample(tmp_path), cases, beside=True)
+    table = run(small_sample(tmp_path), cases, beside=True, tuned=True)
+    assert table.notes["left_out, too few items of one person"] == ["Ψ tuned"]
     bare, advface, base, key, still, minmax, ensemble, rank, noisy, start, floor = table.rows
     names = [r["method"] for r in table.rows]
     ours = ["Unprotected", "AdvFace", "Decoy", "Decoy with a key", "Decoy"]
@@ -110,7 +114,7 @@ def test_everyone_reads_every_case(tmp_path, monkeypatch):
     kept = json.loads((tmp_path / decoys.PARTIAL).read_text())["rows"]
     assert [r["method"] for r in kept] == names[:-1]
     monkeypatch.setattr(decoy_readings, "_batch", None)  # a second run measures nothing again
-    again = run(small_sample(tmp_path), cases, beside=True)
+    again = run(small_sample(tmp_path), cases, beside=True, tuned=True)
     assert [r["cosine"] for r in again.rows[:-1]] == [r["cosine"] for r in table.rows[:-1]]
     assert again.spent.earlier > 0 and again.spent.total > again.spent.now
     assert all(r["seconds"] > 0 for r in again.rows[:5]), "of the sitting that measured them"
@@ -120,6 +124,30 @@ def test_everyone_reads_every_case(tmp_path, monkeypatch):
     assert "| ε = 0.2, λ = 1, 2 steps, 1 shadows, 2 faces, key |" in (
         tmp_path / "decoys.md"
     ).read_text("utf-8")
+
+
+@pytest.mark.parametrize("command", [decoys, worst_case])
+def test_the_servers_own_recogniser_is_no_sibling_whatever_its_name(command, tmp_path, monkeypatch):
+    own = system("own")
+    monkeypatch.setattr(Sample, "open", lambda self, *sources: (own, given()))
+    renamed = dataclasses.replace(own, card={**own.card, "source": "renamed"})
+    monkeypatch.setattr(advface_jax, "load", lambda name: renamed)
+    more = (Ascent(),) if command is worst_case else ()
+    run = functools.partial(command.main, small_sample(tmp_path), *more, PublicFaces("synthetic"))
+    with pytest.raises(ValueError, match="--sibling renamed, which is the server's own"):
+        run(sibling=("renamed",))
+    with pytest.raises(ValueError, match="--sibling nothing; wanted other"):
+        run(sibling=())
+
+
+def test_names_are_of_as_many_faces_as_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoy_cases, "STITCHED", 3)
+    public = PublicFaces("synthetic", public_faces=9)
+    with pytest.raises(ValueError, match="got 9 public faces for --names 10"):
+        decoys.table(
+            system("own"), [system("other")], given(), public, small_sample(tmp_path), [BASE],
+            names=(3, 10),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(

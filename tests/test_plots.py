@@ -117,10 +117,11 @@ def test_reconstructions(drawn, tmp_path):
     names = ["unprotected", "ε = 0.2", "mean face"]
     several = np.stack([faces] * 3)
     plots.reconstructions(
-        faces, several, names, tmp_path / "a.png", ssim=ssim, psnr=psnr, title="AdvFace"
-    )
+        faces, several, names, tmp_path / "a.png", ssim=ssim, psnr=psnr, title="AdvFace",
+        footer="what it says",
+    )  # fmt: skip
     axes = np.reshape(drawn[0].axes, (2, 4))  # a row a face
-    assert drawn[0].get_suptitle() == "AdvFace"
+    assert (drawn[0].get_suptitle(), drawn[0].get_supxlabel()) == ("AdvFace", "what it says")
     titles = [axis.get_title() for axis in axes[0]]
     assert titles == ["original", *names]
     assert [under(axis) for axis in axes[0]] == [[""], ["SSIM .33 · 9.5 dB"], ["SSIM 1.00"], [""]]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -148,8 +148,14 @@ class Known:
     def code(self) -> tuple[str, ...]:
         """What it is to know the defence: its code, and S where it has one."""
         secret = self.case.imitation is not None
-        has = self.case.defense and self.case.defense.networks and not secret
+        has = "shadow" in self._parts and not secret
         return ("extractor", "defense", *(("shadow",) if has else ()))
+
+    @property
+    def _parts(self) -> Mapping[str, Any]:
+        """The defence's networks by name; one that joins may hold them in any other pytree."""
+        found = self.case.defense and self.case.defense.networks
+        return found if isinstance(found, Mapping) else {}
 
     @property
     def protects(self) -> bool:
@@ -218,9 +224,9 @@ class Known:
     def with_own_shadow(self) -> "Known | None":
         """What an attacker knows who has the defence's code and not its S: he takes R for S."""
         defense = self.case.defense
-        if defense is None or "shadow" not in (defense.networks or ()):
+        if defense is None or "shadow" not in self._parts:
             return None
-        ours = {**defense.networks, "shadow": networks.network(self.world.attacker, "shadow")}
+        ours = {**self._parts, "shadow": networks.network(self.world.attacker, "shadow")}
         defense = dataclasses.replace(defense, networks=ours)
         network = self.world.system.network
         again = case(defense, network, self.case.epsilon or 0.0)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +9,9 @@ import numpy as np
 from advface_jax import metrics
 from advface_jax.attacks import Attack
 from advface_jax.data import Pairs
-from advface_jax.defenses import decoys
 from experiments.attack.attacking import Attacked, Read
 from experiments.attack.floors import FLOORS
+from experiments.measure import decoyed
 from experiments.measure.compared import Case
 from experiments.measure.results_file import Row, markdown
 from experiments.measure.table_rows import verdicts
@@ -216,46 +215,35 @@ def leaderboard(
     rows: Sequence[Row],
     found: Mapping[str, Mapping[str, Any]],
     settings: Mapping[str, Any],
-    path: Path,
-) -> None:
-    """A page with the defences by what an attacker without Ψ reads, then every attack on each."""
+    results: str = "worst_case.json",
+) -> str:
+    """A page with the defences by what an attacker without Ψ reads, and then the floors;
+    ``results`` is the file that has every attack on each."""
 
     def harm(defence: str) -> float:
         worst = found[defence].get("without", {}).get("tar_far_1e-2")
         return worst["value"] if worst else math.inf
 
     ranked = sorted((d for d in found if d not in FLOORS and "without" in found[d]), key=harm)
-    header = ["defence", "ACC %", "raw probe %", *HARMS.values()]
     shown = []
-    for d in ranked:
+    for d in [*ranked, *(f for f in FLOORS if f in found)]:
         first = next(r for r in rows if r["defence"] == d)
         uses = [_percent(first[k]) for k in ("acc", "acc_raw_probe")]
-        shown.append([d, *uses, *_texts(found[d]["without"])])
-    every = ["defence", "attack", "knows", "SSIM", "PSNR", "type I %", *[*HARMS.values()][1:]]
-    lines = [
-        [
-            r["defence"],
-            r["attack"],
-            ", ".join(r["knows"]) or "nothing",
-            "–" if r["ssim"] is None else f"{r['ssim']:.3f}",
-            "–" if r["psnr"] is None else f"{r['psnr']:.2f}",
-            *(_percent(r[k]) for k in ("type1", "type2", "tar_far_1e-2", "rank1")),
-        ]
-        for r in rows
-    ]
+        who, harms = next(iter(found[d].items()))  # the template is read with Ψ alone
+        name = d if who == "without" else f"{d}, {GROUPS[who]}"
+        shown.append([name, *uses, *_texts(harms)])
     first = rows[0]
     where = (
         f"{first['n']:,} faces of {first['people']:,} people ({settings['faces']}), "
         f"{first['pairs']:,} pairs; weights {settings['weights']}; attackers with "
         f"{settings['public_faces']:,} public faces. ε = {settings['epsilon']:g}, decoys' "
-        f"{decoys.EPSILON:g}; how it was measured: worst_case.json."
+        f"{decoyed.bound(settings['epsilon']):g}. Every attack on each, and how it was measured: "
+        f"[{results}]({results})."
     )
     parts = [
-        "# Leaderboard: what an attacker without Ψ reads, the least first",
+        "# Leaderboard, sorted by TAR: each cell is the best attacker without Ψ for that column",
         where,
-        markdown(header, shown),
-        "## Every attack",
-        markdown(every, lines, 3),
+        markdown(["defence", "ACC %", "raw probe %", *HARMS.values()], shown),
         "To join, see CONTRIBUTING.md: one file with a function, and `--defense` or `--attack`.",
     ]
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return "\n\n".join(parts) + "\n"

@@ -34,13 +34,13 @@ def other(weights: str) -> str:
     return "facenet-512-q8" if weights == "facenet-128" else "facenet-128"
 
 
-def check(system: advface_jax.System, other: advface_jax.System) -> None:
-    """ValueError where the shadow recognisers would be made of the server's own."""
-    if other.card["sha256"] == system.card["sha256"]:
-        raise ValueError(
-            f"got --sibling {other.card['source']}, which is the server's own recogniser; wanted "
-            "another public one"
-        )
+def check(system: advface_jax.System, *others: advface_jax.System) -> None:
+    """ValueError for no other recogniser, or where one of them is the server's own: its weights
+    count, whatever its name."""
+    own = [one for one in others if one.card["sha256"] == system.card["sha256"]]
+    if own or not others:
+        named = own and f"{own[0].card['source']}, which is the server's own recogniser"
+        raise ValueError(f"got --sibling {named or 'nothing'}; wanted other public recognisers")
 
 
 def pair(system: advface_jax.System, other: advface_jax.System, seed: int) -> tuple[Defense, ...]:

@@ -121,6 +121,7 @@ class Table:
       notes: For the JSON's ``notes``.
       spent: How long it took.
       before, remarks: Paragraphs of the Markdown before and after the table.
+      pages: File names of further Markdown, each with its text.
       pictures: File names, each with the function that draws it there.
       kept: Folders of batches, which ``publish`` removes.
       caption: Over the table in the terminal.
@@ -138,6 +139,7 @@ class Table:
     spent: Spent
     before: Sequence[str] = ()
     remarks: Sequence[str] = ()
+    pages: Mapping[str, str] = dataclasses.field(default_factory=dict)
     pictures: Mapping[str, Callable[[Path], None]] = dataclasses.field(default_factory=dict)
     kept: Sequence[Path] = ()
     caption: str = "R's pictures of protected features; recognition; replay"
@@ -173,7 +175,10 @@ def publish(table: Table, out: Path) -> None:
     """Writes pictures, Markdown and at last JSON into ``out``, with --html a page, too; prints the
     table, or with --json the JSON; removes kept batches."""
     out.mkdir(parents=True, exist_ok=True)
-    pictures = draw(table.pictures, out)
+    for file, write in table.pictures.items():
+        write(out / file)
+    for file, text in table.pages.items():
+        (out / file).write_text(text, encoding="utf-8")
     command = cli.command(f"experiments.{table.name}")
     if cli.Shared.html and table.faces:
         about = table.faces.save(out / f"{table.name}-faces.jpg")
@@ -190,7 +195,7 @@ def publish(table: Table, out: Path) -> None:
         text=told,
     )
     about = {"seconds": table.spent.total, "config": table.settings}
-    pictures[:0] = write_page(out, table.name, table.title, told, command, about, table.shown(out))
+    html = write_page(out, table.name, table.title, told, command, about, table.shown(out))
     shown = Shown(title=table.caption)
     columns = table.narrow or range(len(table.header))
     for i in columns:
@@ -199,7 +204,7 @@ def publish(table: Table, out: Path) -> None:
         style = "dim" if line[0].startswith(" ") else None
         shown.add_row(*(line[i] for i in columns), style=style)
     answer(out, table.name, shown)
-    files = (f"{table.name}.md", f"{table.name}.json", *pictures)
+    files = (f"{table.name}.md", f"{table.name}.json", *html, *table.pages, *table.pictures)
     cli.console.print("written: " + ", ".join(str(out / f) for f in files), soft_wrap=True)
     discard(*table.kept)
 
@@ -228,14 +233,3 @@ def write_page(
     body = [page.prose(text), *parts, "<h2>Provenance</h2>", ran]
     (out / f"{name}.html").write_text(page.document(title, body), encoding="utf-8")
     return [f"{name}.html"]
-
-
-def draw(pictures: Mapping[str, Callable[[Path], None]], out: Path) -> list[str]:
-    """Draws what can be drawn: without matplotlib nothing, which is said and loses no result."""
-    try:
-        for file, write in pictures.items():
-            write(out / file)
-    except ModuleNotFoundError as error:
-        cli.console.print(f"no pictures without {error.name}: pip install {error.name}")
-        return []
-    return list(pictures)

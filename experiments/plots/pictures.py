@@ -9,6 +9,8 @@ import numpy as np
 
 from experiments.plots.drawing import pyplot, save
 
+LESS_ALIKE = "better for privacy: less like the original (lower SSIM and PSNR)"
+
 
 def reconstructions(
     originals: np.ndarray,
@@ -19,6 +21,7 @@ def reconstructions(
     ssim: Any = None,
     psnr: Any = None,
     title: str = "",
+    footer: str = LESS_ALIKE,
 ) -> None:
     """The paper's Fig. 3: a row a face, the original and then R's picture in each condition.
 
@@ -27,6 +30,7 @@ def reconstructions(
       pictures: (c,k,160,160,3) uint8, under c ``titles``.
       ssim, psnr: (c,k), written under the pictures; None or NaN where there are no numbers.
       title: What the figure shows.
+      footer: What its numbers say.
     """
     k, n = len(originals), 1 + len(titles)
     size = (1.25 * n, 1.36 * k + 0.7)
@@ -37,7 +41,7 @@ def reconstructions(
         _show(axes[j, 0], [original], [" "])
         for i in range(n - 1):
             _show(axes[j, 1 + i], [pictures[i, j]], [_likeness(ssim, psnr, i, j)])
-    _finish(figure, title or "R's picture of what is stored", path)
+    _finish(figure, title or "R's picture of what is stored", footer, path)
 
 
 def transfer(
@@ -76,7 +80,8 @@ def transfer(
     for i, a in product(range(rows), range(columns - 1)):
         says = [_likeness(ssim, psnr, i, a, j) for j in range(k)]
         _show(axes[i, 1 + a], pictures[i, a, :k], says)
-    _finish(figure, title or "AdvFace by one decoder (S), attacked with another (R)", path)
+    title = title or "AdvFace by one decoder (S), attacked with another (R)"
+    _finish(figure, title, LESS_ALIKE, path)
 
 
 def _show(axis: Any, pictures: Any, says: Sequence[str]) -> None:
@@ -103,7 +108,7 @@ def _number(values: Any, at: Sequence[int]) -> float:
     return float("nan" if values is None else values)
 
 
-def _finish(figure: Any, title: str, path: Path) -> None:
+def _finish(figure: Any, title: str, footer: str, path: Path) -> None:
     figure.suptitle(title, fontsize=11)
-    figure.supxlabel("better for privacy: less like the original (lower SSIM and PSNR)", fontsize=8)
+    figure.supxlabel(footer, fontsize=8)
     save(figure, path)
