@@ -12,9 +12,10 @@ resampling from one integral image, and suppression of overlapping boxes.
 
 import dataclasses
 import functools
+import itertools
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -190,8 +191,10 @@ def _integral(photo: np.ndarray) -> np.ndarray:
     """
     h, w, _ = photo.shape
     sums = np.zeros((h + 1, w + 1, 3), np.uint32)
-    np.cumsum(photo, axis=0, dtype=np.uint32, out=sums[1:, 1:])
-    np.cumsum(sums[1:, 1:], axis=1, dtype=np.uint32, out=sums[1:, 1:])
+    for pixels, above, row in zip(photo, sums[:-1], sums[1:], strict=True):
+        # Not all rows at once: cumsum would copy them.
+        np.cumsum(pixels, axis=0, dtype=np.uint32, out=row[1:])
+        row += above
     return sums
 
 
@@ -201,12 +204,13 @@ def _bins(n: int | np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
     return steps * n // m, -(-(steps + 1) * n // m)
 
 
-def _level(sums: np.ndarray, h: int, w: int) -> np.ndarray:
-    """The whole photograph at h × w, float32 (h,w,3)."""
-    (top, bottom), (left, right) = _bins(sums.shape[0] - 1, h), _bins(sums.shape[1] - 1, w)
-    rows = sums[bottom] - sums[top]
+def _level(sums: np.ndarray, h: int, w: int, rows: slice = slice(None)) -> np.ndarray:
+    """The whole photograph at h × w, or these rows of it, float32 (h,w,3)."""
+    top, bottom = (edge[rows] for edge in _bins(sums.shape[0] - 1, h))
+    left, right = _bins(sums.shape[1] - 1, w)
+    high = sums[bottom] - sums[top]
     area = ((bottom - top)[:, None] * (right - left)[None]).astype(np.float32)
-    return (rows[:, right] - rows[:, left]).astype(np.float32) / area[..., None]
+    return (high[:, right] - high[:, left]).astype(np.float32) / area[..., None]
 
 
 def _resample(sums: np.ndarray, windows: np.ndarray, m: int) -> np.ndarray:
@@ -251,11 +255,11 @@ def _proposals(
     while least >= mtcnn.CELL:
         scales.append(scale)
         scale, least = scale * config.factor, least * config.factor
-    levels = [_level(sums, *(int(n * scale + 1) for n in size)) for scale in scales]
-    if not levels:  # a photograph smaller than any face
+    if not scales:  # a photograph smaller than any face
         return np.zeros((0, 4), np.float32)
+    levels = [(int(size[0] * scale + 1), int(size[1] * scale + 1)) for scale in scales]
     boxes, scores, moves = [], [], []
-    for scale, (probability, shift) in zip(scales, _over_tiles(pnet, levels), strict=True):
+    for scale, (probability, shift) in zip(scales, _over_levels(pnet, sums, levels), strict=True):
         y, x = np.nonzero(probability >= np.float32(config.thresholds[0]))
         corner = mtcnn.STRIDE * np.stack([x, y], 1).astype(np.float32) + 1
         last = corner + np.float32(mtcnn.CELL - 1)
@@ -270,31 +274,58 @@ def _proposals(
     return _squared(_moved(box[kept], move[kept], 0))
 
 
+def _over_levels(
+    pnet: mtcnn.PNet, sums: np.ndarray, levels: Sequence[tuple[int, int]]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """P's probabilities (h',w') and moves (h',w',4) for each level, of size (h,w)."""
+    answers = _over_tiles(pnet, sums, levels)
+    for k, of_level in itertools.groupby(answers, lambda answer: answer[0].level):
+        h, w = map(mtcnn.places, levels[k])
+        found = np.empty((h, w), np.float32), np.empty((h, w, 4), np.float32)
+        for (_, i, j), answer in of_level:
+            for whole, part in zip(found, answer, strict=True):
+                place = whole[i : i + _TILE, j : j + _TILE]
+                place[:] = part[: place.shape[0], : place.shape[1]]
+        yield found
+
+
+class _Place(NamedTuple):
+    """Of a tile: its level, and its first output."""
+
+    level: int
+    row: int
+    column: int
+
+
 def _over_tiles(
-    pnet: mtcnn.PNet, levels: Sequence[np.ndarray]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """P's probabilities (h',w') and moves (h',w',4) for each level."""
-    places = [tuple(mtcnn.places(n) for n in level.shape[:2]) for level in levels]
-    where = [
-        (k, i, j)
-        for k, (rows, columns) in enumerate(places)
-        for i in range(0, rows, _TILE)
-        for j in range(0, columns, _TILE)
-    ]
-    tiles = np.zeros((len(where), _TILE_PIXELS, _TILE_PIXELS, 3), np.float32)
-    sizes = np.empty((len(where), 2), np.int32)
-    for n, (k, i, j) in enumerate(where):
-        y, x = mtcnn.STRIDE * i, mtcnn.STRIDE * j
-        part = levels[k][y : y + _TILE_PIXELS, x : x + _TILE_PIXELS]
-        sizes[n] = h, w = part.shape[:2]
-        tiles[n, :h, :w] = part
-    faces, shifts = _ask(pnet, _TILES, tiles, sizes)
-    found = [(np.empty(p, np.float32), np.empty((*p, 4), np.float32)) for p in places]
-    for n, (k, i, j) in enumerate(where):
-        probability, moves = (array[i : i + _TILE, j : j + _TILE] for array in found[k])
-        h, w = probability.shape
-        probability[:], moves[:] = faces[n, :h, :w], shifts[n, :h, :w]
-    return found
+    pnet: mtcnn.PNet, sums: np.ndarray, levels: Sequence[tuple[int, int]]
+) -> Iterator[tuple[_Place, Sequence[np.ndarray]]]:
+    """P's probabilities and moves for each tile, level by level.
+
+    Only the tiles of one call exist at once: a pyramid takes hundreds of megabytes.
+    """
+    tiles = _tiles(sums, levels)
+    while group := list(itertools.islice(tiles, _TILES)):
+        pixels = np.zeros((len(group), _TILE_PIXELS, _TILE_PIXELS, 3), np.float32)
+        sizes = np.empty((len(group), 2), np.int32)
+        for n, (_, part) in enumerate(group):
+            sizes[n] = h, w = part.shape[:2]
+            pixels[n, :h, :w] = part
+        answers = zip(*_ask(pnet, _TILES, pixels, sizes), strict=True)
+        yield from zip((place for place, _ in group), answers, strict=True)
+
+
+def _tiles(
+    sums: np.ndarray, levels: Sequence[tuple[int, int]]
+) -> Iterator[tuple[_Place, np.ndarray]]:
+    """The tiles of all levels, float32 (h,w,3), at the right and lower edge smaller than others."""
+    for k, (h, w) in enumerate(levels):
+        for i in range(0, mtcnn.places(h), _TILE):
+            y = mtcnn.STRIDE * i
+            band = _level(sums, h, w, slice(y, y + _TILE_PIXELS))
+            for j in range(0, mtcnn.places(w), _TILE):
+                x = mtcnn.STRIDE * j
+                yield _Place(k, i, j), band[:, x : x + _TILE_PIXELS]
 
 
 def _moved(boxes: np.ndarray, moves: np.ndarray, pixel: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import jax
@@ -112,7 +112,8 @@ def of_program(
 def available(device: Any = None) -> int | None:
     """Free bytes on a device (by default the first), None if unknown.
 
-    For a CPU, the machine's free memory, or what is left of this process group's limit.
+    For a CPU, the machine's free memory, or what is left of the limits of this process's group (a
+    container's or a batch system's, by cgroups).
 
     Example:
       >>> from advface_jax import memory
@@ -138,12 +139,31 @@ def _free() -> int | None:
     return None
 
 
-def _left_in_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What is left of a container's or batch system's limit (cgroup v2); None without a limit."""
+def _left_in_group(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """What is left of the limits of this process's group, of a container or a batch system, and of
+    all groups above it; None without a limit."""
+    lines = ["0::/"]
     with contextlib.suppress(OSError, ValueError):
-        limit = int((folder / "memory.max").read_text(encoding="utf-8"))  # "max": none
-        return limit - int((folder / "memory.current").read_text(encoding="utf-8"))
-    return None
+        lines = own.read_text(encoding="utf-8").splitlines()
+    found = []
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if not kinds:  # cgroup v2
+            top, limit, used = root, "memory.max", "memory.current"
+        elif "memory" in kinds.split(","):  # v1
+            top, limit, used = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        group = PurePosixPath(path.lstrip("/"))  # in a container it may not be there, but the root
+        for one in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # "max": none
+                most, now = (
+                    int((top / one / n).read_text(encoding="utf-8")) for n in (limit, used)
+                )
+                found.append(most - now)
+    return min(found, default=None)
 
 
 def largest_batch(
@@ -164,10 +184,11 @@ def largest_batch(
       extractor, shadow, config, n_epsilon, dtype, shape: as for ``footprint``.
       room: bytes on each device; by default 0.8 of what is free now, which a CPU's devices share
         equally.
-      most: an upper limit on the batch.
+      most: an upper limit on the batch, of ``devices`` or more.
 
     Raises:
-      ValueError: not one face fits on a device, or its free memory is unknown.
+      ValueError: not one face fits on a device, its free memory is unknown, or ``most`` leaves a
+        device without a face.
 
     Example:
       >>> from advface_jax import memory
@@ -186,6 +207,10 @@ def fitting(
     size: Footprint, *, devices: int = 1, room: float | None = None, most: int | None = None
 ) -> int:
     """``largest_batch`` of a footprint that is known."""
+    if most is not None and most < devices:
+        raise ValueError(
+            f"got most={most} for {devices} devices; wanted a face for each: give fewer devices"
+        )
     room = _room(devices) if room is None else room
     batch = devices * size.fitting(room)
     if not batch:
@@ -193,7 +218,7 @@ def fitting(
             f"not one face fits: it takes {_mb(size.of(1))} of a device, and there is room for "
             f"{_mb(room)}: free some memory, use a smaller decoder or fewer ε at once"
         )
-    return batch if most is None else max(devices, min(batch, most - most % devices))
+    return batch if most is None else min(batch, most - most % devices)
 
 
 def check(

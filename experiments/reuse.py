@@ -190,7 +190,7 @@ def table(
     faces, over, origin = given
     how, epsilon = protection(found)
     shared = leaks.find_leaks(crops, faces)
-    leaks.settle(shared, "the training", sample.on_leak)
+    leaks.refuse_or_warn(shared, "the training", sample.on_leak)
     decoder = decoders.decoder(system, shadow, "shadow")
     servers: dict[str, Any] = {name: run.learner.server for name, run in taught.items()}
     settings = {

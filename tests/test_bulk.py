@@ -15,7 +15,7 @@ from face_files import folder, picture
 from networks import Pool, small_decoder, small_extractor
 
 from advface_jax import ProtectConfig, System, cli, defenses, detection, lock, stopping
-from advface_jax.bulk import engine, estimate
+from advface_jax.bulk import engine, estimate, ray_engine
 from advface_jax.bulk.job import Job, Settings
 from advface_jax.commands import protect
 from advface_jax.data import open_features
@@ -376,6 +376,25 @@ print(1)
     assert contents(out) == contents(tmp_path / "one")
 
 
+def test_ray_s_actors_are_given_absolute_paths(tmp_path, monkeypatch):
+    """They work in another folder. What is known by name stays a name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("faces", "mine", "resrec", "facenet-512-q8"):
+        (tmp_path / name).mkdir()
+    for name in ("list.tsv", "s.safetensors"):
+        (tmp_path / name).touch()
+    own = {"listing": Path("list.tsv"), "shadow": "s.safetensors", "weights": "mine"}
+    one, other = Settings("faces", Path("set"), **own), Settings("synthetic", Path("set"))  # type: ignore[arg-type]
+    assert ray_engine._absolute(one) == {
+        "source": str(tmp_path / "faces"),
+        "out": tmp_path / "set",
+        "listing": tmp_path / "list.tsv",
+        "shadow": str(tmp_path / "s.safetensors"),
+        "weights": str(tmp_path / "mine"),
+    }
+    assert ray_engine._absolute(other) == {"out": tmp_path / "set"}
+
+
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # Ray's own, about itself
@@ -383,8 +402,6 @@ def test_a_ray_node_dies_and_the_records_are_the_same(faces, whole, tmp_path, mo
     """Three nodes of a local cluster, one of them killed when the first shard is there."""
     ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
     from ray.cluster_utils import Cluster  # type: ignore
-
-    from advface_jax.bulk import ray_engine
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})

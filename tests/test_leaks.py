@@ -66,10 +66,10 @@ def test_the_written_list_finds_the_same_and_has_no_names(tmp_path):
 def test_a_leak_is_refused_or_warned_about():
     found = find_leaks(faces("a"), faces("A"))
     with pytest.raises(ValueError, match="S: 1 of the evaluation's 1 people"):
-        leaks.settle(found, "S", "refuse")
+        leaks.refuse_or_warn(found, "S", "refuse")
     with pytest.warns(UserWarning, match="S: 1 of the evaluation's 1 people"):
-        leaks.settle(found, "S", "warn")
-    leaks.settle(leaks.Leaks(), "S", "refuse")
+        leaks.refuse_or_warn(found, "S", "warn")
+    leaks.refuse_or_warn(leaks.Leaks(), "S", "refuse")
 
 
 def test_the_list_of_lookalikes_finds_lfw_s_people(advface_data):

@@ -49,6 +49,8 @@ def test_more_room_never_fits_fewer_faces(networks, monkeypatch):
     assert memory.largest_batch(**networks, room=1e10, most=64) == 64
     assert memory.largest_batch(**networks, room=3.2e7, devices=4) == 12, "three on each"
     assert memory.largest_batch(**networks, room=1e10, devices=4, most=10) == 8
+    with pytest.raises(ValueError, match="got most=1 for 2 devices; wanted a face for each"):
+        memory.largest_batch(**networks, room=1e10, devices=2, most=1)
 
 
 def test_the_error_says_what_does_not_fit(networks, twelve, size, monkeypatch):
@@ -81,5 +83,35 @@ def test_a_group_of_processes_may_have_a_limit_of_its_own(tmp_path, monkeypatch)
     assert memory._left_in_group(tmp_path) is None
     (tmp_path / "memory.max").write_text("5000\n")
     assert memory._left_in_group(tmp_path) == 4000
+    assert memory._left_in_group(tmp_path, tmp_path / "none") == 4000
     monkeypatch.setattr(memory, "_left_in_group", lambda: 4000)
     assert memory.available(cpu) == 4000  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("line", "top", "limit", "used"),
+    [
+        ("0::/{}", ".", "memory.max", "memory.current"),
+        ("5:cpu,memory:/{}", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ],
+)
+def test_the_least_of_all_limits_above_a_process_counts(tmp_path, line, top, limit, used):
+    """A batch system limits the job's group, which lies under the root of all groups."""
+    own, job = tmp_path / "own", "system.slice/slurm/job_7"
+    own.write_text("3:cpuset:/else\n" + line.format(f"{job}/step_0") + "\n")
+    limits = {
+        "": "max",
+        "system.slice": "9000",
+        job: "5000",
+        "else": "1001",
+        f"{job}/step_0": "max",
+    }
+    for group, most in limits.items():
+        folder = tmp_path / "groups" / top / group
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / limit).write_text(most + "\n")
+        (folder / used).write_text("1000\n")
+    assert memory._left_in_group(tmp_path / "groups", own) == 4000
+    own.write_text(line.format("docker/abc") + "\n")  # from within a container it is not there
+    (tmp_path / "groups" / top / limit).write_text("3000\n")
+    assert memory._left_in_group(tmp_path / "groups", own) == 2000

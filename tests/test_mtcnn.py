@@ -8,6 +8,7 @@ import csv
 import functools
 import io
 import pickle
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -163,6 +164,27 @@ def test_a_window_is_black_beyond_the_photograph(box):
     assert len(boxes) == 1 and (x2 - x1, y2 - y1) == (int(box[2]) - int(box[0]) + 1,) * 2
     got = detection._resample(detection._integral(photo), windows, 24)[0]
     np.testing.assert_allclose(got, means(around[y1:y2, x1:x2], 24, 24), rtol=1e-6, atol=1e-4)
+
+
+def test_a_large_photograph_takes_little_more_than_its_sums(detector):
+    """Not all levels of the pyramid, and all tiles of them, at once."""
+    photo = weights.photo(2, 900, 1200)
+    config = detection.DetectorConfig(thresholds=(1.0, 1.0, 1.0))
+    detection.detect(photo, detector, config)
+    tracemalloc.start()
+    try:
+        detection.detect(photo, detector, config)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.75 * 4 * photo.size, f"{peak / 1e6:.0f} MB"
+
+
+def test_a_part_of_a_level_is_that_part_of_it():
+    sums = detection._integral(weights.photo(5, 37, 53))
+    whole = detection._level(sums, 22, 31)
+    for rows in (slice(0, 9), slice(9, 22), slice(20, 99)):
+        np.testing.assert_array_equal(detection._level(sums, 22, 31, rows), whole[rows])
 
 
 def test_sums_may_wrap_around():

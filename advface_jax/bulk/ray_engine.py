@@ -16,11 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from advface_jax import lock
+from advface_jax import lock, system, weights
 from advface_jax.bulk import engine
 from advface_jax.bulk.job import Job, Settings
 from advface_jax.data.feature_sets import planning
 from advface_jax.data.feature_sets.running import Ended
+from advface_jax.models import decoders
 
 DEVICES = ("GPU", "TPU", "CPU")  # the first that the cluster has is what an actor takes one of
 
@@ -88,9 +89,7 @@ def _streamed(ray: Any, settings: Settings, wanted: list[int]) -> Any:
     takes: dict[str, Any] = {"GPU": {"num_gpus": 1}, "CPU": {"num_cpus": 1}}.get(
         kind, {"resources": {kind: 1}}
     )
-    absolute: dict[str, Any] = {"out": Path(settings.out).absolute()}
-    if Path(settings.source).exists():
-        absolute["source"] = str(Path(settings.source).absolute())
+    absolute = _absolute(settings)
     numbers = [{"shard": shard} for shard in wanted]
     return (
         ray.data.from_items(numbers, override_num_blocks=len(numbers))
@@ -107,6 +106,22 @@ def _streamed(ray: Any, settings: Settings, wanted: list[int]) -> Any:
         )
         .iter_rows()
     )
+
+
+def _absolute(settings: Settings) -> dict[str, Any]:
+    """The settings that are paths here, absolute: actors have another working folder."""
+    made: dict[str, Any] = {"out": Path(settings.out).absolute()}
+    if settings.listing is not None:
+        made["listing"] = Path(settings.listing).absolute()
+    texts = {"source": settings.source}
+    # A known name is no path, also where a folder is called like it.
+    if settings.shadow not in decoders.KINDS:
+        texts["shadow"] = settings.shadow
+    if not weights.name_of(settings.weights, system.KNOWN):
+        texts["weights"] = settings.weights
+    return made | {
+        name: os.path.abspath(text) for name, text in texts.items() if Path(text).exists()
+    }
 
 
 class Actor:

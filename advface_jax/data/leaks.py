@@ -145,7 +145,7 @@ def find_leaks(
             raise ValueError("pictures=True compares pixels: give both sets as Faces")
         known = {digest: name for digest, name in _digests(training)}
         images = tuple((known[d], name) for d, name in _digests(evaluation) if d in known)
-    bare = sum(not normalised(label) for label in people if label not in shared)
+    bare = sum(not normalised(label) for label in people.keys() - {*shared})
     return Leaks(shared, images, len(people), len(seen.prints) + seen.bare, bare, seen.bare)
 
 
@@ -203,7 +203,7 @@ def read_identities(path: str | os.PathLike[str]) -> Seen:
     return Seen(frozenset(lines[2:]), bare)
 
 
-def settle(leaks: Leaks, what: str, on_leak: OnLeak) -> None:
+def refuse_or_warn(leaks: Leaks, what: str, on_leak: OnLeak) -> None:
     """Raise ValueError, or warn, when training and evaluation share people or pictures."""
     if not leaks:
         return

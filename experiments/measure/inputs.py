@@ -159,7 +159,7 @@ def seen_in_training(
         else:
             seen = leaks.seen_in(identity for _, identity in read_listing(path, None))
         found = leaks.find_leaks(seen, crops)
-        leaks.settle(found, f"the training of {name} ({path.name})", on_leak)
+        leaks.refuse_or_warn(found, f"the training of {name} ({path.name})", on_leak)
         counts[name] = found.counts()
     return counts
 
@@ -171,7 +171,7 @@ def shared(public: data.Faces, crops: data.Faces, on_leak: leaks.OnLeak) -> dict
       ValueError: There are some, and ``on_leak`` is refuse.
     """
     found = leaks.find_leaks(public, crops, pictures=True)
-    leaks.settle(found, "the attackers' faces", on_leak)
+    leaks.refuse_or_warn(found, "the attackers' faces", on_leak)
     return found.counts()
 
 

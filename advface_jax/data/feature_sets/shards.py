@@ -61,7 +61,7 @@ class ShardWriter:
         self.whole = False
         real = np.flatnonzero(one.mask).tolist()
         good = [i for i in real if fates[i] == Fate.KEPT]
-        with told(self.file):
+        with as_value_error(self.file):
             writer = self.writer or self._open()
             for i in good:
                 writer.write(b"".join(part[i].tobytes() for part in parts))
@@ -121,7 +121,7 @@ class ShardWriter:
         return self.part
 
     def _finish(self) -> None:
-        with told(self.file):
+        with as_value_error(self.file):
             part = self._close()
             beside = {
                 "records": len(self.places),
@@ -138,7 +138,7 @@ class ShardWriter:
 
 
 @contextlib.contextmanager
-def told(file: Path) -> Iterator[None]:
+def as_value_error(file: Path) -> Iterator[None]:
     """Errors of writing, array_record's RuntimeError too, as a ValueError that names the file."""
     try:
         yield
