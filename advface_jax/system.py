@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,9 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from advface_jax import checkpoint, checks, networks, weights
-from advface_jax.models import decoders, facenet, files, sface, state
+from advface_jax.models import decoders, facenet, files, sface
 from advface_jax.untrusted import BadFile
 
-M = TypeVar("M", bound=nnx.Module)
 Role = Literal["shadow", "attacker"]
 KNOWN = ("facenet-512-q8", "facenet-128", "vggface2", "casia-webface")
 ASSETS = Path(__file__).parent / "assets" / "decoders"  # a folder for each recogniser
@@ -182,7 +181,7 @@ class System:
         decoder, card = read_decoder(path, "none")
         if card["weights_sha256"] != self.features_sha256:
             raise ValueError(
-                f"{path} decodes the features of {card['weights']}; these weights are "
+                f"{path} decodes the features of {card.get('weights')}; these weights are "
                 f"{self.card['source']}: train one with `python -m experiments.train_decoder "
                 f"--weights {self.card['source']} …`"
             )
@@ -273,7 +272,7 @@ def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True
         )
     if card.get("kind") == "sface":
         arrays = checkpoint.flatten(tree)
-        return System(_filled(source, lambda: sface.SFace(rngs=nnx.Rngs(0)), arrays), card)
+        return System(files.fill(source, lambda: sface.SFace(rngs=nnx.Rngs(0)), arrays), card)
     fields = ("embedding_size", "standardization", "folded", "classes")
     lacking = {*fields, "sha256"} - card.keys()
     if lacking:
@@ -283,7 +282,9 @@ def load(source: str | os.PathLike[str] = "facenet-512-q8", *, fold: bool = True
         )
     config = _config(source, {name: card[name] for name in fields})
     arrays = checkpoint.flatten(tree)
-    network = _filled(source, lambda: facenet.InceptionResNetV1(config, rngs=nnx.Rngs(0)), arrays)
+    network = files.fill(
+        source, lambda: facenet.InceptionResNetV1(config, rngs=nnx.Rngs(0)), arrays
+    )
     return System(facenet.fold_batch_norm(network) if fold else network, card)
 
 
@@ -351,23 +352,13 @@ def read_decoder(
     arrays, card, config = files.read(
         path, "decoder", lambda card: decoders.read_config(card["config"])
     )
-    texts = {"weights", "weights_sha256", "defense"} & card.keys()
-    if any(not isinstance(card[name], str | None) for name in texts):
-        raise BadFile(f"{path} has a card whose weights or defense are no names")
     made_for = card.get("defense", "none")
     if defense is not None and defense != made_for:
         raise BadFile(
             f"{path} decodes {_stored(made_for)}; wanted a decoder of {_stored(defense)}: train "
             f"one with `python -m experiments.train_decoder --defense {defense} …`"
         )
-    return _filled(path, lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), arrays), card
-
-
-def _filled(path: str | os.PathLike[str], build: Callable[[], M], arrays: Mapping) -> M:
-    try:
-        return state.fill(build, arrays)
-    except ValueError as error:
-        raise BadFile(f"{path}: {str(error)[:2000]}") from error
+    return files.fill(path, lambda: decoders.decoder(config, rngs=nnx.Rngs(0)), arrays), card
 
 
 def _stored(defense: str) -> str:

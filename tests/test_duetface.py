@@ -1,5 +1,6 @@
 """DuetFace's recogniser: who sees what, the mask, its training and its file."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -18,6 +19,7 @@ from advface_jax.defenses import channels
 from advface_jax.models.duetface import DuetFace, DuetFaceConfig, Recogniser
 from advface_jax.system import ASSETS, read_decoder
 from advface_jax.training import duetface, step
+from advface_jax.untrusted import BadFile
 from experiments import train_duetface
 from experiments.measure import channels as channel_rows
 from experiments.train import duetface as training
@@ -185,6 +187,28 @@ def test_too_few_people_other_weights_and_damage_are_refused(small, system, mode
     path.write_bytes(b"broken")
     with pytest.raises(ValueError, match="is damaged"):
         duetface.read_duetface(path, other)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"duetface": 5}, "is damaged .*its config is a int"),
+        ({"duetface": {"colour": "red"}}, "is damaged .*its config has colour"),
+        ({"duetface": {"depth": "3"}}, "is damaged .*its config has depth='3'"),
+        ({"duetface": {"width": 1 << 40}}, "is damaged .*its config has width="),
+        ({"duetface": {"depth": 9}}, "is damaged .*depth=9; wanted 0 to 5"),
+        ({"weights": 5}, "is damaged .*its card has weights=5"),
+        ({"duetface": dataclasses.asdict(SMALL) | {"client": 9}}, "safetensors: the weights do no"),
+    ],
+    ids=str,
+)
+def test_a_card_of_something_else_is_refused(changed, message, system, model, tmp_path):
+    path = tmp_path / "duetface.safetensors"
+    duetface.write_duetface(path, model, {"weights": "random", "weights_sha256": "00"})
+    card = path.with_suffix(".json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | changed))
+    with pytest.raises(BadFile, match=message):
+        duetface.read_duetface(path, system)
 
 
 def test_what_is_shipped_fits_and_says_how_it_was_trained():

@@ -31,7 +31,7 @@ from weights_convert import finding
 from weights_convert.sources import keras_h5, tf_checkpoint, tflite, torch_file
 
 WEIGHTS = ("pt", "pb", "tf-checkpoint", "tflite", "onnx", "safetensors", "h5", "whl")
-COSTLY = ("features", "decoder", "checkpoint")  # seconds to make or to import
+COSTLY = ("features", "decoder", "duetface", "checkpoint")  # seconds to make or to import
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")  # of a member, which is the damage

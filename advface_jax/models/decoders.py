@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from advface_jax import checks
+from advface_jax.models import files
 from advface_jax.models.channel_decoder import ChannelDecoderConfig, ChannelRec
 from advface_jax.models.facenet import FEATURE_SHAPE, IMAGE_SIZE
 from advface_jax.models.layers import Conv, ConvBN, Statistics, max_pool, rectify
@@ -24,12 +25,12 @@ Kind = Literal["transrec", "resrec", "urec"]
 KINDS: tuple[Kind, ...] = ("transrec", "resrec", "urec")
 
 
-def named(*sources: str) -> None:
+def check_sources(*sources: str) -> None:
     """ValueError unless each is one of ``KINDS``, or a decoder's file with its card beside it."""
     for source in set(sources) - set(KINDS):
         path = Path(source)
-        files = (path, path.with_suffix(".json")) if path.name else (path,)
-        if lacking := [file for file in files if not file.is_file()]:
+        both = (path, path.with_suffix(".json")) if path.name else (path,)
+        if lacking := [file for file in both if not file.is_file()]:
             raise ValueError(
                 f"no decoder at {lacking[0]}: wanted {', '.join(KINDS)}, or NAME.safetensors "
                 "beside NAME.json, as `python -m experiments.train_decoder` writes them"
@@ -56,27 +57,15 @@ class DecoderConfig:
         return cls(kind, width, depth)
 
 
-_WIDEST = 4096  # channels of a decoder
 AnyConfig = DecoderConfig | ChannelDecoderConfig
 
 
-def read_config(card: Mapping[str, Any]) -> AnyConfig:
+def read_config(card: Any) -> AnyConfig:
     """The config in a decoder's card; BadFile for unknown fields or values."""
-    if not isinstance(card, Mapping):
-        raise BadFile(f"its config is a {type(card).__name__}")
-    kind = ChannelDecoderConfig if card.get("kind") == "channelrec" else DecoderConfig
-    wanted = {field.name: type(field.default) for field in dataclasses.fields(kind)}
-    wanted |= {"channels": int} if "channels" in wanted else {}
-    if unknown := card.keys() - wanted.keys():
-        raise BadFile(f"its config has {', '.join(sorted(unknown))[:200]}")
-    for name, value in card.items():
-        if type(value) is not wanted[name] or (wanted[name] is int and value > _WIDEST):
-            raise BadFile(f"its config has {name}={value!r:.80}")
-    if "kind" in card and card["kind"] not in (*KINDS, "channelrec"):
-        raise BadFile(f"its config has kind={card['kind']!r:.80}")
-    if "channels" in wanted and "channels" not in card:
-        raise BadFile("its config lacks channels")
-    return kind(**card)
+    kind = card.get("kind", KINDS[0]) if isinstance(card, Mapping) else KINDS[0]
+    if kind not in (*KINDS, "channelrec"):
+        raise BadFile(f"its config has kind={kind!r:.80}")
+    return files.config(card, ChannelDecoderConfig if kind == "channelrec" else DecoderConfig)
 
 
 @overload

@@ -1,10 +1,11 @@
 """A trained network as two files: its arrays (``.safetensors``) and its card (``.json``)."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import safetensors
@@ -14,7 +15,13 @@ from flax import nnx
 from advface_jax.models import state
 from advface_jax.untrusted import JSON_BYTES, BadFile, parse_json, read_bytes
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 T = TypeVar("T")
+C = TypeVar("C", bound="DataclassInstance")
+M = TypeVar("M", bound=nnx.Module)
+_WIDEST = 4096  # channels of a layer
 
 
 def write(
@@ -51,12 +58,47 @@ def read(
         arrays = _arrays(read_bytes(path))
         if "weights_sha256" not in card:  # every card names its recogniser
             raise KeyError("weights_sha256")
+        for name in {"weights", "weights_sha256", "defense"} & card.keys():
+            if not isinstance(card[name], str | None):
+                raise BadFile(f"its card has {name}={card[name]!r:.80}")
         understood = understand(card)
     except KeyError as error:
         raise BadFile(f"{path} is no {what} of ours: its card lacks {error}") from error
     except ValueError as error:
         raise BadFile(f"{path} is damaged ({str(error)[:1000]}): copy or train it again") from error
     return arrays, card, understood
+
+
+def config(given: Any, kind: type[C]) -> C:
+    """A dataclass of settings, its fields numbers and words, from what a card has of it.
+
+    Raises:
+      BadFile: fields that are unknown or lack, values of another type or beyond any network's size.
+    """
+    if not isinstance(given, Mapping):
+        raise BadFile(f"its config is a {type(given).__name__}")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := given.keys() - fields.keys():
+        raise BadFile(f"its config has {', '.join(sorted(unknown))[:200]}")
+    for name, value in given.items():
+        default = fields[name].default
+        wanted = fields[name].type if default is dataclasses.MISSING else type(default)
+        if type(value) is not wanted or (wanted is int and value > _WIDEST):
+            raise BadFile(f"its config has {name}={value!r:.80}")
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING and name not in given:
+            raise BadFile(f"its config lacks {name}")
+    return kind(**given)
+
+
+def fill(
+    path: str | os.PathLike[str], build: Callable[[], M], arrays: Mapping[str, np.ndarray]
+) -> M:
+    """``state.fill`` by the arrays of a file; BadFile, which names it, where they do not fit."""
+    try:
+        return state.fill(build, arrays)
+    except ValueError as error:
+        raise BadFile(f"{path}: {str(error)[:2000]}") from error
 
 
 def _arrays(data: bytes) -> dict[str, np.ndarray]:

@@ -19,11 +19,12 @@ from flax import nnx
 
 from advface_jax import checks
 from advface_jax.defenses import duetface_split
-from advface_jax.models import files, state
+from advface_jax.models import files
 from advface_jax.models.duetface import DuetFace, DuetFaceConfig, Recogniser
 from advface_jax.models.facenet import InceptionResNetV1
 from advface_jax.system import System
 from advface_jax.training import step
+from advface_jax.untrusted import BadFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,19 +110,19 @@ def read_duetface(
     """DuetFace's recogniser in front of the system's FaceNet, and its card.
 
     Raises:
-      ValueError: no such file, a damaged one, or one trained in front of other weights.
+      BadFile: no such file, a damaged one, or one trained in front of other weights.
     """
     arrays, card, size = files.read(
         path,
         "recogniser of DuetFace",
-        lambda card: DuetFaceConfig(**card["duetface"]),
+        lambda card: files.config(card["duetface"], DuetFaceConfig),
         ", as `python -m experiments.train_duetface` writes them",
     )
     if card["weights_sha256"] != system.card["sha256"]:
-        raise ValueError(
-            f"{path} stands in front of {card['weights']}; these weights are "
+        raise BadFile(
+            f"{path} stands in front of {card.get('weights')}; these weights are "
             f"{system.card['source']}: train one with `python -m experiments.train_duetface "
             f"--weights {system.card['source']} …`"
         )
-    model = state.fill(lambda: DuetFace(size, rngs=nnx.Rngs(0)), arrays)
+    model = files.fill(path, lambda: DuetFace(size, rngs=nnx.Rngs(0)), arrays)
     return Recogniser(model, system.network), card

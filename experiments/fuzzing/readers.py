@@ -15,6 +15,7 @@ from experiments.fuzzing.seeds import Files, images, lists, networks, sets, weig
 MODULES = (
     *("advface_jax.system", "advface_jax.cropping", "advface_jax.data", "weights_convert.finding"),
     *("weights_convert.conversion", "advface_jax.export", "experiments.fuzzing.seeds.sets"),
+    "advface_jax.training.duetface",
 )
 """What the readers import, for who starts many processes."""
 
@@ -190,12 +191,20 @@ def _networks() -> list[Reader]:
     def decoder(folder: Path) -> None:
         system.read_decoder(folder / "w.safetensors")
 
+    def recogniser(folder: Path) -> None:
+        from advface_jax.training import duetface
+
+        duetface.read_duetface(folder / "w.safetensors", before)
+
+    before = system.System(None, {"source": "tiny", "sha256": "0" * 64})
+
     def program(folder: Path) -> None:
         export.load(folder / "w", sha256=networks.sum_of_exported())
 
     return [
         Reader("features", sets.feature_set, features),
         Reader("decoder", networks.decoder, decoder),
+        Reader("duetface", networks.duetface, recogniser),
         Reader("export", networks.exported, program),
         Reader("checkpoint", networks.checkpoint, lambda f: checkpoint.restore(f / "w")),
     ]

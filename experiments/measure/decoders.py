@@ -119,7 +119,7 @@ def decoder(system: advface_jax.System, source: str, role: Role) -> decoders.Dec
     """One decoder, by kind or by file. Errors as for ``System.decoder`` and ``read_decoder``."""
     if source in system.kinds:
         return system.decoder(source, role)
-    decoders.named(source)
+    decoders.check_sources(source)
     if source in decoders.KINDS:
         return system.decoder(source, role)
     return system.read_decoder(source)

@@ -9,7 +9,7 @@ from tyro.conf import OmitArgPrefixes
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli
 from advface_jax.data import leaks
-from advface_jax.models.decoders import named
+from advface_jax.models.decoders import check_sources
 from advface_jax.system import OWN
 from experiments.measure import inputs, paper
 from experiments.measure.results_file import Row
@@ -76,7 +76,7 @@ class Sample:
         if self.seed < 0:
             raise ValueError(f"got --seed {self.seed}; wanted 0 or more")
         cli.folder(self.out)
-        named(*(one for one in sources if one not in (None, OWN)))
+        check_sources(*(one for one in sources if one not in (None, OWN)))
         inputs.places(self.preset, self.faces, self.listing, self.pairs, self.set)
 
     def read(self, resize: bool = False) -> inputs.Inputs:

@@ -21,6 +21,17 @@ def decoder() -> list[Files]:
     return [written("w.safetensors", lambda p: system.write_decoder(p, made, card))]
 
 
+def duetface() -> list[Files]:
+    from flax import nnx
+
+    from advface_jax.models.duetface import DuetFace, DuetFaceConfig
+    from advface_jax.training import duetface as training
+
+    made = DuetFace(DuetFaceConfig(mixed=1, width=1, depth=0, client=1), rngs=nnx.Rngs(0))
+    card = {"weights": "tiny", "weights_sha256": "0" * 64}
+    return [written("w.safetensors", lambda p: training.write_duetface(p, made, card))]
+
+
 def checkpoint() -> list[Files]:
     from advface_jax import checkpoint as folder
 
