@@ -15,15 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax.numpy as jnp
 import numpy as np
 from tyro.conf import OmitArgPrefixes
 
 import advface_jax
-from advface_jax import checks, cli, defenses
+from advface_jax import checks, cli
+from advface_jax.attacks import Attack
+from advface_jax.data import Faces
 from advface_jax.decoy import DEFAULT, DEVIATION, DecoyConfig
 from advface_jax.defenses import decoys as library
-from advface_jax.defenses.defense import EPSILON
 from experiments import plots
 from experiments.attack.knowing import of_faces
 from experiments.attack.public_faces import PublicFaces
@@ -34,13 +34,14 @@ from experiments.decoy import linkers as decoy_linkers
 from experiments.decoy import readings as decoy_readings
 from experiments.decoy.cases import Case
 from experiments.decoy.competitors import Competitor
-from experiments.decoy.readings import Measured
-from experiments.decoy.rows import COLUMNS, HOW_TO_READ, NARROW, floor, row
+from experiments.decoy.readings import Embeddings, Measured
+from experiments.decoy.rows import COLUMNS, HOW_TO_READ, NARROW, row
 from experiments.measure import decoders, decoyed, inputs, judging
 from experiments.measure.inputs import Inputs
 from experiments.measure.results_file import Row, surroundings, write_whole
 from experiments.measure.sample import OfSample, Sample
 from experiments.measure.table import Spent, Table, printed, publish
+from experiments.measure.table_rows import mean_face
 
 
 def main(
@@ -99,8 +100,22 @@ def main(
     cli.loading(*sibling)
     others = [advface_jax.load(one) for one in sibling]
     decoyed.check(system, *others)
-    how = threshold, names, tuned, beside, families, exact, deviation
-    publish(table(system, others, given, public, sample, cases, *how), sample.out)
+    found = table(
+        system,
+        others,
+        given,
+        public,
+        sample,
+        cases,
+        threshold=threshold,
+        names=names,
+        tuned=tuned,
+        beside=beside,
+        families=families,
+        exact=exact,
+        deviation=deviation,
+    )
+    publish(found, sample.out)
     (sample.out / PARTIAL).unlink(missing_ok=True)
 
 
@@ -114,6 +129,7 @@ def table(
     public: PublicFaces,
     sample: Sample,
     cases: list[Case],
+    *,
     threshold: float = DecoyConfig.threshold,
     names: Sequence[int] = (),
     tuned: bool = False,
@@ -128,21 +144,8 @@ def table(
     crops, over, origin = given
     images = crops.batch(np.arange(len(crops)))
     n = max(1, *(case.shadows for case in cases))
-    count = max(decoy_cases.STITCHED * (n + 2), *names, 0)
-    faces = dataclasses.replace(public, public_faces=public.public_faces or count)
-    faces = faces.read(sample.preset)
-    if len(faces) < (needed := decoy_cases.STITCHED * (n + 2)):
-        raise ValueError(
-            f"got {len(faces)} public faces; wanted {needed} or more: {decoy_cases.STITCHED} for "
-            f"each of {n} shadow recognisers, and as many other ones for each of two kinds of "
-            "attackers' siblings"
-        )
-    if len(faces) < max(names, default=0):
-        raise ValueError(
-            f"got {len(faces)} public faces for --names {max(names)}; wanted as many or more"
-        )
+    faces = _public(public, sample, n, names)
     seen = inputs.shared(faces, crops, sample.on_leak)
-    advface = defenses.advface(extractor=system.extractor, shadow=system.shadow)
     settings = {
         "experiment": "decoys",
         **origin,
@@ -162,79 +165,48 @@ def table(
         "deviation": deviation,
         "versions": surroundings()["versions"],
     }
-    rows, labels, shown, left, kept, earlier = [], [], {}, set(), [], 0.0
+    done, left = _Done(settings, sample.out / PARTIAL), set()
     with judging.exactly("float32" if exact else "tf32"), cli.bar("faces") as bar:
-        world = decoy_cases.world(
-            system,
-            system.attacker,
-            others,
-            faces.images,
-            decoyed.drawn(sample.seed),
-            n,
-            sample.seed,
-            deviation,
-        )
+        pictures, drawn = faces.images, decoyed.drawn(sample.seed)
+        more = n, sample.seed, deviation
+        world = decoy_cases.world(system, system.attacker, others, pictures, drawn, *more)
         readers = decoy_linkers.tuned(system, faces, sample.batch) if tuned else {}
         left |= {"Ψ tuned"} - set(readers) if tuned else set()
         bare = decoy_readings.known(world, images, sample.batch, readers)
-        every = [
-            Competitor("Unprotected", defenses.none(), None, world),
-            Competitor("AdvFace", advface, EPSILON, world),
-            *(
-                Competitor("Decoy", world.defense(case, threshold), case.epsilon, world, case)
-                for case in cases
-            ),
-        ]
+        every = competitors.planned(system, world, cases, threshold)
         if beside:
             z = of_faces(system.extractor, faces, sample.batch)
             every += competitors.competitors(system, world, z, cases[0], threshold)
         task = bar.add_task("protect, attack, recognise", total=len(every) * len(images), note="")
-        for name, defense, epsilon, theirs, case in every:
-            label = case.label if case and name == "Decoy" else name
+        for one in every:
+            label = one.case.label if one.case and one.name == "Decoy" else one.name
             bar.update(task, note=label)
             lap, linkers, undefended = time.monotonic(), dict(readers), dict(bare)
-            if case and names and case in (cases[0], cases[0]._replace(key=True)):
-                how = names, case.epsilon, sample.batch, sample.seed + 2
-                learnt, few = decoy_linkers.stolen(world, others[0], defense, faces, *how)
-                linkers |= learnt
-                left |= few
+            if one.case and names and one.case in (cases[0], cases[0]._replace(key=True)):
+                what = names, one.case.epsilon, sample.batch, sample.seed + 2
+                new, few = decoy_linkers.stolen(world, others[0], one.defense, faces, *what)
                 nobody = dataclasses.replace(world, shadows=(), outside={})
-                new = {k: v for k, v in linkers.items() if k not in bare}
-                undefended |= decoy_readings.known(nobody, images, sample.batch, new, private=False)
-            found = decoy_readings.measured(
-                theirs,
-                case,
-                defense,
-                images,
-                epsilon=epsilon,
-                linkers=linkers,
-                settings=settings | {"row": name},
-                progress=lambda k: bar.update(task, advance=k),
-                **sample.how,
-            )
-            line = row(name, case, epsilon, found, undefended, crops.identities, over, threshold)
-            rows.append(line | {"seconds": round(found.earlier + time.monotonic() - lap, 1)})
-            labels.append(label)
-            shown[label] = found
-            kept.append(found.folder)
-            earlier += found.earlier
-            cli.console.print(f"{label}: " + _spoken(rows[-1]), soft_wrap=True)
-            _keep(rows, settings, sample.out / PARTIAL)
+                of_new = decoy_readings.known(nobody, images, sample.batch, new, private=False)
+                linkers, undefended, left = linkers | new, undefended | of_new, left | few
+            advance = functools.partial(bar.update, task)
+            how = sample.how | {"settings": settings, "progress": lambda k, f=advance: f(advance=k)}
+            line, found = _measured_row(one, given, images, linkers, undefended, how)
+            line["seconds"] = round(found.earlier + time.monotonic() - lap, 1)
+            done.add(label, line, found)
+            cli.console.print(f"{label}: " + _spoken(line), soft_wrap=True)
         for name in key_families.FAMILIES if families else ():
             how = sample.how | {"settings": settings}
             what = threshold, images, bare["recogniser"], crops.identities, over, how
             line, found = key_families.row(name, world, cases[0], *what)
-            rows.append(line)
-            kept.append(found.folder)
-            earlier += found.earlier
-            labels.append(rows[-1]["method"])
-            _keep(rows, settings, sample.out / PARTIAL)
-        mean = jnp.asarray(images.mean(0, dtype=np.float64) / 255, jnp.float32)
-        likeness = floor(mean, images, sample.batch)
-        rows.append({"method": "Mean face", "epsilon": None, **likeness, "n": len(images)})
-        labels.append("Mean face")
+            done.add(line["method"], line, found)
+        _, alike = mean_face(images)
+    rows, labels = done.rows, done.labels
+    likeness = {k: float(alike[k].mean()) for k in ("ssim", "psnr")}
+    rows.append({"method": "Mean face", "epsilon": None, **likeness, "n": len(images)})
+    labels.append("Mean face")
     settings["cases"] = [case._asdict() for case in cases]
     header, lines = printed(labels, rows, [{}] * len(rows), COLUMNS)
+    some = inputs.distinct(crops.identities[: sample.batch], 4)
     return Table(
         "decoys",
         "Decoys: who reads what is stored",
@@ -246,29 +218,81 @@ def table(
             "seen_in_training": {"attackers' faces": seen},
             **({"left_out, too few items of one person": sorted(left)} if left else {}),
         },
-        spent=Spent(earlier, time.monotonic() - began),
-        remarks=(
-            HOW_TO_READ,
-            f"{len(images):,} faces of {len(set(crops.identities)):,} people, {len(over):,} pairs "
-            f"({origin['faces']}); weights {settings['weights']}, siblings of "
-            f"{', '.join(settings['siblings'])}, stitched from {decoy_cases.STITCHED} faces each; "
-            f"threshold {threshold:g}, batches of {sample.batch}, seed {sample.seed}.",
-        ),
+        spent=Spent(sum(one.earlier for one in done.found.values()), time.monotonic() - began),
+        remarks=(HOW_TO_READ, _text(given, settings)),
         pictures={
-            "decoys.png": functools.partial(
-                _draw, crops.images, inputs.distinct(crops.identities[: sample.batch], 4), shown
-            ),
+            "decoys.png": functools.partial(_draw, crops.images, some, done.found),
             "front.png": functools.partial(decoy_front.draw, rows, labels),
         },
-        kept=kept,
+        kept=[one.folder for one in done.found.values() if one.folder],
         caption="Recognition, R's pictures, and the identity that attackers read (TAR %)",
         narrow=[0, *(i for i, column in enumerate(COLUMNS, 1) if column.title in NARROW)],
     )
 
 
-def _keep(rows: Sequence[Row], settings: dict[str, Any], file: Path) -> None:
-    document = {"rows": list(rows), "config": settings}
-    write_whole(file, json.dumps(document, indent=1, default=str) + "\n")
+def _public(public: PublicFaces, sample: Sample, shadows: int, names: Sequence[int]) -> Faces:
+    """The attackers' faces; ValueError where they are too few for all who are stitched on them."""
+    needed = decoy_cases.STITCHED * (shadows + 2)
+    many = public.public_faces or max(needed, *names, 0)
+    faces = dataclasses.replace(public, public_faces=many).read(sample.preset)
+    if len(faces) < needed:
+        raise ValueError(
+            f"got {len(faces)} public faces; wanted {needed} or more: {decoy_cases.STITCHED} for "
+            f"each of {shadows} shadow recognisers, and as many other ones for each of two kinds "
+            "of attackers' siblings"
+        )
+    if len(faces) < max(names, default=0):
+        raise ValueError(
+            f"got {len(faces)} public faces for --names {max(names)}; wanted as many or more"
+        )
+    return faces
+
+
+def _measured_row(
+    one: Competitor,
+    given: Inputs,
+    images: np.ndarray,
+    linkers: dict[str, Attack],
+    undefended: Embeddings,
+    how: dict[str, Any],
+) -> tuple[Row, Measured]:
+    """One row, and what was read for it."""
+    settings = how["settings"] | {"row": one.name}
+    about = {"epsilon": one.epsilon, "linkers": linkers, **how, "settings": settings}
+    found = decoy_readings.measured(one.world, one.case, one.defense, images, **about)
+    people, threshold = given.faces.identities, how["settings"]["threshold"]
+    named = one.name, one.case, one.epsilon
+    return row(*named, found, undefended, people, given.pairs, threshold), found
+
+
+def _text(given: Inputs, settings: dict[str, Any]) -> str:
+    """What was measured, and how."""
+    people = len(set(given.faces.identities))
+    return (
+        f"{len(given.faces):,} faces of {people:,} people, {len(given.pairs):,} pairs "
+        f"({given.origin['faces']}); weights {settings['weights']}, siblings of "
+        f"{', '.join(settings['siblings'])}, stitched from {decoy_cases.STITCHED} faces each; "
+        f"threshold {settings['threshold']:g}, batches of {settings['batch']}, seed "
+        f"{settings['seed']}."
+    )
+
+
+@dataclasses.dataclass
+class _Done:
+    """The rows so far, kept in ``file``, and what was read for each, by its label."""
+
+    settings: dict[str, Any]
+    file: Path
+    rows: list[Row] = dataclasses.field(default_factory=list)
+    labels: list[str] = dataclasses.field(default_factory=list)
+    found: dict[str, Measured] = dataclasses.field(default_factory=dict)
+
+    def add(self, label: str, line: Row, found: Measured) -> None:
+        self.rows.append(line)
+        self.labels.append(label)
+        self.found[label] = found
+        document = {"rows": self.rows, "config": self.settings}
+        write_whole(self.file, json.dumps(document, indent=1, default=str) + "\n")
 
 
 def _spoken(r: Row) -> str:

@@ -16,8 +16,9 @@ from experiments.attack.public_faces import PublicFaces
 from experiments.decoy import cases as decoy_cases
 from experiments.decoy import competitors
 from experiments.decoy import readings as decoy_readings
+from experiments.decoy import rows as decoy_rows
 from experiments.decoy.cases import Case
-from experiments.decoy.rows import _replays, row, unit
+from experiments.decoy.rows import _replays, row, tar, unit
 from experiments.measure import decoyed
 from experiments.measure.sample import Ascent, Sample
 from experiments.measure.table import publish
@@ -81,6 +82,17 @@ def test_tars_have_intervals_by_person():
         low, high = line[f"{name}_ci"]
         assert 0 <= low <= line[name] <= high <= 1 and low < high
     assert line["tar"] > 0.5 > line["tar_sibling"]
+
+
+def test_readings_are_judged_over_the_first_faces(monkeypatch):
+    """As the table says: 1,500 of them, whichever row it is."""
+    rng = np.random.default_rng(0)
+    seen = unit(np.repeat(rng.normal(size=(40, 8)), 2, 0))
+    seen[40:] = unit(rng.normal(size=(40, 8)))
+    people = [f"{i // 2}" for i in range(80)]
+    assert 0.4 < tar(seen, seen, people) < 0.8
+    monkeypatch.setattr(decoy_rows, "JUDGED", 40)
+    assert tar(seen, seen, people) == 1
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
-"""Other ways to the same end, at screening size, beside the decoy: none is in the library."""
+"""The defences of the table: AdvFace, decoys, and at screening size other ways to the same end."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +10,9 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from advface_jax import System, ball
+from advface_jax import System, ball, defenses
 from advface_jax.defenses import Defense
+from advface_jax.defenses.defense import EPSILON
 from experiments.decoy.cases import Case, World
 
 STEPS, RATE, RANK = 40, 0.01, 64
@@ -26,6 +28,21 @@ class Competitor(NamedTuple):
     epsilon: float | None
     world: World
     case: Case | None = None
+
+
+def planned(
+    system: System, world: World, cases: Sequence[Case], threshold: float
+) -> list[Competitor]:
+    """No defence, AdvFace, and the decoys."""
+    advface = defenses.advface(extractor=system.extractor, shadow=system.shadow)
+    return [
+        Competitor("Unprotected", defenses.none(), None, world),
+        Competitor("AdvFace", advface, EPSILON, world),
+        *(
+            Competitor("Decoy", world.defense(case, threshold), case.epsilon, world, case)
+            for case in cases
+        ),
+    ]
 
 
 def competitors(

@@ -16,7 +16,7 @@ from advface_jax import defenses, metrics
 from advface_jax.data import Pairs
 from experiments.decoy import readings as decoy_readings
 from experiments.decoy.cases import Case, World
-from experiments.decoy.rows import unit
+from experiments.decoy.rows import by_foreign, tar
 from experiments.measure.results_file import Row
 
 FIXED, ATTACKER = 2, 8
@@ -135,7 +135,6 @@ def row(
     raw = decoy_readings.known(
         dataclasses.replace(theirs, outside={"own": own}), images, how["batch"], private=False
     )
-    foreign = np.mean([v for k, v in found.read.items() if k.startswith("foreign ")], 0)
     line: Row = {
         "method": f"Key: {name}",
         "n": len(images),
@@ -152,9 +151,7 @@ def row(
     readings = {
         "tar": (found.read["recogniser"], raw["own"]),
         "tar_Ψ": (found.read["Ψ"], bare),
-        "tar_foreign": (unit(foreign), bare),
-        "tar_less": (unit(foreign - found.read["Ψ"]), bare),
+        **{f"tar_{name}": (seen, bare) for name, seen in by_foreign(found.read).items()},
     }
-    for kind, (seen, known) in readings.items():
-        line[kind] = metrics.identify(seen, known, people, (1e-2,)).tar(1e-2)
+    line |= {kind: tar(seen, known, people) for kind, (seen, known) in readings.items()}
     return line, found

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advface_jax import attacks, metrics, networks, sharding
+from advface_jax.attacks import reading
 from advface_jax.decoy import Keyed, keyed
 from advface_jax.defenses import Defense, decoys
 from experiments.decoy.cases import Case, World
@@ -16,7 +17,6 @@ from experiments.measure.compared import called
 from experiments.measure.judging import keys_of
 from experiments.measure.kept import Arrays, Batch, batches, folder_of, kept
 
-AMPLIFIED = (2.0, 4.0, 8.0)
 FOREIGN = 8
 """Patterns of his own that an attacker averages over."""
 Embeddings = dict[str, np.ndarray]
@@ -99,7 +99,7 @@ def _batch(world, defense, case, epsilon, linkers, first, pixels, keys, mask) ->
     if case:
         decoy, nobody = decoys.start(defense, keys), decoys.pictures(defense, keys)
     own = decoys.recogniser(defense) if case else world.network.server
-    found = {f"read.{k}": read(r, seen) for k, r, seen in readings(world, case, own, stored, decoy)}
+    found = {f"read.{k}": seen for k, seen in readings(world, case, own, stored, decoy)}
     found |= {f"read.{k}": read(attack, stored) for k, attack in linkers.items()}
     picture = called(world.attacker, stored)
     found["read.replayed"] = read(own, called(world.network.extractor, picture))
@@ -115,33 +115,27 @@ def _batch(world, defense, case, epsilon, linkers, first, pixels, keys, mask) ->
 
 def readings(
     world: World, case: Case | None, own: Any, stored: jax.Array, decoy: jax.Array | None
-) -> Iterator[tuple[str, Any, jax.Array]]:
-    """(name, recogniser, what it is shown) for everyone who reads what is stored."""
-    yield "recogniser", own, stored
+) -> Iterator[tuple[str, Any]]:
+    """(name, embeddings) of everyone who reads what is stored."""
+    yield "recogniser", read(own, stored)
     if world.shadows and (case is None or case.shadows):
-        yield "shadow", world.shadows[0], stored
+        yield "shadow", read(world.shadows[0], stored)
     for name, reader in world.outside.items():
-        yield name, reader, stored
-    attacker = world.outside["sibling"]
-    estimate = called(world.network.extractor, called(world.attacker, stored))
+        yield name, read(reader, stored)
     public = world.network.server
-    for k in AMPLIFIED[:2]:
-        louder = _amplified(stored, estimate, k)
-        yield f"decoy estimated ×{k:g}", attacker, louder
-        if case and case.key:
-            yield f"Ψ, decoy estimated ×{k:g}", public, louder
-    if decoy is None:
-        return
-    for k in AMPLIFIED:
-        louder = _amplified(stored, decoy, k)
-        yield f"decoy known ×{k:g}", attacker, louder
-        if case and case.key:
-            yield f"Ψ, decoy known ×{k:g}", public, louder
-    if case and case.key:
-        yield "Ψ", public, stored
-        for i in range(FOREIGN):
+    readers = {"": world.outside["sibling"], **({"Ψ, ": public} if case and case.key else {})}
+    estimate = called(world.network.extractor, called(world.attacker, stored))
+    starts = {"estimated": (estimate, reading.GAINS[:2]), "known": (decoy, reading.GAINS)}
+    for told, (start, gains) in starts.items():
+        for k in gains if start is not None else ():
+            for who, reader in readers.items():
+                name = f"{who}decoy {told} ×{k:g}"
+                yield name, reading.amplified(name, reader, ("start",), k).run(stored, start)
+    if case and case.key and decoy is not None:
+        yield "Ψ", read(public, stored)
+        for i in range(FOREIGN):  # each by itself: their mean is taken of all batches
             normal = jax.random.normal(jax.random.key(1000 + i), stored.shape[1:])
-            yield f"foreign {i}", keyed(public, world.deviation * normal), stored
+            yield f"foreign {i}", read(keyed(public, world.deviation * normal), stored)
 
 
 def known(
@@ -186,10 +180,6 @@ def read(reader: Any, z: jax.Array) -> jax.Array | np.ndarray:
     if isinstance(reader, attacks.Attack):
         return reader(z, batch=len(z))
     return _read(reader, z)
-
-
-def _amplified(stored: jax.Array, decoy: jax.Array, k: float) -> jax.Array:
-    return jnp.maximum(decoy + k * (stored - decoy), 0)
 
 
 @jax.jit

@@ -1,9 +1,7 @@
 """A row for each setting of the decoy: recognition, pictures, and what each attacker reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from advface_jax import metrics
@@ -12,9 +10,8 @@ from experiments.decoy.cases import NEAR, UNLIKE, Case
 from experiments.decoy.readings import Embeddings, Measured
 from experiments.measure.results_file import Row
 from experiments.measure.table import Column
-from experiments.measure.table_rows import replays
+from experiments.measure.table_rows import FARS, FEWEST, swapped
 
-FARS = (1e-2, 1e-3)
 JUDGED = 1500
 """Faces, the first ones, that attackers' readings are judged over: every one with every other."""
 LINKED = ("sibling", "Ψ", "less")
@@ -80,7 +77,8 @@ def row(
     private = bool(case and case.key)
     read = dict(found.read)
     replayed = read.pop("replayed")
-    foreign = [read.pop(name) for name in list(read) if name.startswith("foreign ")]
+    own_patterns = by_foreign(read)
+    read = {name: seen for name, seen in read.items() if not name.startswith("foreign ")}
     refused = [None if case is None else found.cosine < at for at in (threshold, 0.9)]
     line: Row = {
         "method": method + (" with a key" if private else ""),
@@ -103,24 +101,23 @@ def row(
     tars: dict[str, float | None] = {}
 
     def judge(name: str, seen: np.ndarray, known: np.ndarray) -> None:
-        seen, known, who = seen[:JUDGED], known[:JUDGED], people[:JUDGED]
-        reading = metrics.identify(seen, known, who, FARS)
+        reading = judged(seen, known, people)
         tars[name], line[f"rank1_{name}"] = reading.tar(1e-2), float(np.nanmean(reading.first))
         if (accepted := reading.accepted[1e-2]) is not None:
             label = "tar_ci" if name == "recogniser" else f"tar_{name}_ci"
-            line[label] = metrics.interval_by_person(np.asarray(accepted, np.float64), who)
+            line[label] = metrics.interval_by_person(
+                np.asarray(accepted, np.float64), people[:JUDGED]
+            )
         line[f"tar_far_1e-3_{name}"] = reading.tar(1e-3)
         if name in LINKED:
-            line[f"link_{name}"] = metrics.identify(seen, seen, who, FARS[:1]).tar(1e-2)
+            line[f"link_{name}"] = tar(seen, seen, people)
 
     for name, seen in read.items():
         kind = "recogniser" if name == "Ψ" or name.startswith("Ψ, ") else name
         kind = "sibling" if name.startswith("decoy ") else kind
         judge(name, seen, own if name == "recogniser" else bare[kind])
-    if foreign:
-        mean = np.mean(foreign, 0)
-        judge("foreign", unit(mean), bare["recogniser"])
-        judge("less", unit(mean - read["Ψ"]), bare["recogniser"])
+    for name, seen in own_patterns.items():
+        judge(name, seen, bare["recogniser"])
     line["tar"], line["rank1"] = tars.pop("recogniser"), line.pop("rank1_recogniser")
     line |= {f"tar_{name}": value for name, value in tars.items()}
     best = {"estimated": "decoy est", "known": "decoy k", "far": "far, ", "names": "names "}
@@ -135,28 +132,36 @@ def _replays(
     served: np.ndarray, replayed: np.ndarray, people: Sequence[str], over: Pairs
 ) -> dict[str, float | None]:
     """Type II at a false accept rate over all different stored items."""
-    labels = np.unique(np.asarray(people[:JUDGED]), return_inverse=True)[1]
-    different = np.triu(labels[:, None] != labels)  # each pair once
-    found: dict[str, float | None] = {}
-    far = np.sort(np.clip(2 - 2 * served[:JUDGED] @ served[:JUDGED].T, 0, 4)[different])
-    for name, rate in (("_far_1e-2", 1e-2), ("_far_1e-3", 1e-3)):
-        at = int(rate * len(far) + 1e-9)
-        found[name] = None
-        if at >= 3 and over.same.any():
-            shown = replays(served, replayed, over, {"": float(far[at])})
-            found[name] = shown["srra"]
+    some, who = served[:JUDGED], np.asarray(people[:JUDGED])
+    different = np.triu(who[:, None] != who)  # each pair once
+    far = np.clip(2 - 2 * some @ some.T, 0, 4)[different]
+    found: dict[str, float | None] = dict.fromkeys(FARS)
+    for name, rate in FARS.items():
+        if rate * len(far) >= FEWEST and over.same.any():
+            threshold = metrics.threshold_at_far(far, rate)
+            found[name] = metrics.srra(swapped(served, replayed, over), threshold)
     return found
 
 
-def floor(mean: jax.Array, images: np.ndarray, batch: int) -> dict[str, float]:
-    """The likeness of the mean face with every face."""
-    found = {"ssim": [], "psnr": []}
-    for start in range(0, len(images), batch):
-        x = jnp.asarray(images[start : start + batch], jnp.float32) / 255
-        guess = jnp.broadcast_to(mean, x.shape)
-        for name, values in found.items():
-            values += getattr(metrics, name)(guess, x).tolist()
-    return {name: float(np.mean(values)) for name, values in found.items()}
+def judged(seen: np.ndarray, known: np.ndarray, people: Sequence[str]) -> metrics.Reading:
+    """Every one of the first ``JUDGED`` faces against every other one's photograph."""
+    seen, known, people = seen[:JUDGED], known[:JUDGED], people[:JUDGED]
+    return metrics.identify(seen, known, people, tuple(FARS.values()))
+
+
+def tar(seen: np.ndarray, known: np.ndarray, people: Sequence[str]) -> float | None:
+    """TAR at a false accept rate of 1e-2 over those faces; None with too few of them."""
+    return judged(seen, known, people).tar(1e-2)
+
+
+def by_foreign(read: Mapping[str, np.ndarray]) -> Embeddings:
+    """What an attacker makes of the readings by patterns of his own: their mean, and that less what
+    the public Ψ reads. Empty without any."""
+    foreign = [seen for name, seen in read.items() if name.startswith("foreign ")]
+    if not foreign:
+        return {}
+    mean = np.mean(foreign, 0)
+    return {"foreign": unit(mean), "less": unit(mean - read["Ψ"])}
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from advface_jax import metrics
 from advface_jax.data import Faces, Pairs
+from advface_jax.models.facenet import IMAGE_SIZE
 from experiments.measure.intervals import bootstrap
 from experiments.measure.judging import Judged, Subject, sized
 from experiments.measure.results_file import Row
@@ -114,12 +115,8 @@ def replays(
 ) -> Row:
     """``srra`` and ``srra_same_image`` at each threshold, from embeddings (n,e) of what is enrolled
     and of what is shown; a threshold's key is the ending of the names, "" the row's own."""
-    left, right = pairs.left[pairs.same], pairs.right[pairs.same]
     same_image = metrics.squared_distance(replayed, stored)
-    other_image = metrics.squared_distance(
-        np.concatenate([replayed[left], replayed[right]]),
-        np.concatenate([stored[right], stored[left]]),
-    )
+    other_image = swapped(stored, replayed, pairs)
     # Each image of a pair is shown as the other, so the pair is what is resampled.
     accepted = (other_image < thresholds[""]).reshape(2, -1).mean(0)
     return {
@@ -127,6 +124,34 @@ def replays(
         "srra_ci": bootstrap(accepted, pairs.fold[pairs.same]),
         **{f"srra_same_image{k}": metrics.srra(same_image, t) for k, t in thresholds.items()},
     }
+
+
+def swapped(stored: np.ndarray, replayed: np.ndarray, pairs: Pairs) -> np.ndarray:
+    """Squared distances (2m,) of type II: each image of the m pairs of one person, as it is shown,
+    to the other one, as it is stored."""
+    left, right = pairs.left[pairs.same], pairs.right[pairs.same]
+    return metrics.squared_distance(
+        np.concatenate([replayed[left], replayed[right]]),
+        np.concatenate([stored[right], stored[left]]),
+    )
+
+
+def mean_face(images: np.ndarray, size: int = IMAGE_SIZE) -> tuple[jax.Array, dict[str, Any]]:
+    """The mean (1,s,s,3) in [0,1] of faces (n,160,160,3) uint8 at a recogniser's size, and its
+    likeness (n,) with each of them, by measure."""
+    mean = sized(jnp.asarray((images.mean(0) / 255).astype(np.float32)[None]), size)
+
+    @jax.jit
+    def measure(mean: jax.Array, faces: jax.Array) -> list[jax.Array]:
+        faces = sized(faces, size)
+        return [getattr(metrics, name)(mean, faces) for name in LIKENESS]
+
+    parts = []
+    for start in range(0, len(images), 64):
+        some = (images[start : start + 64] / 255).astype(np.float32)
+        parts.append(measure(jnp.repeat(mean, len(some), 0), jnp.asarray(some)))
+    each = zip(LIKENESS, zip(*parts, strict=True), strict=True)
+    return mean, {name: np.concatenate(part) for name, part in each}
 
 
 def floor(
@@ -141,26 +166,12 @@ def floor(
 
     It is shown (``replay`` of the ``subject``) to a server that stores as in ``condition``.
     """
-    mean = jnp.asarray((faces.images.mean(0) / 255).astype(np.float32)[None])
-    mean = sized(mean, subject.image_size)
+    mean, likeness = mean_face(faces.images, subject.image_size)
     replayed = np.asarray(jax.jit(lambda r, x: r(x))(subject.replay, mean))
     replayed = np.repeat(replayed, len(faces), 0)
     stored = judged.stored[condition]
     distances = metrics.squared_distance(stored[pairs.left], stored[pairs.right])
     threshold = metrics.ten_fold_accuracy(distances, pairs.same, pairs.fold).threshold
-
-    @jax.jit
-    def measure(mean: jax.Array, images: jax.Array) -> list[jax.Array]:
-        images = sized(images, subject.image_size)
-        return [getattr(metrics, name)(mean, images) for name in LIKENESS]
-
-    parts = []
-    for start in range(0, len(faces), 64):
-        some = (faces.images[start : start + 64] / 255).astype(np.float32)
-        parts.append(measure(jnp.repeat(mean, len(some), 0), jnp.asarray(some)))
-    likeness = {
-        k: np.concatenate(p) for k, p in zip(LIKENESS, zip(*parts, strict=True), strict=True)
-    }
     return {
         "method": "Mean face (floor)",
         "epsilon": None,
