@@ -18,6 +18,7 @@ import numpy as np
 from advface_jax import lock
 from advface_jax.data.feature_sets import chunks, reading
 from advface_jax.data.feature_sets.reading import beside_shard
+from advface_jax.untrusted import read_json
 
 Labels = Literal["none", "pseudonyms", "original"]
 
@@ -186,7 +187,7 @@ def begin(
             return None
         raise ValueError(f"{folder} holds another set of features: give another folder")
     if unfinished.is_file():
-        plan = reading.read_json(unfinished)
+        plan = read_json(unfinished, reading.AGAIN)
         if plan.get("settings") != kept or plan.get("faces") != listed:
             raise ValueError(
                 f"{folder} holds an unfinished set of other faces or settings: finish that one "
