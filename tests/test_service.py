@@ -702,6 +702,7 @@ def test_what_became_of_requests_is_counted():
 def test_decoys_without_public_faces_are_said_to_be_so(
     protection, system, tmp_path, monkeypatch, capsys
 ):
+    pytest.importorskip("fastapi", reason="the service needs fastapi: pip install fastapi")
     from advface_jax.commands import serve
 
     def stopped(*_, **__):
