@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from advface_jax import runtime
-from advface_jax.untrusted import JSON_BYTES, BadFile, Room, parse_json, read_bytes
+from advface_jax.untrusted import BadFile, Room, read_json
 
 Tree = dict[str, Any]
 
@@ -185,10 +185,7 @@ def restore(directory: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
         raise BadFile(
             f"{path} is not a checkpoint: wanted card.json and arrays/ in it; give another folder"
         )
-    try:
-        card = parse_json(read_bytes(path / "card.json", JSON_BYTES))
-    except BadFile as error:
-        raise BadFile(f"{path / 'card.json'}: {error}; save it again") from error
+    card = read_json(path / "card.json", "save it again")
     _needs_backend(f"{path} was not read")
     try:
         with _orbax() as checkpointer:

@@ -170,6 +170,18 @@ def _numbers(value: ArrayLike, name: str) -> jax.Array:
 
 
 def _floats(x: ArrayLike, name: str, shape: tuple[int, ...] | None) -> jax.Array:
+    array = shaped(x, name, shape)
+    # NumPy's default is float64; the dtype of a JAX array was chosen.
+    narrow = isinstance(array, np.ndarray) and array.dtype == np.float64
+    with np.errstate(over="ignore"):
+        return jnp.asarray(array, jnp.float32 if narrow else array.dtype)
+
+
+def shaped(x: ArrayLike, name: str, shape: tuple[int, ...] | None) -> jax.Array | np.ndarray:
+    """``x`` (b, *shape), b ≥ 1, floating, where it lies, or ValueError; None takes any (b, …).
+
+    Its values are not looked at: for a set that goes to the device a batch at a time, each checked.
+    """
     array = x if isinstance(x, jax.Array) else np.asarray(x)
     if shape is None and array.ndim < 2:
         raise ValueError(f"got {name} of shape {array.shape}; wanted (b, …), a batch of items")
@@ -185,10 +197,7 @@ def _floats(x: ArrayLike, name: str, shape: tuple[int, ...] | None) -> jax.Array
             f"got {name} of dtype {array.dtype}; wanted float32: use .astype('float32'), and for "
             "whole-number pixels divide by 255"
         )
-    # NumPy's default is float64; the dtype of a JAX array was chosen.
-    narrow = isinstance(array, np.ndarray) and array.dtype == np.float64
-    with np.errstate(over="ignore"):
-        return jnp.asarray(array, jnp.float32 if narrow else array.dtype)
+    return array
 
 
 def _forgotten(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:

@@ -39,7 +39,7 @@ def unseal(item: bytes, key: bytes, about: bytes = b"") -> bytes:
 
     try:
         return AESGCM(key).decrypt(item[:NONCE], item[NONCE:], about)
-    except (InvalidTag, ValueError):
+    except (InvalidTag, ValueError, TypeError):  # a database column may hold no bytes
         raise ValueError(
             "got a sealed item that does not open; wanted the key that sealed it, and the item "
             "unchanged"

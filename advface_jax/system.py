@@ -190,19 +190,21 @@ class System:
     def embed(self, images: ArrayLike, *, batch: int = 32) -> np.ndarray:
         """L2-normalised embeddings (n,e), float32, of images (n,s,s,3) in [0,1].
 
-        One program of ``batch`` faces serves any n.
+        One program of ``batch`` faces serves any n; only a batch lies on the device.
 
         Raises:
           ValueError: a wrong shape, dtype or range, NaN or inf, or no image.
         """
-        array = checks.images(images, self.image_size)
+        s = self.image_size
+        array = checks.shaped(images, "images", (s, s, 3))
         checks.positive(batch=batch)
         n = array.shape[0]
         size = min(batch, n)
         starts = [min(start, n - size) for start in range(0, n, size)]  # the last one overlaps
-        parts = {start: _embed(self.network, array[start : start + size]) for start in starts}
+        batches = (checks.images(array[start : start + size], s) for start in starts)
+        parts = [np.asarray(_embed(self.network, x)) for x in batches]
         out = np.empty((n, parts[0].shape[1]), np.float32)
-        for start, part in parts.items():
+        for start, part in zip(starts, parts, strict=True):
             out[start : start + size] = part
         return out
 

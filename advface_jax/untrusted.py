@@ -147,13 +147,17 @@ def parse_json(data: bytes) -> dict[str, Any]:
     raise BadFile(f"nested deeper than {DEPTH}")
 
 
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The object in a JSON file; BadFile, which names the file, for anything else."""
+def read_json(path: str | os.PathLike[str], remedy: str = "") -> dict[str, Any]:
+    """The object in a JSON file; BadFile, which names the file, for anything else.
+
+    ``remedy`` ends its message, as "copy the set again".
+    """
     data = read_bytes(path, JSON_BYTES)
     try:
         return parse_json(data)
     except BadFile as error:
-        raise BadFile(f"{path} cannot be read ({error})") from None
+        end = f": {remedy}" if remedy else ""
+        raise BadFile(f"{path} cannot be read ({error}){end}") from None
 
 
 _PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -24,6 +25,24 @@ def test_batches_of_one_size_give_every_item_once():
     read = attack(run)(stored, batch=3)
     np.testing.assert_allclose(read, stored / np.linalg.norm(stored, axis=1)[:, None], rtol=1e-6)
     assert sizes == [3, 3, 3]
+
+
+@pytest.mark.parametrize("knows", [("extractor",), ("start",)])
+def test_only_a_batch_lies_on_the_device(knows):
+    stored = np.ones((9, 3, 5, 7), "f4")  # a shape that nothing else has here
+
+    def run(*given):
+        held = [len(x) for x in jax.live_arrays() if x.shape[1:] == stored.shape[1:]]
+        assert held == [2] * len(given)
+        return jnp.eye(2)
+
+    start = {"start": stored} if knows == ("start",) else {}
+    assert attack(run, knows=knows)(stored, batch=2, **start).shape == (9, 2)
+    stored[8, 0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="got features z with NaN"):
+        attack(lambda *given: jnp.eye(2), knows=knows)(stored, batch=2, **start)
+    with pytest.raises(ValueError, match="dtype uint8; wanted float32"):
+        attack(len)(stored.astype(np.uint8))
 
 
 def test_pictures_are_pictures():

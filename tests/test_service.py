@@ -10,7 +10,10 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +27,8 @@ import advface_jax
 pytest.importorskip("cryptography", reason="seals need cryptography: pip install cryptography")
 
 from advface_jax import sealing
+from advface_jax.service import calibrate, uploads
 from advface_jax.service import gate as gates
-from advface_jax.service import uploads
 from advface_jax.service.gate import Gate
 from advface_jax.service.store import Enrolment, Store, StoreError
 
@@ -128,6 +131,32 @@ def test_records_cannot_be_exchanged_or_changed(store, tmp_path):
             opened.item("a")
         opened.close()
     db.close()
+
+
+def damage(folder: Path, id: str, **columns: object) -> None:
+    with contextlib.closing(sqlite3.connect(folder / "enrolments.sqlite")) as db:
+        for column, value in columns.items():
+            db.execute(f"update enrolments set {column} = ? where id = ?", (value, id))
+        db.commit()
+
+
+@pytest.mark.parametrize("value", [5, 0.5, "text", b"short"])
+def test_a_column_of_another_type_is_damage(value, store, tmp_path):
+    put(store, "a", "Ada")
+    put(store, "b", "Bertha")
+    store.close()
+    damage(tmp_path / "store", "a", about=value, item=value)
+    opened = Store(tmp_path / "store", KEY, SETTINGS)
+    damaged, whole = Enrolment("a", 0, "(damaged)", True), Enrolment("b", 1, "Bertha", False)
+    assert opened.enrolments() == [damaged, whole]
+    for use in (lambda: opened.item("a"), lambda: opened.rotate(OTHER)):
+        with pytest.raises(StoreError, match="enrolment a changed by somebody"):
+            use()
+    opened.delete("a")
+    assert opened.enrolments() == [whole]
+    opened.close()
+    with pytest.raises(ValueError, match="does not open"):
+        sealing.unseal(value, KEY)
 
 
 def test_what_is_no_store_is_refused(tmp_path):
@@ -285,6 +314,65 @@ def test_from_enrolment_to_deletion_nothing_raw_is_on_the_disk(opened):
     log = [(event, outcome) for _, event, _, outcome in gate.store.audit()]
     assert ("verify", "accepted") in log and ("verify", "refused") in log
     assert log[-2:] == [("delete", "done"), ("identify", "nobody")]
+
+
+def test_a_damaged_enrolment_leaves_the_others_their_door(system, tmp_path, capsys):
+    folder, settings = tmp_path / "store", gates.settings(system, "advface")
+    store = Store(folder, KEY, settings)
+    gate = Gate(system, store, "advface", threshold=0.5)
+    z = gate.features(faces()[:1])
+    unnamed, emptied, whole = (gate.enrol(name, z) for name in ("Ada", "Bertha", "Cleo"))
+    store.close()
+    damage(folder, unnamed.id, about="text")
+    damage(folder, emptied.id, item=7)
+    store = Store(folder, KEY, settings)
+    gate = Gate(system, store, "advface", threshold=0.5)
+    assert gate.verify(whole.id, z).accepted and gate.identify(z).enrolment == whole
+    told = capsys.readouterr().out
+    log = [(event, id) for _, event, id, outcome in store.audit() if "damaged" in outcome]
+    assert sorted(log) == sorted([("open", unnamed.id), ("open", emptied.id)])
+    for one in (unnamed, emptied):
+        assert not gate.verify(one.id, z).accepted and f"{one.id} is damaged" in told
+    assert [one.revoked for one in gate.people()] == [True, True, False]
+    with pytest.raises(ValueError, match="got a damaged enrolment; wanted it deleted"):
+        gate.renew(unnamed.id, z)
+    assert gate.renew(emptied.id, z).generation == 2 and gate.verify(emptied.id, z).accepted
+    gate.delete(unnamed.id)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("protection", "message"),
+    [("advface", "a face that is not recognised once it is"), ("decoy", "a face that 4 decoys do")],
+)
+def test_a_refusal_names_its_own_defence(protection, message, store):
+    z = np.ones((1, 8), "f4")
+    gate = gate_of(store, lambda z, *_: -np.asarray(z))
+    gate.protection = protection
+    with pytest.raises(ValueError, match=message):
+        gate.enrol("Ada", z)
+    assert ("decoy" in store.audit()[-1][3]) == (protection == "decoy")
+
+
+def test_a_calibration_takes_little_memory():
+    """Of every pair's difference it would take 2 GB at the command's limit."""
+    rng = np.random.default_rng(0)
+    faces = np.repeat(rng.normal(size=(250, 512)), 2, axis=0) + rng.normal(size=(500, 512))
+    faces = (faces / np.linalg.norm(faces, axis=1, keepdims=True)).astype("f4")
+    gate: Any = SimpleNamespace(features=lambda x: 255 * x, embed=lambda z: z[0])
+    names = np.repeat(np.arange(250), 2).astype(str).tolist()
+    tracemalloc.start()
+    try:
+        found = calibrate.thresholds(gate, faces, names)
+        assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    finally:
+        tracemalloc.stop()
+    one, other = np.triu_indices(500, 1)
+    same = np.array(names)[one] == np.array(names)[other]
+    cosines = np.sort((faces @ faces.T)[one, other][~same])
+    for row in found:
+        assert (cosines >= row.cosine - 1e-6).mean() == pytest.approx(row.far, rel=0.2)
+        assert row.tar > 0.9
 
 
 def test_advface_can_be_stored_instead(system, tmp_path):
@@ -608,6 +696,25 @@ def test_what_became_of_requests_is_counted():
     assert (row["sent"], row["answered"], row["refused"], row["failed"]) == (4, 2, 1, 1)
     assert row["answered_per_s"] == 1 and row["p50_ms"] == pytest.approx(200) and not row["held"]
     assert summary([Sent(503, 0.05)], 1.0)["p50_ms"] is None
+
+
+@pytest.mark.parametrize("protection", ["decoy", "advface"])
+def test_decoys_without_public_faces_are_said_to_be_so(
+    protection, system, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("fastapi", reason="the service needs fastapi: pip install fastapi")
+    from advface_jax.commands import serve
+
+    def stopped(*_, **__):
+        raise ValueError("far enough")
+
+    monkeypatch.setenv("ADVFACE_KEY", KEY.hex())
+    monkeypatch.setattr(serve.system, "load", lambda name: system)
+    monkeypatch.setattr(serve.gates, "Gate", stopped)
+    with pytest.raises(ValueError, match="far enough"):
+        serve.main(tmp_path / "store", protection=protection, calibrate=tmp_path)
+    told = "without --public the decoys have no shadow recogniser" in capsys.readouterr().err
+    assert told == (protection == "decoy")
 
 
 def gate_of(store, protect):

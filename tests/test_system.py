@@ -133,6 +133,20 @@ def test_one_program_embeds_any_number(system, monkeypatch):
     assert traces == [(2, 160, 160, 3)]
 
 
+def test_only_a_batch_of_images_lies_on_the_device(system, monkeypatch):
+    def embed(network, images):
+        held = [len(x) for x in jax.live_arrays() if x.shape[1:] == images.shape[1:]]
+        assert held == [2]
+        return images[:, 0, 0]
+
+    monkeypatch.setattr(advface_jax.system, "_embed", embed)
+    images = weights.images(2, 5)
+    np.testing.assert_array_equal(system.embed(images, batch=2), images[:, 0, 0])
+    images[4, 7] = np.nan
+    with pytest.raises(ValueError, match="look for NaN"):
+        system.embed(images, batch=2)
+
+
 ONE_NAN = np.where(np.arange(160 * 160 * 3) == 1000, np.nan, 0.5).reshape(1, 160, 160, 3)
 
 

@@ -58,6 +58,8 @@ class Attack:
     ) -> np.ndarray:
         """What the attacker reads, checked, ``batch`` items at a time.
 
+        Only a batch lies on the device, and its values are checked when its turn comes.
+
         Args:
           stored: (n, …), n ≥ 1, finite.
           start: what the items started from, of their shape, for an attack that knows "start".
@@ -68,14 +70,14 @@ class Attack:
           ValueError: no items, NaN or inf, a start that is missing or does not fit, or a result
             that is not what ``reads`` promises.
         """
-        given = [checks.features(stored, None)]
+        given = [checks.shaped(stored, "features z", None)]
         if ("start" in self.knows) != (start is not None):
             raise ValueError(
                 f"got {'no start' if start is None else 'a start'} for the attack {self.name}; "
                 f"wanted {'one' if start is None else 'none'}: it knows {', '.join(self.knows)}"
             )
         if start is not None:
-            given.append(checks.features(start, given[0].shape[1:]))
+            given.append(checks.shaped(start, "features z", given[0].shape[1:]))
             if given[1].shape != given[0].shape:
                 raise ValueError(
                     f"got {len(given[1])} starts for {len(given[0])} stored items; wanted one each"
@@ -84,11 +86,12 @@ class Attack:
         n = given[0].shape[0]
         size = min(batch, n)
         parts = []
-        for start in range(0, n, size):
-            at = min(start, n - size)  # the last batch overlaps
-            result = np.asarray(self.run(*(items[at : at + size] for items in given)))
+        for begin in range(0, n, size):
+            at = min(begin, n - size)  # the last batch overlaps
+            batches = (checks.features(items[at : at + size], None) for items in given)
+            result = np.asarray(self.run(*batches))
             self._check(result, size)
-            parts.append(result[start - at :])
+            parts.append(result[begin - at :])
         return np.concatenate(parts)
 
     def _check(self, result: np.ndarray, items: int) -> None:

@@ -205,12 +205,12 @@ def tuned(
       >>> attack(stolen).shape
       (4, 512)
     """
-    labels, clean = _labels(stored, names), reading.optional(before)
+    labels, clean = _labels(stored, names), reading.cleaner(before)
     rows = Grouped([], labels, config.people, config.images, config.epochs, config.seed)  # type: ignore[arg-type]
     began, n = time.monotonic(), len(labels)
 
     def part(chosen: np.ndarray) -> jax.Array:
-        return _before(clean, checks.features(stored[chosen]))  # type: ignore[index]
+        return reading.cleaned(clean, checks.features(stored[chosen]))  # type: ignore[index]
 
     parts = [np.arange(i, min(i + BATCH, n)) for i in range(0, n, BATCH)]
     outputs = [np.asarray(finetune.bottleneck(part(at), network, None)) for at in parts]
@@ -312,9 +312,3 @@ def _pooled(z: jax.Array, pool: int) -> jax.Array:
     rows, columns = h // pool, w // pool
     cut = z[:, : rows * pool, : columns * pool].astype(jnp.float32)
     return cut.reshape(b, rows, pool, columns, pool, c).mean((2, 4)).reshape(b, -1)
-
-
-@jax.jit
-def _before(clean: Any, stored: jax.Array) -> jax.Array:
-    stored = stored.astype(jnp.float32)
-    return stored if clean is None else clean(stored)

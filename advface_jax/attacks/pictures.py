@@ -12,6 +12,7 @@ import optax
 
 from advface_jax import checks, networks
 from advface_jax.attacks.attack import Attack
+from advface_jax.attacks.reading import cleaner
 
 STEPS = 200
 
@@ -33,7 +34,7 @@ def decoded(name: str, decoder: Any, knows: Sequence[str], before: Any = None) -
       (2, 160, 160, 3)
     """
     net = networks.network(decoder, "decoder")
-    clean = None if before is None else networks.network(before, "before")
+    clean = cleaner(before)
     return Attack(name, tuple(knows), "picture", lambda stored: _decode(net, clean, stored))
 
 

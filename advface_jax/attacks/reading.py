@@ -35,8 +35,8 @@ def read(name: str, recogniser: Any, knows: Sequence[str], before: Any = None) -
       >>> attack(jnp.ones((3, 4, 4, 2))).shape
       (3, 2)
     """
-    net, clean = _normalised(recogniser), optional(before)
-    return Attack(name, tuple(knows), "identity", lambda stored: _read(net, _apply(clean, stored)))
+    net, clean = _normalised(recogniser), cleaner(before)
+    return Attack(name, tuple(knows), "identity", lambda stored: _read(net, cleaned(clean, stored)))
 
 
 def amplified(
@@ -66,7 +66,7 @@ def amplified(
     net, own = _normalised(recogniser), _start(knows, start)
 
     def run(stored: jax.Array, known: jax.Array | None = None) -> jax.Array:
-        at = _apply(own, stored) if known is None else known
+        at = cleaned(own, stored) if known is None else known
         return _read(net, _further(stored, at, jnp.float32(gain)))
 
     return Attack(name, tuple(knows), "identity", run)
@@ -87,11 +87,11 @@ def moved(
       >>> attack(z, start=z.at[..., 0].set(0)).shape
       (3, 2)
     """
-    net, own, clean = _normalised(recogniser), _start(knows, start), optional(before)
+    net, own, clean = _normalised(recogniser), _start(knows, start), cleaner(before)
 
     def run(stored: jax.Array, known: jax.Array | None = None) -> jax.Array:
-        at = _apply(own, stored) if known is None else known
-        return _unit(_read(net, _apply(clean, stored)) - _read(net, _apply(clean, at)))
+        at = cleaned(own, stored) if known is None else known
+        return _unit(_read(net, cleaned(clean, stored)) - _read(net, cleaned(clean, at)))
 
     return Attack(name, tuple(knows), "identity", run)
 
@@ -124,7 +124,7 @@ def averaged(
     other = None if minus is None else _normalised(minus)
 
     def run(stored: jax.Array) -> jax.Array:
-        z = _apply(None, stored)
+        z = cleaned(None, stored)
         mean = jnp.stack([_read(net, z) for net in nets]).mean(0)
         return _unit(mean if other is None else mean - _read(other, z))
 
@@ -153,7 +153,7 @@ def _normalised(recogniser: Any) -> networks.Normalised:
     return networks.Normalised(networks.network(recogniser, "recogniser"))
 
 
-def optional(before: Any) -> Any:
+def cleaner(before: Any) -> Any:
     """What cleans stored items before they are read, as a network; None as it is."""
     return None if before is None else networks.network(before, "before")
 
@@ -184,7 +184,8 @@ def _read(net: Any, z: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _apply(before: Any, stored: jax.Array) -> jax.Array:
+def cleaned(before: Any, stored: jax.Array) -> jax.Array:
+    """Stored items as they are read, in float32, after ``before`` of ``cleaner``."""
     return (stored if before is None else before(stored)).astype(jnp.float32)
 
 

@@ -85,6 +85,11 @@ def main(
     opened = Store(store, secret, gates.settings(loaded, protection))
 
     def gate() -> gates.Gate:
+        if protection == "decoy" and public is None:
+            say(
+                "without --public the decoys have no shadow recogniser; how well a key alone "
+                "protects them is not measured"
+            )
         shadows = [] if public is None else _shadows(loaded, public, say)
         say("drawing the faces that decoys are mixed from" if protection == "decoy" else "opening")
         return gates.Gate(loaded, opened, protection, threshold, shadows, progress=_progress(say))

@@ -108,8 +108,7 @@ def _program(
     (b,) = export.symbolic_shape("b")
     s = system.image_size
     images = jax.ShapeDtypeStruct((b, s, s, 3), jnp.float32)
-    one = jax.eval_shape(lambda e, x: e(x), system.extractor, jnp.zeros((1, s, s, 3)))
-    z = jax.ShapeDtypeStruct((b, *one.shape[1:]), one.dtype)
+    z = jax.ShapeDtypeStruct((b, *system.feature.shape), system.feature.dtype)
     epsilon = jax.ShapeDtypeStruct((), jnp.float32)
     if part in ("extractor", "server", "attacker"):
         network = networks.network(getattr(system, part), part)

@@ -29,6 +29,17 @@ def rectify(x: jax.Array) -> jax.Array:
 rectify.defjvps(lambda dx, y, x: dx * jnp.sign(y))
 
 
+class PReLU(nnx.Module):
+    """x, and below 0 its multiple by a slope of the channel."""
+
+    def __init__(self, channels: int):
+        self.slope = nnx.Param(jnp.full(channels, 0.25))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        slope = self.slope[...].astype(x.dtype).reshape(*[1] * (x.ndim - 1), -1)
+        return jnp.maximum(x, 0) + slope * jnp.minimum(x, 0)
+
+
 def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
     """Maximum over size × size windows, no padding: (b,h,w,c) -> (b,(h-size)//stride+1,…,c)."""
     if size == stride:

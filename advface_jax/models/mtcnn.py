@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from advface_jax.models.layers import Conv
+from advface_jax.models.layers import Conv, PReLU
 
 CELL, STRIDE = 12, 2  # P sees a face in 12×12 pixels, at every second place
 
@@ -28,17 +28,6 @@ class Found(NamedTuple):
     probability: jax.Array
     moves: jax.Array
     landmarks: jax.Array | None = None
-
-
-class PReLU(nnx.Module):
-    """x where positive, slope · x elsewhere, one slope a channel."""
-
-    def __init__(self, channels: int):
-        self.slope = nnx.Param(jnp.full(channels, 0.25))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        slope = self.slope[...].reshape(*[1] * (x.ndim - 1), -1)
-        return jnp.where(x > 0, x, slope * x)
 
 
 def ceil_max_pool(x: jax.Array, size: int) -> jax.Array:

@@ -17,7 +17,7 @@ from flax import nnx
 from jax import lax
 
 from advface_jax import checks
-from advface_jax.models.layers import Conv
+from advface_jax.models.layers import Conv, PReLU
 
 SIZE = 112
 FEATURE_SHAPE = (56, 56, 128)
@@ -51,17 +51,6 @@ def frame(images: jax.Array) -> jax.Array:
     above, below, left, right = MARGINS
     wide = jnp.pad(images, ((0, 0), (above, below), (left, right), (0, 0)), mode="edge")
     return jax.image.resize(wide, (len(wide), SIZE, SIZE, 3), "linear")
-
-
-class PReLU(nnx.Module):
-    """x, and below 0 its multiple by a slope of the channel."""
-
-    def __init__(self, channels: int):
-        self.slope = nnx.Param(jnp.full(channels, 0.25))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        slope = self.slope[...].astype(x.dtype).reshape(*[1] * (x.ndim - 1), -1)
-        return jnp.maximum(x, 0) + slope * jnp.minimum(x, 0)
 
 
 class Depthwise(nnx.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +15,9 @@ import numpy as np
 
 from advface_jax import decoy_faces, defenses, keys
 from advface_jax.decoy import DEFAULT, EPSILON, DecoyConfig, keyed, protect_decoy
-from advface_jax.defenses import decoys
+from advface_jax.defenses import decoys, defense
 from advface_jax.protect import protect
-from advface_jax.service.store import Enrolment, Store
+from advface_jax.service.store import Enrolment, Store, StoreError
 from advface_jax.system import System
 
 Protection = Literal["decoy", "advface"]
@@ -26,7 +25,6 @@ THRESHOLDS = {"decoy": 0.56, "advface": 0.53}
 """Cosines at a false accept rate of 1e-3 (docs/deploying.md)."""
 ATTEMPTS = 4
 """Decoys that an enrolment tries before it is refused."""
-ADVFACE_EPSILON = 0.2
 ONE_STEP = DecoyConfig(threshold=-1)  # compiles the same program
 SYSTEM = "service"  # the name that the secrets of a store are derived for
 
@@ -48,6 +46,7 @@ class Decision:
 class Gate:
     """The server of Fig. 2 over an open ``Store``. Safe from several threads.
 
+    A damaged enrolment counts as revoked: the audit log and the standard output name it.
     Raw features live for the length of a call, and embeddings of stored items in memory only.
     ``enrols`` says whether an enrolment's program is compiled; before, it compiles with the first.
 
@@ -76,7 +75,7 @@ class Gate:
         self._lock, self.enrols = threading.RLock(), False
         self._defense, self._reader = None, system.server
         if protection == "decoy":
-            pattern = keys.pattern(store.secret, SYSTEM, _feature(system))
+            pattern = keys.pattern(store.secret, SYSTEM, self.feature_shape)
             self._defense = defenses.decoy(
                 recogniser=system.server,
                 extractor=system.extractor,
@@ -91,13 +90,22 @@ class Gate:
         self._known: dict[str, np.ndarray] = {}
         for i, one in enumerate(everyone):
             progress(i, len(everyone))
+            damaged = not one.generation
             if not one.revoked:
-                self._known[one.id] = self.embed(self.stored(one.id))
+                try:
+                    self._known[one.id] = self.embed(self.stored(one.id))
+                except StoreError:  # the others are to be answered still
+                    damaged = True
+                    self._people[one.id] = dataclasses.replace(one, revoked=True)
+            if damaged:
+                store.record("open", one.id, "damaged: it counts as revoked")
+                what = f"enrolment {one.id} is damaged and counts as revoked"
+                print(f"error: {what}: restore a backup, or delete it", flush=True)
 
-    @functools.cached_property
+    @property
     def feature_shape(self) -> tuple[int, ...]:
         """Of z, without the batch."""
-        return _feature(self.system)
+        return self.system.feature.shape
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """E: images (1,s,s,3) in [0,1] to z."""
@@ -137,7 +145,8 @@ class Gate:
         """A new enrolment of z (1, …).
 
         Raises:
-          ValueError: no decoy of ``ATTEMPTS`` stands for this face.
+          ValueError: no decoy of ``ATTEMPTS`` stands for this face, or AdvFace makes of it what is
+            not recognised.
         """
         return self._put(Enrolment(secrets.token_hex(16), 1, name, False), z, "enrol")
 
@@ -146,9 +155,12 @@ class Gate:
 
         Raises:
           KeyError: no such enrolment.
-          ValueError: as for ``enrol``, or z is another face than the one enrolled.
+          ValueError: as for ``enrol``, z is another face than the one enrolled, or the enrolment is
+            damaged: its generation, which the next decoy follows from, is not known.
         """
         one = was = self._people[id]
+        if not one.generation:
+            raise ValueError("got a damaged enrolment; wanted it deleted, and the person enrolled")
         if not one.revoked and not self._alike(id, self.embed(z)) >= self.threshold:
             self.store.record("renew", id, "another face")
             raise ValueError("got another face than the one enrolled; wanted the same, or revoke")
@@ -210,10 +222,12 @@ class Gate:
             if embedding @ face >= least - 0.002:  # half precision
                 break
         else:
-            self.store.record(event, None, "no decoy stands for it")
-            raise ValueError(
-                f"got a face that {ATTEMPTS} decoys do not stand for; wanted another photograph"
-            )
+            outcome, why = {
+                "decoy": ("no decoy stands for it", f"that {ATTEMPTS} decoys do not stand for"),
+                "advface": ("not recognised", "that is not recognised once it is protected"),
+            }[self.protection]
+            self.store.record(event, None, outcome)
+            raise ValueError(f"got a face {why}; wanted another photograph")
         with self._lock:
             if was is not None and self._people.get(one.id) != was:
                 # Erased or renewed while the decoy was computed: what was erased stays erased.
@@ -228,7 +242,7 @@ class Gate:
     def _protect(self, z: jax.Array, enrolment: str, config: DecoyConfig = DEFAULT) -> np.ndarray:
         if self._defense is None:
             how = {"extractor": self.system.extractor, "shadow": self.system.shadow}
-            return np.asarray(protect(z, epsilon=ADVFACE_EPSILON, **how))
+            return np.asarray(protect(z, epsilon=defense.EPSILON, **how))
         key = keys.of_enrolments(self.store.secret, SYSTEM, [enrolment])
         start = decoys.start(self._defense, key)
         how = {"recogniser": self.system.server, "shadows": self._shadows, "config": config}
@@ -242,9 +256,3 @@ class Gate:
 @jax.jit
 def _apply(network: Any, x: jax.Array) -> jax.Array:
     return network(x)
-
-
-def _feature(system: System) -> tuple[int, ...]:
-    s = system.image_size
-    shape = jax.eval_shape(lambda e, x: e(x), system.extractor, jnp.zeros((1, s, s, 3))).shape
-    return shape[1:]

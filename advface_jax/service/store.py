@@ -41,6 +41,9 @@ create table audit (
 """
 
 
+DAMAGED = "(damaged)"
+
+
 class StoreError(ValueError):
     """A store that cannot be used, or was changed by somebody else."""
 
@@ -48,7 +51,10 @@ class StoreError(ValueError):
 @dataclasses.dataclass(frozen=True)
 class Enrolment:
     """Who is enrolled: ``id`` is random, ``generation`` counts decoys from 1, ``name`` is what the
-    user called it; ``revoked`` if there is no item any more."""
+    user called it; ``revoked`` if there is no item any more.
+
+    A damaged record has generation 0 and the name ``DAMAGED``, and counts as revoked.
+    """
 
     id: str
     generation: int
@@ -149,15 +155,19 @@ class Store:
             self._db.close()
 
     def enrolments(self) -> list[Enrolment]:
-        """All of them, by id."""
+        """All of them, by id; one whose name does not open as a damaged record."""
         with self._lock, _plainly(self.path):
             rows = self._db.execute(
                 "select id, generation, about, item is null from enrolments order by id"
             ).fetchall()
-            return [
-                Enrolment(i, g, self._unseal(about, i, g, "name").decode(), bool(revoked))
-                for i, g, about, revoked in rows
-            ]
+            return [self._enrolment(*row) for row in rows]
+
+    def _enrolment(self, id: str, generation: int, about: bytes, revoked: int) -> Enrolment:
+        try:
+            name = self._unseal(about, id, generation, "name").decode()
+        except StoreError:  # the others are to be answered still
+            return Enrolment(str(id), 0, DAMAGED, True)
+        return Enrolment(id, generation, name, bool(revoked))
 
     def sealed(self, id: str) -> bytes:
         """The item of an enrolment as it lies on the disk.

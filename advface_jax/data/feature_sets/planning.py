@@ -18,6 +18,7 @@ import numpy as np
 from advface_jax import lock
 from advface_jax.data.feature_sets import chunks, reading
 from advface_jax.data.feature_sets.reading import beside_shard
+from advface_jax.untrusted import read_json
 
 Labels = Literal["none", "pseudonyms", "original"]
 _FOUND = ("format", "shape", "records", "people", "left_out", "shards", "faces_sha256")
@@ -194,7 +195,7 @@ def begin(
             "folder"
         )
     if unfinished.is_file():
-        plan = reading.read_json(unfinished)
+        plan = read_json(unfinished, reading.AGAIN)
         if plan.get("settings") != kept or plan.get("faces") != listed:
             raise ValueError(
                 f"{folder} holds an unfinished set of other faces or settings: finish that one "

@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from advface_jax.data.feature_sets import chunks, encoding
-from advface_jax.untrusted import JSON_BYTES, BadFile, parse_json, read_bytes
+from advface_jax.untrusted import BadFile, read_json
 
 SHAPE = (77, 77, 64)
 FORMAT = "advface_jax features, 1"
+AGAIN = "copy the set again"
 OPEN = 64  # shards, at most: each holds a file open
 UNFINISHED = ".unfinished.json"  # a writer's plan, with the secret order; gone when all is written
 
@@ -119,7 +120,7 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
             f"{folder} holds no set of features (no card.json): make one with `python -m "
             "advface_jax features`"
         )
-    card = read_json(folder / "card.json")
+    card = read_json(folder / "card.json", AGAIN)
     if card.get("format") != FORMAT or not _is_shape(card.get("shape")):
         raise BadFile(f"{folder / 'card.json'} is the card of something else")
     return card
@@ -179,7 +180,7 @@ def shard_file(folder: Path, shard: int) -> Path:
 def beside_shard(folder: Path, shard: int) -> dict[str, Any]:
     """The .json of a shard; ValueError where it is missing, or the shard is cut short."""
     file = shard_file(folder, shard)
-    beside = read_json(file.with_suffix(".json"))
+    beside = read_json(file.with_suffix(".json"), AGAIN)
     size = file.stat().st_size if file.is_file() else 0
     if beside.get("bytes") != size:
         raise BadFile(
@@ -192,10 +193,3 @@ def beside_shard(folder: Path, shard: int) -> dict[str, Any]:
 def file_sum(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        return parse_json(read_bytes(path, JSON_BYTES))
-    except (OSError, ValueError) as error:
-        raise BadFile(f"{path} cannot be read ({error}): copy the set again") from None

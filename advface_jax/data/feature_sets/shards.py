@@ -15,6 +15,7 @@ import numpy as np
 from advface_jax.data.batches import Batch
 from advface_jax.data.feature_sets import chunks, reading
 from advface_jax.data.feature_sets.planning import Writing, cannot, write_json
+from advface_jax.untrusted import read_json
 
 _OPTIONS = "group_size:1,zstd:1"
 
@@ -98,7 +99,7 @@ class ShardWriter:
     def _read_saved(self) -> dict[str, Any]:
         """What a stopped run left of this shard; {} for nothing, or for what is not whole."""
         with contextlib.suppress(OSError, ValueError):
-            state = reading.read_json(self._beside)
+            state = read_json(self._beside)
             if state["sha256"] == reading.file_sum(self.kept):
                 return state
         return {}
