@@ -256,9 +256,10 @@ def _measured_row(
     how: dict[str, Any],
 ) -> tuple[Row, Measured]:
     """One row, and what was read for it."""
-    settings = how["settings"] | {"row": one.name}
-    about = {"epsilon": one.epsilon, "linkers": linkers, **how, "settings": settings}
-    found = decoy_readings.measured(one.world, one.case, one.defense, images, **about)
+    mine = how | {"settings": how["settings"] | {"row": one.name}}
+    found = decoy_readings.measured(
+        one.world, one.case, one.defense, images, epsilon=one.epsilon, linkers=linkers, **mine
+    )
     people, threshold = given.faces.identities, how["settings"]["threshold"]
     named = one.name, one.case, one.epsilon
     return row(*named, found, undefended, people, given.pairs, threshold), found
