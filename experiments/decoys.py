@@ -218,13 +218,13 @@ def table(
             "seen_in_training": {"attackers' faces": seen},
             **({"left_out, too few items of one person": sorted(left)} if left else {}),
         },
-        spent=Spent(sum(one.earlier for one in done.found.values()), time.monotonic() - began),
+        spent=Spent(sum(one.earlier for one in done.found), time.monotonic() - began),
         remarks=(HOW_TO_READ, _text(given, settings)),
         pictures={
             "decoys.png": functools.partial(_draw, crops.images, some, done.found),
             "front.png": functools.partial(decoy_front.draw, rows, labels),
         },
-        kept=[one.folder for one in done.found.values() if one.folder],
+        kept=[one.folder for one in done.found if one.folder],
         caption="Recognition, R's pictures, and the identity that attackers read (TAR %)",
         narrow=[0, *(i for i, column in enumerate(COLUMNS, 1) if column.title in NARROW)],
     )
@@ -257,9 +257,10 @@ def _measured_row(
     how: dict[str, Any],
 ) -> tuple[Row, Measured]:
     """One row, and what was read for it."""
-    settings = how["settings"] | {"row": one.name}
-    about = {"epsilon": one.epsilon, "linkers": linkers, **how, "settings": settings}
-    found = decoy_readings.measured(one.world, one.case, one.defense, images, **about)
+    mine = how | {"settings": how["settings"] | {"row": one.name}}
+    found = decoy_readings.measured(
+        one.world, one.case, one.defense, images, epsilon=one.epsilon, linkers=linkers, **mine
+    )
     people, threshold = given.faces.identities, how["settings"]["threshold"]
     named = one.name, one.case, one.epsilon
     return row(*named, found, undefended, people, given.pairs, threshold), found
@@ -279,18 +280,18 @@ def _text(given: Inputs, settings: dict[str, Any]) -> str:
 
 @dataclasses.dataclass
 class _Done:
-    """The rows so far, kept in ``file``, and what was read for each, by its label."""
+    """The rows so far, kept in ``file``, and what was read for each."""
 
     settings: dict[str, Any]
     file: Path
     rows: list[Row] = dataclasses.field(default_factory=list)
     labels: list[str] = dataclasses.field(default_factory=list)
-    found: dict[str, Measured] = dataclasses.field(default_factory=dict)
+    found: list[Measured] = dataclasses.field(default_factory=list)
 
     def add(self, label: str, line: Row, found: Measured) -> None:
         self.rows.append(line)
         self.labels.append(label)
-        self.found[label] = found
+        self.found.append(found)
         document = {"rows": self.rows, "config": self.settings}
         write_whole(self.file, json.dumps(document, indent=1, default=str) + "\n")
 
@@ -301,9 +302,9 @@ def _spoken(r: Row) -> str:
     return ", ".join(f"{title} {text}" for title, text in named if text != "–")
 
 
-def _draw(images: np.ndarray, chosen: list[int], found: dict[str, Measured], path: Any) -> None:
+def _draw(images: np.ndarray, chosen: list[int], found: list[Measured], path: Any) -> None:
     """Enrolled, R's picture of AdvFace, the decoy, R's picture of the decoy."""
-    advface, base = list(found.values())[1:3]
+    advface, base = found[1:3]
     assert base.decoys is not None
     columns = np.stack([advface.pictures, base.decoys, base.pictures])[:, chosen]
     ssim = np.full(columns.shape[:2], np.nan)

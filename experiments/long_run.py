@@ -112,7 +112,7 @@ def main(
     ]
     told = markdown(head, [_cells(r) for r in rows], left=0)
     seconds = sum(r["seconds"] for r in rows)
-    about = {"command": command, "config": asked, "seconds": seconds, "text": told}
+    about: dict[str, Any] = {"command": command, "config": asked, "seconds": seconds, "text": told}
     write_results(out, "long_run", rows, **about, settings=asked)
     table.write_page(out, "long_run", "A long run", told, command, {"config": asked})
     table.answer(out, "long_run", told)

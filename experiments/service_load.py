@@ -92,7 +92,7 @@ def main(
     asked = {"enrolled": enrolled, "seconds": seconds, "weights": weights}
     told = "\n".join(f"* {line}" for line in (*map(_line, rows), *notes["kills"]))
     command, spent = cli.command("experiments.service_load"), time.monotonic() - started
-    about = {"command": command, "config": asked, "seconds": spent, "text": told}
+    about: dict[str, Any] = {"command": command, "config": asked, "seconds": spent, "text": told}
     write_results(out, "service_load", rows, **about, notes=notes, settings=asked)
 
 

@@ -1,5 +1,7 @@
 """The types of stored features: whose sets are taken up, and in which precision they are made."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,8 +18,12 @@ pytest.importorskip("array_record", reason="the extra `data` is not installed")
 
 @pytest.fixture(scope="module")
 def system():
-    networks = {"extractor": small_extractor(), "server": Pool(), "attacker": small_decoder(seed=2)}
-    return System.of(**networks, shadow=small_decoder())
+    return System.of(
+        extractor=small_extractor(),
+        server=Pool(),
+        shadow=small_decoder(),
+        attacker=small_decoder(seed=2),
+    )
 
 
 def faces(sum="00"):
@@ -25,7 +31,7 @@ def faces(sum="00"):
     return made._replace(origin={**made.origin, "faces_sha256": sum})
 
 
-def run(system, out, of=None, **ascent):
+def run(system, out, of=None, **ascent: Any):
     sample = small_sample(out)
     return dtypes.table(system, of or faces(), sample, Ascent(**{"steps": 1, **ascent}))
 

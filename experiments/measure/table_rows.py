@@ -136,7 +136,9 @@ def swapped(stored: np.ndarray, replayed: np.ndarray, pairs: Pairs) -> np.ndarra
     )
 
 
-def mean_face(images: np.ndarray, size: int = IMAGE_SIZE) -> tuple[jax.Array, dict[str, Any]]:
+def mean_face(
+    images: np.ndarray, size: int = IMAGE_SIZE
+) -> tuple[jax.Array, dict[str, np.ndarray]]:
     """The mean (1,s,s,3) in [0,1] of faces (n,160,160,3) uint8 at a recogniser's size, and its
     likeness (n,) with each of them, by measure."""
     mean = sized(jnp.asarray((images.mean(0) / 255).astype(np.float32)[None]), size)
