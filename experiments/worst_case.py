@@ -219,7 +219,9 @@ def table(
         spent=Spent(earlier, time.monotonic() - began),
         remarks=(HOW_TO_READ, _attackers(world, epochs), setting(settings, rows[0])),
         pages={"leaderboard.md": worst.leaderboard(rows, largest, settings)},
-        pictures={"worst_case.png": functools.partial(frontier.worst_case, rows, largest)},
+        pictures={
+            "worst_case.png": functools.partial(frontier.worst_case, rows, largest, settings)
+        },
         caption="The worst case over all attacks",
     )
 

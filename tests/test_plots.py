@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from experiments import plots
-from experiments.plots import charts, drawing, pictures
+from experiments.plots import charts, drawing, pareto, pictures
 from experiments.plots.charts import _interval
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +98,21 @@ def test_redraw(name, drawn, tmp_path):
 def test_redraw_refuses_other_results(tmp_path):
     with pytest.raises(ValueError, match="got the results of reuse.*wanted those of tradeoff"):
         plots.redraw(RESULTS / "reuse-300.json", tmp_path / "a.png")
+
+
+def test_a_front_has_one_label_where_marks_lie_on_one_another_and_none_without_points():
+    axes = drawing.pyplot().subplots(layout="constrained")[1]
+    pareto.pareto(axes, [], "harm", "use")
+    assert not [note for note in axes.texts if note.get_text()]
+    names = ("A (x)", "A (y)", "B")
+    points = [pareto.Point(50, 99, name, "C0", front="front") for name in names]
+    more = pareto.Point(50, 99, "B, with more", "C1", "^", hollow=True)
+    pareto.pareto(axes, [*points, pareto.Point(1, 70, "C", "C2"), more], "harm", "use")
+    found = {note.get_text().replace("\xa0", " ") for note in axes.texts if note.get_text()}
+    assert found == {"A ×2 · B", "B, with more", "C"}
+    assert axes.get_ylim()[1] <= 100.5
+    assert all("-o" not in tick.get_text() for tick in axes.get_xticklabels())
+    drawing.pyplot().close("all")
 
 
 def test_training(tmp_path):

@@ -30,7 +30,7 @@ from experiments.measure.compared import Case, case
 from experiments.measure.judging import keys_of
 from experiments.measure.sample import Ascent
 from experiments.measure.table import publish
-from experiments.plots import drawing
+from experiments.plots import pareto
 
 FIELDS = {
     *("defence", "attack", "knows", "ssim", "psnr", "lpips", "type1", "type2"),
@@ -384,7 +384,7 @@ def test_groups():
 
 def test_the_front_has_what_nothing_beats():
     points = [(0.1, 0.5), (0.2, 0.9), (0.3, 0.8), (0.2, 0.9), (0.05, 0.4)]
-    assert drawing.front(points) == [0, 1, 3, 4]
+    assert pareto.front(points) == [0, 1, 3, 4]
 
 
 def test_sealing():
