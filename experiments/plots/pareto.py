@@ -34,7 +34,7 @@ class Point(NamedTuple):
 
 
 def pareto(axes: Any, points: Sequence[Point], x: str, y: str) -> None:
-    """The marks, hollow ones on top; a line through each front; labels, one where marks coincide."""
+    """The marks, hollow ones on top; a line through each front; one label where marks coincide."""
     for point in points:
         look = {"color": point.color, "zorder": 4 if point.hollow else 3}
         face = {"markerfacecolor": "white"} if point.hollow else {}
