@@ -140,7 +140,7 @@ def hidden(network: Callable[..., Any], given: Any) -> bytes:
     text = "" if jax.tree.leaves(network) else _lasting(str(program))
     parts = [text.encode()]
     for constant in _constants(program):
-        if jax.dtypes.issubdtype(constant.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
             constant = jax.random.key_data(constant)
         array = np.asarray(constant)
         parts += [f"{array.dtype}{array.shape}".encode(), array.tobytes()]

@@ -24,7 +24,7 @@ import tyro
 
 import advface_jax
 from advface_jax import ProtectConfig, checks, cli, data, memory, sharding
-from advface_jax.models.decoders import KINDS, DecoderConfig, named
+from advface_jax.models.decoders import KINDS, DecoderConfig, check_sources
 from advface_jax.system import read_decoder
 from experiments.benchmark import cases, text, tpu_estimate
 from experiments.benchmark import peer as peers
@@ -115,7 +115,7 @@ def main(
     checks.bound(epsilon)
     if len({Path(d).stem for d in decoder}) < len(decoder):
         raise ValueError(f"got --shadows {' '.join(decoder)}; wanted each name once")
-    named(*decoder)
+    check_sources(*decoder)
     cli.folder(out)
     older: Any = tuple(p for p in precision if p in get_args(Precision))
     kinds = tuple(p for p in precision if p not in older) or dtype
