@@ -26,7 +26,10 @@ def tradeoff(rows: Sequence[Row], path: Path, theirs: Sequence[Mapping[str, floa
     figure, axes = _chart(f"AdvFace: what is recognised, what R sees\n{_sample(bare)}", "better ↖")
     _marks(axes, swept, "psnr", "acc", fmt="o-", color="tab:blue", label="AdvFace, ours")
     _marks(axes, [bare], "psnr", "acc", fmt="s", color="tab:gray", label="unprotected, ours")
-    named = [Named(r["psnr"], 100 * r["acc"], f"ε = {r['epsilon']:g}", "tab:blue") for r in swept]
+    named = [  # at the bars' ends, by turns: between the marks there is no room
+        Named(r["psnr"], 100 * _interval(r, "acc")[i % 2], f"ε = {r['epsilon']:g}", "tab:blue")
+        for i, r in enumerate(swept)
+    ]
     for r, numbers in zip(rows, theirs, strict=True):
         if not {"psnr", "acc"} <= numbers.keys():
             continue
