@@ -143,7 +143,7 @@ def test_a_finished_set_of_an_earlier_version_is_known_by_its_settings(faces, tm
     write(tmp_path / "set", faces, seed=3)
     card = tmp_path / "set" / "card.json"
     earlier = json.loads(card.read_text()) | {"seed": 3}
-    del earlier["faces_sha256"]
+    del earlier["names_sha256"]
     card.write_text(json.dumps(earlier))
     assert write(tmp_path / "set", faces, seed=3, protect=None) == ()
 

@@ -21,7 +21,7 @@ from advface_jax.data.feature_sets.reading import beside_shard
 from advface_jax.untrusted import read_json
 
 Labels = Literal["none", "pseudonyms", "original"]
-_FOUND = ("format", "shape", "records", "people", "left_out", "shards", "faces_sha256")
+_FOUND = ("format", "shape", "records", "people", "left_out", "shards", "names_sha256")
 """What ``finish`` adds to the settings in a card."""
 
 
@@ -221,7 +221,7 @@ def _differing(
     differing = [name for name in settings if card.get(name) != wanted.get(name)]
     held = card.get("records", 0) + card.get("left_out", 0)
     # An earlier version's card has no sum of the names.
-    same = held == items and card.get("faces_sha256", listed) == listed
+    same = held == items and card.get("names_sha256", listed) == listed
     return differing if same else [*differing, "faces"]
 
 
@@ -239,7 +239,7 @@ def finish(writing: Writing) -> None:
         "left_out": sum(s["left_out"] for s in shards),
         "shards": writing.total,
         "shard_size": writing.shard_size,
-        "faces_sha256": _listed(writing.items),
+        "names_sha256": _listed(writing.items),
     }
     write_json(writing.folder / "card.json", full)
     (writing.folder / reading.UNFINISHED).unlink()
