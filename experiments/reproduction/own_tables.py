@@ -29,19 +29,25 @@ def _ablations(run: Run) -> str:
 
 
 def _decoys(run: Run) -> str:
+    near, *far = [
+        "SFace" if "sface" in name else name
+        for name in run.config.get("siblings") or [run.config["sibling"]]
+    ]
     shares = {
         "ACC %": "acc",
         "TAR %": "tar",
         "refused %": "refused_share",
-        "type II %": "srra_far_1e-3",
-        "sibling %": "tar_sibling",
+        "replay %": "srra_far_1e-3",
+        f"{near} %": "tar_sibling",
         "its 1×1 patches %": "tar_sibling, 1×1",
-        "another family %": "tar_far",
+        f"{''.join(far[:1]) or 'another family'} %": "tar_far",
         "Ψ, public %": "tar_Ψ",
     }
 
     def line(r: Row) -> list[str]:
         name = r["method"] if r["epsilon"] is None else f"{r['method']}, ε = {r['epsilon']:g}"
+        if n := r.get("shadows"):
+            name += f", {n} shadow recogniser{'s' * (n > 1)}"
         known = [r.get(key) for key in shares.values()]
         ssim = "–" if r.get("ssim") is None else f"{r['ssim']:.3f}"
         return [name, ssim, *("–" if n is None else f"{100 * n:.1f}" for n in known)]
@@ -142,7 +148,7 @@ OTHERS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (
     ("Offline mode: the training", "finetune", _offline),
     ("Features as a data set (§4.4): trained on protected ones only", "reuse", _reuse),
     ("Which noise the paper's Random row was", "random_row", _random),
-    ("The worst case: attackers who think", "worst_case", _worst_case),
+    ("The worst case: adaptive attackers", "worst_case", _worst_case),
     ("Decoys, and who still reads (TAR at FAR 1e-2)", "decoys", _decoys),
     ("Ablations: what the paper leaves open", "ablations", _ablations),
 )
