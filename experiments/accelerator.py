@@ -1,6 +1,6 @@
 """Everything that must be known of one accelerator, in one command, without a network.
 
-    python -m experiments.accelerator                     # about eight minutes on an H100
+    python -m experiments.accelerator                     # about eight minutes
     python -m experiments.accelerator --quick             # a try of every step, on any machine
 
 Writes each step's results into a folder of its own in --out, kernels.json, and accelerator.md.
