@@ -14,7 +14,7 @@ FRONTS = {
     False: ("o", "without a key, attackers without Ψ"),
     True: ("D", "with a key, attackers with Ψ, too"),
 }
-"""With a key or without: the mark, and whom the setting is judged by."""
+"""With a key or without: the mark, and who judges the setting."""
 
 
 def strongest(r: Row) -> float | None:
