@@ -44,6 +44,7 @@ PACKAGES = (
     *("tyro", "docstring-parser", "typeguard", "rich", "markdown-it-py", "mdurl", "pygments"),
     *("toolz", "requests", "idna", "urllib3", "certifi", "charset-normalizer"),
     *("cryptography", "cffi", "pycparser"),
+    *("pytest", "iniconfig", "pluggy", "packaging"),
 )
 QUALITY = 90
 CLIPPED = (1.0, 0.8, 0.6, 0.45)
